@@ -1,0 +1,43 @@
+# The whole lab from an empty machine: Python 3.10 or newer and a C++ compiler are all that must be there.
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= quick
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: reproduce test lab reference lint clean help
+
+reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
+	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
+
+test: $(READY) lint ## all tests, on tiny models made on the spot and on the real one
+	$(BIN)/python -m pytest
+
+lab: $(READY) ## JupyterLab on loopback, with its token
+	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+reference: $(READY) ## for maintainers: measure in full and replace what the repository shows
+	$(BIN)/swarmkv-lab reproduce --profile full --reference
+
+# Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
+$(READY): pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "swarmkv-lab needs Python 3.10 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "swarmkv-lab needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) -V); set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
+		|| { echo "llama-cpp-python is compiled here and needs a C++ compiler (g++ or clang++); or set CXX=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+clean: ## remove the environment; the model stays in the user's cache folder
+	rm -rf $(VENV)
+
+help:
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

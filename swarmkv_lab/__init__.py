@@ -1,0 +1,43 @@
+"""SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
+
+from swarmkv_lab.documents import load_agents, load_document
+from swarmkv_lab.errors import (
+    ContextBudgetError,
+    DecodeError,
+    ModelNotFoundError,
+    SnapshotCorruptError,
+    SnapshotMismatchError,
+    SwarmKVError,
+)
+from swarmkv_lab.experiment import fan_out, sweep
+from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
+from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.run import Run
+from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.strategies import STRATEGIES
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "STRATEGIES",
+    "Context",
+    "ContextBudgetError",
+    "DecodeError",
+    "KVGeometry",
+    "KVSnapshot",
+    "LlamaGuard",
+    "Model",
+    "ModelNotFoundError",
+    "Run",
+    "Sampling",
+    "SnapshotCorruptError",
+    "SnapshotMismatchError",
+    "SwarmKVError",
+    "fan_out",
+    "load_agents",
+    "load_document",
+    "load_model",
+    "model_path",
+    "sweep",
+]

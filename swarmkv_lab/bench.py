@@ -1,0 +1,147 @@
+"""bench: all strategies on one document at one depth, as one report: environment, runs, summary."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.experiment import Prompts, measure, record
+from swarmkv_lab.llama import Model
+from swarmkv_lab.provenance import environment
+from swarmkv_lab.run import Run
+from swarmkv_lab.snapshot import KVSnapshot
+
+TIMES = ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "generate_ms", "end_to_end_ms")
+
+
+def bench(
+    model: Model,
+    tokens: Sequence[int] | np.ndarray,
+    *,
+    depth: int,
+    n_agents: int,
+    strategies: Sequence[str],
+    repeats: int = 3,
+    max_tokens: int = 16,
+    agents: Prompts | None = None,
+    **settings: Any,
+) -> tuple[dict[str, Any], list[Run]]:
+    """The report, ready for JSON, and the runs that it was made from (a KeyboardInterrupt ends it early, not empty)."""
+    grid = dict(depths=[depth], n_agents=[n_agents], strategies=strategies, repeats=repeats, agents=agents)
+    records, runs = [], []
+    env = environment(model, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens, **settings)
+    restore = restore_against_memcpy(model, tokens[:depth], **settings)
+    try:
+        for repeat, run, exactness in measure(model, tokens, max_tokens=max_tokens, **grid, **settings):
+            rows = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
+            records.append({**record(repeat, run, exactness), "agents": rows.to_dict("records")})
+            runs.append(run)
+    except KeyboardInterrupt:
+        if not records:
+            raise
+    return {"environment": env, "restore": restore, "runs": records, "summary": summarize(records)}, runs
+
+
+def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
+
+    end_to_end_bound is N(P+B)/(P+N*B), the most that branches decoded one after another can gain: P is naive's
+    prefill, B its branch, choice and generation.
+    """
+    frame = pd.DataFrame(records)
+    medians = frame.groupby("strategy", sort=False)[list(TIMES)].median()
+    naive = medians.loc["naive"] if "naive" in medians.index else None
+    summary = {}
+    for strategy, median in medians.iterrows():
+        runs = frame[frame.strategy == strategy]
+        row: dict[str, Any] = {"repeats": len(runs), **median.to_dict()}
+        row["end_to_end_spread_ms"] = [float(runs.end_to_end_ms.min()), float(runs.end_to_end_ms.max())]
+        for metric in ("activation", "ttft", "end_to_end"):
+            speedup = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
+            row[f"{metric}_speedup"] = speedup
+        row["end_to_end_bound"] = None if naive is None else bound(naive, int(runs.n_agents.iloc[0]))
+        row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
+        if naive is not None:
+            row["max_abs_logit_diff"] = float(runs.max_abs_logit_diff.max())
+            row["kl"] = float(runs.kl.max())
+            row["same_tokens"] = bool(runs.same_tokens.all())
+        summary[strategy] = row
+    return summary
+
+
+def bound(naive: pd.Series, n_agents: int) -> float:
+    """N(P+B)/(P+N*B) from naive's medians."""
+    branch = naive.ttft_ms - naive.activation_ms + naive.generate_ms
+    return float(n_agents * (naive.activation_ms + branch) / (naive.activation_ms + n_agents * branch))
+
+
+def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **settings: Any) -> dict[str, Any]:
+    """Restore beside a memcpy of the same bytes between warm buffers, interleaved; medians in ms and their ratio."""
+    with model.context(**{"n_ctx": len(tokens)} | settings) as ctx:
+        ctx.decode(tokens)
+        snapshot = KVSnapshot.capture(ctx, tokens)
+        target = snapshot.data.copy()
+        ms = np.array(
+            [[_ms(snapshot.restore, ctx), _ms(np.copyto, target, snapshot.data)] for _ in range(rounds + 1)][1:]
+        )
+    restore, memcpy = np.median(ms, axis=0)
+    return {
+        "bytes": snapshot.nbytes,
+        "restore_ms": float(restore),
+        "memcpy_ms": float(memcpy),
+        "ratio": float(restore / memcpy),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report's summary as text for a terminal."""
+    summary = pd.DataFrame(report["summary"]).T
+    columns = {
+        "prefill_ms": ("prefill ms", "{:,.0f}"),
+        "activation_ms": ("activation ms", "{:,.2f}"),
+        "ttft_ms": ("TTFT ms", "{:,.1f}"),
+        "end_to_end_ms": ("end to end ms", "{:,.0f}"),
+        "activation_speedup": ("activation x", "{:,.0f}"),
+        "ttft_speedup": ("TTFT x", "{:,.1f}"),
+        "end_to_end_speedup": ("end to end x", "{:.2f}"),
+        "kv_bytes": ("KV MB", "{:,.1f}"),
+        "max_abs_logit_diff": ("max |dlogit|", "{:.3g}"),
+        "same_tokens": ("same tokens", "{}"),
+    }
+    summary["kv_bytes"] = summary.kv_bytes / 1e6
+    shown = pd.DataFrame(
+        {
+            title: [_cell(form, value) for value in summary[key]]
+            for key, (title, form) in columns.items()
+            if key in summary
+        },
+        index=summary.index,
+    )
+    env, restore = report["environment"], report["restore"]
+    spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
+    limit = summary.end_to_end_bound.iloc[0]
+    lines = [
+        f"measured: {env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}",
+        f"{env['settings']['depth']:,} tokens, {env['settings']['n_agents']} agents, "
+        f"medians of {int(summary.repeats.min())} interleaved runs; per-agent times are means over the agents",
+        "",
+        shown.to_string(),
+        "",
+        f"end to end, min-max ms: {spread}",
+        f"end-to-end bound N(P+B)/(P+N*B) for branches one after another: {_cell('{:.2f}x', limit)}",
+        f"restore {restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
+        f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}",
+    ]
+    return "\n".join(lines)
+
+
+def _cell(form: str, value: Any) -> str:
+    return "-" if value is None or pd.isna(value) else form.format(value)
+
+
+def _ms(call: Any, *args: Any) -> float:
+    start = time.perf_counter()
+    call(*args)
+    return (time.perf_counter() - start) * 1e3

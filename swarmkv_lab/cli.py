@@ -1,0 +1,91 @@
+"""swarmkv-lab: the headless door to the lab."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from swarmkv_lab.bench import bench, table
+from swarmkv_lab.documents import load_document
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.strategies import STRATEGIES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 2 and one line on stderr for anything a caller can mend."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except SwarmKVError as error:
+        print(f"swarmkv-lab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("swarmkv-lab: interrupted", file=sys.stderr)
+        return 130
+
+
+def _model(args: argparse.Namespace) -> int:
+    print(model_path(args.model))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    if args.json is not None and not args.json.resolve().parent.is_dir():
+        raise SwarmKVError(f"--json {args.json}: its folder does not exist")
+    settings = {"n_threads": args.threads} if args.threads is not None else {}
+    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
+        report, _ = bench(
+            model,
+            model.tokenize(load_document(args.document)),
+            depth=args.depth,
+            n_agents=args.agents,
+            strategies=args.strategies.split(","),
+            repeats=args.repeats,
+            max_tokens=args.max_tokens,
+            **settings,
+        )
+    print(table(report))
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from swarmkv_lab.reproduce import reproduce  # brings in matplotlib and Jupyter, which the others do without
+
+    reproduce(args.profile, reference=args.reference)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="swarmkv-lab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("model", help="print the path of the model, fetching the default one if need be")
+    one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
+    one.set_defaults(command=_model)
+
+    one = commands.add_parser("bench", help="measure strategies against each other")
+    one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
+    one.add_argument("--agents", type=int, default=2)
+    one.add_argument("--strategies", default=",".join(STRATEGIES), help="comma-separated")
+    one.add_argument("--repeats", type=int, default=3)
+    one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
+    one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
+    one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
+    one.add_argument("--threads", type=int)
+    one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
+    one.add_argument("--json", type=Path, help="write the report here")
+    one.set_defaults(command=_bench)
+
+    one = commands.add_parser("reproduce", help="the article's experiment, the figures and the notebooks")
+    one.add_argument("--profile", choices=["quick", "full"], default="quick")
+    one.add_argument("--reference", action="store_true", help="for maintainers: replace what the repository shows")
+    one.set_defaults(command=_reproduce)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

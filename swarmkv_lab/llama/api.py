@@ -1,0 +1,65 @@
+"""The library itself: its version, its log, its threads, and pointers into numpy's memory."""
+
+import atexit
+import ctypes
+import logging
+import os
+from collections import deque
+from typing import Any
+
+import llama_cpp
+import numpy as np
+import psutil
+
+from swarmkv_lab.errors import ContextBudgetError
+
+LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
+STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
+GGML_LOG_LEVEL_ERROR = 4
+
+log = logging.getLogger("swarmkv_lab.llama_cpp")
+log.addHandler(logging.NullHandler())
+_last_errors: deque[str] = deque(maxlen=3)
+
+
+@llama_cpp.llama_log_callback
+def _on_log(level: int, text: bytes, _user_data: Any) -> None:
+    """llama.cpp's log goes to Python's logging at level DEBUG; its errors also end up in our messages."""
+    line = text.decode("utf-8", "replace").rstrip()
+    if level == GGML_LOG_LEVEL_ERROR and line:
+        _last_errors.append(line)
+    log.debug(line)
+
+
+llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+llama_cpp.llama_backend_init()
+# weakref.finalize frees models and contexts at exit too; this handler is older than theirs, so it runs after them.
+atexit.register(llama_cpp.llama_backend_free)
+
+
+def take_errors() -> str:
+    """What llama.cpp logged as errors since the last call, as a suffix for a message."""
+    lines = "; ".join(_last_errors)
+    _last_errors.clear()
+    return f" (llama.cpp: {lines})" if lines else ""
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: hyperthreads do not speed up the matrix products of a decode."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or usable, usable))
+
+
+def require_memory(n_bytes: int, what: str) -> None:
+    """Refuse an allocation that the machine cannot hold: llama.cpp would touch every page until the kernel dies."""
+    available = psutil.virtual_memory().available
+    if n_bytes > available:
+        raise ContextBudgetError(
+            f"{what} needs {n_bytes:,} bytes and {available:,} are available: "
+            "use fewer tokens, fewer sequences or a smaller KV type"
+        )
+
+
+def pointer(array: np.ndarray, ctype: type) -> Any:
+    """A ctypes pointer to an array's first element. The caller keeps the array alive."""
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctype))

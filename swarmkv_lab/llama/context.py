@@ -1,0 +1,268 @@
+"""Context: sequences of tokens in one KV cache, always decoded at the position where each of them ends."""
+
+import ctypes
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import llama_cpp
+import numpy as np
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import ContextBudgetError, DecodeError, SnapshotCorruptError, SwarmKVError
+from swarmkv_lab.llama.api import pointer, require_memory, take_errors
+from swarmkv_lab.llama.batch import Batch
+from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
+from swarmkv_lab.llama.settings import ContextSettings
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama.model import Model
+
+Tokens = Sequence[int] | np.ndarray
+
+_DECODE_CODES = {
+    1: "no free cells in the KV cache: raise n_ctx or remove a sequence",
+    2: "the decode was aborted",
+    -1: "the batch was refused as invalid",
+    -2: "memory for the batch could not be allocated",
+    -3: "the computation failed",
+}
+
+
+class Context:
+    """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
+
+    kv_type: one of sizing.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it makes
+    small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
+    kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
+    n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
+    Raises ContextBudgetError when the cache does not fit the machine's memory.
+    """
+
+    def __init__(self, model: "Model", settings: ContextSettings) -> None:
+        self.model = model
+        self.settings = settings
+        self.kv_type = settings.kv_pair
+        self.flash_attn = settings.uses_flash_attn(model.on_gpu)
+        self.n_stream = settings.n_stream
+        self.n_seq_max = settings.n_seq_max
+        self.guard = LlamaGuard() if model.guard_per_context else model.guard
+        self.nbytes = model.geometry.cache_bytes(settings.n_ctx, self.kv_type, self.n_stream)
+        if not model.on_gpu:
+            require_memory(self.nbytes, f"a KV cache of {settings.n_ctx:,} tokens in {'/'.join(self.kv_type)}")
+        with self.guard, model.guard:
+            take_errors()
+            handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
+            if not handle:
+                raise SwarmKVError(f"llama.cpp made no context of {settings.n_ctx:,} tokens{take_errors()}")
+            self._handle = handle
+            self._free = weakref.finalize(self, _free, handle, self.guard)
+            model.adopt(self)
+            self._memory = llama_cpp.llama_get_memory(handle)
+            self.n_ctx = llama_cpp.llama_n_ctx(handle)
+            self.n_ctx_seq = llama_cpp.llama_n_ctx_seq(handle)
+            self.n_batch = llama_cpp.llama_n_batch(handle)
+        self._batch = Batch(self.n_batch)
+        self._logits: dict[int, np.ndarray] = {}
+
+    # -- sequences
+
+    @property
+    def handle(self) -> int:
+        if not self._free.alive:
+            raise SwarmKVError("this context is closed: make a new one with model.context(...)")
+        return self._handle
+
+    def n_past(self, seq_id: int = 0) -> int:
+        """The number of tokens in a sequence, which is the position of its next one."""
+        self._check_seq(seq_id)
+        with self.guard:
+            return llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id) + 1
+
+    def share(self, src: int, dst: int) -> None:
+        """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
+
+        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``.
+        """
+        self._check_seq(src), self._check_seq(dst)
+        if self.n_stream > 1:
+            raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
+        if src == dst:
+            raise SwarmKVError(f"sequence {src} cannot be shared with itself")
+        with self.guard:
+            self.clear(dst)
+            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            if src in self._logits:
+                self._logits[dst] = self._logits[src]
+
+    def clear(self, seq_id: int | None = None) -> None:
+        """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""
+        with self.guard:
+            if seq_id is None:
+                llama_cpp.llama_memory_clear(self.handle and self._memory, False)
+                self._logits.clear()
+                return
+            self._check_seq(seq_id)
+            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
+            self._logits.pop(seq_id, None)
+
+    # -- decoding
+
+    def decode(self, tokens: Tokens, seq_id: int = 0, *, progress: bool = False) -> None:
+        """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
+
+        All or nothing: on an error or an interrupt the sequence is as it was before.
+        Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails.
+        """
+        self.decode_many({seq_id: tokens}, progress=progress)
+
+    def decode_many(self, tokens_by_seq: Mapping[int, Tokens], *, progress: bool = False) -> None:
+        """Append tokens to several sequences at once, packed into as few llama_decode calls as n_batch allows."""
+        with self.guard:
+            past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
+            rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
+            for seq_id, ids in rows.items():
+                if past[seq_id] + len(ids) > self.n_ctx_seq:
+                    raise ContextBudgetError(
+                        f"sequence {seq_id} holds {past[seq_id]:,} tokens and {len(ids):,} more do not fit "
+                        f"n_ctx={self.n_ctx_seq:,}: make the context larger or the input shorter"
+                    )
+            sizes = [len(ids) for ids in rows.values()]
+            token = np.concatenate(list(rows.values()))
+            seq = np.repeat(np.fromiter(rows, np.int32), sizes)
+            pos = np.concatenate([past[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
+            last = np.cumsum(sizes) - 1
+            bar = tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False)
+            try:
+                with bar:
+                    for start in range(0, len(token), self.n_batch):
+                        stop = min(start + self.n_batch, len(token))
+                        ends = last[(start <= last) & (last < stop)]
+                        self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
+                        bar.update(stop - start)
+            except BaseException:
+                self._roll_back(past)
+                raise
+
+    def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
+        """One llama_decode; keeps the logits of the rows that end a sequence's input."""
+        code = llama_cpp.llama_decode(self.handle, self._batch.fill(token, pos, seq, ends))
+        if code != 0:
+            reason = _DECODE_CODES.get(code, "unknown code")
+            raise DecodeError(f"llama_decode returned {code}, {reason}{take_errors()}")
+        for row in ends:
+            source = llama_cpp.llama_get_logits_ith(self.handle, int(row))
+            if not source:
+                raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{take_errors()}")
+            self._logits[int(seq[row])] = np.ctypeslib.as_array(source, (self.model.n_vocab,)).copy()
+
+    def _roll_back(self, past: Mapping[int, int]) -> None:
+        for seq_id, n_past in past.items():
+            self._logits.pop(seq_id, None)
+            if not llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1):
+                self.clear(seq_id)  # a recurrent state has no past to go back to: better empty than half decoded
+
+    def logits(self, seq_id: int = 0) -> np.ndarray:
+        """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
+        self._check_seq(seq_id)
+        with self.guard:
+            if seq_id not in self._logits:
+                raise SwarmKVError(f"sequence {seq_id} has no logits: decode its next tokens first")
+            return self._logits[seq_id].copy()
+
+    # -- generating
+
+    def stream(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> Iterator[int]:
+        """Yield token ids until the model ends its turn (that token is not yielded) or max_tokens are out.
+
+        Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
+        yielded is not yet in the cache; decode it to go on from there.
+        """
+        return (step[seq_id] for step in self.stream_many([seq_id], max_tokens, sampling))
+
+    def stream_many(
+        self, seq_ids: Sequence[int], max_tokens: int = 64, sampling: Sampling = GREEDY
+    ) -> Iterator[dict[int, int]]:
+        """``stream`` for several sequences in step: {seq_id: token} of those that have not finished."""
+        if max_tokens < 0:
+            raise SwarmKVError(f"max_tokens={max_tokens}: it must be at least 0")
+        return self._stream_many({seq_id: Sampler(sampling) for seq_id in seq_ids}, max_tokens)
+
+    def _stream_many(self, samplers: Mapping[int, Sampler], max_tokens: int) -> Iterator[dict[int, int]]:
+        step: dict[int, int] = {}
+        for i in range(max_tokens):
+            with self.guard:
+                if i:
+                    self.decode_many({seq_id: [token] for seq_id, token in step.items()})
+                live = step if i else samplers
+                step = {seq_id: samplers[seq_id].sample(self._spend_logits(seq_id)) for seq_id in live}
+            step = {seq_id: token for seq_id, token in step.items() if not self.model.is_eog(token)}
+            if not step:
+                return
+            yield step
+
+    def _spend_logits(self, seq_id: int) -> np.ndarray:
+        """A sequence's logits, which are then gone: drawing from them twice would repeat the token."""
+        logits = self.logits(seq_id)
+        del self._logits[seq_id]
+        return logits
+
+    def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
+        """The text of ``stream``."""
+        return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
+
+    # -- state
+
+    def state_bytes(self, seq_id: int = 0) -> int:
+        """llama_state_seq_get_size: bytes of a sequence's state as it is now."""
+        self._check_seq(seq_id)
+        with self.guard:
+            return llama_cpp.llama_state_seq_get_size(self.handle, seq_id)
+
+    def get_state(self, seq_id: int = 0) -> np.ndarray:
+        """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data."""
+        with self.guard:
+            size = self.state_bytes(seq_id)
+            require_memory(size, f"a snapshot of {self.n_past(seq_id):,} tokens")
+            state = np.empty(size, np.uint8)
+            written = llama_cpp.llama_state_seq_get_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
+        if written != size:
+            raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
+        return state
+
+    def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
+        """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
+        self._check_seq(seq_id)
+        with self.guard:
+            self._logits.pop(seq_id, None)
+            take_errors()
+            size = state.nbytes
+            read = llama_cpp.llama_state_seq_set_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
+            if read == 0 or read != size:  # 0 is llama.cpp's word for refused, also of 0 bytes
+                self.clear(seq_id)
+                raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{take_errors()}")
+
+    # -- the end
+
+    def close(self) -> None:
+        """Free the KV cache. Safe to call twice, and after the model's own close."""
+        self._free()
+
+    def __enter__(self) -> "Context":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _check_seq(self, seq_id: int) -> None:
+        self.handle  # noqa: B018 raises once closed
+        if not 0 <= seq_id < self.n_seq_max:
+            raise SwarmKVError(
+                f"sequence {seq_id} is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
+            )
+
+
+def _free(handle: Any, guard: LlamaGuard) -> None:
+    with guard:
+        llama_cpp.llama_free(handle)

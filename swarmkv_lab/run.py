@@ -1,0 +1,181 @@
+"""Run: what one fan-out is asked for, and what it records as it goes: spans, answers, memory."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.llama import Context, Model, Sampling
+from swarmkv_lab.snapshot import KVSnapshot
+
+PREFIX = "prefix"  # the lane of the work that is done once for all agents
+ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
+
+
+@dataclass
+class Agent:
+    """One reader of the document: its branch's tokens, and its answer once there is one."""
+
+    name: str
+    prompt: np.ndarray
+    """int32 (n,): tokens that follow the prefix"""
+    logits: np.ndarray | None = None
+    """float32 (n_vocab,): the first ones after the prompt"""
+    tokens: list[int] = field(default_factory=list)
+    """the answer"""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One piece of work on one lane; ``bytes`` of KV state were copied by it."""
+
+    agent: str
+    phase: str
+    start_ms: float
+    end_ms: float
+    bytes: int
+
+
+class Run:
+    """One strategy answering all agents once. Everything reported is derived from its spans and answers.
+
+    ``agents``: DataFrame, a row an agent. ``timeline``: DataFrame, a row a span. ``metrics``: the run's own numbers.
+    ``answers``: text by agent name. Times are ms since the run's start.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: np.ndarray,
+        branches: Sequence[Agent],
+        strategy: str,
+        max_tokens: int,
+        sampling: Sampling,
+        settings: dict[str, Any],
+    ) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.branches = list(branches)
+        self.strategy = strategy
+        self.max_tokens = max_tokens
+        self.sampling = sampling
+        self.settings = settings
+        self.spans: list[Span] = []
+        self.kv_bytes = 0
+        """KV memory held at the peak: contexts and snapshots together"""
+        self._held = 0
+        self._start = time.perf_counter()
+
+    # -- what strategies call
+
+    @contextmanager
+    def phase(self, agents: Agent | Sequence[Agent] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
+        """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
+        lanes = [agents] if isinstance(agents, Agent) else agents
+        start = self._now()
+        yield
+        end = self._now()
+        for lane in [PREFIX] if lanes is None else [agent.name for agent in lanes]:
+            self.spans.append(Span(lane, name, start, end, n_bytes))
+
+    @contextmanager
+    def context(self, agent: Agent | None, **settings: Any) -> Iterator[Context]:
+        """A context for a while, its making timed and its memory counted."""
+        with self.phase(agent, "context"):
+            ctx = self.model.context(**self.settings | settings)
+        with ctx, self.holding(ctx.nbytes):
+            yield ctx
+
+    @contextmanager
+    def holding(self, n_bytes: int) -> Iterator[None]:
+        """Count KV memory that is held for a while."""
+        self._held += n_bytes
+        self.kv_bytes = max(self.kv_bytes, self._held)
+        try:
+            yield
+        finally:
+            self._held -= n_bytes
+
+    def capture(self, ctx: Context) -> KVSnapshot:
+        """The prefix's snapshot, captured on its lane."""
+        with self.phase(None, "capture", ctx.state_bytes()):
+            return KVSnapshot.capture(ctx, self.tokens)
+
+    # -- what readers see
+
+    @cached_property
+    def timeline(self) -> pd.DataFrame:
+        return pd.DataFrame(self.spans).sort_values("start_ms", kind="stable", ignore_index=True)
+
+    @cached_property
+    def agents(self) -> pd.DataFrame:
+        spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
+        phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum", fill_value=0.0)
+        ms = phases.reindex(index=[agent.name for agent in self.branches])
+        activation = ms[[phase for phase in ACTIVATION if phase in ms]].sum(axis=1)
+        return pd.DataFrame(
+            {
+                "agent": ms.index,
+                "prompt_tokens": [len(agent.prompt) for agent in self.branches],
+                "activation_ms": activation.to_numpy(),
+                "branch_ms": ms["branch"].to_numpy(),
+                "ttft_ms": (activation + ms["branch"] + ms["choose"]).to_numpy(),
+                "generate_ms": ms["generate"].to_numpy(),
+                "answer_tokens": [len(agent.tokens) for agent in self.branches],
+                "answer": list(self.answers.values()),
+            }
+        )
+
+    @cached_property
+    def answers(self) -> dict[str, str]:
+        return {agent.name: self.model.detokenize(agent.tokens) for agent in self.branches}
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The run in one record. Per-agent times are means over the agents; end_to_end_ms is the whole run."""
+        ms = (self.timeline.end_ms - self.timeline.start_ms).groupby(self.timeline.phase).sum()
+        prefills = (self.timeline.phase == "prefill").sum()
+        means = self.agents[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
+        return {
+            "strategy": self.strategy,
+            "depth": len(self.tokens),
+            "n_agents": len(self.branches),
+            "prefill_ms": ms["prefill"] / prefills,
+            "capture_ms": ms.get("capture", 0.0),
+            **means.to_dict(),
+            "end_to_end_ms": float(self.timeline.end_ms.max()),
+            "kv_bytes": self.kv_bytes,
+            "copied_bytes": int(self.timeline.bytes.sum()),
+        }
+
+    def compare(self, reference: "Run") -> pd.DataFrame:
+        """How exact this run's answers are against another's (naive): a row an agent.
+
+        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt;
+        same_tokens of the whole answer.
+        """
+        rows = []
+        for mine, theirs in zip(self.branches, reference.branches, strict=True):
+            rows.append(
+                {
+                    "agent": mine.name,
+                    "max_abs_logit_diff": float(np.abs(mine.logits - theirs.logits).max()),
+                    "kl": kl_divergence(theirs.logits, mine.logits),
+                    "same_tokens": mine.tokens == theirs.tokens,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _now(self) -> float:
+        return (time.perf_counter() - self._start) * 1e3
+
+
+def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
+    """KL(p || q) in nats between the softmax distributions of two rows of logits."""
+    log_p, log_q = (x - x.max() - np.log(np.exp(x - x.max()).sum()) for x in map(np.float64, (p_logits, q_logits)))
+    return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.twins import write_twin
+
+ROOT = Path(__file__).parent.parent
+SHAPES = {
+    "two layers": (KVGeometry(2, 2, 16, 16, 4096), {}),
+    "one layer": (KVGeometry(1, 1, 64, 64, 4096), {}),
+    "80 layers": (KVGeometry(80, 1, 32, 32, 4096), {}),
+    "wide heads": (KVGeometry(2, 3, 96, 96, 4096), {}),  # 3 * 96 is not the embedding's 32
+    "sliding window": (KVGeometry(4, 2, 32, 32, 4096), {"sliding_window": 32, "pattern": [True, True, False, True]}),
+}
+
+
+def load_shape(name: str, folder: Path) -> lab.Model:
+    geometry, options = SHAPES[name]
+    return lab.load_model(write_twin(folder / "twin.gguf", geometry, **options))
+
+
+@pytest.fixture(scope="session")
+def twin(tmp_path_factory):
+    with load_shape("two layers", tmp_path_factory.mktemp("twin")) as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def real():
+    with lab.load_model() as model:
+        yield model
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.fixture
+def document(rng):
+    return rng.integers(0, 256, 300, dtype=np.int32)
+
+
+@pytest.fixture
+def question(rng):
+    return rng.integers(0, 256, 9, dtype=np.int32)

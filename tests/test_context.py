@@ -1,0 +1,239 @@
+"""Context: positions, chunks, sequences, and failures that leave everything as it was."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+
+
+def test_decode_appends_at_the_sequences_next_position(twin, document, question):
+    with twin.context(512) as ctx:
+        assert ctx.n_past() == 0
+        ctx.decode(document)
+        assert ctx.n_past() == len(document)
+        ctx.decode(question)
+        assert ctx.n_past() == len(document) + len(question)
+
+
+def test_logits_depend_on_what_stands_far_before(twin, document, question):
+    other = document.copy()
+    other[3] = (other[3] + 1) % 256
+    rows = []
+    for prefix in (document, other):
+        with twin.context(512) as ctx:
+            ctx.decode(prefix)
+            ctx.decode(question)
+            rows.append(ctx.logits())
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4  # or every exactness test of this suite would be empty
+
+
+@pytest.mark.parametrize("n_batch", [1, 7, 64, 300, 512])
+def test_n_batch_smaller_than_the_document(twin, document, n_batch):
+    with twin.context(512, n_batch=n_batch) as ctx, twin.context(512) as whole:
+        ctx.decode(document)
+        whole.decode(document)
+        assert ctx.n_past() == len(document)
+        np.testing.assert_allclose(ctx.logits(), whole.logits(), atol=1e-4)
+
+
+def test_packed_sequences_match_single_ones(twin, document, question):
+    with twin.context(1024, n_seq_max=3) as ctx, twin.context(512) as alone:
+        ctx.decode(document, 0)
+        ctx.share(0, 1)
+        ctx.share(0, 2)
+        ctx.decode_many({1: question, 2: question[:4]})
+        assert (ctx.n_past(0), ctx.n_past(1), ctx.n_past(2)) == (300, 309, 304)
+        alone.decode(document)
+        alone.decode(question)
+        np.testing.assert_allclose(ctx.logits(1), alone.logits(), atol=1e-4)
+
+
+def test_share_moves_no_cells_and_clear_leaves_the_others(twin, document, question):
+    with twin.context(512, n_seq_max=4) as ctx:  # 300 tokens twice would not fit
+        ctx.decode(document, 0)
+        for branch in (1, 2, 3):
+            ctx.share(0, branch)
+            ctx.decode(question, branch)
+        ctx.clear(2)
+        assert [ctx.n_past(seq_id) for seq_id in range(4)] == [300, 309, 0, 309]
+
+
+def test_logits_are_kept_apart_by_sequence_and_are_copies(twin, document, question):
+    with twin.context(512, n_seq_max=2) as ctx:
+        ctx.decode(document, 0)
+        first = ctx.logits(0)
+        ctx.decode(question, 1)
+        ctx.logits(0)[:] = 0
+        np.testing.assert_array_equal(ctx.logits(0), first)
+        assert np.abs(ctx.logits(1) - first).max() > 0
+
+
+def test_generation_is_greedy_unless_told_otherwise(twin, document):
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        best = int(ctx.logits().argmax())
+        tokens = list(ctx.stream(5))
+        assert tokens[0] == best
+        assert len(tokens) == 5
+        assert ctx.n_past() == 304  # the last token was yielded, not decoded
+        with pytest.raises(lab.SwarmKVError, match="no logits"):
+            next(ctx.stream(1))
+
+
+def test_a_seed_gives_the_same_tokens_and_another_seed_others(twin, document):
+    answers = []
+    for seed in (1, 1, 2):
+        with twin.context(512) as ctx:
+            ctx.decode(document)
+            answers.append(list(ctx.stream(12, lab.Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=seed))))
+    assert answers[0] == answers[1] != answers[2]
+
+
+def test_top_k_one_is_greedy(twin, document):
+    answers = []
+    for sampling in (lab.Sampling(), lab.Sampling(temperature=1.5, top_k=1, seed=3)):
+        with twin.context(512) as ctx:
+            ctx.decode(document)
+            answers.append(list(ctx.stream(8, sampling)))
+    assert answers[0] == answers[1]
+
+
+def test_too_many_tokens_are_refused_and_nothing_is_lost(twin, document, question):
+    with twin.context(256) as ctx:
+        ctx.decode(question)
+        before = ctx.logits()
+        with pytest.raises(lab.ContextBudgetError, match=r"holds 9 tokens and 300 more do not fit n_ctx=256"):
+            ctx.decode(document)
+        assert ctx.n_past() == 9
+        np.testing.assert_array_equal(ctx.logits(), before)
+
+
+def test_a_decode_that_fails_half_way_is_rolled_back(twin, document, question):
+    with twin.context(512, n_seq_max=2, n_batch=64) as ctx:
+        ctx.decode(document, 0)
+        with pytest.raises(lab.DecodeError, match="returned 1, no free cells"):
+            ctx.decode(np.tile(document, 2)[:400], 1)  # 300 + 400 cells; the first chunks fit
+        assert (ctx.n_past(0), ctx.n_past(1)) == (300, 0)
+        ctx.decode(question, 1)
+
+
+def test_an_interrupt_between_chunks_is_rolled_back(twin, document, question, monkeypatch):
+    with twin.context(512, n_batch=64) as ctx:
+        ctx.decode(question)
+        fill, calls = ctx._batch.fill, []
+
+        def interrupted(*rows):
+            calls.append(rows)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return fill(*rows)
+
+        monkeypatch.setattr(ctx._batch, "fill", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ctx.decode(document)
+        assert ctx.n_past() == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_ctx": 0}, "n_ctx=0"),
+        ({"n_ctx": 512, "n_batch": 0}, "n_batch=0"),
+        ({"n_ctx": 512, "n_seq_max": 0}, "n_seq_max=0"),
+        ({"n_ctx": 512, "n_seq_max": 100_000}, "n_seq_max=100000"),
+        ({"n_ctx": 512, "n_threads": 0}, "n_threads=0"),
+        ({"n_ctx": 512, "kv_type": "q3_k"}, "'q3_k' is not one of f32, f16"),
+        ({"n_ctx": 512, "kv_type": ("f16", "f16", "f16")}, "one name or"),
+        ({"n_ctx": 512, "kv_type": ("f16", "q8_0"), "flash_attn": False}, "needs flash attention"),
+        ({"n_ctx": 512, "flash_attn": "yes"}, "flash_attn='yes'"),
+        ({"n_ctx": 10**12}, "n_ctx=1000000000000"),
+        ({"n_ctx": 2**31 - 1}, "bytes and .* are available"),
+    ],
+)
+def test_settings_that_make_no_sense(real, arguments, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        real.context(**arguments)
+
+
+@pytest.mark.parametrize("tokens", [[], [[1, 2]], [256], [-1], [0.5], "text"])
+def test_tokens_that_are_none(twin, tokens):
+    with twin.context(256) as ctx, pytest.raises(lab.SwarmKVError, match="token id"):
+        ctx.decode(tokens)
+
+
+@pytest.mark.parametrize("seq_id", [-1, 2, 99])
+def test_sequences_that_are_not_there(twin, document, seq_id):
+    with twin.context(512, n_seq_max=2) as ctx:
+        for call in (ctx.n_past, ctx.logits, ctx.clear, ctx.state_bytes, lambda s: ctx.decode(document, s)):
+            with pytest.raises(lab.SwarmKVError, match=f"sequence {seq_id} is outside this context's 0 to 1"):
+                call(seq_id)
+
+
+def test_share_needs_a_unified_cache_and_two_sequences(twin):
+    with twin.context(512, n_seq_max=2, kv_unified=False) as ctx, pytest.raises(lab.SwarmKVError, match="kv_unified"):
+        ctx.share(0, 1)
+    with twin.context(512, n_seq_max=2) as ctx, pytest.raises(lab.SwarmKVError, match="itself"):
+        ctx.share(1, 1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}, {"min_p": 2}, {"seed": -1}],
+)
+def test_sampling_that_makes_no_sense(setting):
+    with pytest.raises(lab.SwarmKVError, match=next(iter(setting))):
+        lab.Sampling(**setting)
+
+
+def test_closed_things_say_so(twin, document):
+    ctx = twin.context(256)
+    ctx.close()
+    ctx.close()
+    for call in (ctx.n_past, ctx.logits, ctx.clear, lambda: ctx.decode(document)):
+        with pytest.raises(lab.SwarmKVError, match="closed"):
+            call()
+
+
+def test_closing_in_any_order_and_at_exit(twin):
+    program = """
+import sys, swarmkv_lab as lab
+from pathlib import Path
+model = lab.load_model(sys.argv[1]); a, b, c = (model.context(256) for _ in range(3))
+a.close(); model.close(); a.close(); b.close(); model.close()
+model = lab.load_model(sys.argv[1]); left_open = model.context(256); left_open.decode([1, 2, 3])
+cycle = [lab.load_model(sys.argv[1])]; cycle.append(cycle); cycle.append(cycle[0].context(256)); del cycle
+print("alive")
+"""
+    run = subprocess.run([sys.executable, "-c", program, str(twin.path)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "alive", "")
+
+
+@pytest.mark.parametrize("per_context", [False, True])
+def test_two_threads_in_one_context_through_the_guard(twin, question, per_context, tmp_path):
+    """200 calls a thread on one context: as ctypes releases the GIL, without the guard this aborts the process."""
+    with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=per_context) as model:
+        with model.context(512, n_threads=1) as alone:
+            expected = []
+            for i in range(200):
+                alone.clear()
+                alone.decode(question[: 1 + i % 9])
+                expected.append(alone.logits())
+        wrong = []
+        with model.context(512, n_seq_max=2, n_threads=1) as ctx:
+
+            def work(seq_id):
+                for i in range(200):
+                    with ctx.guard:
+                        ctx.clear(seq_id)
+                        ctx.decode(question[: 1 + i % 9], seq_id)
+                    if not np.array_equal(ctx.logits(seq_id), expected[i]):
+                        wrong.append((seq_id, i))
+
+            threads = [threading.Thread(target=work, args=(seq_id,)) for seq_id in (0, 1)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+        assert wrong == []

@@ -1,0 +1,122 @@
+"""fan_out and sweep: budgets before decodes, clear errors, interleaving, tidy tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.bench import bench, table
+from swarmkv_lab.experiment import measure
+from swarmkv_lab.run import kl_divergence
+
+
+@pytest.fixture
+def no_decode(monkeypatch):
+    def decode(*_args, **_kwargs):
+        raise AssertionError("something was decoded")
+
+    monkeypatch.setattr(lab.Context, "decode_many", decode)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": []}, "non-empty"),
+        ({"agents": []}, "at least one"),
+        ({"agents": "a question"}, "list of prompts"),
+        ({"agents": {}}, "at least one"),
+        ({"agents": [[]]}, "non-empty"),
+        ({"agents": [[1, 999]]}, "token id 999 is outside the vocabulary"),
+        ({"agents": ["in words"]}, "no vocabulary"),
+        ({"strategy": "magic"}, "'magic' is not one of naive, swarmkv, pooled, shared, batched"),
+        ({"max_tokens": -1}, "max_tokens=-1"),
+        ({"repeats": 0}, "repeats=0"),
+        ({"n_ctx": 320}, r"prefix 300 \+ longest branch 9 \+ max_tokens 32 = 341 tokens do not fit n_ctx=320"),
+        ({"n_ctx": 341, "strategy": "batched"}, r"2 branches and answers 82 = 382 tokens do not fit n_ctx=341"),
+        ({"max_tokens": 4000}, "4,309 positions, and twin was trained for 4,096"),
+    ],
+)
+def test_bad_input_is_refused_before_any_decode(twin, document, question, no_decode, change, message):
+    arguments = {"tokens": document, "agents": [question, question]} | change
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.fan_out(twin, **arguments)
+
+
+def test_a_budget_that_just_fits(twin, document, question):
+    for strategy, n_ctx in (("naive", 341), ("shared", 341), ("batched", 382)):
+        lab.fan_out(twin, document[:300], [question] * 2, strategy, n_ctx=n_ctx)
+
+
+def test_repeats_keep_all_and_return_the_median(twin, document, question):
+    run = lab.fan_out(twin, document, [question], repeats=5, max_tokens=1)
+    assert len(run.repeats) == 5
+    assert run.metrics["end_to_end_ms"] == run.repeats.end_to_end_ms.median()
+
+
+def test_sweep_is_interleaved_and_tidy(twin, document, question):
+    frame = lab.sweep(
+        twin, document, depths=[10, 300], n_agents=[1, 3], strategies=["shared", "naive"], repeats=2,
+        agents=[question, question[:3]], max_tokens=2,
+    )  # fmt: skip
+    assert len(frame) == 2 * 2 * 2 * 2
+    assert list(frame.strategy[:4]) == ["naive", "shared", "naive", "shared"]  # the reference first, then in turns
+    assert list(frame.repeat[:4]) == [0, 0, 1, 1]
+    assert set(frame.depth) == {10, 300}
+    assert frame.same_tokens.all()
+    for column in ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "end_to_end_ms", "kv_bytes", "copied_bytes"):
+        assert pd.api.types.is_numeric_dtype(frame[column]), column
+        assert frame[column].notna().all(), column
+
+
+def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
+    (_, run, _), *_ = measure(
+        twin, document, depths=[20], n_agents=[5], strategies=["shared"], repeats=1,
+        agents={"x": question, "y": question[:2]}, max_tokens=1,
+    )  # fmt: skip
+    assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": [301]}, "depth 301 is more than the document's 300"),
+        ({"depths": []}, "must not be empty"),
+        ({"n_agents": [0]}, "at least 1"),
+        ({"strategies": []}, "must not be empty"),
+        ({"strategies": ["naive", "nope"]}, "'nope' is not one of"),
+    ],
+)
+def test_grids_that_make_no_sense(twin, document, question, change, message):
+    grid = {"depths": [10], "n_agents": [1], "strategies": ["naive"], "agents": [question]} | change
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.sweep(twin, document, **grid)
+
+
+def test_bench_reports_ratios_from_one_run(twin, document, question):
+    report, runs = bench(
+        twin, document, depth=200, n_agents=2, strategies=list(lab.STRATEGIES), repeats=2, max_tokens=2,
+        agents=[question, question[:4]],
+    )  # fmt: skip
+    assert len(report["runs"]) == len(runs) == 10
+    assert {"environment", "runs", "summary", "restore"} == set(report)
+    naive, shared = report["summary"]["naive"], report["summary"]["shared"]
+    assert naive["end_to_end_speedup"] == naive["ttft_speedup"] == 1
+    assert shared["end_to_end_speedup"] == pytest.approx(naive["end_to_end_ms"] / shared["end_to_end_ms"])
+    assert (shared["max_abs_logit_diff"], shared["same_tokens"]) == (0, True)
+    assert 1 < naive["end_to_end_bound"] <= 2
+    assert len(report["runs"][0]["agents"]) == 2
+    assert "end to end x" in table(report)
+
+
+def test_bench_without_naive_has_no_speedups(twin, document, question):
+    report, _ = bench(twin, document, depth=50, n_agents=1, strategies=["shared"], repeats=1, agents=[question])
+    assert report["summary"]["shared"]["ttft_speedup"] is None
+    assert "-" in table(report)
+
+
+def test_kl_divergence_against_its_definition(rng):
+    a, b = rng.normal(size=50).astype(np.float32), rng.normal(size=50).astype(np.float32)
+    p, q = (np.exp(x) / np.exp(x).sum() for x in (a.astype(float), b.astype(float)))
+    assert kl_divergence(a, b) == pytest.approx((p * np.log(p / q)).sum())
+    assert kl_divergence(a, a) == 0
+    assert kl_divergence(a + 100, a) == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,121 @@
+"""The strategies agree with naive, bit for bit where the batch shape is the same, on every shape of model."""
+
+import numpy as np
+import pytest
+from conftest import SHAPES, load_shape
+
+import swarmkv_lab as lab
+from swarmkv_lab.run import PREFIX
+
+EXACT = ["swarmkv", "pooled", "shared"]
+
+
+@pytest.fixture
+def agents(rng):
+    return {f"a{n}": rng.integers(0, 256, n, dtype=np.int32) for n in (1, 5, 12, 40)}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_answers_are_naives(shape, document, agents, tmp_path):
+    with load_shape(shape, tmp_path) as model:
+        naive = lab.fan_out(model, document, agents, "naive", max_tokens=8)
+        for strategy in EXACT:
+            exactness = lab.fan_out(model, document, agents, strategy, max_tokens=8).compare(naive)
+            assert exactness.max_abs_logit_diff.max() == 0, strategy
+            assert exactness.kl.max() == 0, strategy
+            assert exactness.same_tokens.all(), strategy
+        batched = lab.fan_out(model, document, agents, "batched", max_tokens=8).compare(naive)
+        assert batched.max_abs_logit_diff.max() < 0.05  # packing changes the kernels' shapes, and so their rounding
+        assert batched.kl.max() < 1e-4
+
+
+def test_compare_notices_a_difference(twin, document, agents):
+    naive = lab.fan_out(twin, document, agents, "naive", max_tokens=4)
+    other = document.copy()
+    other[0] = (other[0] + 1) % 256
+    exactness = lab.fan_out(twin, other, agents, "naive", max_tokens=4).compare(naive)
+    assert (exactness.max_abs_logit_diff > 0).all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize(("n_document", "n_question"), [(1, 1), (1, 30), (300, 1)])
+def test_the_smallest_documents_and_agents(twin, document, strategy, n_document, n_question):
+    naive = lab.fan_out(twin, document[:n_document], [document[:n_question]] * 2, "naive", max_tokens=3)
+    run = lab.fan_out(twin, document[:n_document], [document[:n_question]] * 2, strategy, max_tokens=3)
+    assert run.compare(naive).same_tokens.all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_32_agents(twin, document, strategy):
+    agents = [document[i : i + 5] for i in range(32)]
+    naive = lab.fan_out(twin, document, agents, "naive", max_tokens=2)
+    run = lab.fan_out(twin, document, agents, strategy, max_tokens=2)
+    assert len(run.agents) == 32
+    assert run.compare(naive).same_tokens.all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_n_batch_smaller_than_everything(twin, document, agents, strategy):
+    naive = lab.fan_out(twin, document, agents, "naive", max_tokens=4, n_batch=8)
+    run = lab.fan_out(twin, document, agents, strategy, max_tokens=4, n_batch=8)
+    assert run.compare(naive).same_tokens.all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_no_answer_wanted(twin, document, agents, strategy):
+    run = lab.fan_out(twin, document, agents, strategy, max_tokens=0)
+    assert (run.agents.answer_tokens == 0).all()
+    assert run.agents.ttft_ms.notna().all()
+
+
+def test_each_strategy_does_what_its_name_says(twin, document, agents):
+    runs = {name: lab.fan_out(twin, document, agents, name, max_tokens=2) for name in lab.STRATEGIES}
+    phases = {name: run.timeline.phase.value_counts() for name, run in runs.items()}
+    nbytes = twin.geometry.snapshot_bytes(len(document))
+    assert phases["naive"]["prefill"] == 4
+    assert all(phases[name]["prefill"] == 1 for name in lab.STRATEGIES if name != "naive")
+    assert (phases["swarmkv"]["copy"], phases["swarmkv"]["restore"], phases["swarmkv"]["context"]) == (4, 4, 5)
+    assert (phases["pooled"]["restore"], phases["pooled"]["context"]) == (4, 1)
+    assert (phases["shared"]["share"], phases["shared"]["context"]) == (4, 1)
+    assert [runs[name].metrics["copied_bytes"] for name in lab.STRATEGIES] == [0, 9 * nbytes, 5 * nbytes, 0, 0]
+
+
+def test_kv_bytes_is_what_is_held_at_the_peak(twin, document, agents):
+    context = twin.geometry.cache_bytes(300 + 40 + 2)
+    snapshot = twin.geometry.snapshot_bytes(300)
+    held = {
+        name: lab.fan_out(twin, document, agents, name, max_tokens=2).metrics["kv_bytes"] for name in lab.STRATEGIES
+    }
+    assert held == {
+        "naive": context,
+        "swarmkv": context + 2 * snapshot,
+        "pooled": context + snapshot,
+        "shared": context,
+        "batched": twin.geometry.cache_bytes(300 + 1 + 5 + 12 + 40 + 4 * 2),
+    }
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_the_tables_follow_from_the_timeline(twin, document, agents, strategy):
+    run = lab.fan_out(twin, document, agents, strategy, max_tokens=3)
+    assert list(run.timeline) == ["agent", "phase", "start_ms", "end_ms", "bytes"]
+    assert (run.timeline.end_ms >= run.timeline.start_ms).all()
+    assert list(run.agents.agent) == list(agents)
+    assert set(run.timeline.agent) - {PREFIX} == set(agents)
+    assert (run.agents.ttft_ms >= run.agents.activation_ms + run.agents.branch_ms).all()
+    assert run.metrics["end_to_end_ms"] == run.timeline.end_ms.max()
+    if strategy == "naive":
+        prefill = run.timeline[run.timeline.phase == "prefill"]
+        assert run.metrics["prefill_ms"] == pytest.approx((prefill.end_ms - prefill.start_ms).mean())
+        assert (run.agents.activation_ms > run.metrics["prefill_ms"] / 2).all()
+
+
+def test_a_failure_releases_contexts(twin, document, agents, monkeypatch):
+    before = len(twin._contexts)
+    monkeypatch.setattr(lab.Context, "logits", lambda *_: 1 / 0)
+    for strategy in lab.STRATEGIES:
+        with pytest.raises(ZeroDivisionError):
+            lab.fan_out(twin, document, agents, strategy, max_tokens=2)
+    monkeypatch.undo()
+    assert all(not ctx._free.alive for ctx in twin._contexts) or len(twin._contexts) == before
+    lab.fan_out(twin, document, agents, "shared", max_tokens=2)
