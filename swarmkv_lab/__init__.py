@@ -9,9 +9,10 @@ from swarmkv_lab.errors import (
     SnapshotMismatchError,
     SwarmKVError,
 )
-from swarmkv_lab.experiment import fan_out, sweep
+from swarmkv_lab.experiment import fan_out, race, sweep
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
 from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.profiles import profile
 from swarmkv_lab.run import Run
 from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
@@ -39,5 +40,7 @@ __all__ = [
     "load_document",
     "load_model",
     "model_path",
+    "profile",
+    "race",
     "sweep",
 ]

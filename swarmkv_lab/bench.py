@@ -32,12 +32,13 @@ def bench(
     grid = dict(depths=[depth], n_agents=[n_agents], strategies=strategies, repeats=repeats, agents=agents)
     records, runs = [], []
     env = environment(model, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens, **settings)
-    restore = restore_against_memcpy(model, tokens[:depth], **settings)
+    restore = None
     try:
         for repeat, run, exactness in measure(model, tokens, max_tokens=max_tokens, **grid, **settings):
             rows = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
             records.append({**record(repeat, run, exactness), "agents": rows.to_dict("records")})
             runs.append(run)
+        restore = restore_against_memcpy(model, tokens[:depth], **settings)
     except KeyboardInterrupt:
         if not records:
             raise
@@ -122,6 +123,14 @@ def table(report: dict[str, Any]) -> str:
     env, restore = report["environment"], report["restore"]
     spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
     limit = summary.end_to_end_bound.iloc[0]
+    ratio = (
+        "not measured (interrupted)"
+        if restore is None
+        else (
+            f"{restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
+            f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
+        )
+    )
     lines = [
         f"measured: {env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}",
         f"{env['settings']['depth']:,} tokens, {env['settings']['n_agents']} agents, "
@@ -131,8 +140,7 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"end to end, min-max ms: {spread}",
         f"end-to-end bound N(P+B)/(P+N*B) for branches one after another: {_cell('{:.2f}x', limit)}",
-        f"restore {restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
-        f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}",
+        f"restore {ratio}",
     ]
     return "\n".join(lines)
 

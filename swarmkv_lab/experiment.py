@@ -72,8 +72,8 @@ def measure(
     Everything is warmed up once, unmeasured. Agents' prompts are taken in turn from ``agents``, by default the
     dossier's. Without naive among the strategies exactness is empty.
     """
-    if not strategies or not depths or not n_agents or min(n_agents) < 1 or min(depths) < 1:
-        raise SwarmKVError("depths, n_agents and strategies must not be empty, and the numbers at least 1")
+    if not strategies or min([*depths, *n_agents, repeats], default=0) < 1 or not (depths and n_agents):
+        raise SwarmKVError("depths, n_agents and strategies must not be empty; repeats and all numbers at least 1")
     prefix = model.check_tokens(tokens)
     if max(depths) > len(prefix):
         raise SwarmKVError(f"depth {max(depths):,} is more than the document's {len(prefix):,} tokens")
@@ -97,6 +97,14 @@ def measure(
                     exactness = run.compare(reference) if reference else pd.DataFrame()
                     bar.update()
                     yield repeat, run, exactness
+
+
+def race(
+    model: Model, tokens: Sequence[int] | np.ndarray, agents: Prompts, strategies: Sequence[str], **settings: Any
+) -> dict[str, Run]:
+    """Each strategy once on the same agents, after a warm-up: the runs by strategy."""
+    grid = {"depths": [len(tokens)], "n_agents": [len(agents)], "strategies": strategies, "repeats": 1}
+    return {run.strategy: run for _, run, _ in measure(model, tokens, agents=agents, **grid, **settings)}
 
 
 def sweep(model: Model, tokens: Sequence[int] | np.ndarray, **grid: Any) -> pd.DataFrame:

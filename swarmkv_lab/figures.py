@@ -1,29 +1,32 @@
 """Figures: a DataFrame in, a matplotlib Figure out, one message each, said in the title."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Arc, FancyBboxPatch, Patch
+from matplotlib.patches import Patch
 
 from swarmkv_lab.run import PREFIX
 
-# Okabe and Ito's colours, told apart with any colour vision; the hatches also without any.
+# Okabe and Ito's colours, told apart with any colour vision; the hatches help in grey print.
+# phase: (label, colour, hatch)
 PHASES = {
-    "prefill": ("#0072B2", ""),
-    "capture": ("#56B4E9", "//"),
-    "context": ("#BBBBBB", ""),
-    "copy": ("#CC79A7", "\\\\"),
-    "restore": ("#E69F00", "xx"),
-    "share": ("#E69F00", ""),
-    "branch": ("#D55E00", ""),
-    "choose": ("#000000", ""),
-    "generate": ("#009E73", ""),
+    "prefill": ("prefill", "#0072B2", ""),
+    "capture": ("capture", "#56B4E9", "//"),
+    "context": ("new context", "#BBBBBB", ""),
+    "copy": ("copy", "#CC79A7", "\\\\"),
+    "restore": ("restore", "#E69F00", "xx"),
+    "share": ("share", "#E69F00", ""),
+    "branch": ("its question", "#D55E00", ""),
+    "choose": ("its answer", "#009E73", ""),
+    "generate": ("its answer", "#009E73", ""),
 }
+BASELINE, OURS = "#0072B2", "#E69F00"
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
@@ -73,19 +76,25 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         axes[-1].set_xlim(0, (totals[names[-1]] - after) * 1.02)
         axes[-1].set_title(f"{names[-1]}, close up: what the agents do after the one prefill", fontsize=10)
         axes[-1].set_xlabel("milliseconds since the prefill ended (measured)")
-        shown = [phase for phase in PHASES if phase != "choose" and phase in set(pd.concat(timelines.values()).phase)]
-        handles = [Patch(facecolor=PHASES[p][0], hatch=PHASES[p][1], label=p, edgecolor="white") for p in shown]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
         n = len(_lanes(baseline))
-        figure.suptitle(
+        headline(
+            figure,
             f"{n} agents, one document: prefilled {n} times or once, {totals[names[0]] / totals[names[-1]]:.2f}x",
-            fontweight="bold",
-            fontsize=12,
-            x=0.01,
-            ha="left",
+            set(pd.concat(timelines.values()).phase),
         )
         _small_print(figure, caption)
     return figure
+
+
+def headline(figure: Figure, message: str, phases: set[str] = frozenset()) -> None:
+    """The figure's message, bold at the top, with the legend of the phases that it shows under it."""
+    shown = {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
+    handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in shown.items()]
+    legend = figure.legend(
+        handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
+        title_fontproperties={"weight": "bold", "size": 12}, alignment="left", columnspacing=1.4, borderpad=0.2,
+    )  # fmt: skip
+    legend.set_in_layout(True)
 
 
 def _lanes(frame: pd.DataFrame) -> list[str]:
@@ -96,7 +105,7 @@ def _lanes(frame: pd.DataFrame) -> list[str]:
 def _draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
     lanes = _lanes(frame)
     for phase, spans in frame.groupby("phase"):
-        colour, hatch = PHASES[phase]
+        _, colour, hatch = PHASES[phase]
         y = [lanes.index(agent) for agent in spans.agent]
         width = (spans.end_ms - spans.start_ms) * scale
         ax.barh(
@@ -116,93 +125,42 @@ def _draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
     ax.set_axisbelow(True)
 
 
-def strategies(summary: Mapping[str, Mapping[str, float]], caption: str = "") -> Figure:
-    """What each strategy costs an agent: TTFT in its parts, and end to end, as bars from a bench summary."""
+def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> Figure:
+    """What each strategy costs: an agent's TTFT, and end to end of all; from a bench summary with naive in it."""
     frame = pd.DataFrame(summary).T.iloc[::-1]
+    y = np.arange(len(frame))
+    colours = [BASELINE if name == "naive" else OURS for name in frame.index]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2, sharey=True)
-        y = np.arange(len(frame))
-        for ax, metric, title in (
-            (left, "ttft", "time to an agent's first token"),
-            (right, "end_to_end", "end to end"),
-        ):
-            values = frame[f"{metric}_ms"].astype(float)
-            colours = ["#0072B2" if name == "naive" else "#E69F00" for name in frame.index]
-            ax.barh(y, values, color=colours, height=0.65)
-            for at, value, speedup in zip(y, values, frame[f"{metric}_speedup"], strict=True):
-                note = "" if speedup is None or pd.isna(speedup) or speedup == 1 else f" ({speedup:,.3g}x)"
-                ax.text(value, at, f" {value:,.0f} ms{note}", va="center", fontsize=9)
-            ax.set_title(title, fontsize=10)
-            ax.set_xlabel("ms (measured, median)")
-        left.set_xscale("log")
-        left.set_xlabel("ms, log scale (measured, median)")
-        left.set_xlim(right=left.get_xlim()[1] * 12)
-        right.set_xlim(0, right.get_xlim()[1] * 1.35)
+        ttft, total = frame.ttft_ms.astype(float), frame.end_to_end_ms.astype(float)
+        left.hlines(y, ttft.min() / 2, ttft, color="#CCCCCC", linewidth=1, zorder=0)
+        left.scatter(ttft, y, color=colours, s=60)
+        left.set(xscale="log", xlim=(ttft.min() / 2, ttft.max() * 30), xlabel="ms, log scale (measured, median)")
+        left.set_title("time to an agent's first token", fontsize=10)
         left.set_yticks(y, frame.index)
-        best = frame.ttft_speedup.astype(float).max()
-        figure.suptitle(
-            f"An agent's first token comes up to {best:,.0f}x sooner", fontweight="bold", fontsize=12, x=0.01, ha="left"
-        )
+        spread = np.array(frame.end_to_end_spread_ms.tolist())
+        right.barh(y, total, color=colours, height=0.6)
+        right.errorbar(total, y, xerr=np.abs(spread.T - total.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
+        right.set(xlim=(0, spread.max() * 1.4), xlabel="ms (measured, median; whiskers: min, max)")
+        right.set_title("end to end, all agents", fontsize=10)
+        bound = total["naive"] / frame.end_to_end_bound["naive"]
+        right.axvline(bound, color="#444444", linestyle=":", linewidth=1.2)
+        right.text(bound, -0.75, " bound (predicted)", fontsize=8.5, color="#444444", va="center")
+        right.set_ylim(-1.0, len(frame) - 0.4)
+        for at, name in zip(y, frame.index, strict=True):
+            row, is_ours = frame.loc[name], name != "naive"
+            _note(left, row.ttft_ms * 1.25, at, f"{row.ttft_ms:,.0f} ms", f" ({row.ttft_speedup:,.0f}x)" * is_ours)
+            _note(
+                right, spread[at].max(), at, f"  {total[name]:,.0f} ms", f" ({row.end_to_end_speedup:.2f}x)" * is_ours
+            )
+        headline(figure, f"An agent's first token comes up to {frame.ttft_speedup.astype(float).max():,.0f}x sooner")
         _small_print(figure, caption)
     return figure
 
 
-def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure:
-    """The article's analogy, drawn: a tower that sends the same thing to each phone, and one that broadcasts it."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.5))
-        left, right = figure.subplots(1, 2)
-        _tower(left, agents, once=False)
-        _tower(right, agents, once=True)
-        left.set_title("naive: the same document, sent to each", fontsize=10)
-        right.set_title("fan-out: sent once, everyone tunes in", fontsize=10)
-        figure.suptitle(
-            "A cell tower does not send the news once per phone", fontweight="bold", fontsize=12, x=0.01, ha="left"
-        )
-    return figure
-
-
-def _tower(ax: Axes, agents: Sequence[str], once: bool) -> None:
-    """A tower at the left, phones at the right; thick lines are the document, thin ones a question and its answer."""
-    document, question = PHASES["prefill"][0], PHASES["branch"][0]
-    ax.plot([0.06, 0.13, 0.20], [0.06, 0.74, 0.06], color="#444444", linewidth=2)
-    for low, high in ((0.18, 0.34), (0.34, 0.50)):  # the lattice
-        at = [np.interp(h, (0.06, 0.74), (0.07, 0.0)) for h in (low, high)]
-        ax.plot([0.13 - at[0], 0.13 + at[1]], [low, high], color="#444444", linewidth=1.2)
-        ax.plot([0.13 + at[0], 0.13 - at[1]], [low, high], color="#444444", linewidth=1.2)
-    ax.plot(0.13, 0.76, "o", color="#444444", markersize=7)
-    heights = np.linspace(0.84, 0.12, len(agents))
-    if once:
-        for radius in (0.2, 0.34, 0.48, 0.62):
-            ax.add_patch(
-                Arc((0.13, 0.76), 2 * radius, 2 * radius, theta1=-62, theta2=22, color=document, linewidth=3.5)
-            )
-        ax.text(0.30, 0.97, "prefill, 1x", color=document, fontsize=9.5, ha="center")
-    else:
-        for height in heights:
-            ax.annotate(
-                "", (0.71, height), (0.17, 0.74), arrowprops={"arrowstyle": "-|>", "color": document, "lw": 3.5}
-            )
-        ax.text(0.30, 0.97, f"prefill, {len(agents)}x", color=document, fontsize=9.5, ha="center")
-    for agent, height in zip(agents, heights, strict=True):
-        ax.add_patch(
-            FancyBboxPatch(
-                (0.75, height - 0.075),
-                0.055,
-                0.15,
-                boxstyle="round,pad=0.01",
-                facecolor="white",
-                edgecolor="#444444",
-                linewidth=1.5,
-            )
-        )
-        ax.plot([0.77, 0.785], [height - 0.07] * 2, color="#444444", linewidth=1.5)
-        ax.text(0.845, height + 0.035, agent, fontsize=10, va="center")
-        ax.text(0.845, height - 0.045, "own question", fontsize=8.5, va="center", color=question)
-    ax.set_xlim(0, 1.12)
-    ax.set_ylim(0, 1.03)
-    ax.axis("off")
+def _note(ax: Axes, x: float, y: float, *text: str) -> None:
+    ax.text(x, y, "".join(text), va="center", fontsize=9)
 
 
 def _small_print(figure: Figure, caption: str) -> None:

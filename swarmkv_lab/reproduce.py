@@ -10,7 +10,7 @@ import pandas as pd
 from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from swarmkv_lab import article, figures
+from swarmkv_lab import article, drawings, figures
 from swarmkv_lab.bench import bench, table
 from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
@@ -55,7 +55,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     drawn = {
         "timeline": figures.timeline({name: last[name] for name in ("naive", "swarmkv")}, small_print),
         "strategies": figures.strategies(report["summary"], small_print),
-        "broadcast": figures.broadcast(),
+        "broadcast": drawings.broadcast(),
     }
     for name, figure in drawn.items():
         figures.save(figure, ROOT / "figures", name)

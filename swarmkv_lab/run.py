@@ -110,10 +110,12 @@ class Run:
 
     @cached_property
     def timeline(self) -> pd.DataFrame:
+        """A row a span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
         return pd.DataFrame(self.spans).sort_values("start_ms", kind="stable", ignore_index=True)
 
     @cached_property
     def agents(self) -> pd.DataFrame:
+        """A row an agent: activation, branch, TTFT and generation in ms, and its answer."""
         spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
         phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum", fill_value=0.0)
         ms = phases.reindex(index=[agent.name for agent in self.branches])
@@ -133,6 +135,7 @@ class Run:
 
     @cached_property
     def answers(self) -> dict[str, str]:
+        """The answers' text by agent."""
         return {agent.name: self.model.detokenize(agent.tokens) for agent in self.branches}
 
     @cached_property

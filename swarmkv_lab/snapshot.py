@@ -25,6 +25,7 @@ class KVIdentity:
 
     @classmethod
     def of(cls, ctx: Context) -> "KVIdentity":
+        """A context's identity."""
         return cls(ctx.model.content_hash, ctx.kv_type, ctx.flash_attn, ctx.n_stream, STATE_VERSION)
 
     def require(self, other: "KVIdentity") -> None:

@@ -94,7 +94,8 @@ def test_another_model_of_the_same_shape_is_refused(twin, document, question, tm
     data = bytearray(twin.path.read_bytes())
     data[-1] ^= 1  # one bit of one weight
     (tmp_path / "other.gguf").write_bytes(data)
-    with lab.load_model(tmp_path / "other.gguf") as other, other.context(512) as ctx:
+    with lab.load_model(tmp_path / "other.gguf") as other:
+        ctx = other.context(512)
         with pytest.raises(lab.SnapshotMismatchError, match="model"):
             snapshot.restore(ctx)
 

@@ -16,6 +16,13 @@ from swarmkv_lab.errors import ContextBudgetError
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
 GGML_LOG_LEVEL_ERROR = 4
+DECODE_CODES = {
+    1: "no free cells in the KV cache: raise n_ctx or remove a sequence",
+    2: "the decode was aborted",
+    -1: "the batch was refused as invalid",
+    -2: "memory for the batch could not be allocated",
+    -3: "the computation failed",
+}
 
 log = logging.getLogger("swarmkv_lab.llama_cpp")
 log.addHandler(logging.NullHandler())

@@ -10,24 +10,17 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ContextBudgetError, DecodeError, SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.llama.api import pointer, require_memory, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
+from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.model import Model
 
 Tokens = Sequence[int] | np.ndarray
-
-_DECODE_CODES = {
-    1: "no free cells in the KV cache: raise n_ctx or remove a sequence",
-    2: "the decode was aborted",
-    -1: "the batch was refused as invalid",
-    -2: "memory for the batch could not be allocated",
-    -3: "the computation failed",
-}
 
 
 class Context:
@@ -70,6 +63,7 @@ class Context:
 
     @property
     def handle(self) -> int:
+        """llama.cpp's pointer, while this is open."""
         if not self._free.alive:
             raise SwarmKVError("this context is closed: make a new one with model.context(...)")
         return self._handle
@@ -149,8 +143,7 @@ class Context:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
         code = llama_cpp.llama_decode(self.handle, self._batch.fill(token, pos, seq, ends))
         if code != 0:
-            reason = _DECODE_CODES.get(code, "unknown code")
-            raise DecodeError(f"llama_decode returned {code}, {reason}{take_errors()}")
+            raise DecodeError(f"llama_decode returned {code}, {DECODE_CODES.get(code, 'unknown')}{take_errors()}")
         for row in ends:
             source = llama_cpp.llama_get_logits_ith(self.handle, int(row))
             if not source:
@@ -171,6 +164,12 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} has no logits: decode its next tokens first")
             return self._logits[seq_id].copy()
 
+    def spend_logits(self, seq_id: int) -> np.ndarray:
+        """A sequence's logits, which are then gone: drawing from them twice would repeat the token."""
+        logits = self.logits(seq_id)
+        del self._logits[seq_id]
+        return logits
+
     # -- generating
 
     def stream(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> Iterator[int]:
@@ -185,28 +184,7 @@ class Context:
         self, seq_ids: Sequence[int], max_tokens: int = 64, sampling: Sampling = GREEDY
     ) -> Iterator[dict[int, int]]:
         """``stream`` for several sequences in step: {seq_id: token} of those that have not finished."""
-        if max_tokens < 0:
-            raise SwarmKVError(f"max_tokens={max_tokens}: it must be at least 0")
-        return self._stream_many({seq_id: Sampler(sampling) for seq_id in seq_ids}, max_tokens)
-
-    def _stream_many(self, samplers: Mapping[int, Sampler], max_tokens: int) -> Iterator[dict[int, int]]:
-        step: dict[int, int] = {}
-        for i in range(max_tokens):
-            with self.guard:
-                if i:
-                    self.decode_many({seq_id: [token] for seq_id, token in step.items()})
-                live = step if i else samplers
-                step = {seq_id: samplers[seq_id].sample(self._spend_logits(seq_id)) for seq_id in live}
-            step = {seq_id: token for seq_id, token in step.items() if not self.model.is_eog(token)}
-            if not step:
-                return
-            yield step
-
-    def _spend_logits(self, seq_id: int) -> np.ndarray:
-        """A sequence's logits, which are then gone: drawing from them twice would repeat the token."""
-        logits = self.logits(seq_id)
-        del self._logits[seq_id]
-        return logits
+        return generate_together(self, seq_ids, max_tokens, sampling)
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""

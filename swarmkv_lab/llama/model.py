@@ -52,13 +52,14 @@ class Model:
 
     @property
     def handle(self) -> int:
+        """llama.cpp's pointer, while this is open."""
         if not self._free.alive:
             raise SwarmKVError("this model is closed: load it again")
         return self._handle
 
     @property
     def name(self) -> str:
-        """The file's name without .gguf: quantization and all, where general.name is often neither short nor telling."""
+        """The file's name without .gguf: it tells the quantization, which general.name often does not."""
         return self.path.stem
 
     @cached_property
@@ -72,6 +73,7 @@ class Model:
 
     @cached_property
     def n_vocab(self) -> int:
+        """Tokens in the vocabulary, and so logits in a row."""
         return llama_cpp.llama_vocab_n_tokens(self.vocab)
 
     @cached_property
@@ -81,14 +83,17 @@ class Model:
 
     @cached_property
     def n_layer(self) -> int:
+        """Transformer layers."""
         return llama_cpp.llama_model_n_layer(self.handle)
 
     @cached_property
     def n_head_kv(self) -> int:
+        """KV heads of the first layer."""
         return llama_cpp.llama_model_n_head_kv(self.handle)
 
     @cached_property
     def geometry(self) -> KVGeometry:
+        """The shape of the KV cache."""
         return KVGeometry.of(self)
 
     @cached_property
@@ -105,6 +110,7 @@ class Model:
 
     @property
     def vocab(self) -> int:
+        """llama.cpp's pointer to the vocabulary."""
         self.handle  # noqa: B018 raises once closed
         return self._vocab
 

@@ -43,6 +43,7 @@ class ContextSettings:
 
     @property
     def v_quantized(self) -> bool:
+        """Whether V is stored in blocks, which only flash attention can read."""
         return self.kv_pair[1] not in ("f32", "f16", "bf16")
 
     @property
@@ -52,6 +53,7 @@ class ContextSettings:
 
     @property
     def threads(self) -> int:
+        """Threads of a decode."""
         return self.n_threads or default_threads()
 
     def uses_flash_attn(self, on_gpu: bool) -> bool:

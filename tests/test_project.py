@@ -1,0 +1,64 @@
+"""The project as a whole: its versions agree, its notebooks are executed and small, and it speaks of itself alone."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from conftest import ROOT
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    from pip._vendor import tomli as tomllib
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def requirements() -> dict[str, str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], f"python{project['requires-python']}"]
+    return dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in lines)
+
+
+def test_environment_yml_has_pyprojects_versions():
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    flat = [line for entry in lines for line in (entry["pip"] if isinstance(entry, dict) else [entry])]
+    found = dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in flat)
+    assert {name: spec for name, spec in found.items() if name not in ("cxx-compiler", "pip")} == requirements()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_committed_executed_and_small(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000
+    assert "widgets" not in notebook.metadata
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert notebook.cells[0].source.count("?") >= 1  # it opens with a question
+
+
+def test_no_file_names_a_path_of_some_machine():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    folders = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w")
+    for name in files or [str(path.relative_to(ROOT)) for path in ROOT.glob("swarmkv_lab/**/*.py")]:
+        path = Path(ROOT / name)
+        if path.suffix in {".py", ".md", ".ipynb", ".json", ".csv", ".toml", ".yml", ".svg"} and path.exists():
+            assert not folders.search(path.read_text(encoding="utf-8")), name
+
+
+def test_files_stay_one_idea_long():
+    for path in (ROOT / "swarmkv_lab").rglob("*.py"):
+        assert path.read_text().count("\n") <= 250, path.name
+
+
+def test_llama_cpp_is_called_from_one_room_only():
+    for path in (ROOT / "swarmkv_lab").rglob("*.py"):
+        if path.parent.name != "llama":
+            assert not re.search(r"^\s*(import|from) llama_cpp", path.read_text(), re.M), path.name

@@ -1,0 +1,71 @@
+"""On the real model: text in, text out, the same answers by every exact strategy, and the size to the byte."""
+
+import pytest
+
+import swarmkv_lab as lab
+
+pytestmark = pytest.mark.real
+
+
+def test_text_survives_tokenizing(real):
+    text = lab.load_document("dossier")
+    assert real.detokenize(real.tokenize(text)) == text
+    assert len(real.tokenize(text)) >= 8000
+
+
+def test_the_articles_document_is_one_sentence_again_and_again(real):
+    text = lab.load_document("article")
+    assert len(real.tokenize(text[: len(text) // 400 * 175])) == 3500
+    assert len(real.tokenize(text)) >= 3501
+
+
+def test_a_question_closes_the_users_turn_and_opens_the_assistants(real):
+    text = real.detokenize(real.ask("Who signs? "), special=True)
+    assert text == "\n\nWho signs?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_generation_ends_with_the_turn(real):
+    with real.context(512) as ctx:
+        ctx.decode(real.tokenize(real.chat([("user", "Answer with one word: what is the capital of France?")])))
+        text = ctx.generate(max_tokens=100)
+    assert "Paris" in text
+    assert "<|im_end|>" not in text
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
+def test_text_that_is_no_unicode(real, text):
+    with pytest.raises(lab.SwarmKVError, match="not valid Unicode at character"):
+        real.tokenize(text)
+
+
+@pytest.mark.parametrize("question", ["", " \n"])
+def test_an_empty_prompt(real, question):
+    with pytest.raises(lab.SwarmKVError, match="prompt is empty"):
+        lab.fan_out(real, [1, 2, 3], [question])
+
+
+def test_strategies_answer_as_naive_does(real):
+    tokens = real.tokenize(lab.load_document("dossier"))[:400]
+    runs = lab.race(real, tokens, lab.load_agents("dossier"), list(lab.STRATEGIES), max_tokens=6)
+    for name in ("swarmkv", "pooled", "shared"):
+        exactness = runs[name].compare(runs["naive"])
+        assert exactness.max_abs_logit_diff.max() == 0, name
+        assert exactness.same_tokens.all(), name
+    assert runs["batched"].compare(runs["naive"]).kl.max() < 0.5
+
+
+def test_a_snapshot_has_the_predicted_size(real):
+    tokens = real.tokenize(lab.load_document("dossier"))[:257]
+    with real.context(512) as ctx:
+        ctx.decode(tokens)
+        assert lab.KVSnapshot.capture(ctx, tokens).nbytes == real.geometry.snapshot_bytes(257)
+    assert real.geometry.snapshot_bytes(3501) == 80_705_796
+
+
+def test_a_seed_gives_the_same_answer_in_every_exact_strategy(real):
+    tokens = real.tokenize(lab.load_document("dossier"))[:200]
+    sampling = lab.Sampling(temperature=1.0, seed=11)
+    runs = lab.race(
+        real, tokens, ["Who?", "When?"], ["naive", "swarmkv", "pooled", "shared"], max_tokens=8, sampling=sampling
+    )
+    assert len({tuple(run.answers.values()) for run in runs.values()}) == 1
