@@ -1,0 +1,102 @@
+"""read_header: a GGUF's metadata without its weights, from any file, however broken or hostile."""
+
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from swarmkv_lab.errors import ModelNotFoundError
+
+MAX_ENTRIES = 1 << 16
+MAX_STRING = 1 << 24  # a chat template has some 10 KB; no key or value of use is longer than this
+MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
+_STRING, _ARRAY = 8, 9
+# GGUF value types by number: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64, int64, float64
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists; others are left out.
+
+    Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, path.stat().st_size).header()
+    except OSError as error:
+        raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
+    except _Malformed as error:
+        raise ModelNotFoundError(f"{path.name} has no readable GGUF header: {error}") from error
+
+
+class _Malformed(Exception):
+    """What is wrong, as the end of a sentence."""
+
+
+class _Reader:
+    """A cursor over the file that trusts no count before it has been held against the file's size."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+
+    def header(self) -> dict[str, Any]:
+        if (magic := self.take(4)) != b"GGUF":
+            raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
+        if (version := self.scalar(4)) not in (2, 3):
+            raise _Malformed(f"its version is {version}, known are 2 and 3")
+        self.scalar(10)  # the number of tensors
+        if (count := self.scalar(10)) > MAX_ENTRIES:
+            raise _Malformed(f"it claims {count:,} entries, more than {MAX_ENTRIES:,}")
+        pairs = {}
+        for _ in range(count):
+            key = self.text()
+            pairs[key] = self.value(self.scalar(4))
+        return {key: value for key, value in pairs.items() if value is not None}
+
+    def value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self.text()
+        return self.array() if kind == _ARRAY else self.scalar(kind)
+
+    def array(self) -> list[Any] | None:
+        kind, count = self.scalar(4), self.scalar(10)
+        if kind == _STRING:
+            if count * 8 > self.left():
+                raise _Malformed(f"it claims an array of {count:,} strings with {self.left():,} bytes left")
+            for _ in range(count):
+                self.skip(self.scalar(10))
+            return None
+        width = struct.calcsize(self.code(kind))
+        if count > MAX_ARRAY:
+            self.skip(count * width)
+            return None
+        return list(struct.unpack(f"<{count}{self.code(kind)}", self.take(count * width)))
+
+    def scalar(self, kind: int) -> Any:
+        code = self.code(kind)
+        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
+
+    def text(self) -> str:
+        length = self.scalar(10)
+        if length > MAX_STRING:
+            raise _Malformed(f"it claims a string of {length:,} bytes, more than {MAX_STRING:,}")
+        return self.take(length).decode("utf-8", "replace")
+
+    def code(self, kind: int) -> str:
+        if kind not in _SCALARS:
+            raise _Malformed(f"it has a value of unknown type {kind}")
+        return _SCALARS[kind]
+
+    def left(self) -> int:
+        return self.size - self.file.tell()
+
+    def take(self, n: int) -> bytes:
+        if n > self.left():
+            raise _Malformed(f"it ends {n - self.left():,} bytes early")
+        return self.file.read(n)
+
+    def skip(self, n: int) -> None:
+        if n > self.left():
+            raise _Malformed(f"it ends {n - self.left():,} bytes early")
+        self.file.seek(n, 1)
