@@ -1,5 +1,6 @@
 """SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
 
+from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.documents import load_agents, load_document
 from swarmkv_lab.errors import (
     ContextBudgetError,
@@ -10,13 +11,17 @@ from swarmkv_lab.errors import (
     SwarmKVError,
 )
 from swarmkv_lab.experiment import fan_out, race, sweep
+from swarmkv_lab.fidelity import kv_type_fidelity
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
+from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
 from swarmkv_lab.models import load_model, model_path
 from swarmkv_lab.profiles import profile
 from swarmkv_lab.run import Run
 from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.twins import twin
+from swarmkv_lab.weigh import weigh
 
 __version__ = "0.1.0"
 
@@ -35,7 +40,12 @@ __all__ = [
     "SnapshotCorruptError",
     "SnapshotMismatchError",
     "SwarmKVError",
+    "agents_by_budget",
+    "catalogue",
+    "catalogue_bytes",
     "fan_out",
+    "geometry",
+    "kv_type_fidelity",
     "load_agents",
     "load_document",
     "load_model",
@@ -43,4 +53,6 @@ __all__ = [
     "profile",
     "race",
     "sweep",
+    "twin",
+    "weigh",
 ]

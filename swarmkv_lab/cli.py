@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarmkv_lab.bench import bench, table
+from swarmkv_lab.catalogue import geometry
 from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.models import load_model, model_path
 from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.weigh import weigh
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +54,31 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def _size(args: argparse.Namespace) -> int:
+    key, _, value = args.kv_type.partition(",")
+    kv_type = (key, value) if value else key
+    shape = geometry(args.source)
+    record = {
+        "source": args.source,
+        "tokens": args.tokens,
+        "kv_type": args.kv_type,
+        "snapshot_bytes": shape.snapshot_bytes(args.tokens, kv_type),
+        "bytes_per_token": shape.bytes_per_token(kv_type),
+        "measured_bytes": None,
+    }
+    if args.measure:
+        record["measured_bytes"] = weigh(args.source, args.tokens, kv_type, progress=not args.json)["measured_bytes"]
+    if args.json:
+        print(json.dumps(record))
+        return 0
+    print(f"{args.source}, {args.tokens:,} tokens, KV in {args.kv_type}")
+    print(f"  predicted  {record['snapshot_bytes']:>18,} bytes a snapshot, {record['bytes_per_token']:,} a token")
+    if args.measure:
+        difference = record["measured_bytes"] - record["snapshot_bytes"]
+        print(f"  measured   {record['measured_bytes']:>18,} bytes, {difference:+,} from the prediction")
+    return 0
+
+
 def _reproduce(args: argparse.Namespace) -> int:
     from swarmkv_lab.reproduce import reproduce  # brings in matplotlib and Jupyter, which the others do without
 
@@ -79,6 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
     one.add_argument("--json", type=Path, help="write the report here")
     one.set_defaults(command=_bench)
+
+    one = commands.add_parser("size", help="how many bytes a snapshot takes, with or without the model's weights")
+    one.add_argument("source", metavar="NAME_OR_PATH", help="a catalogue name such as qwen2.5-7b, or a GGUF's path")
+    one.add_argument("--tokens", type=int, default=3501)
+    one.add_argument("--kv-type", default="f16", help="one type, or K,V: f16,q8_0")
+    one.add_argument("--measure", action="store_true", help="ask llama.cpp, with the model or its weightless twin")
+    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    one.set_defaults(command=_size)
 
     one = commands.add_parser("reproduce", help="the article's experiment, the figures and the notebooks")
     one.add_argument("--profile", choices=["quick", "full"], default="quick")

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.resources import DATA
 
-_PACKAGE = Path(__file__).parent
-_BESIDE = _PACKAGE.parent / "data" / "documents"  # in a checkout
-_FOLDER = _BESIDE if _BESIDE.is_dir() else _PACKAGE / "documents"  # in an installed wheel
+_FOLDER = DATA / "documents"
 
 # The article repeats one sentence. This one is ours, of 20 SmolLM2 tokens: 175 times are 3,500, and 400 are enough
 # to cut the article's 3,501 from, or a deeper document.

@@ -10,16 +10,15 @@ import pandas as pd
 from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from swarmkv_lab import article, drawings, figures
+from swarmkv_lab import article, figures
 from swarmkv_lab.bench import bench, table
 from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.models import load_model
 from swarmkv_lab.profiles import PROFILE_VARIABLE, profile
 from swarmkv_lab.provenance import caption
+from swarmkv_lab.resources import ROOT
 from swarmkv_lab.strategies import STRATEGIES
-
-ROOT = Path(__file__).parent.parent
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
@@ -55,7 +54,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     drawn = {
         "timeline": figures.timeline({name: last[name] for name in ("naive", "swarmkv")}, small_print),
         "strategies": figures.strategies(report["summary"], small_print),
-        "broadcast": drawings.broadcast(),
+        "broadcast": figures.broadcast(),
     }
     for name, figure in drawn.items():
         figures.save(figure, ROOT / "figures", name)
@@ -83,6 +82,7 @@ def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--log-level=ERROR"],  # its warnings are about the kernel's transport
     )
     client.execute(env=env)
     return clean(notebook)

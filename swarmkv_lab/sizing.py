@@ -1,17 +1,23 @@
-"""KVGeometry: how many bytes of KV a token, a snapshot and a context take, without decoding anything."""
+"""KVGeometry: how many bytes of KV a token, a snapshot and a context take, before anything is decoded."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.architectures import NOT_SIZED, WINDOWED
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
+from swarmkv_lab.gguf_header import read_header
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama import Model
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KVType = str | tuple[str, str]
+UBATCH = 512  # rows of one matrix product; llama.cpp's default, and what a sliding window's cache has to spare
+_LIMITS = {"block_count": 4096, "head_count_kv": 65_536, "key_length": 1 << 20, "value_length": 1 << 20}
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
@@ -39,45 +45,180 @@ def row_bytes(n_elements: int, kv_type: str) -> int:
 
 
 def pad(n: int, to: int = 256) -> int:
-    """n rounded up: llama.cpp makes contexts in steps of 256 cells."""
+    """n rounded up: llama.cpp makes caches in steps of 256 cells."""
     return -(-n // to) * to
 
 
 @dataclass(frozen=True)
 class KVGeometry:
-    """The shape of a model's KV cache: all that its size depends on."""
+    """The shape of a model's KV cache: all that its size depends on.
+
+    n_head_kv: KV heads, one number or one a layer. head_dim_v is 0 where the values are read out of the keys (MLA: the
+    key is the latent vector and the RoPE part). window: tokens that a sliding-window layer keeps, in the layers where
+    ``swa`` is true.
+    """
 
     n_layer: int
-    n_head_kv: int
+    n_head_kv: int | tuple[int, ...]
     head_dim_k: int
     head_dim_v: int
     n_ctx_train: int
+    window: int = 0
+    swa: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("n_head_kv", "swa"):
+            if isinstance(value := getattr(self, name), Sequence) and len(value) not in (self.n_layer, 0):
+                raise SwarmKVError(f"{name} has {len(value)} entries for {self.n_layer} layers")
+        if (
+            min(self.n_layer, self.head_dim_k, self.n_ctx_train, *self.heads) < 1
+            or min(self.head_dim_v, self.window) < 0
+        ):
+            raise SwarmKVError(f"{self}: layers, heads, dimensions and the trained context must be at least 1")
+
+    # -- where it comes from
 
     @classmethod
     def of(cls, model: "Model") -> "KVGeometry":
-        """The geometry of a loaded model, from its metadata."""
-        arch = model.metadata["general.architecture"]
-        n_head = int(model.metadata.get(f"{arch}.attention.head_count", 0))
-        head_dim = int(model.metadata[f"{arch}.embedding_length"]) // max(n_head, 1)
+        """The geometry of a loaded model."""
+        return cls.from_gguf(model.path)
+
+    @classmethod
+    def from_gguf(cls, path: str | Path) -> "KVGeometry":
+        """The geometry in a GGUF's header; no weights are read.
+
+        Raises SwarmKVError for architectures whose state does not follow from the number of tokens.
+        """
+        header = read_header(path)
+        arch = str(header.get("general.architecture", ""))
+        if arch in NOT_SIZED:
+            raise SwarmKVError(f"{arch} models {NOT_SIZED[arch]}: measure the state with Context.state_bytes instead")
+
+        def get(key: str, default: Any = None) -> Any:
+            value = header.get(f"{arch}.{key}", default)
+            if value is None:
+                raise ModelNotFoundError(f"{Path(path).name}: its header has no {arch}.{key}")
+            return value
+
+        n_layer = _count(path, "block_count", get("block_count"))
+        heads = get("attention.head_count_kv", get("attention.head_count"))
+        per_layer = heads if isinstance(heads, list) else [heads] * n_layer
+        per_layer = tuple(_count(path, "head_count_kv", n) for n in per_layer)
+        if len(per_layer) != n_layer:
+            raise ModelNotFoundError(f"{Path(path).name}: {len(per_layer)} head counts for {n_layer} layers")
+        n_layer -= min(int(get("nextn_predict_layers", 0)), n_layer - 1)  # draft heads keep no cache of the trunk's
+        head_dim = _default_head_dim(path, get) if f"{arch}.attention.key_length" not in header else 0
+        is_mla = bool(get("attention.key_length_mla", 0))
+        window, swa = _windows(arch, header, n_layer)
         return cls(
-            n_layer=model.n_layer,
-            n_head_kv=model.n_head_kv,
-            head_dim_k=int(model.metadata.get(f"{arch}.attention.key_length", head_dim)),
-            head_dim_v=int(model.metadata.get(f"{arch}.attention.value_length", head_dim)),
-            n_ctx_train=model.n_ctx_train,
+            n_layer=n_layer,
+            n_head_kv=per_layer[0] if len(set(per_layer)) == 1 else per_layer[:n_layer],
+            head_dim_k=_count(path, "key_length", get("attention.key_length", head_dim)),
+            head_dim_v=0 if is_mla else _count(path, "value_length", get("attention.value_length", head_dim)),
+            n_ctx_train=int(get("context_length")),
+            window=window,
+            swa=swa,
         )
+
+    # -- what it says
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """KV heads by layer."""
+        return self.n_head_kv if isinstance(self.n_head_kv, tuple) else (self.n_head_kv,) * self.n_layer
 
     def bytes_per_token(self, kv_type: KVType = "f16") -> int:
-        """Bytes of K and V that one token adds, all layers together."""
+        """Bytes of K and V that one token takes, all layers together (in a windowed one, while in the window)."""
+        return sum(self._rows(range(self.n_layer), kv_type))
+
+    def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1) -> int:
+        """What llama_state_seq_get_size answers for a sequence of n_tokens.
+
+        8 bytes of magic and version; then, for the layers that keep everything and for those that keep a window: the
+        streams' cell counts, 12 bytes a cell (position and sequence), a header, and a header and a row a cell for K
+        and for V of each layer. n_stream: 1 for a unified cache, else the context's n_seq_max.
+        """
+        if n_tokens < 0:
+            raise SwarmKVError(f"n_tokens={n_tokens}: it must be at least 0")
+        total = 8
+        for layers, cells in self._caches(n_tokens):
+            total += 4 + 4 * n_stream
+            if cells:
+                tensors = len(layers) * (2 if self.head_dim_v else 1)
+                total += 8 + 12 * tensors + cells * (12 + sum(self._rows(layers, kv_type)))
+        return total
+
+    def cache_bytes(
+        self,
+        n_ctx: int,
+        kv_type: KVType = "f16",
+        *,
+        n_seq_max: int = 1,
+        unified: bool = True,
+        n_batch: int = UBATCH,
+        swa_full: bool = False,
+        flash_attn: bool = True,
+    ) -> int:
+        """Bytes of K and V that llama.cpp allocates for a context of n_ctx cells; arguments as in Context.
+
+        Windowed layers get the window (one a sequence in a unified cache) and one batch. Without flash attention V is
+        stored transposed, and every layer's is as wide as the widest.
+        """
+        size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
+        spare = min(pad(n_ctx), n_batch, UBATCH)
+        windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
+        total = 0
+        for (layers, _), cells in zip(self._caches(1), (size, size if swa_full else windowed), strict=False):
+            key, value = self._rows(layers, kv_type)
+            if not flash_attn:
+                value = len(layers) * row_bytes(max(self.heads) * self.head_dim_v, kv_types(kv_type)[1])
+            total += cells * (key + value)
+        return total * (1 if unified else n_seq_max)
+
+    def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
+        """Bytes of one token's K rows and of its V rows in some layers."""
         key, value = kv_types(kv_type)
-        return self.n_layer * (
-            row_bytes(self.n_head_kv * self.head_dim_k, key) + row_bytes(self.n_head_kv * self.head_dim_v, value)
+        heads = [self.heads[layer] for layer in layers]
+        return (
+            sum(row_bytes(n * self.head_dim_k, key) for n in heads),
+            sum(row_bytes(n * self.head_dim_v, value) for n in heads),
         )
 
-    def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16") -> int:
-        """What llama_state_seq_get_size answers after n_tokens: header, a cell record a token, K and V rows."""
-        return 24 + 12 * n_tokens + 24 * self.n_layer + n_tokens * self.bytes_per_token(kv_type)
+    def _caches(self, n_tokens: int) -> list[tuple[list[int], int]]:
+        """(layers, cells) of each of llama.cpp's caches: the full one, and with sliding windows the windowed one."""
+        layers = range(self.n_layer)
+        if not self.window:
+            return [(list(layers), n_tokens)]
+        full = [layer for layer in layers if not self.swa[layer]]
+        return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], min(n_tokens, self.window))]
 
-    def cache_bytes(self, n_ctx: int, kv_type: KVType = "f16", n_stream: int = 1) -> int:
-        """Bytes of K and V that a context of n_ctx cells allocates, in n_stream separate caches of equal size."""
-        return n_stream * pad(-(-n_ctx // n_stream)) * self.bytes_per_token(kv_type)
+
+def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
+    """Which layers slide when every n-th one sees everything: n - 1 windowed ones, then a full one."""
+    return tuple(layer % n < n - 1 for layer in range(n_layer))
+
+
+def _windows(arch: str, header: Mapping[str, Any], n_layer: int) -> tuple[int, tuple[bool, ...]]:
+    """(window, which layers slide) by llama.cpp's rule for the architecture."""
+    if arch not in WINDOWED:
+        return 0, ()
+    n, default = WINDOWED[arch]
+    window = int(header.get(f"{arch}.attention.sliding_window", default))
+    if not window:
+        return 0, ()
+    pattern = header.get(f"{arch}.attention.sliding_window_pattern", n)
+    swa = tuple(map(bool, pattern[:n_layer])) if isinstance(pattern, list) else every_nth_full(n_layer, int(pattern))
+    return window, swa
+
+
+def _default_head_dim(path: str | Path, get: Any) -> int:
+    heads = get("attention.head_count")
+    most = max(heads) if isinstance(heads, list) else heads
+    return int(get("embedding_length")) // _count(path, "head_count_kv", most)
+
+
+def _count(path: str | Path, key: str, value: Any) -> int:
+    """A header's number, if it is one and not absurd."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LIMITS[key]:
+        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected 1 to {_LIMITS[key]:,}")
+    return value

@@ -58,7 +58,7 @@ def shared(run: Run) -> None:
 
 def batched(run: Run) -> None:
     """As shared, with a sequence for each agent, and all agents' tokens in one llama_decode a step."""
-    # llama.cpp lays its buffers out for a multiple of n_seq_max tokens: at 3 sequences a batch of 512 is planned as 513,
+    # llama.cpp lays its buffers out for a multiple of n_seq_max tokens: with 3 sequences 512 tokens are planned as 513,
     # and the prefill was measured 2 to 4 % slower. A power of two divides the batch.
     n_seq_max = 1 << len(run.branches).bit_length()
     with run.context(None, n_seq_max=n_seq_max) as ctx:

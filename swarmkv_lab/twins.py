@@ -1,69 +1,152 @@
 """Twins: GGUFs with a big model's KV geometry and next to no weights, so that its cache can be measured anywhere."""
 
-from collections.abc import Sequence
+import hashlib
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter
 
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.models import cache_folder
 from swarmkv_lab.sizing import KVGeometry
 
 N_EMBD, N_FF, N_VOCAB = 32, 32, 256
 
 
-def write_twin(path: Path, geometry: KVGeometry, *, sliding_window: int = 0, pattern: Sequence[bool] = ()) -> Path:
-    """Write a GGUF of random weights whose KV cache has the given geometry; token ids are 0 to 255, no vocabulary.
+def twin(geometry: KVGeometry) -> Path:
+    """The path of a GGUF with this KV geometry, written into the cache folder on first use.
 
-    With ``sliding_window`` tokens, layers where ``pattern`` is true attend to that window only, as in Gemma 3.
+    Its snapshot sizes, and the times of capture, restore and share, are the big model's own; its prefill is not. Token
+    ids are 0 to 255; there is no vocabulary.
     """
-    arch = "gemma3" if sliding_window else "llama"
-    rng = np.random.default_rng(0)
-    writer = GGUFWriter(path, arch)
-    writer.add_name(path.stem)
-    writer.add_block_count(geometry.n_layer)
-    writer.add_context_length(geometry.n_ctx_train)
-    writer.add_embedding_length(N_EMBD)
-    writer.add_feed_forward_length(N_FF)
-    writer.add_vocab_size(N_VOCAB)
-    writer.add_head_count(geometry.n_head_kv)
-    writer.add_head_count_kv(geometry.n_head_kv)
-    writer.add_key_length(geometry.head_dim_k)
-    writer.add_value_length(geometry.head_dim_v)
-    writer.add_rope_dimension_count(geometry.head_dim_k)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("no_vocab")
-    if sliding_window:
-        writer.add_sliding_window(sliding_window)
-        writer.add_array(f"{arch}.attention.sliding_window_pattern", list(map(bool, pattern)))
-
-    def matrix(name: str, n_out: int, n_in: int) -> None:
-        # Scaled so that activations and attention scores stay near 1: what a token sees then decides its logits.
-        writer.add_tensor(f"{name}.weight", (rng.standard_normal((n_out, n_in)) / np.sqrt(n_in)).astype(np.float16))
-
-    def norm(name: str, n: int) -> None:
-        writer.add_tensor(f"{name}.weight", np.ones(n, np.float32))
-
-    keys, values = geometry.n_head_kv * geometry.head_dim_k, geometry.n_head_kv * geometry.head_dim_v
-    matrix("token_embd", N_VOCAB, N_EMBD)
-    matrix("output", N_VOCAB, N_EMBD)
-    norm("output_norm", N_EMBD)
-    for layer in (f"blk.{i}" for i in range(geometry.n_layer)):
-        norm(f"{layer}.attn_norm", N_EMBD)
-        matrix(f"{layer}.attn_q", keys, N_EMBD)
-        matrix(f"{layer}.attn_k", keys, N_EMBD)
-        matrix(f"{layer}.attn_v", values, N_EMBD)
-        matrix(f"{layer}.attn_output", N_EMBD, values)
-        norm(f"{layer}.ffn_norm", N_EMBD)
-        matrix(f"{layer}.ffn_gate", N_FF, N_EMBD)
-        matrix(f"{layer}.ffn_up", N_FF, N_EMBD)
-        matrix(f"{layer}.ffn_down", N_EMBD, N_FF)
-        if sliding_window:
-            norm(f"{layer}.attn_q_norm", geometry.head_dim_k)
-            norm(f"{layer}.attn_k_norm", geometry.head_dim_k)
-            norm(f"{layer}.post_attention_norm", N_EMBD)
-            norm(f"{layer}.post_ffw_norm", N_EMBD)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    folder = cache_folder() / "twins"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
+    if not path.is_file():
+        handle, fresh = tempfile.mkstemp(dir=folder, prefix=".twin-")
+        os.close(handle)
+        try:
+            write_twin(Path(fresh), geometry)
+            os.replace(fresh, path)  # whole or not at all, whoever else writes it at the same time
+        finally:
+            Path(fresh).unlink(missing_ok=True)
     return path
+
+
+def write_twin(path: Path, geometry: KVGeometry) -> Path:
+    """Write the twin of a geometry to a path."""
+    if len(set(geometry.heads)) > 1:
+        raise SwarmKVError("a twin has the same number of KV heads in every layer")
+    if geometry.head_dim_k % 2:
+        raise SwarmKVError(f"a head of {geometry.head_dim_k} dimensions cannot be rotated: RoPE takes them in pairs")
+    _Writer(path, geometry).write()
+    return path
+
+
+class _Writer:
+    """One GGUF: metadata, then tensors, in the architecture of llama.cpp that has the geometry's kind of cache."""
+
+    def __init__(self, path: Path, geometry: KVGeometry) -> None:
+        self.geometry = geometry
+        self.n_head = geometry.heads[0]
+        self.rng = np.random.default_rng(0)
+        if geometry.window:
+            self.arch = "gemma3"
+        else:
+            self.arch = "llama" if geometry.head_dim_k == geometry.head_dim_v else "deepseek2"
+        if self.arch == "gemma3" and geometry.head_dim_k != geometry.head_dim_v:
+            raise SwarmKVError("a twin with sliding windows has keys and values of the same size")
+        self.gguf = GGUFWriter(path, self.arch)
+
+    def write(self) -> None:
+        self.metadata()
+        self.matrix("token_embd", N_VOCAB, N_EMBD)
+        self.matrix("output", N_VOCAB, N_EMBD)
+        self.norm("output_norm", N_EMBD)
+        for layer in (f"blk.{i}" for i in range(self.geometry.n_layer)):
+            self.norm(f"{layer}.attn_norm", N_EMBD)
+            self.latent_attention(layer) if self.arch == "deepseek2" else self.attention(layer)
+            self.norm(f"{layer}.ffn_norm", N_EMBD)
+            self.matrix(f"{layer}.ffn_gate", N_FF, N_EMBD)
+            self.matrix(f"{layer}.ffn_up", N_FF, N_EMBD)
+            self.matrix(f"{layer}.ffn_down", N_EMBD, N_FF)
+        self.gguf.write_header_to_file()
+        self.gguf.write_kv_data_to_file()
+        self.gguf.write_tensors_to_file()
+        self.gguf.close()
+
+    def metadata(self) -> None:
+        gguf, geometry = self.gguf, self.geometry
+        gguf.add_block_count(geometry.n_layer)
+        gguf.add_context_length(geometry.n_ctx_train)
+        gguf.add_embedding_length(N_EMBD)
+        gguf.add_feed_forward_length(N_FF)
+        gguf.add_vocab_size(N_VOCAB)
+        gguf.add_head_count(self.n_head)
+        gguf.add_head_count_kv(self.n_head)
+        gguf.add_key_length(geometry.head_dim_k)
+        gguf.add_value_length(geometry.head_dim_v or self.latent)
+        gguf.add_layer_norm_rms_eps(1e-5)
+        gguf.add_tokenizer_model("no_vocab")
+        gguf.add_rope_dimension_count(self.n_rot if self.arch == "deepseek2" else geometry.head_dim_k)
+        if self.arch == "gemma3":
+            gguf.add_sliding_window(geometry.window)
+            gguf.add_array("gemma3.attention.sliding_window_pattern", list(geometry.swa))
+        if self.arch == "deepseek2":
+            gguf.add_leading_dense_block_count(geometry.n_layer)  # no experts
+            gguf.add_expert_feed_forward_length(N_FF)
+            gguf.add_expert_shared_count(0)
+            gguf.add_q_lora_rank(0)
+            gguf.add_kv_lora_rank(self.latent)
+            if not geometry.head_dim_v:
+                gguf.add_key_length_mla(self.n_rot + self.n_nope)
+                gguf.add_value_length_mla(self.n_nope)
+
+    @property
+    def n_rot(self) -> int:
+        """Rotated dimensions of a latent-attention key."""
+        return next((n for n in (64, 32) if n <= self.geometry.head_dim_k // 2), self.geometry.head_dim_k // 4 * 2)
+
+    @property
+    def n_nope(self) -> int:
+        """Dimensions of a decompressed key that are not rotated."""
+        return self.geometry.head_dim_k - self.n_rot if self.geometry.head_dim_v else 16
+
+    @property
+    def latent(self) -> int:
+        """Size of the compressed vector: with MLA it is what the cache holds beside the rotated part."""
+        return 16 if self.geometry.head_dim_v else self.geometry.head_dim_k - self.n_rot
+
+    def attention(self, layer: str) -> None:
+        keys, values = self.n_head * self.geometry.head_dim_k, self.n_head * self.geometry.head_dim_v
+        self.matrix(f"{layer}.attn_q", keys, N_EMBD)
+        self.matrix(f"{layer}.attn_k", keys, N_EMBD)
+        self.matrix(f"{layer}.attn_v", values, N_EMBD)
+        self.matrix(f"{layer}.attn_output", N_EMBD, values)
+        if self.arch == "gemma3":
+            self.norm(f"{layer}.attn_q_norm", self.geometry.head_dim_k)
+            self.norm(f"{layer}.attn_k_norm", self.geometry.head_dim_k)
+            self.norm(f"{layer}.post_attention_norm", N_EMBD)
+            self.norm(f"{layer}.post_ffw_norm", N_EMBD)
+
+    def latent_attention(self, layer: str) -> None:
+        value = self.geometry.head_dim_v or self.n_nope
+        self.matrix(f"{layer}.attn_q", self.n_head * (self.n_nope + self.n_rot), N_EMBD)
+        self.matrix(f"{layer}.attn_kv_a_mqa", self.latent + self.n_rot, N_EMBD)
+        self.norm(f"{layer}.attn_kv_a_norm", self.latent)
+        if self.geometry.head_dim_v:
+            self.matrix(f"{layer}.attn_kv_b", self.n_head * (self.n_nope + value), self.latent)
+        else:
+            self.matrix(f"{layer}.attn_k_b", self.latent, self.n_nope, self.n_head)
+            self.matrix(f"{layer}.attn_v_b", value, self.latent, self.n_head)
+        self.matrix(f"{layer}.attn_output", N_EMBD, self.n_head * value)
+
+    def matrix(self, name: str, n_out: int, n_in: int, *heads: int) -> None:
+        # Scaled so that activations and attention scores stay near 1: what a token sees then decides its logits.
+        weights = self.rng.standard_normal((*heads, n_out, n_in), np.float32) / np.float32(np.sqrt(n_in))
+        self.gguf.add_tensor(f"{name}.weight", weights.astype(np.float16))
+
+    def norm(self, name: str, n: int) -> None:
+        self.gguf.add_tensor(f"{name}.weight", np.ones(n, np.float32))

@@ -9,17 +9,18 @@ from swarmkv_lab.twins import write_twin
 
 ROOT = Path(__file__).parent.parent
 SHAPES = {
-    "two layers": (KVGeometry(2, 2, 16, 16, 4096), {}),
-    "one layer": (KVGeometry(1, 1, 64, 64, 4096), {}),
-    "80 layers": (KVGeometry(80, 1, 32, 32, 4096), {}),
-    "wide heads": (KVGeometry(2, 3, 96, 96, 4096), {}),  # 3 * 96 is not the embedding's 32
-    "sliding window": (KVGeometry(4, 2, 32, 32, 4096), {"sliding_window": 32, "pattern": [True, True, False, True]}),
+    "two layers": KVGeometry(2, 2, 16, 16, 4096),
+    "one layer": KVGeometry(1, 1, 64, 64, 4096),
+    "80 layers": KVGeometry(80, 1, 32, 32, 4096),
+    "wide heads": KVGeometry(2, 3, 96, 96, 4096),  # 3 * 96 is not the embedding's 32
+    "keys wider than values": KVGeometry(2, 4, 96, 64, 4096),
+    "latent attention": KVGeometry(3, 1, 96, 0, 4096),
+    "sliding window": KVGeometry(4, 2, 32, 32, 4096, 32, (True, True, False, True)),
 }
 
 
 def load_shape(name: str, folder: Path) -> lab.Model:
-    geometry, options = SHAPES[name]
-    return lab.load_model(write_twin(folder / "twin.gguf", geometry, **options))
+    return lab.load_model(write_twin(folder / "twin.gguf", SHAPES[name]))
 
 
 @pytest.fixture(scope="session")

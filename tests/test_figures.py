@@ -3,7 +3,7 @@
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import drawings, figures
+from swarmkv_lab import figures
 from swarmkv_lab.bench import bench
 
 
@@ -25,7 +25,7 @@ def drawn(measured):
         "timeline": figures.timeline({name: timelines[name] for name in ("naive", "shared")}, "small print"),
         "all timelines": figures.timeline(timelines),
         "strategies": figures.strategies(report["summary"], "small print"),
-        "broadcast": drawings.broadcast(),
+        "broadcast": figures.broadcast(),
     }
 
 

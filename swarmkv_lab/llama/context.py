@@ -30,6 +30,7 @@ class Context:
     small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
+    swa_full: layers with a sliding window keep everything rather than the window.
     Raises ContextBudgetError when the cache does not fit the machine's memory.
     """
 
@@ -41,7 +42,7 @@ class Context:
         self.n_stream = settings.n_stream
         self.n_seq_max = settings.n_seq_max
         self.guard = LlamaGuard() if model.guard_per_context else model.guard
-        self.nbytes = model.geometry.cache_bytes(settings.n_ctx, self.kv_type, self.n_stream)
+        self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn)
         if not model.on_gpu:
             require_memory(self.nbytes, f"a KV cache of {settings.n_ctx:,} tokens in {'/'.join(self.kv_type)}")
         with self.guard, model.guard:
@@ -106,7 +107,8 @@ class Context:
     def decode(self, tokens: Tokens, seq_id: int = 0, *, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
 
-        All or nothing: on an error or an interrupt the sequence is as it was before.
+        All or nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window
+        has already dropped what it would go back to).
         Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails.
         """
         self.decode_many({seq_id: tokens}, progress=progress)
@@ -153,8 +155,12 @@ class Context:
     def _roll_back(self, past: Mapping[int, int]) -> None:
         for seq_id, n_past in past.items():
             self._logits.pop(seq_id, None)
-            if not llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1):
-                self.clear(seq_id)  # a recurrent state has no past to go back to: better empty than half decoded
+            # A recurrent state has no past to go back to, and a sliding window may have dropped what stood there: then
+            # the sequence is better empty than wrong.
+            removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
+            first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+            if not removed or first > max(0, n_past - self.model.geometry.window):
+                self.clear(seq_id)
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
@@ -192,10 +198,12 @@ class Context:
 
     # -- state
 
-    def state_bytes(self, seq_id: int = 0) -> int:
-        """llama_state_seq_get_size: bytes of a sequence's state as it is now."""
-        self._check_seq(seq_id)
+    def state_bytes(self, seq_id: int | None = 0) -> int:
+        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None)."""
         with self.guard:
+            if seq_id is None:
+                return llama_cpp.llama_state_get_size(self.handle)
+            self._check_seq(seq_id)
             return llama_cpp.llama_state_seq_get_size(self.handle, seq_id)
 
     def get_state(self, seq_id: int = 0) -> np.ndarray:

@@ -82,16 +82,6 @@ class Model:
         return llama_cpp.llama_model_n_ctx_train(self.handle)
 
     @cached_property
-    def n_layer(self) -> int:
-        """Transformer layers."""
-        return llama_cpp.llama_model_n_layer(self.handle)
-
-    @cached_property
-    def n_head_kv(self) -> int:
-        """KV heads of the first layer."""
-        return llama_cpp.llama_model_n_head_kv(self.handle)
-
-    @cached_property
     def geometry(self) -> KVGeometry:
         """The shape of the KV cache."""
         return KVGeometry.of(self)

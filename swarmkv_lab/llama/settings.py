@@ -6,11 +6,10 @@ import llama_cpp
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.sizing import KVType, ggml_type, kv_types
+from swarmkv_lab.sizing import UBATCH, KVGeometry, KVType, ggml_type, kv_types, pad
 
 _MAX_SEQUENCES = llama_cpp.llama_max_parallel_sequences()
 _MAX_TOKENS = 2**31 - 1  # positions are int32
-_UBATCH = 512  # rows of one matrix product; larger gains nothing on a CPU
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,7 @@ class ContextSettings:
     flash_attn: bool | str = "auto"
     kv_unified: bool = True
     n_batch: int = 512
+    swa_full: bool = False
     n_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +56,18 @@ class ContextSettings:
         """Threads of a decode."""
         return self.n_threads or default_threads()
 
+    def cache_bytes(self, geometry: KVGeometry, flash_attn: bool) -> int:
+        """Bytes of K and V that llama.cpp will allocate."""
+        return geometry.cache_bytes(
+            self.n_ctx,
+            self.kv_type,
+            n_seq_max=self.n_seq_max,
+            unified=self.kv_unified,
+            n_batch=self.n_batch,
+            swa_full=self.swa_full,
+            flash_attn=flash_attn,
+        )
+
     def uses_flash_attn(self, on_gpu: bool) -> bool:
         """What "auto" comes to."""
         return (self.v_quantized or on_gpu) if self.flash_attn == "auto" else bool(self.flash_attn)
@@ -63,13 +75,15 @@ class ContextSettings:
     def params(self, on_gpu: bool) -> llama_cpp.llama_context_params:
         """llama.cpp's parameters."""
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.n_ctx
+        params.n_ctx = pad(self.n_ctx)  # llama.cpp pads it too, but cuts n_batch to what it was before
+        params.n_outputs_max = self.n_seq_max  # a row of logits a sequence; fewer than n_seq_max abort the process
         params.n_batch = self.n_batch
-        params.n_ubatch = min(self.n_batch, _UBATCH)
+        params.n_ubatch = min(self.n_batch, UBATCH)
         params.n_seq_max = self.n_seq_max
         params.n_threads = params.n_threads_batch = self.threads
         params.type_k, params.type_v = map(ggml_type, self.kv_pair)
         params.flash_attn_type = int(self.uses_flash_attn(on_gpu))
         params.kv_unified = self.kv_unified
+        params.swa_full = self.swa_full
         params.offload_kqv = on_gpu
         return params

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyBboxPatch
 
-from swarmkv_lab.figures import BASELINE, PHASES, STYLE, headline
+from swarmkv_lab.figures.style import BASELINE, PHASES, STYLE, headline
 
 GREY = "#444444"
 MAST = np.array([0.15, 0.76])  # the top of the tower

@@ -1,7 +1,6 @@
-"""Figures: a DataFrame in, a matplotlib Figure out, one message each, said in the title."""
+"""Figures of runs and benches: who did what when, and what it cost."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -9,45 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
+from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, STYLE, headline, small_print
 from swarmkv_lab.run import PREFIX
-
-# Okabe and Ito's colours, told apart with any colour vision; the hatches help in grey print.
-# phase: (label, colour, hatch)
-PHASES = {
-    "prefill": ("prefill", "#0072B2", ""),
-    "capture": ("capture", "#56B4E9", "//"),
-    "context": ("new context", "#BBBBBB", ""),
-    "copy": ("copy", "#CC79A7", "\\\\"),
-    "restore": ("restore", "#E69F00", "xx"),
-    "share": ("share", "#E69F00", ""),
-    "branch": ("its question", "#D55E00", ""),
-    "choose": ("its answer", "#009E73", ""),
-    "generate": ("its answer", "#009E73", ""),
-}
-BASELINE, OURS = "#0072B2", "#E69F00"
-STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "swarmkv-lab",  # the same figure gives the same file
-    "hatch.linewidth": 0.6,
-}
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG, without the time of writing in it."""
-    paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
-    with mpl.rc_context(STYLE):
-        figure.savefig(paths[0])
-        figure.savefig(paths[1], metadata={"Date": None})
-    return paths
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
@@ -80,21 +43,14 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         headline(
             figure,
             f"{n} agents, one document: prefilled {n} times or once, {totals[names[0]] / totals[names[-1]]:.2f}x",
-            set(pd.concat(timelines.values()).phase),
+            _key(set(pd.concat(timelines.values()).phase)),
         )
-        _small_print(figure, caption)
+        small_print(figure, caption)
     return figure
 
 
-def headline(figure: Figure, message: str, phases: set[str] = frozenset()) -> None:
-    """The figure's message, bold at the top, with the legend of the phases that it shows under it."""
-    shown = {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
-    handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in shown.items()]
-    legend = figure.legend(
-        handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
-        title_fontproperties={"weight": "bold", "size": 12}, alignment="left", columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
-    legend.set_in_layout(True)
+def _key(phases: set[str]) -> dict[str, tuple[str, str]]:
+    return {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
 
 
 def _lanes(frame: pd.DataFrame) -> list[str]:
@@ -155,14 +111,9 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
                 right, spread[at].max(), at, f"  {total[name]:,.0f} ms", f" ({row.end_to_end_speedup:.2f}x)" * is_ours
             )
         headline(figure, f"An agent's first token comes up to {frame.ttft_speedup.astype(float).max():,.0f}x sooner")
-        _small_print(figure, caption)
+        small_print(figure, caption)
     return figure
 
 
 def _note(ax: Axes, x: float, y: float, *text: str) -> None:
     ax.text(x, y, "".join(text), va="center", fontsize=9)
-
-
-def _small_print(figure: Figure, caption: str) -> None:
-    if caption:
-        figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")

@@ -1,0 +1,37 @@
+"""What llama.cpp knows of architectures and no GGUF header says: which layers slide, and whose state is no KV cache."""
+
+# architecture: (every n-th layer sees everything, the others a window; the window where the header names none, 0: no
+# windows then). From the load_arch_hparams of llama.cpp's src/models/*.cpp.
+WINDOWED: dict[str, tuple[int, int]] = {
+    "gemma2": (2, 4096),
+    "gemma3": (6, 0),
+    "gpt-oss": (2, 0),
+    "cohere2": (4, 0),
+    "olmo2": (4, 0),
+}
+
+_RECURRENT = "keep a recurrent state, whose size is not a function of the number of tokens"
+_HYBRID = "mix attention with a recurrent state, whose size is not a function of the number of tokens"
+_OWN = "have a cache of their own kind in llama.cpp, which is not sized here"
+_MROPE = "store two more coordinates with each cell, which is not sized here"
+
+NOT_SIZED: dict[str, str] = {
+    **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"), _RECURRENT),
+    **dict.fromkeys(
+        (
+            "jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe",
+            "qwen3next", "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp",
+            "minimax-01",
+        ),
+        _HYBRID,
+    ),
+    **dict.fromkeys(
+        (
+            "deepseek4", "minimax-m3", "glm-dsa", "deepseek32", "hy_v4", "dots3note", "dflash", "gemma3n", "gemma4",
+            "gemma4-assistant", "cohere2moe", "exaone4", "exaone-moe", "afmoe", "smallthinker", "plamo3", "mellum",
+            "mimo2", "laguna", "maple", "muse-glimmer", "spark2_5", "step35", "granite_swa", "llama4",
+        ),
+        _OWN,
+    ),
+    **dict.fromkeys(("qwen2vl", "qwen3vl", "qwen3vlmoe", "paddleocr", "hunyuan_vl", "qwen3tts"), _MROPE),
+}  # fmt: skip

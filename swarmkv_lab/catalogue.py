@@ -1,0 +1,51 @@
+"""The catalogue: KV geometries of models that people run, from their published configurations."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.resources import DATA
+from swarmkv_lab.sizing import KVGeometry, every_nth_full
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama import Model
+
+
+@cache
+def catalogue() -> pd.DataFrame:
+    """A row a model, by name; columns as data/README.md says, and ``attention``: MHA, GQA, MLA or sliding window."""
+    frame = pd.read_csv(DATA / "catalogue.csv", index_col="name")
+    frame["attention"] = "GQA"
+    frame.loc[frame.n_head_kv == frame.n_head, "attention"] = "MHA"
+    frame.loc[frame.window > 0, "attention"] = "sliding window"
+    frame.loc[frame.head_dim_v == 0, "attention"] = "MLA"
+    return frame
+
+
+def geometry(source: "str | Path | Model | KVGeometry") -> KVGeometry:
+    """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read."""
+    if isinstance(source, KVGeometry):
+        return source
+    if not isinstance(source, str | Path):
+        return KVGeometry.of(source)
+    if source in catalogue().index:
+        return _geometry(str(source))
+    if str(source).endswith(".gguf") or Path(source).exists():
+        return KVGeometry.from_gguf(source)
+    raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue: {', '.join(catalogue().index)}")
+
+
+def _geometry(name: str) -> KVGeometry:
+    row = catalogue().loc[name]
+    return KVGeometry(
+        n_layer=int(row.n_layer),
+        n_head_kv=int(row.n_head_kv),
+        head_dim_k=int(row.head_dim_k),
+        head_dim_v=int(row.head_dim_v),
+        n_ctx_train=int(row.n_ctx_train),
+        window=int(row.window),
+        swa=every_nth_full(int(row.n_layer), int(row.every_nth_full)) if row.window else (),
+    )

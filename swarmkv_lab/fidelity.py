@@ -1,0 +1,54 @@
+"""Fidelity: what a smaller KV type costs in the model's predictions."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Model
+from swarmkv_lab.run import kl_divergence
+from swarmkv_lab.sizing import KV_TYPES, KVType
+
+
+def kv_type_fidelity(
+    model: Model, tokens: np.ndarray, kv_types: Sequence[KVType] = KV_TYPES, continuation: int = 32
+) -> pd.DataFrame:
+    """Bytes of a snapshot and KL to f16, by KV type, over the last ``continuation`` tokens of a document.
+
+    One token says little, so kl_mean, kl_max (nats, from f16 to the type) and top1 (share of the same arg-max) are over
+    them all. Flash attention is on for every type, as most need it; the row "f16, without flash attention" is the noise
+    floor: the same cache through other kernels.
+    """
+    if not 0 < continuation < len(tokens):
+        raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
+    floor = "f16, without flash attention"
+    settings = {floor: ("f16", False)} | {str(kv_type): (kv_type, True) for kv_type in kv_types}
+    reference = list(_predictions(model, tokens, continuation, "f16", True))
+    rows = []
+    for name, (kv_type, flash_attn) in tqdm(settings.items(), desc="KV types", unit="type", leave=False):
+        logits = list(_predictions(model, tokens, continuation, kv_type, flash_attn))
+        kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
+        same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
+        rows.append(
+            {
+                "kv_type": name,
+                "snapshot_bytes": model.geometry.snapshot_bytes(len(tokens), kv_type),
+                "kl_mean": float(np.mean(kl)),
+                "kl_max": float(np.max(kl)),
+                "top1": float(np.mean(same)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _predictions(
+    model: Model, tokens: np.ndarray, continuation: int, kv_type: KVType, flash_attn: bool
+) -> Iterator[np.ndarray]:
+    """The logits after each of the last tokens, which are decoded one by one as in generation."""
+    with model.context(len(tokens), kv_type=kv_type, flash_attn=flash_attn) as ctx:
+        ctx.decode(tokens[:-continuation])
+        for token in tokens[-continuation:]:
+            ctx.decode([token])
+            yield ctx.logits()

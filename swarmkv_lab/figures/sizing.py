@@ -1,0 +1,165 @@
+"""Figures of sizes: what a token, a document and a fleet of agents weigh."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from swarmkv_lab.figures.style import BASELINE, OURS, STYLE, headline, small_print
+from swarmkv_lab.memory import MOST_AGENTS
+
+ATTENTION = {
+    "MHA": ("#D55E00", "s"),
+    "GQA": ("#0072B2", "o"),
+    "sliding window": ("#009E73", "D"),
+    "MLA": ("#CC79A7", "^"),
+}
+
+
+def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
+    """The catalogue's models: parameters against the bytes that a token of an n_tokens document takes in a snapshot.
+
+    frame: a row a model with billions, attention and bytes_per_token (of a snapshot, so that windows count).
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5.2))
+        ax = figure.subplots()
+        for attention, group in frame.groupby("attention"):
+            colour, marker = ATTENTION[attention]
+            ax.scatter(group.billions, group.bytes_per_token / 1024, color=colour, marker=marker, s=34, zorder=3)
+        labelled = _spread_out(frame)
+        for name, row in labelled.iterrows():
+            ax.annotate(
+                name, (row.billions, row.bytes_per_token / 1024), (5, 3), textcoords="offset points", fontsize=7.5
+            )
+        ax.set(xscale="log", yscale="log", xlabel="parameters, billions", xlim=(0.09, 4000))
+        ax.set_ylabel(f"KiB of KV a token, f16, at {n_tokens:,} tokens (predicted)")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        ax.grid(color="#E5E5E5", linewidth=0.6)
+        ax.set_axisbelow(True)
+        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in ATTENTION.items()]
+        ax.legend(handles=handles, loc="upper left", frameon=False, fontsize=9)
+        most, least = frame.bytes_per_token.max(), frame.bytes_per_token.min()
+        headline(
+            figure,
+            f"How attention shares its keys decides what a token weighs: {least / 1024:.0f} to {most / 1024:,.0f} KiB",
+        )
+        small_print(figure, caption)
+    return figure
+
+
+def _spread_out(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that can be labelled without their labels running into each other: the first of each neighbourhood."""
+    kept: list[str] = []
+    at = np.log(frame[["billions", "bytes_per_token"]].astype(float))
+    for name in frame.index:
+        if all(
+            abs(at.loc[name] - at.loc[other]).iloc[0] > 1.0 or abs(at.loc[name] - at.loc[other]).iloc[1] > 0.17
+            for other in kept
+        ):
+            kept.append(name)
+    return frame.loc[kept]
+
+
+def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
+    """How many agents fit a memory, copied against shared: frame as from memory.agents_by_budget."""
+    models = list(frame.model.unique())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.5 + 1.35 * ((len(models) + 1) // 2)))
+        axes = figure.subplots((len(models) + 1) // 2, 2, sharex=False, squeeze=False).flat
+        for ax, model in zip(axes, models, strict=False):
+            rows = frame[frame.model == model]
+            budgets = sorted(rows.budget_gb.unique())
+            x = np.arange(len(budgets))
+            for layout, colour, shift in (("copied", BASELINE, -0.2), ("shared", OURS, 0.2)):
+                agents = rows[rows.layout == layout].set_index("budget_gb").agents.reindex(budgets).to_numpy()
+                ax.bar(x + shift, np.maximum(agents, 0.6), width=0.38, color=colour, label=layout)
+                for at, n in zip(x + shift, agents, strict=True):
+                    ax.text(at, max(n, 0.6) * 1.12, f"{n}" if n < MOST_AGENTS else f"{n}+", ha="center", fontsize=8)
+            ax.set(yscale="log", ylim=(0.6, 900), xticks=x)
+            ax.set_xticklabels([f"{gb} GB" for gb in budgets])
+            ax.set_title(model, fontsize=10)
+            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        for ax in list(axes):
+            ax.axis("off")
+        figure.supylabel("agents (predicted)", fontsize=9)
+        headline(
+            figure,
+            f"Shared, a memory holds many more readers of {n_tokens:,} tokens",
+            {"copied": BASELINE, "shared": OURS},
+        )
+        small_print(figure, caption)
+    return figure
+
+
+def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """Bytes against fidelity by KV type: frame as from fidelity.kv_type_fidelity. Types that change nothing are left out."""
+    reference = frame.loc[frame.kv_type == "f16", "snapshot_bytes"].iloc[0]
+    is_floor = frame.kv_type.str.contains("without")
+    floor = frame.loc[is_floor, "kl_mean"].iloc[0]
+    types = frame[~is_floor & (frame.kl_mean > 1e-6)].sort_values("kl_mean")
+    ratio = types.snapshot_bytes / reference
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4))
+        ax = figure.subplots()
+        ax.vlines(ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
+        ax.scatter(ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
+        for name, x, y in zip(types.kv_type, ratio, types.kl_mean, strict=True):
+            ax.annotate(name, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.axhline(floor, color="#444444", linestyle=":", linewidth=1.2)
+        ax.text(
+            0.97, floor, "noise floor: f16 through other kernels", fontsize=8.5, va="top", ha="right", color="#444444"
+        )
+        ax.set(yscale="log", xlabel="snapshot bytes, share of f16's", xlim=(0.22, 1.1))
+        ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+        ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+        half = types[types.kv_type == "q8_0"].iloc[0]
+        share = half.snapshot_bytes / reference
+        headline(
+            figure, f"q8_0 halves the cache ({share:.0%}) at a KL of {half.kl_mean:.4f}; the noise floor is {floor:.4f}"
+        )
+        small_print(figure, caption)
+    return figure
+
+
+def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title: str) -> Figure:
+    """Bytes held against agents, copied and shared, and where a budget ends: frame as from memory.memory_by_agents."""
+    # No constrained layout and few ticks: they would take most of the time that an explorer has to redraw.
+    with mpl.rc_context(STYLE | {"figure.constrained_layout.use": False}):
+        figure = Figure(figsize=(8, 3.6))
+        ax = figure.subplots()
+        figure.subplots_adjust(left=0.09, right=0.86, top=0.88, bottom=0.15)
+        top = budget / 1e9 * 2
+        for layout, colour in (("copied", BASELINE), ("shared", OURS)):
+            gb = frame[layout] / 1e9
+            ax.plot(frame.agents, gb, color=colour, linewidth=2)
+            now = gb[frame.agents == n_agents].iloc[0]
+            ax.plot(n_agents, min(now, top), "o" if now <= top else "^", color=colour, markersize=8, clip_on=False)
+            last = gb.iloc[-1]
+            if last <= top:
+                ax.text(
+                    frame.agents.iloc[-1] + 0.8,
+                    last,
+                    f"{layout}, {last:,.1f} GB",
+                    va="center",
+                    fontsize=9,
+                    color=colour,
+                )
+            else:
+                at = frame.agents[gb <= top].max() if (gb <= top).any() else 1
+                ax.text(at, top, f" {layout}", va="bottom", fontsize=9, color=colour)
+            fits = int((frame[layout] <= budget).sum())
+            if 0 < fits < len(frame):
+                ax.plot([fits, fits], [0, budget / 1e9], color=colour, linestyle=":", linewidth=1)
+        ax.axhline(budget / 1e9, color="#444444", linewidth=1)
+        ax.text(frame.agents.iloc[-1] + 0.8, budget / 1e9, f"budget, {budget / 1e9:,.0f} GB", va="center", fontsize=9)
+        ax.locator_params(nbins=5)
+        ax.set(xlim=(1, frame.agents.iloc[-1]), ylim=(0, top), xlabel="agents", ylabel="GB of KV cache (predicted)")
+        fit = [int((frame[layout] <= budget).sum()) for layout in ("copied", "shared")]
+        more = "+" if fit[1] == len(frame) else ""
+        ax.set_title(f"{title}: {fit[0]} agents fit copied, {fit[1]}{more} shared", y=1.06)  # y: not searched for
+    return figure

@@ -1,0 +1,66 @@
+"""Memory: what N agents over one document hold, copied or shared, and how many of them a budget takes."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from swarmkv_lab.catalogue import catalogue, geometry
+from swarmkv_lab.sizing import KVGeometry, KVType
+
+LAYOUTS = ("copied", "shared")
+MOST_AGENTS = 255  # llama.cpp has 256 sequences a context, and the document takes one
+Q4_K_M_BITS = 4.85  # bits a weight of that quantization, on average
+
+
+def agents_bytes(
+    geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, tail: int = 256, kv_type: KVType = "f16"
+) -> int:
+    """Bytes of KV cache that n agents hold who read n_tokens and then add ``tail`` tokens each.
+
+    copied: a context of its own for each. shared: one context with the document's cells once and everyone's tails.
+    """
+    if layout == "copied":
+        return n_agents * geometry.cache_bytes(n_tokens + tail, kv_type)
+    return geometry.cache_bytes(n_tokens + n_agents * tail, kv_type, n_seq_max=1 + n_agents)
+
+
+def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: object) -> int:
+    """The most agents, up to MOST_AGENTS, whose KV cache fits ``budget`` bytes; arguments as in agents_bytes."""
+    fits, not_more = 0, MOST_AGENTS
+    while fits < not_more:
+        middle = (fits + not_more + 1) // 2
+        if agents_bytes(geometry, n_tokens, middle, **how) <= budget:
+            fits = middle
+        else:
+            not_more = middle - 1
+    return fits
+
+
+def memory_by_agents(geometry: KVGeometry, most: int, **how: object) -> pd.DataFrame:
+    """Bytes that 1 to ``most`` agents hold: columns agents, copied, shared; arguments as in agents_bytes; predicted."""
+    agents = range(1, most + 1)
+    columns = {layout: [agents_bytes(geometry, n_agents=n, layout=layout, **how) for n in agents] for layout in LAYOUTS}
+    return pd.DataFrame({"agents": agents, **columns})
+
+
+def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
+    """The catalogue with bytes_per_token: those of a snapshot of n_tokens, so that windows count; predicted."""
+    frame = catalogue()
+    return frame.assign(
+        bytes_per_token=[geometry(name).snapshot_bytes(n_tokens, kv_type) / n_tokens for name in frame.index]
+    )
+
+
+def agents_by_budget(
+    names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = 256, kv_type: KVType = "f16"
+) -> pd.DataFrame:
+    """How many agents fit beside a model's Q4_K_M weights: a row a model, budget (1e9 bytes) and layout; predicted."""
+    rows = []
+    for name in names:
+        weights = catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8
+        for gb in budgets_gb:
+            for layout in LAYOUTS:
+                left = int(gb * 1e9 - weights)
+                n = agents_that_fit(geometry(name), n_tokens, left, layout=layout, tail=tail, kv_type=kv_type)
+                rows.append({"model": name, "budget_gb": gb, "layout": layout, "agents": n})
+    return pd.DataFrame(rows)

@@ -1,0 +1,398 @@
+"""Sizes: predicted before a decode, equal to llama.cpp's own answer to the byte."""
+
+import contextlib
+import json
+import logging
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, SHAPES, load_shape
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import swarmkv_lab as lab
+from swarmkv_lab.catalogue import catalogue, geometry
+from swarmkv_lab.cli import main
+from swarmkv_lab.gguf_header import read_header
+from swarmkv_lab.memory import agents_bytes, agents_that_fit
+from swarmkv_lab.sizing import KV_TYPES, KVGeometry, every_nth_full
+from swarmkv_lab.twins import twin as cached_twin
+from swarmkv_lab.twins import write_twin
+from swarmkv_lab.weigh import weigh
+
+DEPTHS = (1, 2, 255, 256, 257)
+TWINS = (
+    "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-3.2-1b",
+    "llama-3.1-8b", "gemma-2-2b", "gemma-3-1b", "gemma-3-4b", "smollm2-1.7b", "glm-4-9b", "deepseek-v2-lite",
+    "gpt-oss-20b",
+)  # fmt: skip
+LONG_TWINS = (
+    "smollm2-135m",
+    "smollm2-360m",
+    "qwen2.5-0.5b",
+    "qwen2.5-1.5b",
+    "qwen2.5-3b",
+    "qwen2.5-7b",
+    "smollm3-3b",
+    "llama-3.2-1b",
+    "gemma-2-2b",
+    "gemma-3-1b",
+    "glm-4-9b",
+    "deepseek-v2-lite",
+    "gpt-oss-20b",
+)  # those that two cores fill with 3,501 tokens in seconds
+QUANTIZED = [t for t in KV_TYPES if t not in ("f32", "f16", "bf16")]
+
+
+def settings_of(kv_type):
+    return [True] if kv_type in QUANTIZED else [False, True]
+
+
+def sizes(model, depths, **how):
+    """llama.cpp's own answers as one sequence grows."""
+    with model.context(max(depths), **how) as ctx:
+        for depth in depths:
+            ctx.decode(np.zeros(depth - ctx.n_past(), np.int32))
+            yield ctx.state_bytes()
+
+
+def test_the_published_sizes():
+    assert geometry("smollm2-135m").snapshot_bytes(3501) == 80_705_796
+    assert geometry("qwen2.5-7b").snapshot_bytes(3501) == 200_804_052
+
+
+@pytest.mark.real
+def test_the_default_models_header_is_the_catalogues_row():
+    assert KVGeometry.from_gguf(lab.model_path()).heads == geometry("smollm2-135m").heads
+    assert KVGeometry.from_gguf(lab.model_path()).snapshot_bytes(3501) == 80_705_796
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_the_default_model_to_the_byte(real, kv_type):
+    for flash_attn in settings_of(kv_type):
+        predicted = [real.geometry.snapshot_bytes(n, kv_type) for n in DEPTHS]
+        assert list(sizes(real, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted
+
+
+@pytest.mark.real
+def test_the_default_model_at_the_articles_length(real):
+    assert list(sizes(real, [3501])) == [80_705_796]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_catalogue_twins_to_the_byte_for_every_kv_type(name):
+    shape = geometry(name)
+    with lab.load_model(cached_twin(shape)) as model:
+        assert model.geometry.snapshot_bytes(1000) == shape.snapshot_bytes(1000)
+        for kv_type in KV_TYPES:
+            for flash_attn in settings_of(kv_type):
+                predicted = [shape.snapshot_bytes(n, kv_type) for n in DEPTHS]
+                assert list(sizes(model, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted, kv_type
+
+
+@pytest.mark.parametrize("name", LONG_TWINS)
+def test_catalogue_twins_at_the_articles_length(name):
+    with lab.load_model(cached_twin(geometry(name))) as model:
+        assert list(sizes(model, [3501])) == [geometry(name).snapshot_bytes(3501)]
+
+
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_every_kv_type_at_the_articles_length(kv_type):
+    with lab.load_model(cached_twin(geometry("qwen2.5-0.5b"))) as model:
+        assert list(sizes(model, [3501], kv_type=kv_type)) == [geometry("qwen2.5-0.5b").snapshot_bytes(3501, kv_type)]
+
+
+@st.composite
+def geometries(draw):
+    n_layer = draw(st.integers(1, 5))
+    kind = draw(st.sampled_from(["plain", "wide keys", "latent", "window"]))
+    head_dim = 32 * draw(st.integers(1, 4))
+    shape = {"n_layer": n_layer, "n_head_kv": draw(st.integers(1, 5)), "head_dim_k": head_dim, "head_dim_v": head_dim}
+    if kind == "wide keys":
+        shape["head_dim_k"] += 32
+    elif kind == "latent":
+        shape |= {"n_head_kv": 1, "head_dim_k": head_dim + 32, "head_dim_v": 0}
+    elif kind == "window":
+        swa = draw(st.lists(st.booleans(), min_size=n_layer, max_size=n_layer).filter(any))
+        shape |= {"window": draw(st.integers(1, 300)), "swa": tuple(swa)}
+    return KVGeometry(n_ctx_train=4096, **shape)
+
+
+@given(
+    shape=geometries(),
+    types=st.tuples(st.sampled_from(KV_TYPES), st.sampled_from(KV_TYPES)),
+    flash_attn=st.booleans(),
+    depth=st.integers(1, 700),
+    n_seq_max=st.integers(1, 3),
+    unified=st.booleans(),
+    n_batch=st.sampled_from([7, 64, 512]),
+    swa_full=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_geometry_to_the_byte(
+    tmp_path, caplog, shape, types, flash_attn, depth, n_seq_max, unified, n_batch, swa_full
+):
+    how = {"kv_type": types, "flash_attn": flash_attn or types[1] in QUANTIZED or types[0] in QUANTIZED}
+    if shape.head_dim_v == 0:
+        how["kv_type"] = types = (types[0], types[0])  # llama.cpp keeps no V of another type with MLA
+    how |= {"n_seq_max": n_seq_max, "kv_unified": unified, "n_batch": n_batch, "swa_full": swa_full}
+    n_ctx = depth * (1 if unified else n_seq_max)
+    caplog.clear()
+    with (
+        caplog.at_level(logging.DEBUG, "swarmkv_lab.llama_cpp"),
+        lab.load_model(write_twin(tmp_path / "twin.gguf", shape)) as model,
+        model.context(n_ctx, **how) as ctx,
+    ):
+        assert_allocated(ctx.nbytes, caplog)
+        ctx.decode(np.zeros(depth, np.int32), n_seq_max - 1)
+        predicted = shape.snapshot_bytes(depth, types, 1 if unified else n_seq_max)
+        assert ctx.state_bytes(n_seq_max - 1) == predicted
+
+
+def assert_allocated(nbytes, caplog):
+    """What was predicted is what llama.cpp says it allocated, in MiB with two decimals, a line a cache."""
+    sizes = [float(size) for size in re.findall(r"llama_kv_cache: size = +([\d.]+) MiB", caplog.text)]
+    assert sizes
+    assert sum(sizes) == pytest.approx(nbytes / 2**20, abs=0.0051 * len(sizes))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("unified", [True, False])
+@pytest.mark.parametrize("flash_attn", [True, False])
+@pytest.mark.parametrize(("n_ctx", "n_seq_max"), [(1, 1), (700, 1), (2048, 3), (5000, 7)])
+def test_cache_bytes_is_what_llama_cpp_allocates(caplog, tmp_path, shape, unified, flash_attn, n_ctx, n_seq_max):
+    if not unified and n_ctx < n_seq_max:
+        pytest.skip("less than a cell a sequence")
+    how = {"n_seq_max": n_seq_max, "kv_unified": unified, "flash_attn": flash_attn}
+    with (
+        load_shape(shape, tmp_path) as model,
+        caplog.at_level(logging.DEBUG, "swarmkv_lab.llama_cpp"),
+        model.context(n_ctx, **how) as ctx,
+    ):
+        assert_allocated(ctx.nbytes, caplog)
+
+
+def test_the_process_grows_by_cache_bytes(tmp_path):
+    import psutil
+
+    shape = KVGeometry(8, 8, 128, 128, 65_536)
+    with lab.load_model(write_twin(tmp_path / "twin.gguf", shape)) as model:
+        model.context(256).close()
+        before = psutil.Process().memory_info().rss
+        with model.context(16_384) as ctx:
+            grown = psutil.Process().memory_info().rss - before
+            assert ctx.nbytes == 2 * 8 * 8 * 128 * 2 * 16_384
+            assert grown == pytest.approx(ctx.nbytes, rel=0.1)  # beside it: buffers of a batch
+
+
+# -- where geometries come from
+
+
+def test_the_catalogue_is_whole_and_plausible():
+    frame = catalogue()
+    assert len(frame) >= 20
+    assert frame.index.is_unique
+    assert list(frame.index) == [name.lower() for name in frame.index]
+    assert frame.notna().all().all()
+    assert {"MHA", "GQA", "MLA", "sliding window"} == set(frame.attention)
+    for name in frame.index:
+        assert geometry(name).snapshot_bytes(100) > 0, name
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-7b", "gemma-3-27b", "deepseek-v3", "gpt-oss-20b"])
+def test_a_twins_header_gives_the_geometry_back(name):
+    shape, read = geometry(name), KVGeometry.from_gguf(cached_twin(geometry(name)))
+    assert read.heads == shape.heads
+    for field in ("n_layer", "head_dim_k", "head_dim_v", "n_ctx_train", "window", "swa"):
+        assert getattr(read, field) == getattr(shape, field), field
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(lab.SwarmKVError, match=r"neither a GGUF's path nor in the catalogue: smollm2-135m, "):
+        geometry("gpt-9")
+
+
+def test_a_period_of_six_has_five_windows_and_a_full_layer():
+    assert every_nth_full(7, 6) == (True, True, True, True, True, False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_layer": 0}, "at least 1"),
+        ({"n_head_kv": (1, 2, 3)}, "3 entries for 2 layers"),
+        ({"head_dim_v": -1}, "at least 1"),
+    ],
+)
+def test_geometries_that_make_no_sense(change, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        KVGeometry(**{"n_layer": 2, "n_head_kv": 2, "head_dim_k": 8, "head_dim_v": 8, "n_ctx_train": 9} | change)
+
+
+def test_rows_that_do_not_divide_into_blocks():
+    with pytest.raises(lab.SwarmKVError, match="row of 48 elements does not divide into q8_0 blocks of 32"):
+        KVGeometry(1, 1, 48, 48, 100).snapshot_bytes(10, "q8_0")
+
+
+def test_heads_may_differ_by_layer():
+    assert KVGeometry(3, (1, 2, 3), 64, 64, 100).bytes_per_token() == 2 * 64 * 2 * (1 + 2 + 3)
+
+
+# -- headers, whole and broken
+
+
+def gguf(*pairs, version=3, count=None):
+    def text(s):
+        return struct.pack("<Q", len(s)) + s.encode()
+
+    body = b"".join(text(key) + struct.pack("<I", kind) + value for key, kind, value in pairs)
+    return b"GGUF" + struct.pack("<IQQ", version, 0, len(pairs) if count is None else count) + body
+
+
+def u32(key, n):
+    return (key, 4, struct.pack("<I", n))
+
+
+ARCH = ("general.architecture", 8, struct.pack("<Q", 5) + b"llama")
+WHOLE = (ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 4), u32("llama.embedding_length", 64),
+         u32("llama.context_length", 100))  # fmt: skip
+
+
+def test_a_header_without_weights_is_enough(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(gguf(*WHOLE))
+    assert KVGeometry.from_gguf(tmp_path / "m.gguf") == KVGeometry(2, 4, 16, 16, 100)
+
+
+HOSTILE = {
+    "empty": (b"", "ends 4 bytes early"),
+    "not a GGUF": (b"PK\3\4" * 9, "begins with"),
+    "version 1": (gguf(*WHOLE, version=1), "version is 1"),
+    "2**63 entries": (gguf(*WHOLE, count=2**63), "claims 9,223,372,036,854,775,808 entries"),
+    "more entries than there are": (gguf(*WHOLE, count=60_000), "ends .* bytes early"),
+    "a string of 2**40 bytes": (gguf(("k", 8, struct.pack("<Q", 2**40))), "claims a string of 1,099,511,627,776"),
+    "an array of 2**60 strings": (gguf(("k", 9, struct.pack("<IQ", 8, 2**60))), "claims an array of"),
+    "an array of 2**60 numbers": (gguf(("k", 9, struct.pack("<IQ", 4, 2**60))), "ends .* bytes early"),
+    "arrays in arrays": (gguf(("k", 9, struct.pack("<IQ", 9, 1))), "unknown type 9"),
+    "an unknown type": (gguf(("k", 99, b"")), "unknown type 99"),
+    "no architecture": (gguf(), r"no \.block_count"),
+    "missing keys": (gguf(ARCH), r"no llama\.block_count"),
+    "no heads": (gguf(ARCH, u32("llama.block_count", 2)), r"no llama\.attention\.head_count"),
+    "zero layers": (gguf(ARCH, u32("llama.block_count", 0)), "block_count is 0, expected 1 to"),
+    "absurd layers": (gguf(ARCH, u32("llama.block_count", 2**31)), "block_count is 2147483648"),
+    "zero heads": (gguf(ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 0)), "head_count_kv is 0"),
+    "text for a number": (gguf(ARCH, ("llama.block_count", 8, struct.pack("<Q", 1) + b"9")), "block_count is '9'"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_broken_or_hostile_header_is_one_clear_error(tmp_path, name):
+    data, message = HOSTILE[name]
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(lab.ModelNotFoundError, match=message):
+        KVGeometry.from_gguf(tmp_path / "m.gguf")
+
+
+def test_truncated_anywhere(tmp_path):
+    data = gguf(*WHOLE)
+    for length in range(len(data)):
+        (tmp_path / "m.gguf").write_bytes(data[:length])
+        with pytest.raises(lab.ModelNotFoundError):
+            KVGeometry.from_gguf(tmp_path / "m.gguf")
+
+
+@given(flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_flipped_bytes_are_read_or_refused(tmp_path, flips):
+    data = bytearray(gguf(*WHOLE))
+    for at, mask in flips:
+        data[at % len(data)] ^= mask
+    (tmp_path / "m.gguf").write_bytes(data)
+    with contextlib.suppress(lab.SwarmKVError):
+        KVGeometry.from_gguf(tmp_path / "m.gguf").snapshot_bytes(10)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"), [("mamba", "recurrent state"), ("qwen35", "mix attention"), ("gemma4", "own kind")]
+)
+def test_a_state_that_does_not_follow_from_tokens_is_said(tmp_path, arch, message):
+    (tmp_path / "m.gguf").write_bytes(gguf(("general.architecture", 8, struct.pack("<Q", len(arch)) + arch.encode())))
+    with pytest.raises(lab.SwarmKVError, match=f"{arch} models .*{message}.* Context.state_bytes"):
+        KVGeometry.from_gguf(tmp_path / "m.gguf")
+
+
+def test_a_header_that_cannot_be_read(tmp_path):
+    with pytest.raises(lab.ModelNotFoundError, match="cannot be read"):
+        read_header(tmp_path / "absent.gguf")
+
+
+# -- scales and budgets
+
+
+def test_weigh_measures_a_name_by_its_twin_and_a_file_itself(twin):
+    for source in ("llama-3.2-1b", twin.path, twin, twin.geometry):
+        record = weigh(source, 100)
+        assert record["difference"] == 0
+        assert record["measured_bytes"] == geometry(source).snapshot_bytes(100)
+        assert min(record["capture_ms"], record["restore_ms"], record["share_ms"]) > 0
+
+
+def test_a_cache_too_large_is_refused_with_the_bytes_that_it_needs():
+    needed = geometry("llama-3.1-405b").cache_bytes(131_000, n_seq_max=2)
+    assert needed == 131_072 * 126 * 2 * 8 * 128 * 2
+    with pytest.raises(lab.ContextBudgetError, match=f"needs {needed:,} bytes and .* are available"):
+        weigh("llama-3.1-405b", 131_000)
+
+
+def test_twins_are_written_once_and_whole():
+    path = cached_twin(geometry("qwen2.5-0.5b"))
+    stamp = path.stat().st_mtime_ns
+    assert cached_twin(geometry("qwen2.5-0.5b")) == path
+    assert path.stat().st_mtime_ns == stamp
+    assert not list(path.parent.glob(".twin-*"))
+
+
+def test_agents_that_fit_is_the_largest_number_that_does():
+    shape = geometry("llama-3.1-8b")
+    for layout in ("copied", "shared"):
+        n = agents_that_fit(shape, 3501, 8 * 10**9, layout=layout)
+        assert (
+            agents_bytes(shape, 3501, n, layout=layout) <= 8 * 10**9 < agents_bytes(shape, 3501, n + 1, layout=layout)
+        )
+    assert agents_that_fit(shape, 3501, 10**6, layout="shared") == 0
+    assert agents_that_fit(shape, 10, 10**12, layout="shared") == 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (
+            "qwen2.5-7b --tokens 3501",
+            {"snapshot_bytes": 200_804_052, "bytes_per_token": 57_344, "measured_bytes": None},
+        ),
+        ("smollm2-135m --tokens 300 --kv-type f16,q8_0 --measure", None),
+    ],
+)
+def test_size_on_the_command_line(capsys, arguments, expected):
+    assert main(["size", *arguments.split(), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    if expected:
+        assert expected.items() <= record.items()
+    else:
+        assert record["snapshot_bytes"] == record["measured_bytes"]
+    assert main(["size", *arguments.split()]) == 0
+    assert f"{record['snapshot_bytes']:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", ["gpt-9", "qwen2.5-7b --tokens -1", "qwen2.5-7b --kv-type q9", "nowhere.gguf"])
+def test_sizes_that_cannot_be_told(capsys, arguments):
+    assert main(["size", *arguments.split()]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_every_catalogue_row_has_a_source():
+    assert catalogue().source.str.fullmatch(r"[\w.-]+/[\w.-]+").all()
+    assert Path(ROOT / "data" / "catalogue.csv").stat().st_size < 20_000
