@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from itertools import islice
 
-from swarmkv_lab.llama import Context
+from swarmkv_lab.llama import Context, generate_together
 from swarmkv_lab.run import Agent, Run
 
 DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents take in turns
@@ -89,7 +89,7 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Agent]) -> None:
         ctx.decode_many({seq_id: agent.prompt for seq_id, agent in branches.items()})
     for seq_id, agent in branches.items():
         agent.logits = ctx.logits(seq_id)
-    stream = ctx.stream_many(list(branches), run.max_tokens, run.sampling)
+    stream = generate_together(ctx, list(branches), run.max_tokens, run.sampling)
     for phase, steps in (("choose", islice(stream, 1)), ("generate", stream)):
         with run.phase(agents, phase):
             for step in steps:

@@ -6,8 +6,10 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import load_shape
 
 import swarmkv_lab as lab
+from swarmkv_lab.architectures import NOT_SIZED
 
 
 def test_decode_appends_at_the_sequences_next_position(twin, document, question):
@@ -38,6 +40,38 @@ def test_n_batch_smaller_than_the_document(twin, document, n_batch):
         whole.decode(document)
         assert ctx.n_past() == len(document)
         np.testing.assert_allclose(ctx.logits(), whole.logits(), atol=5e-3)
+
+
+def test_an_architecture_that_is_not_sized_still_runs(twin, document, question, monkeypatch):
+    monkeypatch.setitem(NOT_SIZED, "llama", "keep things to themselves")
+    with lab.load_model(twin.path) as model:
+        with pytest.raises(lab.SwarmKVError, match="keep things to themselves"):
+            model.geometry  # noqa: B018
+        naive = lab.fan_out(model, document, [question], "naive", max_tokens=3)
+        for strategy in ("swarmkv", "pooled", "shared"):
+            run = lab.fan_out(model, document, [question], strategy, max_tokens=3)
+            assert run.compare(naive).max_abs_logit_diff.max() == 0
+
+
+def test_a_window_that_was_left_behind_is_emptied_rather_than_wrong(tmp_path, document, monkeypatch):
+    """A decode that is interrupted late has overwritten the window that it would go back to."""
+    with load_shape("sliding window", tmp_path) as model, model.context(2048, n_batch=64) as ctx:
+        for chunks, left in ((1, 100), (12, 0)):
+            ctx.clear()
+            ctx.decode(document[:100])
+            fill, calls = ctx._batch.fill, []
+
+            def interrupted(*rows, fill=fill, calls=calls, chunks=chunks):
+                calls.append(rows)
+                if len(calls) > chunks:
+                    raise KeyboardInterrupt
+                return fill(*rows)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(ctx._batch, "fill", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    ctx.decode(np.tile(document, 4))
+            assert ctx.n_past() == left
 
 
 @pytest.mark.parametrize("n_batch", [1, 3])

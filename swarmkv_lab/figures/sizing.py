@@ -96,7 +96,7 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
 
 
 def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """Bytes against fidelity by KV type: frame as from fidelity.kv_type_fidelity. Types that change nothing are left out."""
+    """Bytes against fidelity by KV type: frame as from kv_type_fidelity. Types that change nothing are left out."""
     reference = frame.loc[frame.kv_type == "f16", "snapshot_bytes"].iloc[0]
     is_floor = frame.kv_type.str.contains("without")
     floor = frame.loc[is_floor, "kl_mean"].iloc[0]

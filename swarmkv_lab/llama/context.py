@@ -42,7 +42,8 @@ class Context:
         self.n_stream = settings.n_stream
         self.n_seq_max = settings.n_seq_max
         self.guard = LlamaGuard() if model.guard_per_context else model.guard
-        self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn)
+        self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn) if model.sized else 0
+        """Bytes of K and V that this allocates; 0 for architectures that sizing does not know."""
         if not model.on_gpu:
             require_memory(self.nbytes, f"a KV cache of {settings.n_ctx:,} tokens in {'/'.join(self.kv_type)}")
         with self.guard, model.guard:
@@ -59,8 +60,6 @@ class Context:
             self.n_batch = llama_cpp.llama_n_batch(handle)
         self._batch = Batch(self.n_batch)
         self._logits: dict[int, np.ndarray] = {}
-
-    # -- sequences
 
     @property
     def handle(self) -> int:
@@ -101,8 +100,6 @@ class Context:
             self._check_seq(seq_id)
             llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
             self._logits.pop(seq_id, None)
-
-    # -- decoding
 
     def decode(self, tokens: Tokens, seq_id: int = 0, *, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
@@ -155,11 +152,10 @@ class Context:
     def _roll_back(self, past: Mapping[int, int]) -> None:
         for seq_id, n_past in past.items():
             self._logits.pop(seq_id, None)
-            # A recurrent state has no past to go back to, and a sliding window may have dropped what stood there: then
-            # the sequence is better empty than wrong.
             removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
             first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
-            if not removed or first > max(0, n_past - self.model.geometry.window):
+            # A recurrent state has no past to go back to, and a sliding window may have dropped it: then better empty.
+            if not (removed and self.model.sized) or first > max(0, n_past - self.model.geometry.window):
                 self.clear(seq_id)
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
@@ -176,27 +172,17 @@ class Context:
         del self._logits[seq_id]
         return logits
 
-    # -- generating
-
     def stream(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> Iterator[int]:
         """Yield token ids until the model ends its turn (that token is not yielded) or max_tokens are out.
 
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        return (step[seq_id] for step in self.stream_many([seq_id], max_tokens, sampling))
-
-    def stream_many(
-        self, seq_ids: Sequence[int], max_tokens: int = 64, sampling: Sampling = GREEDY
-    ) -> Iterator[dict[int, int]]:
-        """``stream`` for several sequences in step: {seq_id: token} of those that have not finished."""
-        return generate_together(self, seq_ids, max_tokens, sampling)
+        return (step[seq_id] for step in generate_together(self, [seq_id], max_tokens, sampling))
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
         return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
-
-    # -- state
 
     def state_bytes(self, seq_id: int | None = 0) -> int:
         """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None)."""
@@ -228,8 +214,6 @@ class Context:
             if read == 0 or read != size:  # 0 is llama.cpp's word for refused, also of 0 bytes
                 self.clear(seq_id)
                 raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{take_errors()}")
-
-    # -- the end
 
     def close(self) -> None:
         """Free the KV cache. Safe to call twice, and after the model's own close."""

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 def generate_together(
     ctx: "Context", seq_ids: Sequence[int], max_tokens: int, sampling: Sampling
 ) -> Iterator[dict[int, int]]:
-    """See Context.stream_many. Every sequence has a sampler of its own, with the same settings and seed."""
+    """``Context.stream`` for several sequences in step: yields {seq_id: token} of those that have not finished.
+
+    Every sequence has a sampler of its own, with the same settings and seed.
+    """
     if max_tokens < 0:
         raise SwarmKVError(f"max_tokens={max_tokens}: it must be at least 0")
     return _steps(ctx, {seq_id: Sampler(sampling) for seq_id in seq_ids}, max_tokens)

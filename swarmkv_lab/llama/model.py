@@ -12,6 +12,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+from swarmkv_lab.architectures import NOT_SIZED
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
 from swarmkv_lab.llama.api import pointer, take_errors
 from swarmkv_lab.llama.context import Context
@@ -80,6 +81,11 @@ class Model:
     def n_ctx_train(self) -> int:
         """The context length that the model was trained for, tokens."""
         return llama_cpp.llama_model_n_ctx_train(self.handle)
+
+    @cached_property
+    def sized(self) -> bool:
+        """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
+        return self.metadata.get("general.architecture") not in NOT_SIZED
 
     @cached_property
     def geometry(self) -> KVGeometry:
