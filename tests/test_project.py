@@ -1,5 +1,6 @@
 """The project as a whole: its versions agree, its notebooks are executed and small, and it speaks of itself alone."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -62,3 +63,22 @@ def test_llama_cpp_is_called_from_one_room_only():
     for path in (ROOT / "swarmkv_lab").rglob("*.py"):
         if path.parent.name != "llama":
             assert not re.search(r"^\s*(import|from) llama_cpp", path.read_text(), re.M), path.name
+
+
+def test_the_readmes_table_is_the_reference_measurement():
+    summary = json.loads((ROOT / "data/reference/bench.json").read_text())["summary"]
+    readme = (ROOT / "README.md").read_text()
+    for name, row in summary.items():
+        same = "all" if row["same_tokens"] else "not all"
+        cells = [
+            f"`{name}`",
+            f"{row['activation_ms']:,.1f}",
+            f"{row['ttft_ms']:,.0f}",
+            f"{row['end_to_end_ms']:,.0f}",
+            f"{row['ttft_speedup']:.0f}x",
+            f"{row['end_to_end_speedup']:.2f}x",
+            f"{row['kv_bytes'] / 1e6:.0f} MB",
+            f"{row['max_abs_logit_diff']:.2g}",
+            same,
+        ]
+        assert f"| {' | '.join(cells)} |" in readme, f"| {' | '.join(cells)} |"
