@@ -1,7 +1,9 @@
 """KVGeometry: how many bytes of KV a token, a snapshot and a context take, before anything is decoded."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,13 +169,9 @@ class KVGeometry:
         size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
         spare = min(pad(n_ctx), n_batch, UBATCH)
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
-        total = 0
-        for (layers, _), cells in zip(self._caches(1), (size, size if swa_full else windowed), strict=False):
-            key, value = self._rows(layers, kv_type)
-            if not flash_attn:
-                value = len(layers) * row_bytes(max(self.heads) * self.head_dim_v, kv_types(kv_type)[1])
-            total += cells * (key + value)
-        return total * (1 if unified else n_seq_max)
+        cells = (size, size if swa_full else windowed)
+        per_cell = _cell_bytes(self, kv_types(kv_type), flash_attn)
+        return sum(map(operator.mul, cells, per_cell)) * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes of one token's K rows and of its V rows in some layers."""
@@ -191,6 +189,18 @@ class KVGeometry:
             return [(list(layers), n_tokens)]
         full = [layer for layer in layers if not self.swa[layer]]
         return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], min(n_tokens, self.window))]
+
+
+@lru_cache(maxsize=4096)  # a slider asks for hundreds of cache sizes of one geometry
+def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool) -> list[int]:
+    """Bytes that one cell takes in each of llama.cpp's caches."""
+    per_cell = []
+    for layers, _ in geometry._caches(1):
+        key, value = geometry._rows(layers, kv_type)
+        if not flash_attn:
+            value = len(layers) * row_bytes(max(geometry.heads) * geometry.head_dim_v, kv_type[1])
+        per_cell.append(key + value)
+    return per_cell
 
 
 def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:

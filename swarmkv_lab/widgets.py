@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.memory import LAYOUTS, agents_bytes, agents_that_fit, memory_by_agents
+from swarmkv_lab.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
 from swarmkv_lab.sizing import KV_TYPES
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
@@ -80,7 +80,7 @@ class SizingExplorer(ipywidgets.VBox):
         try:
             self.table.value = _table(self.numbers)
             png = io.BytesIO()
-            self.figure().savefig(png, format="png", dpi=95)
+            self.figure().savefig(png, format="png", dpi=95, pil_kwargs={"compress_level": 1})
             self.picture.value = png.getvalue()
         except SwarmKVError as error:
             self.table.value = f"<p role='alert'>{escape(str(error))}</p>"
@@ -91,12 +91,16 @@ def sizing_explorer(**start: Any) -> SizingExplorer:
     return SizingExplorer(**start)
 
 
+def _count(n: int) -> str:
+    return f"{n} or more" if n == MOST_AGENTS else str(n)
+
+
 def _table(numbers: dict[str, Any]) -> str:
     rows = [
         ("a token", f"{numbers['bytes_per_token']:,} bytes"),
         ("a snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
-        ("all agents, each with a copy", f"{numbers['copied_bytes']:,} bytes; {numbers['copied_fit']} agents fit"),
-        ("all agents, sharing the document", f"{numbers['shared_bytes']:,} bytes; {numbers['shared_fit']} agents fit"),
+        ("all agents, each with a copy", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
+        ("all agents, sharing the document", f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit"),
     ]
     cells = "".join(f"<tr><th style='text-align:left;padding-right:2em'>{a}</th><td>{b}</td></tr>" for a, b in rows)
     return f"<table><caption>KV cache, predicted ({_TAIL} tokens of its own for each agent)</caption>{cells}</table>"

@@ -107,13 +107,16 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax = figure.subplots()
         ax.vlines(ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
         ax.scatter(ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
+        beside = {"iq4_nl": (-7, 5), "q4_0": (-7, -5)}  # the same bytes: one above the other, on the left
         for name, x, y in zip(types.kv_type, ratio, types.kl_mean, strict=True):
-            ax.annotate(name, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+            offset = beside.get(name, (7, 0))
+            side = "left" if offset[0] > 0 else "right"
+            ax.annotate(name, (x, y), offset, textcoords="offset points", va="center", ha=side, fontsize=9)
         ax.axhline(floor, color="#444444", linestyle=":", linewidth=1.2)
         ax.text(
             0.97, floor, "noise floor: f16 through other kernels", fontsize=8.5, va="top", ha="right", color="#444444"
         )
-        ax.set(yscale="log", xlabel="snapshot bytes, share of f16's", xlim=(0.22, 1.1))
+        ax.set(yscale="log", xlabel="snapshot bytes, share of f16's", xlim=(0.17, 1.1))
         ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
