@@ -70,8 +70,8 @@ class Context:
 
     def n_past(self, seq_id: int = 0) -> int:
         """The number of tokens in a sequence, which is the position of its next one."""
-        self._check_seq(seq_id)
-        with self.guard:
+        with self.guard:  # also around the check: another thread may be closing this
+            self._check_seq(seq_id)
             return llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id) + 1
 
     def share(self, src: int, dst: int) -> None:
@@ -205,8 +205,8 @@ class Context:
 
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
-        self._check_seq(seq_id)
         with self.guard:
+            self._check_seq(seq_id)
             self._logits.pop(seq_id, None)
             take_errors()
             size = state.nbytes
