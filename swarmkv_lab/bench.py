@@ -1,6 +1,6 @@
 """bench: all strategies on one document at one depth, as one report: environment, runs, summary."""
 
-import time
+import timeit
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +49,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
 
     end_to_end_bound is N(P+B)/(P+N*B), the most that branches decoded one after another can gain: P is naive's
-    prefill, B its branch, choice and generation.
+    activation, B its branch, choice and generation.
     """
     frame = pd.DataFrame(records)
     medians = frame.groupby("strategy", sort=False)[list(TIMES)].median()
@@ -84,10 +84,9 @@ def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **
         ctx.decode(tokens)
         snapshot = KVSnapshot.capture(ctx, tokens)
         target = snapshot.data.copy()
-        ms = np.array(
-            [[_ms(snapshot.restore, ctx), _ms(np.copyto, target, snapshot.data)] for _ in range(rounds + 1)][1:]
-        )
-    restore, memcpy = np.median(ms, axis=0)
+        calls = (lambda: snapshot.restore(ctx), lambda: np.copyto(target, snapshot.data))
+        seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
+    restore, memcpy = np.median(seconds[1:], axis=0) * 1e3
     return {
         "bytes": snapshot.nbytes,
         "restore_ms": float(restore),
@@ -123,14 +122,6 @@ def table(report: dict[str, Any]) -> str:
     env, restore = report["environment"], report["restore"]
     spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
     limit = summary.end_to_end_bound.iloc[0]
-    ratio = (
-        "not measured (interrupted)"
-        if restore is None
-        else (
-            f"{restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
-            f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
-        )
-    )
     lines = [
         f"measured: {env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}",
         f"{env['settings']['depth']:,} tokens, {env['settings']['n_agents']} agents, "
@@ -140,16 +131,14 @@ def table(report: dict[str, Any]) -> str:
         "",
         f"end to end, min-max ms: {spread}",
         f"end-to-end bound N(P+B)/(P+N*B) for branches one after another: {_cell('{:.2f}x', limit)}",
-        f"restore {ratio}",
     ]
+    if restore is not None:  # an interrupt leaves it out
+        lines.append(
+            f"restore {restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
+            f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
+        )
     return "\n".join(lines)
 
 
 def _cell(form: str, value: Any) -> str:
     return "-" if value is None or pd.isna(value) else form.format(value)
-
-
-def _ms(call: Any, *args: Any) -> float:
-    start = time.perf_counter()
-    call(*args)
-    return (time.perf_counter() - start) * 1e3

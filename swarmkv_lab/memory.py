@@ -1,5 +1,6 @@
 """Memory: what N agents over one document hold, copied or shared, and how many of them a budget takes."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import pandas as pd
@@ -26,14 +27,7 @@ def agents_bytes(
 
 def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: object) -> int:
     """The most agents, up to MOST_AGENTS, whose KV cache fits ``budget`` bytes; arguments as in agents_bytes."""
-    fits, not_more = 0, MOST_AGENTS
-    while fits < not_more:
-        middle = (fits + not_more + 1) // 2
-        if agents_bytes(geometry, n_tokens, middle, **how) <= budget:
-            fits = middle
-        else:
-            not_more = middle - 1
-    return fits
+    return bisect_right(range(1, MOST_AGENTS + 1), budget, key=lambda n: agents_bytes(geometry, n_tokens, n, **how))
 
 
 def memory_by_agents(geometry: KVGeometry, most: int, **how: object) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """KVGeometry: how many bytes of KV a token, a snapshot and a context take, before anything is decoded."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KVType = str | tuple[str, str]
 UBATCH = 512  # rows of one matrix product; llama.cpp's default, and what a sliding window's cache has to spare
-_LIMITS = {"block_count": 4096, "head_count_kv": 65_536, "key_length": 1 << 20, "value_length": 1 << 20}
+_MOST = 1 << 24  # of anything that a header counts: tokens of context are the most numerous
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
@@ -69,8 +69,8 @@ class KVGeometry:
     swa: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("n_head_kv", "swa"):
-            if isinstance(value := getattr(self, name), Sequence) and len(value) not in (self.n_layer, 0):
+        for name, value in (("n_head_kv", self.heads), ("swa", self.swa)):
+            if len(value) != self.n_layer and (name == "n_head_kv" or value or self.window):
                 raise SwarmKVError(f"{name} has {len(value)} entries for {self.n_layer} layers")
         if (
             min(self.n_layer, self.head_dim_k, self.n_ctx_train, *self.heads) < 1
@@ -102,22 +102,39 @@ class KVGeometry:
                 raise ModelNotFoundError(f"{Path(path).name}: its header has no {arch}.{key}")
             return value
 
-        n_layer = _count(path, "block_count", get("block_count"))
+        def count(key: str, default: int | None = None, least: int = 1) -> int:
+            return _count(path, key, get(key, default), least)
+
+        n_block = count("block_count")
+        n_layer = n_block - min(
+            count("nextn_predict_layers", 0, least=0), n_block - 1
+        )  # draft heads have no cache here
         heads = get("attention.head_count_kv", get("attention.head_count"))
-        per_layer = heads if isinstance(heads, list) else [heads] * n_layer
-        per_layer = tuple(_count(path, "head_count_kv", n) for n in per_layer)
-        if len(per_layer) != n_layer:
-            raise ModelNotFoundError(f"{Path(path).name}: {len(per_layer)} head counts for {n_layer} layers")
-        n_layer -= min(int(get("nextn_predict_layers", 0)), n_layer - 1)  # draft heads keep no cache of the trunk's
-        head_dim = _default_head_dim(path, get) if f"{arch}.attention.key_length" not in header else 0
-        is_mla = bool(get("attention.key_length_mla", 0))
-        window, swa = _windows(arch, header, n_layer)
+        per_layer = tuple(
+            _count(path, "attention.head_count_kv", n)
+            for n in (heads if isinstance(heads, list) else [heads] * n_block)
+        )
+        if len(per_layer) != n_block:
+            raise ModelNotFoundError(f"{Path(path).name}: {len(per_layer)} head counts for {n_block} layers")
+        head_dim = None
+        if f"{arch}.attention.key_length" not in header:
+            queries = get("attention.head_count")
+            most = max(queries, default=0) if isinstance(queries, list) else queries
+            head_dim = count("embedding_length") // _count(path, "attention.head_count", most)
+        window, swa = 0, ()
+        if arch in WINDOWED:
+            n, default = WINDOWED[arch]
+            window = count("attention.sliding_window", default, least=0)
+            pattern = get("attention.sliding_window_pattern", n)
+            if not isinstance(pattern, list):
+                pattern = every_nth_full(n_layer, _count(path, "attention.sliding_window_pattern", pattern))
+            swa = tuple(map(bool, pattern[:n_layer])) if window else ()
         return cls(
             n_layer=n_layer,
             n_head_kv=per_layer[0] if len(set(per_layer)) == 1 else per_layer[:n_layer],
-            head_dim_k=_count(path, "key_length", get("attention.key_length", head_dim)),
-            head_dim_v=0 if is_mla else _count(path, "value_length", get("attention.value_length", head_dim)),
-            n_ctx_train=int(get("context_length")),
+            head_dim_k=count("attention.key_length", head_dim),
+            head_dim_v=0 if get("attention.key_length_mla", 0) else count("attention.value_length", head_dim),
+            n_ctx_train=count("context_length"),
             window=window,
             swa=swa,
         )
@@ -208,27 +225,8 @@ def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
     return tuple(layer % n < n - 1 for layer in range(n_layer))
 
 
-def _windows(arch: str, header: Mapping[str, Any], n_layer: int) -> tuple[int, tuple[bool, ...]]:
-    """(window, which layers slide) by llama.cpp's rule for the architecture."""
-    if arch not in WINDOWED:
-        return 0, ()
-    n, default = WINDOWED[arch]
-    window = int(header.get(f"{arch}.attention.sliding_window", default))
-    if not window:
-        return 0, ()
-    pattern = header.get(f"{arch}.attention.sliding_window_pattern", n)
-    swa = tuple(map(bool, pattern[:n_layer])) if isinstance(pattern, list) else every_nth_full(n_layer, int(pattern))
-    return window, swa
-
-
-def _default_head_dim(path: str | Path, get: Any) -> int:
-    heads = get("attention.head_count")
-    most = max(heads) if isinstance(heads, list) else heads
-    return int(get("embedding_length")) // _count(path, "head_count_kv", most)
-
-
-def _count(path: str | Path, key: str, value: Any) -> int:
+def _count(path: str | Path, key: str, value: Any, least: int = 1) -> int:
     """A header's number, if it is one and not absurd."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LIMITS[key]:
-        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected 1 to {_LIMITS[key]:,}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
+        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected {least} to {_MOST:,}")
     return value

@@ -37,6 +37,12 @@ def test_every_figure_is_saved_and_drawn_alike_again(measured, tmp_path):
         assert first[0] == again[0], name
 
 
+def test_models_that_do_not_fill_the_grid_leave_no_empty_axes():
+    names = ["qwen2.5-7b", "llama-3.1-8b", "gpt-oss-20b"]
+    figure = figures.agents_that_fit(lab.agents_by_budget(names, [16], 1024), 1024)
+    assert [ax.axison for ax in figure.axes] == [True, True, True, False]
+
+
 def test_the_timeline_has_a_lane_an_agent_and_its_factor_in_the_title(measured):
     _, runs = measured
     figure = drawn(measured)["timeline"]

@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,8 @@ def test_a_period_of_six_has_five_windows_and_a_full_layer():
         ({"n_layer": 0}, "at least 1"),
         ({"n_head_kv": (1, 2, 3)}, "3 entries for 2 layers"),
         ({"head_dim_v": -1}, "at least 1"),
+        ({"n_head_kv": ()}, "n_head_kv has 0 entries for 2 layers"),
+        ({"window": 5}, "swa has 0 entries for 2 layers"),
     ],
 )
 def test_geometries_that_make_no_sense(change, message):
@@ -262,6 +265,18 @@ WHOLE = (ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 4)
          u32("llama.context_length", 100))  # fmt: skip
 
 
+def windowed(*pairs):
+    """A whole header of an architecture with sliding windows."""
+    arch = ("general.architecture", 8, struct.pack("<Q", 6) + b"gemma2")
+    return (arch, *((key.replace("llama", "gemma2"), kind, value) for key, kind, value in WHOLE[1:]), *pairs)
+
+
+def test_windows_by_the_architectures_rule(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(gguf(*windowed()))
+    shape = KVGeometry.from_gguf(tmp_path / "m.gguf")
+    assert (shape.window, shape.swa) == (4096, (True, False))
+
+
 def test_a_header_without_weights_is_enough(tmp_path):
     (tmp_path / "m.gguf").write_bytes(gguf(*WHOLE))
     assert KVGeometry.from_gguf(tmp_path / "m.gguf") == KVGeometry(2, 4, 16, 16, 100)
@@ -284,6 +299,23 @@ HOSTILE = {
     "zero layers": (gguf(ARCH, u32("llama.block_count", 0)), "block_count is 0, expected 1 to"),
     "absurd layers": (gguf(ARCH, u32("llama.block_count", 2**31)), "block_count is 2147483648"),
     "zero heads": (gguf(ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 0)), "head_count_kv is 0"),
+    "text for the context": (gguf(*WHOLE[:4], ("llama.context_length", 8, struct.pack("<Q", 1) + b"x")), "is 'x'"),
+    "no number for the size": (
+        gguf(*WHOLE[:3], ("llama.embedding_length", 6, struct.pack("<f", float("nan")))),
+        "is nan",
+    ),
+    "text for draft layers": (
+        gguf(*WHOLE, ("llama.nextn_predict_layers", 8, struct.pack("<Q", 1) + b"x")),
+        "nextn_predict_layers is 'x'",
+    ),
+    "every zeroth layer": (
+        gguf(*windowed(u32("gemma2.attention.sliding_window_pattern", 0))),
+        "sliding_window_pattern is 0",
+    ),
+    "text for a window": (
+        gguf(*windowed(("gemma2.attention.sliding_window", 8, struct.pack("<Q", 1) + b"x"))),
+        "sliding_window is 'x'",
+    ),
     "text for a number": (gguf(ARCH, ("llama.block_count", 8, struct.pack("<Q", 1) + b"9")), "block_count is '9'"),
 }
 
@@ -304,10 +336,13 @@ def test_truncated_anywhere(tmp_path):
             KVGeometry.from_gguf(tmp_path / "m.gguf")
 
 
-@given(flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_flipped_bytes_are_read_or_refused(tmp_path, flips):
-    data = bytearray(gguf(*WHOLE))
+@given(
+    whole=st.sampled_from([gguf(*WHOLE), gguf(*windowed(u32("gemma2.attention.sliding_window_pattern", 2)))]),
+    flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),
+)
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_flipped_bytes_are_read_or_refused(tmp_path, whole, flips):
+    data = bytearray(whole)
     for at, mask in flips:
         data[at % len(data)] ^= mask
     (tmp_path / "m.gguf").write_bytes(data)
@@ -338,6 +373,18 @@ def test_weigh_measures_a_name_by_its_twin_and_a_file_itself(twin):
         assert record["difference"] == 0
         assert record["measured_bytes"] == geometry(source).snapshot_bytes(100)
         assert min(record["capture_ms"], record["restore_ms"], record["share_ms"]) > 0
+
+
+@pytest.mark.parametrize("n_tokens", [-1, 0])
+def test_nothing_to_weigh(n_tokens):
+    with pytest.raises(lab.SwarmKVError, match=f"{n_tokens}"):
+        weigh("qwen2.5-0.5b", n_tokens)
+
+
+def test_a_gguf_of_any_name_is_weighed_itself(twin, tmp_path, monkeypatch):
+    (tmp_path / "model").write_bytes(twin.path.read_bytes())
+    monkeypatch.setattr(sys.modules["swarmkv_lab.weigh"], "twin", None)  # no twin is asked for
+    assert weigh(str(tmp_path / "model"), 20)["difference"] == 0
 
 
 def test_a_cache_too_large_is_refused_with_the_bytes_that_it_needs():

@@ -70,7 +70,7 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 1.5 + 1.35 * ((len(models) + 1) // 2)))
         axes = figure.subplots((len(models) + 1) // 2, 2, sharex=False, squeeze=False).flat
-        for ax, model in zip(axes, models, strict=False):
+        for model, ax in zip(models, axes, strict=False):  # in this order, so that no axes are drawn from for nothing
             rows = frame[frame.model == model]
             budgets = sorted(rows.budget_gb.unique())
             x = np.arange(len(budgets))
@@ -83,7 +83,7 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
             ax.set_xticklabels([f"{gb} GB" for gb in budgets])
             ax.set_title(model, fontsize=10)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        for ax in list(axes):
+        for ax in axes:  # what is left
             ax.axis("off")
         figure.supylabel("agents (predicted)", fontsize=9)
         headline(
@@ -137,6 +137,7 @@ def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title
         ax = figure.subplots()
         figure.subplots_adjust(left=0.09, right=0.86, top=0.88, bottom=0.15)
         top = budget / 1e9 * 2
+        fit = {layout: int((frame[layout] <= budget).sum()) for layout in ("copied", "shared")}
         for layout, colour in (("copied", BASELINE), ("shared", OURS)):
             gb = frame[layout] / 1e9
             ax.plot(frame.agents, gb, color=colour, linewidth=2)
@@ -155,14 +156,14 @@ def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title
             else:
                 at = frame.agents[gb <= top].max() if (gb <= top).any() else 1
                 ax.text(at, top, f" {layout}", va="bottom", fontsize=9, color=colour)
-            fits = int((frame[layout] <= budget).sum())
-            if 0 < fits < len(frame):
-                ax.plot([fits, fits], [0, budget / 1e9], color=colour, linestyle=":", linewidth=1)
+            if 0 < fit[layout] < len(frame):
+                ax.vlines(fit[layout], 0, budget / 1e9, color=colour, linestyle=":", linewidth=1)
         ax.axhline(budget / 1e9, color="#444444", linewidth=1)
         ax.text(frame.agents.iloc[-1] + 0.8, budget / 1e9, f"budget, {budget / 1e9:,.0f} GB", va="center", fontsize=9)
         ax.locator_params(nbins=5)
         ax.set(xlim=(1, frame.agents.iloc[-1]), ylim=(0, top), xlabel="agents", ylabel="GB of KV cache (predicted)")
-        fit = [int((frame[layout] <= budget).sum()) for layout in ("copied", "shared")]
-        more = "+" if fit[1] == len(frame) else ""
-        ax.set_title(f"{title}: {fit[0]} agents fit copied, {fit[1]}{more} shared", y=1.06)  # y: not searched for
+        more = "+" if fit["shared"] == len(frame) else ""
+        ax.set_title(
+            f"{title}: {fit['copied']} agents fit copied, {fit['shared']}{more} shared", y=1.06
+        )  # y: not searched for
     return figure

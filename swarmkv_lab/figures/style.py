@@ -48,11 +48,10 @@ def headline(figure: Figure, message: str, key: Mapping[str, str | tuple[str, st
     """The figure's message, bold at the top, and under it a key: {label: colour or (colour, hatch)}."""
     shown = {label: (look, "") if isinstance(look, str) else look for label, look in (key or {}).items()}
     handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in shown.items()]
-    legend = figure.legend(
+    figure.legend(
         handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
         title_fontproperties={"weight": "bold", "size": 12}, alignment="left", columnspacing=1.4, borderpad=0.2,
     )  # fmt: skip
-    legend.set_in_layout(True)
 
 
 def small_print(figure: Figure, caption: str) -> None:

@@ -160,17 +160,18 @@ class Context:
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
-        self._check_seq(seq_id)
         with self.guard:
-            if seq_id not in self._logits:
-                raise SwarmKVError(f"sequence {seq_id} has no logits: decode its next tokens first")
-            return self._logits[seq_id].copy()
+            row = self.spend_logits(seq_id)
+            self._logits[seq_id] = row
+            return row.copy()
 
     def spend_logits(self, seq_id: int) -> np.ndarray:
         """A sequence's logits, which are then gone: drawing from them twice would repeat the token."""
-        logits = self.logits(seq_id)
-        del self._logits[seq_id]
-        return logits
+        with self.guard:
+            self._check_seq(seq_id)
+            if seq_id not in self._logits:
+                raise SwarmKVError(f"sequence {seq_id} has no logits: decode its next tokens first")
+            return self._logits.pop(seq_id)
 
     def stream(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> Iterator[int]:
         """Yield token ids until the model ends its turn (that token is not yielded) or max_tokens are out.
