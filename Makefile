@@ -5,7 +5,7 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce test lab reference lint clean help
+.PHONY: reproduce test test-browser lab dashboard reference resume-reference lint clean help
 
 reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
@@ -13,14 +13,25 @@ reproduce: $(READY) ## the article's experiment on this machine, the figures and
 test: $(READY) lint ## all tests, on tiny models made on the spot and on the real one
 	$(BIN)/python -m pytest
 
+test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven in Chromium; screenshots in artifacts/
+	$(BIN)/python -m pytest -m browser tests/test_browser.py
+
 lab: $(READY) ## JupyterLab on loopback, with its token
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+dashboard: $(VENV)/.dashboard ## the notebooks as plain web pages on loopback, with a token
+	$(BIN)/jupyter server --ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.default_url=/voila \
+		--ServerApp.open_browser=True
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 reference: $(READY) ## for maintainers: measure in full and replace what the repository shows
+	rm -f data/reference/*.csv data/reference/*.json
+	$(MAKE) resume-reference
+
+resume-reference: $(READY) ## go on with it after an interrupt
 	$(BIN)/swarmkv-lab reproduce --profile full --reference
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
@@ -36,8 +47,12 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+$(VENV)/.dashboard $(VENV)/.browser: $(VENV)/.%: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
 clean: ## remove the environment; the model stays in the user's cache folder
 	rm -rf $(VENV)
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

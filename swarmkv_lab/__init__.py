@@ -1,6 +1,9 @@
 """SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
 
+from swarmkv_lab.article import table as article_table
+from swarmkv_lab.bench import bench
 from swarmkv_lab.catalogue import catalogue, geometry
+from swarmkv_lab.costmodel import CostModel, held_out
 from swarmkv_lab.documents import load_agents, load_document
 from swarmkv_lab.errors import (
     ContextBudgetError,
@@ -9,16 +12,23 @@ from swarmkv_lab.errors import (
     SnapshotCorruptError,
     SnapshotMismatchError,
     SwarmKVError,
+    refused,
 )
-from swarmkv_lab.experiment import fan_out, race, sweep
+from swarmkv_lab.experiment import fan_out
 from swarmkv_lab.fidelity import kv_type_fidelity
+from swarmkv_lab.grid import race, sweep
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
+from swarmkv_lab.measurements import measurements
 from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
 from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.positions import position_error
 from swarmkv_lab.profiles import profile
-from swarmkv_lab.run import Run
+from swarmkv_lab.provenance import caption
+from swarmkv_lab.rope import Rope
+from swarmkv_lab.run import Run, kl_divergence
 from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.state import SequenceState
 from swarmkv_lab.strategies import STRATEGIES
 from swarmkv_lab.twins import twin
 from swarmkv_lab.weigh import weigh
@@ -29,29 +39,40 @@ __all__ = [
     "STRATEGIES",
     "Context",
     "ContextBudgetError",
+    "CostModel",
     "DecodeError",
     "KVGeometry",
     "KVSnapshot",
     "LlamaGuard",
     "Model",
     "ModelNotFoundError",
+    "Rope",
     "Run",
     "Sampling",
+    "SequenceState",
     "SnapshotCorruptError",
     "SnapshotMismatchError",
     "SwarmKVError",
     "agents_by_budget",
+    "article_table",
+    "bench",
+    "caption",
     "catalogue",
     "catalogue_bytes",
     "fan_out",
     "geometry",
+    "held_out",
+    "kl_divergence",
     "kv_type_fidelity",
     "load_agents",
     "load_document",
     "load_model",
+    "measurements",
     "model_path",
+    "position_error",
     "profile",
     "race",
+    "refused",
     "sweep",
     "twin",
     "weigh",

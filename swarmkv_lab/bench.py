@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.experiment import Prompts, measure, record
+from swarmkv_lab.costmodel import bound
+from swarmkv_lab.experiment import Prompts
+from swarmkv_lab.grid import measure, record, rounds
 from swarmkv_lab.llama import Model
 from swarmkv_lab.provenance import environment
 from swarmkv_lab.run import Run
@@ -29,14 +31,16 @@ def bench(
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Run]]:
     """The report, ready for JSON, and the runs that it was made from (a KeyboardInterrupt ends it early, not empty)."""
-    grid = dict(depths=[depth], n_agents=[n_agents], strategies=strategies, repeats=repeats, agents=agents)
+    grid = rounds([depth], [n_agents], repeats)
     records, runs = [], []
     env = environment(model, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens, **settings)
     restore = None
     try:
-        for repeat, run, exactness in measure(model, tokens, max_tokens=max_tokens, **grid, **settings):
+        for this, run, exactness in measure(
+            model, tokens, grid, strategies, agents=agents, max_tokens=max_tokens, **settings
+        ):
             rows = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
-            records.append({**record(repeat, run, exactness), "agents": rows.to_dict("records")})
+            records.append({**record(this, run, exactness), "agents": rows.to_dict("records")})
             runs.append(run)
         restore = restore_against_memcpy(model, tokens[:depth], **settings)
     except KeyboardInterrupt:
@@ -48,8 +52,7 @@ def bench(
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
 
-    end_to_end_bound is N(P+B)/(P+N*B), the most that branches decoded one after another can gain: P is naive's
-    activation, B its branch, choice and generation.
+    end_to_end_bound is costmodel.bound of naive's medians.
     """
     frame = pd.DataFrame(records)
     medians = frame.groupby("strategy", sort=False)[list(TIMES)].median()
@@ -62,7 +65,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for metric in ("activation", "ttft", "end_to_end"):
             speedup = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
             row[f"{metric}_speedup"] = speedup
-        row["end_to_end_bound"] = None if naive is None else bound(naive, int(runs.n_agents.iloc[0]))
+        row["end_to_end_bound"] = None if naive is None else float(bound(naive, int(runs.n_agents.iloc[0])))
         row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
         if naive is not None:
             row["max_abs_logit_diff"] = float(runs.max_abs_logit_diff.max())
@@ -70,12 +73,6 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             row["same_tokens"] = bool(runs.same_tokens.all())
         summary[strategy] = row
     return summary
-
-
-def bound(naive: pd.Series, n_agents: int) -> float:
-    """N(P+B)/(P+N*B) from naive's medians."""
-    branch = naive.ttft_ms - naive.activation_ms + naive.generate_ms
-    return float(n_agents * (naive.activation_ms + branch) / (naive.activation_ms + n_agents * branch))
 
 
 def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **settings: Any) -> dict[str, Any]:

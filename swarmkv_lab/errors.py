@@ -1,5 +1,8 @@
 """One family of errors: whatever a caller does wrong ends in a SwarmKVError, never in a dead kernel."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SwarmKVError(Exception):
     """Bad input or state. The message says what was wrong, with both sides' numbers, and how to mend it."""
@@ -23,3 +26,14 @@ class SnapshotMismatchError(SwarmKVError):
 
 class SnapshotCorruptError(SwarmKVError):
     """The snapshot's bytes are not what capture wrote."""
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """For a demonstration: print how what stands below is refused, and fail if it is not."""
+    try:
+        yield
+    except SwarmKVError as error:
+        print(f"{type(error).__name__}: {error}")
+    else:
+        raise AssertionError("this was accepted")

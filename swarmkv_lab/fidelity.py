@@ -1,13 +1,13 @@
 """Fidelity: what a smaller KV type costs in the model's predictions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama import Context, Model
 from swarmkv_lab.run import kl_divergence
 from swarmkv_lab.sizing import KV_TYPES, KVType
 
@@ -25,30 +25,39 @@ def kv_type_fidelity(
         raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
     floor = "f16, without flash attention"
     settings = {floor: ("f16", False)} | {str(kv_type): (kv_type, True) for kv_type in kv_types}
-    reference = list(_predictions(model, tokens, continuation, "f16", True))
+    reference = _of_kv_type(model, tokens, continuation, "f16", True)
     rows = []
     for name, (kv_type, flash_attn) in tqdm(settings.items(), desc="KV types", unit="type", leave=False):
-        logits = list(_predictions(model, tokens, continuation, kv_type, flash_attn))
-        kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
-        same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
+        logits = _of_kv_type(model, tokens, continuation, kv_type, flash_attn)
         rows.append(
             {
                 "kv_type": name,
                 "snapshot_bytes": model.geometry.snapshot_bytes(len(tokens), kv_type),
-                "kl_mean": float(np.mean(kl)),
-                "kl_max": float(np.max(kl)),
-                "top1": float(np.mean(same)),
+                **divergence(reference, logits),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _predictions(
+def predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
+    """The logits after each of the tokens, float32 (n_vocab,), decoded one by one as in generation."""
+    rows = []
+    for token in tokens:
+        ctx.decode([token])
+        rows.append(ctx.logits())
+    return rows
+
+
+def divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:
+    """kl_mean and kl_max in nats, from the reference, and top1, the share of the same arg-max, over rows of logits."""
+    kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
+    same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
+    return {"kl_mean": float(np.mean(kl)), "kl_max": float(np.max(kl)), "top1": float(np.mean(same))}
+
+
+def _of_kv_type(
     model: Model, tokens: np.ndarray, continuation: int, kv_type: KVType, flash_attn: bool
-) -> Iterator[np.ndarray]:
-    """The logits after each of the last tokens, which are decoded one by one as in generation."""
+) -> list[np.ndarray]:
     with model.context(len(tokens), kv_type=kv_type, flash_attn=flash_attn) as ctx:
         ctx.decode(tokens[:-continuation])
-        for token in tokens[-continuation:]:
-            ctx.decode([token])
-            yield ctx.logits()
+        return predictions(ctx, tokens[-continuation:])

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.grid import rounds
+from swarmkv_lab.runlog import Round
 
 PROFILE_VARIABLE = "SWARMKV_PROFILE"
 
@@ -16,11 +18,28 @@ class Profile:
     depth: int
     """tokens of the document"""
     repeats: int
+    live_repeats: int
+    """in a notebook, where a reader waits"""
     max_tokens: int
     """tokens of an answer"""
+    grid: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
+    """(depths, agents, repeats) of each part of the grid of strategies"""
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The grid's rounds, part after part."""
+        return [this for depths, n_agents, repeats in self.grid for this in rounds(depths, n_agents, repeats)]
 
 
-PROFILES = {p.name: p for p in (Profile("quick", 1024, 3, 16), Profile("full", 3501, 3, 16))}
+_QUICK = (((128, 256, 512, 1024), (1, 4), 1),)
+# Naive is measured at each point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores: the
+# deepest points have few agents, and only the fast ones are measured twice. The whole takes about an hour there.
+_FULL = (
+    ((256, 512, 1024), (1, 2, 4, 8, 16), 2),
+    ((2048, 3501), (1, 2, 4, 16), 1),
+    ((5000, 7000), (1, 4), 1),
+)
+PROFILES = {p.name: p for p in (Profile("quick", 768, 3, 1, 16, _QUICK), Profile("full", 3501, 3, 2, 16, _FULL))}
 
 
 def profile(name: str | None = None) -> Profile:

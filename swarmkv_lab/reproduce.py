@@ -2,74 +2,93 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from swarmkv_lab import article, figures
+from swarmkv_lab import article, gallery
 from swarmkv_lab.bench import bench, table
 from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.grid import sweep_rounds
+from swarmkv_lab.llama import Model
+from swarmkv_lab.measurements import Measurements
 from swarmkv_lab.models import load_model
-from swarmkv_lab.profiles import PROFILE_VARIABLE, profile
-from swarmkv_lab.provenance import caption
-from swarmkv_lab.resources import ROOT
+from swarmkv_lab.positions import position_error
+from swarmkv_lab.profiles import PROFILE_VARIABLE, Profile, profile
+from swarmkv_lab.resources import REFERENCE, ROOT, RUNS
 from swarmkv_lab.strategies import STRATEGIES
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
     """Measure, draw, execute the notebooks, and end with the article's table beside ours.
 
-    Data and executed notebooks go to data/runs/PROFILE, figures to figures/. With ``reference`` (for maintainers)
-    data/reference and notebooks/ themselves are replaced.
+    Data and executed notebooks go to data/runs/PROFILE, figures to figures/. What is already measured there is kept, so
+    that an interrupted call goes on where it was. With ``reference`` (for maintainers) it is data/reference, and
+    notebooks/ themselves are replaced; remove the data first to measure them again.
     """
     chosen = profile(profile_name)
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     if not notebooks:
         raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
-    data = ROOT / "data" / ("reference" if reference else f"runs/{chosen.name}")
+    data = REFERENCE if reference else RUNS / chosen.name
     data.mkdir(parents=True, exist_ok=True)
-    (ROOT / "figures").mkdir(exist_ok=True)
-
     with load_model() as model:
         tokens = model.tokenize(load_document("dossier"))
-        report, runs = bench(
-            model,
-            tokens,
-            depth=chosen.depth,
-            n_agents=2,
-            strategies=list(STRATEGIES),
-            repeats=chosen.repeats,
-            max_tokens=chosen.max_tokens,
+        sweep_rounds(
+            model, tokens, chosen.rounds, list(STRATEGIES), max_tokens=chosen.max_tokens, path=data / "grid.csv"
         )
-    (data / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    flat = pd.DataFrame(report["runs"]).drop(columns="agents")
-    flat.to_csv(data / "bench.csv", index=False)
-    last = {run.strategy: run.timeline for run in runs}  # the last repeat of each
-    small_print = caption(report["environment"])
-    drawn = {
-        "timeline": figures.timeline({name: last[name] for name in ("naive", "swarmkv")}, small_print),
-        "strategies": figures.strategies(report["summary"], small_print),
-        "broadcast": figures.broadcast(),
-    }
-    for name, figure in drawn.items():
-        figures.save(figure, ROOT / "figures", name)
+        if not _kept(data / "bench.json"):
+            _measure_bench(model, tokens, chosen, data)
+        if not _kept(data / "positions.csv"):
+            position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
+    measured = Measurements(data)
+    gallery.draw(measured, ROOT / "figures")
 
     out = ROOT / "notebooks" if reference else data / "notebooks"
     out.mkdir(exist_ok=True)
     for path in tqdm(notebooks, desc="notebooks", unit="notebook"):
         nbformat.write(execute(path, chosen.name), out / path.name)
 
-    print(table(report))
+    print(table(measured.bench))
     print(
         f"\nThe article's experiment, published and measured here ({chosen.depth:,} tokens, profile {chosen.name}):\n"
     )
-    print(article.table(report).to_string())
-    print(f"\nwrote {data.relative_to(ROOT)}/, figures/ and {out.relative_to(ROOT)}/")
+    print(article.table(measured.bench).to_string())
+    print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
+
+
+def _kept(path: Path) -> bool:
+    if path.exists():
+        print(f"keeping {path.relative_to(ROOT)}; remove it to measure it again", file=sys.stderr)
+    return path.exists()
+
+
+def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
+    """The article's experiment, two agents at the profile's depth; the JSON is written last: then it is whole."""
+    report, runs = bench(
+        model,
+        tokens,
+        depth=chosen.depth,
+        n_agents=2,
+        strategies=list(STRATEGIES),
+        repeats=chosen.repeats,
+        max_tokens=chosen.max_tokens,
+    )
+    turns = [runs[i : i + len(STRATEGIES)] for i in range(0, len(runs), len(STRATEGIES))]
+    turns.sort(key=lambda turn: turn[0].metrics["end_to_end_ms"])
+    median = [run.timeline.assign(strategy=run.strategy) for run in turns[(len(turns) - 1) // 2]]
+    pd.concat(median).to_csv(data / "timelines.csv", index=False)
+    pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(data / "bench.csv", index=False)
+    if report["restore"] is None:  # bench ends early, with what it has, when it is interrupted
+        raise KeyboardInterrupt
+    (data / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

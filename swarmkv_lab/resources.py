@@ -4,4 +4,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 ROOT = _PACKAGE.parent
-DATA = ROOT / "data" if (ROOT / "data" / "catalogue.csv").is_file() else _PACKAGE / "data"
+_IN_CHECKOUT = (ROOT / "data" / "catalogue.csv").is_file()
+DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"
+REFERENCE = DATA / "reference"
+RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # what a reader measures and exports

@@ -1,7 +1,7 @@
 """Run: what one fan-out is asked for, and what it records as it goes: spans, answers, memory."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -57,6 +57,7 @@ class Run:
         max_tokens: int,
         sampling: Sampling,
         settings: dict[str, Any],
+        watch: "Callable[[Run], None] | None" = None,
     ) -> None:
         self.model = model
         self.tokens = tokens
@@ -68,6 +69,10 @@ class Run:
         self.spans: list[Span] = []
         self.kv_bytes = 0
         """KV memory held at the peak: contexts and snapshots together"""
+        self.repeats = pd.DataFrame()
+        """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
+        self._watch = watch
+        self._open: list[tuple[str, str, float]] = []
         self._held = 0
         self._start = time.perf_counter()
 
@@ -76,18 +81,21 @@ class Run:
     @contextmanager
     def phase(self, agents: Agent | Sequence[Agent] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
-        lanes = [agents] if isinstance(agents, Agent) else agents
+        group = [agents] if isinstance(agents, Agent) else agents
+        lanes = [PREFIX] if group is None else [agent.name for agent in group]
         start = self._now()
+        self._open = [(lane, name, start) for lane in lanes]
         yield
         end = self._now()
-        for lane in [PREFIX] if lanes is None else [agent.name for agent in lanes]:
-            self.spans.append(Span(lane, name, start, end, n_bytes))
+        self._open = []
+        self.spans += [Span(lane, name, start, end, n_bytes) for lane in lanes]
 
     @contextmanager
     def context(self, agent: Agent | None, **settings: Any) -> Iterator[Context]:
         """A context for a while, its making timed and its memory counted."""
         with self.phase(agent, "context"):
             ctx = self.model.context(**self.settings | settings)
+        ctx.watch = self._look if self._watch else None
         with ctx, self.holding(ctx.nbytes):
             yield ctx
 
@@ -108,6 +116,11 @@ class Run:
 
     # -- what readers see
 
+    def so_far(self) -> pd.DataFrame:
+        """The timeline while the run goes on, its open spans as long as they are now."""
+        now = self._now()
+        return pd.DataFrame([*self.spans, *(Span(*span, now, 0) for span in self._open)])
+
     @cached_property
     def timeline(self) -> pd.DataFrame:
         """A row a span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
@@ -116,10 +129,8 @@ class Run:
     @cached_property
     def agents(self) -> pd.DataFrame:
         """A row an agent: activation, branch, TTFT and generation in ms, and its answer."""
-        spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
-        phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum", fill_value=0.0)
-        ms = phases.reindex(index=[agent.name for agent in self.branches])
-        activation = ms[[phase for phase in ACTIVATION if phase in ms]].sum(axis=1)
+        ms = self._phases
+        activation = ms[list(ACTIVATION)].sum(axis=1)
         return pd.DataFrame(
             {
                 "agent": ms.index,
@@ -132,6 +143,14 @@ class Run:
                 "answer": list(self.answers.values()),
             }
         )
+
+    @cached_property
+    def _phases(self) -> pd.DataFrame:
+        """Milliseconds by agent (row) and phase (column), 0 where an agent has no such phase."""
+        spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
+        phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum")
+        names = [agent.name for agent in self.branches]
+        return phases.reindex(index=names, columns=[*ACTIVATION, "branch", "choose", "generate"]).fillna(0.0)
 
     @cached_property
     def answers(self) -> dict[str, str]:
@@ -150,20 +169,22 @@ class Run:
             "n_agents": len(self.branches),
             "prefill_ms": ms["prefill"] / prefills,
             "capture_ms": ms.get("capture", 0.0),
+            **{f"{phase}_ms": self._phases[phase].mean() for phase in ACTIVATION if phase != "prefill"},
             **means.to_dict(),
             "end_to_end_ms": float(self.timeline.end_ms.max()),
             "kv_bytes": self.kv_bytes,
             "copied_bytes": int(self.timeline.bytes.sum()),
         }
 
-    def compare(self, reference: "Run") -> pd.DataFrame:
+    def compare(self, reference: "Run | Sequence[Agent]") -> pd.DataFrame:
         """How exact this run's answers are against another's (naive): a row an agent.
 
         max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt;
         same_tokens of the whole answer.
         """
         rows = []
-        for mine, theirs in zip(self.branches, reference.branches, strict=True):
+        others = reference.branches if isinstance(reference, Run) else reference
+        for mine, theirs in zip(self.branches, others, strict=True):
             rows.append(
                 {
                     "agent": mine.name,
@@ -173,6 +194,14 @@ class Run:
                 }
             )
         return pd.DataFrame(rows)
+
+    def _look(self) -> None:
+        """Let the watcher look; the clock stands still meanwhile, so that its drawing is not measured."""
+        since = time.perf_counter()
+        try:
+            self._watch(self)
+        finally:
+            self._start += time.perf_counter() - since
 
     def _now(self) -> float:
         return (time.perf_counter() - self._start) * 1e3

@@ -153,14 +153,14 @@ class KVGeometry:
     def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1) -> int:
         """What llama_state_seq_get_size answers for a sequence of n_tokens.
 
-        8 bytes of magic and version; then, for the layers that keep everything and for those that keep a window: the
-        streams' cell counts, 12 bytes a cell (position and sequence), a header, and a header and a row a cell for K
-        and for V of each layer. n_stream: 1 for a unified cache, else the context's n_seq_max.
+        8 bytes of magic and sequence id; then, for the layers that keep everything and for those that keep a window:
+        the streams' cell counts, 12 bytes a cell (position and sequence), a header, and a header and a row a cell for
+        K and for V of each layer. n_stream: 1 for a unified cache, else the context's n_seq_max.
         """
         if n_tokens < 0:
             raise SwarmKVError(f"n_tokens={n_tokens}: it must be at least 0")
         total = 8
-        for layers, cells in self._caches(n_tokens):
+        for layers, cells in self.caches(n_tokens):
             total += 4 + 4 * n_stream
             if cells:
                 tensors = len(layers) * (2 if self.head_dim_v else 1)
@@ -199,7 +199,7 @@ class KVGeometry:
             sum(row_bytes(n * self.head_dim_v, value) for n in heads),
         )
 
-    def _caches(self, n_tokens: int) -> list[tuple[list[int], int]]:
+    def caches(self, n_tokens: int = 1) -> list[tuple[list[int], int]]:
         """(layers, cells) of each of llama.cpp's caches: the full one, and with sliding windows the windowed one."""
         layers = range(self.n_layer)
         if not self.window:
@@ -212,7 +212,7 @@ class KVGeometry:
 def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool) -> list[int]:
     """Bytes that one cell takes in each of llama.cpp's caches."""
     per_cell = []
-    for layers, _ in geometry._caches(1):
+    for layers, _ in geometry.caches(1):
         key, value = geometry._rows(layers, kv_type)
         if not flash_attn:
             value = len(layers) * row_bytes(max(geometry.heads) * geometry.head_dim_v, kv_type[1])

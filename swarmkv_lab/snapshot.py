@@ -6,6 +6,8 @@ import numpy as np
 
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.llama import STATE_VERSION, Context
+from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.state import SequenceState
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class KVSnapshot:
                 n_past = ctx.n_past(seq_id)
                 ctx.clear(seq_id)
                 raise SnapshotCorruptError(f"the state ends at {n_past:,} tokens, not at its {len(self.tokens):,}")
+
+    def state(self, geometry: KVGeometry) -> SequenceState:
+        """The bytes taken apart: positions, and each layer's keys and values."""
+        return SequenceState(self.data, geometry)
 
     def copy(self) -> "KVSnapshot":
         """The same snapshot in memory of its own, as the article copies the host buffer for each branch."""

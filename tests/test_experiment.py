@@ -1,12 +1,14 @@
 """fan_out and sweep: budgets before decodes, clear errors, interleaving, tidy tables."""
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.bench import bench, table
-from swarmkv_lab.experiment import measure
+from swarmkv_lab.grid import measure, rounds
 from swarmkv_lab.run import kl_divergence
 
 
@@ -60,8 +62,8 @@ def test_sweep_is_interleaved_and_tidy(twin, document, question):
     )  # fmt: skip
     assert len(frame) == 2 * 2 * 2 * 2
     assert list(frame.strategy[:4]) == ["naive", "shared", "naive", "shared"]  # the reference first, then in turns
-    assert list(frame.repeat[:4]) == [0, 0, 1, 1]
-    assert set(frame.depth) == {10, 300}
+    assert list(frame.repeat) == [0] * 8 + [1] * 8  # the whole grid once, then again
+    assert list(frame.depth[:8]) == [10] * 4 + [300] * 4
     assert frame.same_tokens.all()
     for column in ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "end_to_end_ms", "kv_bytes", "copied_bytes"):
         assert pd.api.types.is_numeric_dtype(frame[column]), column
@@ -70,9 +72,8 @@ def test_sweep_is_interleaved_and_tidy(twin, document, question):
 
 def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     (_, run, _), *_ = measure(
-        twin, document, depths=[20], n_agents=[5], strategies=["shared"], repeats=1,
-        agents={"x": question, "y": question[:2]}, max_tokens=1,
-    )  # fmt: skip
+        twin, document, rounds([20], [5], 1), ["shared"], agents={"x": question, "y": question[:2]}, max_tokens=1
+    )
     assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
 
 
@@ -81,6 +82,7 @@ def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     [
         ({"depths": [301]}, "depth 301 is more than the document's 300"),
         ({"depths": []}, "must not be empty"),
+        ({"repeats": 0}, "at least 1"),
         ({"n_agents": [0]}, "at least 1"),
         ({"strategies": []}, "must not be empty"),
         ({"strategies": ["naive", "nope"]}, "'nope' is not one of"),
@@ -120,3 +122,33 @@ def test_kl_divergence_against_its_definition(rng):
     assert kl_divergence(a, b) == pytest.approx((p * np.log(p / q)).sum())
     assert kl_divergence(a, a) == 0
     assert kl_divergence(a + 100, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_watcher_sees_the_run_grow_and_its_looking_is_not_measured(twin, document, question, monkeypatch):
+    seen, spent = [], [0.0]
+    now = time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + spent[0])
+
+    def watch(run):
+        seen.append(run.so_far())
+        spent[0] += 1000  # seconds, by the clock that the run goes by
+
+    run = lab.fan_out(twin, document, [question] * 2, "naive", max_tokens=4, n_batch=64, watch=watch)
+    assert len(seen) == 2 * (5 + 1 + 3)  # before each llama_decode: chunks of the document, the question, the answer
+    assert [len(frame) for frame in seen] == sorted(len(frame) for frame in seen)
+    assert (seen[3].phase.iloc[-1], seen[3].agent.iloc[-1]) == ("prefill", "agent 1")
+    assert seen[4].end_ms.iloc[-1] > seen[3].end_ms.iloc[-1]
+    assert run.metrics["end_to_end_ms"] < 1e6
+
+
+def test_what_a_watcher_raises_ends_the_run_and_frees_its_contexts(twin, document, question):
+    before = [ctx for ctx in twin._contexts if ctx._free.alive]
+
+    def watch(run):
+        if run.so_far().phase.iloc[-1] == "branch":
+            raise KeyError("enough")
+
+    for strategy in lab.STRATEGIES:
+        with pytest.raises(KeyError, match="enough"):
+            lab.fan_out(twin, document, [question] * 2, strategy, watch=watch)
+    assert [ctx for ctx in twin._contexts if ctx._free.alive] == before

@@ -6,9 +6,13 @@ import subprocess
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from conftest import ROOT
+
+from swarmkv_lab.profiles import PROFILES
+from swarmkv_lab.strategies import STRATEGIES
 
 try:
     import tomllib
@@ -82,3 +86,28 @@ def test_the_readmes_table_is_the_reference_measurement():
             same,
         ]
         assert f"| {' | '.join(cells)} |" in readme, f"| {' | '.join(cells)} |"
+
+
+def test_every_column_of_the_data_is_explained():
+    words = (ROOT / "data/README.md").read_text()
+    for name in ("bench.csv", "timelines.csv", "grid.csv", "positions.csv"):
+        columns = (ROOT / "data/reference" / name).read_text().splitlines()[0].split(",")
+        missing = [column for column in columns if f"`{column}`" not in words]
+        assert not missing, (name, missing)
+
+
+def test_the_reference_grid_is_the_full_profiles_with_naive_everywhere():
+    grid = pd.read_csv(ROOT / "data/reference/grid.csv")
+    points = grid.groupby(["repeat", "depth", "n_agents"]).strategy.agg(sorted)
+    assert set(points.index) == {tuple(this) for this in PROFILES["full"].rounds}
+    assert all(found == sorted(STRATEGIES) for found in points)
+    assert not grid.prefill_ms.duplicated().any()  # measured, each one
+    exact = grid[grid.strategy != "batched"]
+    assert exact.same_tokens.all()
+    assert (exact.max_abs_logit_diff == 0).all()
+
+
+def test_no_committed_file_is_large():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    large = {name: size for name in files if (size := (ROOT / name).stat().st_size) > 1_000_000}
+    assert not large

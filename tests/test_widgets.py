@@ -1,10 +1,24 @@
 """The explorers: what they show is the package's own number, and it follows every control."""
 
-import pytest
+import html
+import sys
+import time
 
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import load_shape
+
+import swarmkv_lab as lab
 from swarmkv_lab.catalogue import catalogue, geometry
+from swarmkv_lab.costmodel import CostModel
+from swarmkv_lab.measurements import measurements
 from swarmkv_lab.memory import agents_bytes
-from swarmkv_lab.widgets import sizing_explorer
+from swarmkv_lab.widgets import latency_explorer, race, sizing_explorer, snapshot_inspector
+
+explorer_module = sys.modules["swarmkv_lab.widgets.explorer"]
+measurements_module = sys.modules["swarmkv_lab.measurements"]
+race_module = sys.modules["swarmkv_lab.widgets.race"]
 
 
 @pytest.fixture
@@ -23,7 +37,7 @@ def test_its_numbers_are_the_geometrys(explorer):
         assert agents_bytes(shape, 3501, fit, layout=layout) <= 8 * 10**9
         assert fit == 255 or agents_bytes(shape, 3501, fit + 1, layout=layout) > 8 * 10**9
     for number in (numbers["bytes_per_token"], numbers["snapshot_bytes"], numbers["shared_bytes"]):
-        assert f"{number:,}" in explorer.table.value
+        assert f"{number:,}" in explorer.message.value
 
 
 @pytest.mark.parametrize(
@@ -38,18 +52,224 @@ def test_its_numbers_are_the_geometrys(explorer):
     ],
 )
 def test_every_control_changes_table_and_picture(explorer, control, value):
-    before = explorer.table.value, bytes(explorer.picture.value)
+    before = explorer.message.value, explorer.picture.value
     getattr(explorer, control).value = value
-    assert explorer.table.value != before[0]
-    assert bytes(explorer.picture.value) != before[1]
-    assert bytes(explorer.picture.value).startswith(b"\x89PNG")
+    assert explorer.message.value != before[0]
+    assert explorer.picture.value != before[1]
+    assert 'src="data:image/png;base64,iVBOR' in explorer.picture.value
+    assert explorer.model.value in explorer.picture.value.split('alt="')[1]
 
 
 def test_every_model_can_be_shown(explorer):
     for name in catalogue().index:
         explorer.model.value = name
-        assert "alert" not in explorer.table.value, name
+        assert "alert" not in explorer.message.value, name
 
 
-def test_every_control_has_a_label(explorer):
-    assert all(control.description for control in explorer.controls)
+@pytest.fixture
+def runs_folder(tmp_path, monkeypatch):
+    """A reader's measurements, in a folder of the test's."""
+    for module in (explorer_module, measurements_module):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def latency(runs_folder):
+    return latency_explorer()
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [("metric", "end_to_end_ms"), ("against", "n_agents"), ("depth", 1024), ("agents", 16), ("log_axes", False)],
+)
+def test_every_control_of_the_latency_explorer_changes_the_picture(latency, control, value):
+    before = latency.picture.value
+    getattr(latency, control).value = value
+    assert latency.picture.value != before
+    assert "alert" not in latency.message.value
+
+
+def test_its_predictions_are_the_cost_models(latency):
+    model = CostModel.fit(measurements("reference").grid)
+    row = model.predict([3501], [4], ["shared"]).iloc[0]
+    for ms in (row.ttft_ms, row.end_to_end_ms, row.activation_ms):
+        assert f"{ms:,.1f} ms" in latency.message.value
+    data = latency.data()
+    assert set(data.kind) == {"measured", "predicted"}
+    assert set(data[data.kind == "measured"].n_agents) == {4}
+
+
+def test_a_strategy_that_is_not_chosen_is_not_drawn(latency):
+    latency.shown["naive"].value = False
+    assert "naive" not in set(latency.data().strategy)
+    for box in latency.shown.values():
+        box.value = False
+    assert "no strategy is chosen" in latency.message.value
+    latency.shown["shared"].value = True
+    assert "alert" not in latency.message.value
+
+
+def test_whose_numbers(latency, runs_folder):
+    latency.source.value = "published"
+    assert "has end to end for naive and swarmkv" in latency.message.value
+    latency.metric.value = "end_to_end_ms"
+    assert "10,275" in latency.message.value
+    assert "2 agents, 3,501 tokens (published)" in latency.picture.value
+    assert list(latency.data().end_to_end_ms) == [10_275, 5_272]
+    assert set(latency.data().kind) == {"published"}
+    latency.shown["naive"].value = latency.shown["swarmkv"].value = False
+    assert "has end to end for naive and swarmkv" in latency.message.value
+    latency.shown["naive"].value = True
+    latency.source.value = "mine"
+    assert "run make reproduce" in latency.message.value  # nothing was measured here yet
+    grid = measurements("reference").grid
+    (runs_folder / "quick").mkdir()
+    grid.assign(end_to_end_ms=grid.end_to_end_ms * 2).to_csv(runs_folder / "quick" / "grid.csv", index=False)
+    latency.agents.value = 2
+    assert "alert" not in latency.message.value
+    measured = latency.data().query("kind == 'measured' and n_agents == 2")
+    assert measured.end_to_end_ms.max() == 2 * grid[grid.n_agents == 2].end_to_end_ms.max()
+
+
+def test_export_keeps_figure_and_data(latency, runs_folder):
+    latency.export_button.click()
+    latency.export_button.click()
+    names = sorted(path.name for path in (runs_folder / "exports").iterdir())
+    assert names == [f"latency-{i}.{ending}" for i in (1, 2) for ending in ("csv", "png", "svg")]
+    pd.testing.assert_frame_equal(
+        pd.read_csv(runs_folder / "exports/latency-1.csv"), latency.data(), check_dtype=False, rtol=1e-12
+    )
+    assert "latency-2.png" in latency.exported.value
+
+
+def test_an_export_that_cannot_be_written_is_said(latency, runs_folder):
+    (runs_folder / "exports").write_text("a file in the folder's place")
+    latency.export_button.click()
+    assert "alert" in latency.exported.value
+
+
+@pytest.fixture
+def inspector(twin, document, runs_folder):
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        snapshot = lab.KVSnapshot.capture(ctx, document)
+    return snapshot_inspector(twin, snapshot)
+
+
+def test_the_inspector_shows_the_snapshots_own_numbers(inspector, twin):
+    inspector.layer.value, inspector.head.value, inspector.first.value = 1, 1, 250
+    data = inspector.data()
+    assert list(data.position) == list(range(250, 300))
+    keys = inspector.snapshot.state(twin.geometry).keys(1)[250:, 1]
+    np.testing.assert_array_equal(data.filter(like="k"), keys)
+    assert "tokens 250 to 299" in inspector.picture.value
+    assert f"{inspector.snapshot.nbytes:,} bytes" in inspector.message.value
+
+
+def test_the_inspector_of_a_windowed_layer_begins_where_the_layer_does(document, runs_folder, tmp_path):
+    with load_shape("sliding window", tmp_path) as model, model.context(512) as ctx:
+        ctx.decode(document)
+        widget = snapshot_inspector(model, lab.KVSnapshot.capture(ctx, document))
+    assert list(widget.data().position) == list(range(300 - 32, 300))  # layer 0 slides
+    widget.layer.value, widget.first.value = 2, 290
+    assert list(widget.data().position) == list(range(290, 300))
+    widget.layer.value = 3
+    assert list(widget.data().position) == list(range(290, 300))
+
+
+def test_an_inspector_where_values_are_read_out_of_the_keys(document, runs_folder, tmp_path):
+    with load_shape("latent attention", tmp_path) as model, model.context(512) as ctx:
+        ctx.decode(document)
+        widget = snapshot_inspector(model, lab.KVSnapshot.capture(ctx, document))
+    assert "keys only" in widget.message.value
+
+
+@pytest.mark.parametrize("control", ["layer", "head", "first"])
+def test_every_slider_of_the_inspector_changes_the_picture(inspector, control):
+    before = inspector.picture.value
+    getattr(inspector, control).value = 1
+    assert inspector.picture.value != before
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def racing(real, runs_folder):
+    widget = race(real, depth=128)
+    widget.max_tokens.value = 4
+    yield widget
+    widget.stop()
+    assert widget.wait(60)
+
+
+@pytest.mark.real
+def test_a_race_shows_timelines_and_answers(racing, real):
+    racing.run_button.click()
+    assert racing.run_button.disabled
+    assert racing.wait(120)
+    assert list(racing.runs) == ["naive", "swarmkv", "shared", "batched"]
+    assert "finished" in racing.message.value
+    assert racing.progress.value == 1
+    assert "data:image/png" in racing.picture.value
+    for text in racing.runs["naive"].answers.values():
+        assert html.escape(text) in racing.answers.value
+    assert racing.answers.value.count("the same tokens") >= 3
+    assert (racing.run_button.disabled, racing.stop_button.disabled) == (False, True)
+    assert set(racing.data().strategy) == set(racing.runs)
+    assert len(racing.export()) == 3
+
+
+@pytest.mark.real
+def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
+    racing.depth.value = 2048
+    racing.run_button.click()
+    wait_for(lambda: "naive is running" in racing.message.value)
+    racing.stop_button.click()
+    assert racing.wait(60)
+    assert "stopped; 0 finished" in racing.message.value
+    assert not racing.run_button.disabled
+    assert set(racing.data().phase) <= {"context", "prefill"}  # what was under way is still shown, and exported
+    assert len(racing.export()) == 3
+    racing.depth.value = 128
+    racing.run_button.click()
+    assert racing.wait(120)
+    assert "finished" in racing.message.value
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: setattr(r.questions, "value", " \n"), "write at least one question"),
+        (lambda r: [setattr(box, "value", False) for box in r.shown.values()], "choose at least one strategy"),
+        (lambda r: (setattr(r.depth, "value", 7000), setattr(r.questions, "value", "why? " * 900)), "was trained for"),
+    ],
+)
+def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, message):
+    change(racing)
+    racing.run_button.click()
+    assert racing.wait(60)
+    assert "role='alert'" in racing.message.value
+    assert message in racing.message.value
+    assert not racing.run_button.disabled
+
+
+def test_a_failure_nobody_foresaw_is_said_and_gives_the_buttons_back(twin, runs_folder, monkeypatch):
+    widget = race(twin)
+    monkeypatch.setattr(race_module, "measure", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(type(twin), "tokenize", lambda *_, **__: [1])
+    widget.run_button.click()
+    assert widget.wait(10)
+    assert "ZeroDivisionError" in widget.message.value
+    assert not widget.run_button.disabled
+
+
+def test_every_control_has_a_label(explorer, latency, inspector):
+    for widget in (explorer, latency, inspector):
+        assert all(control.description for control in widget.controls)

@@ -1,17 +1,41 @@
 """Figures: a DataFrame in, a matplotlib Figure out, one message each, said in the title."""
 
-from swarmkv_lab.figures.bench import strategies, timeline
+from swarmkv_lab.figures.answers import exactness, keys_and_values, position_error
+from swarmkv_lab.figures.bench import activation, article, lanes, strategies, timeline
 from swarmkv_lab.figures.drawings import broadcast
+from swarmkv_lab.figures.grid import (
+    memory_held,
+    packing,
+    predicted_against_measured,
+    speedup_against_agents,
+    speedup_map,
+)
+from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.style import save
 
 __all__ = [
+    "METRICS",
+    "activation",
     "agents_that_fit",
+    "article",
     "broadcast",
     "bytes_per_token",
+    "exactness",
     "fidelity",
+    "keys_and_values",
+    "lanes",
+    "latency",
+    "latency_against_agents",
+    "latency_against_depth",
     "memory_against_agents",
+    "memory_held",
+    "packing",
+    "position_error",
+    "predicted_against_measured",
     "save",
+    "speedup_against_agents",
+    "speedup_map",
     "strategies",
     "timeline",
 ]

@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, STYLE, headline, small_print
-from swarmkv_lab.run import PREFIX
+from swarmkv_lab.article import PUBLISHED
+from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, headline, small_print, styled
+from swarmkv_lab.run import ACTIVATION, PREFIX
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
@@ -23,7 +24,7 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
     totals = {name: frame.end_ms.max() for name, frame in timelines.items()}
     lanes = [_lanes(frame) for frame in timelines.values()]
     after = ours[ours.phase == "prefill"].end_ms.max()  # the close-up starts where the one prefill ends
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 1.9 + 0.36 * sum(map(len, lanes)) + 0.36 * len(_lanes(ours))))
         heights = [len(lane) + 1 for lane in [*lanes, _lanes(ours)]]
         axes = figure.subplots(len(names) + 1, 1, height_ratios=heights)
@@ -81,12 +82,34 @@ def _draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
     ax.set_axisbelow(True)
 
 
+def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
+    """All strategies' lanes below each other on one time axis, finished or not: what a race shows while it runs."""
+    heights = [len(_lanes(frame)) + 0.8 for frame in timelines.values()]
+    last = max(frame.end_ms.max() for frame in timelines.values()) * 1e-3
+    with styled(layout=False):
+        figure = Figure(figsize=(8, 1.3 + 0.27 * sum(heights)))
+        axes = figure.subplots(len(timelines), 1, height_ratios=heights, squeeze=False, sharex=True)[:, 0]
+        inch = 1 / figure.get_figheight()
+        figure.subplots_adjust(left=0.13, right=0.98, top=1 - 0.75 * inch, bottom=0.5 * inch, hspace=0.35)
+        for ax, (name, frame) in zip(axes, timelines.items(), strict=True):
+            _draw_lanes(ax, frame, scale=1e-3)
+            ax.set_title(f"{name}: {frame.end_ms.max() / 1e3:.2f} s", fontsize=9, y=1.0, pad=2)
+            ax.tick_params(axis="y", labelsize=8)
+            ax.set_xlim(0, last * 1.02)
+        axes[-1].set_xlabel("seconds since the first call (measured)")
+        looks = _key(set(pd.concat(timelines.values()).phase)).items()
+        handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in looks]
+        figure.legend(handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=8, columnspacing=1)
+        figure.set_label("; ".join(f"{name} {frame.end_ms.max() / 1e3:.2f} s" for name, frame in timelines.items()))
+    return figure
+
+
 def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> Figure:
     """What each strategy costs: an agent's TTFT, and end to end of all; from a bench summary with naive in it."""
     frame = pd.DataFrame(summary).T.iloc[::-1]
     y = np.arange(len(frame))
     colours = [BASELINE if name == "naive" else OURS for name in frame.index]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2, sharey=True)
         ttft, total = frame.ttft_ms.astype(float), frame.end_to_end_ms.astype(float)
@@ -117,3 +140,77 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
 
 def _note(ax: Axes, x: float, y: float, *text: str) -> None:
     ax.text(x, y, "".join(text), va="center", fontsize=9)
+
+
+def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
+    """What an agent waits for before its context holds the document, phase by phase; runs: a bench's or a sweep's, of
+    one depth and number of agents."""
+    phases = [phase for phase in ACTIVATION if phase != "prefill"]
+    frame = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in phases] + ["activation_ms"]].median()
+    ours = frame.drop(index="naive").iloc[::-1]
+    with styled():
+        figure = Figure(figsize=(8, 3.1))
+        ax = figure.subplots()
+        left = np.zeros(len(ours))
+        for phase in phases:
+            width = ours[f"{phase}_ms"].to_numpy()
+            _, colour, hatch = PHASES[phase]
+            ax.barh(
+                ours.index, width, left=left, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3, height=0.62
+            )
+            left += width
+        for name, total in ours.activation_ms.items():
+            factor = frame.activation_ms["naive"] / total
+            _note(
+                ax,
+                total,
+                name,
+                f"  {total:,.1f} ms; naive {factor:,.0f} times that" if total >= 0.05 else f"  {total:.2f} ms",
+            )
+        ax.set(xlabel="ms before an agent's context holds the document (measured, median)", xlim=(0, left.max() * 1.6))
+        ax.tick_params(axis="y", length=0)
+        depth = int(runs.depth.iloc[0])
+        headline(
+            figure,
+            f"Naive waits {frame.activation_ms['naive'] / 1e3:,.1f} s for {depth:,} tokens; the others hardly",
+            {PHASES[phase][0]: PHASES[phase][1:] for phase in phases if frame[f"{phase}_ms"].drop("naive").max() > 0},
+        )
+        small_print(figure, caption)
+    return figure
+
+
+def article(report: Mapping[str, Any], caption: str = "") -> Figure:
+    """The article's two bars beside ours, each pair as a share of its own baseline; report: a bench's, naive in it."""
+    naive, ours = report["summary"]["naive"], report["summary"]["swarmkv"]
+    measured = {
+        "end to end": (naive["end_to_end_ms"], ours["end_to_end_ms"]),
+        "activation, as the article counts": (naive["prefill_ms"], ours["activation_ms"] + ours["branch_ms"]),
+    }
+    published = dict(zip(measured, (PUBLISHED["end_to_end"], PUBLISHED["activation"]), strict=True))
+    with styled():
+        figure = Figure(figsize=(8, 3.2))
+        for ax, name in zip(figure.subplots(1, 2, sharey=True), measured, strict=True):
+            pairs = {"published": published[name], "measured": measured[name]}
+            for y, (source, (before, after)) in enumerate(pairs.items()):
+                hatch = "//" if source == "published" else ""
+                ax.barh(y - 0.2, 100, 0.38, color=BASELINE, hatch=hatch, edgecolor="white", linewidth=0.3)
+                ax.barh(y + 0.2, 100 * after / before, 0.38, color=OURS, hatch=hatch, edgecolor="white", linewidth=0.3)
+                ax.text(
+                    97, y - 0.2, f"{before:,.0f} ms", va="center", ha="right", fontsize=9, color="white", weight="bold"
+                )
+                ax.text(
+                    100 * after / before, y + 0.2, f" {after:,.0f} ms: {before / after:.3g}x", va="center", fontsize=9
+                )
+            ax.set_yticks(range(2), list(pairs))
+            ax.set(xlim=(0, 104), xlabel="% of its own baseline")
+            ax.set_title(name, fontsize=10)
+            ax.tick_params(axis="y", length=0)
+        figure.axes[0].invert_yaxis()
+        factors = [before / after for before, after in (published["end to end"], measured["end to end"])]
+        headline(
+            figure,
+            f"Two agents, end to end: {factors[0]:.2f}x published, {factors[1]:.2f}x measured here",
+            {"baseline, naive": BASELINE, "SwarmKV, swarmkv": OURS},
+        )
+        small_print(figure, caption)
+    return figure

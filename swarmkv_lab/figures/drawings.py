@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyBboxPatch
 
-from swarmkv_lab.figures.style import BASELINE, PHASES, STYLE, headline
+from swarmkv_lab.figures.style import BASELINE, PHASES, headline, styled
 
 GREY = "#444444"
 MAST = np.array([0.15, 0.76])  # the top of the tower
@@ -16,7 +15,7 @@ MAST = np.array([0.15, 0.76])  # the top of the tower
 
 def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure:
     """The article's analogy: a tower that sends the same thing to each phone, and one that broadcasts it once."""
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2)
         phones = [np.array([0.98, y]) for y in np.linspace(0.86, 0.14, len(agents))]

@@ -1,13 +1,12 @@
 """Figures of sizes: what a token, a document and a fleet of agents weigh."""
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from swarmkv_lab.figures.style import BASELINE, OURS, STYLE, headline, small_print
+from swarmkv_lab.figures.style import BASELINE, OURS, headline, small_print, styled
 from swarmkv_lab.memory import MOST_AGENTS
 
 ATTENTION = {
@@ -23,7 +22,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
 
     frame: a row a model with billions, attention and bytes_per_token (of a snapshot, so that windows count).
     """
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 5.2))
         ax = figure.subplots()
         for attention, group in frame.groupby("attention"):
@@ -67,7 +66,7 @@ def _spread_out(frame: pd.DataFrame) -> pd.DataFrame:
 def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
     """How many agents fit a memory, copied against shared: frame as from memory.agents_by_budget."""
     models = list(frame.model.unique())
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 1.5 + 1.35 * ((len(models) + 1) // 2)))
         axes = figure.subplots((len(models) + 1) // 2, 2, sharex=False, squeeze=False).flat
         for model, ax in zip(models, axes, strict=False):  # in this order, so that no axes are drawn from for nothing
@@ -102,7 +101,7 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
     floor = frame.loc[is_floor, "kl_mean"].iloc[0]
     types = frame[~is_floor & (frame.kl_mean > 1e-6)].sort_values("kl_mean")
     ratio = types.snapshot_bytes / reference
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(8, 4))
         ax = figure.subplots()
         ax.vlines(ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
@@ -132,7 +131,7 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
 def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title: str) -> Figure:
     """Bytes held against agents, copied and shared, and where a budget ends: frame as from memory.memory_by_agents."""
     # No constrained layout and few ticks: they would take most of the time that an explorer has to redraw.
-    with mpl.rc_context(STYLE | {"figure.constrained_layout.use": False}):
+    with styled(layout=False):
         figure = Figure(figsize=(8, 3.6))
         ax = figure.subplots()
         figure.subplots_adjust(left=0.09, right=0.86, top=0.88, bottom=0.15)
@@ -163,7 +162,7 @@ def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title
         ax.locator_params(nbins=5)
         ax.set(xlim=(1, frame.agents.iloc[-1]), ylim=(0, top), xlabel="agents", ylabel="GB of KV cache (predicted)")
         more = "+" if fit["shared"] == len(frame) else ""
-        ax.set_title(
-            f"{title}: {fit['copied']} agents fit copied, {fit['shared']}{more} shared", y=1.06
-        )  # y: not searched for
+        message = f"{title}: {fit['copied']} agents fit copied, {fit['shared']}{more} shared"
+        ax.set_title(message, y=1.06)  # y: not searched for
+        figure.set_label(message)
     return figure

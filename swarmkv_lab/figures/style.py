@@ -1,11 +1,17 @@
 """The figures' common look: colours, type, headline and small print, and how they are saved."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 # Okabe and Ito's colours, told apart with any colour vision; the hatches help in grey print.
 # phase: (label, colour, hatch)
@@ -20,6 +26,15 @@ PHASES = {
     "choose": ("its answer", "#009E73", ""),
     "generate": ("its answer", "#009E73", ""),
 }
+# strategy: (colour, marker)
+STRATEGY = {
+    "naive": ("#0072B2", "o"),
+    "swarmkv": ("#D55E00", "s"),
+    "pooled": ("#CC79A7", "D"),
+    "shared": ("#009E73", "^"),
+    "batched": ("#E69F00", "v"),
+}
+_settings = threading.RLock()
 BASELINE, OURS = "#0072B2", "#E69F00"
 STYLE = {
     "font.size": 10,
@@ -28,30 +43,59 @@ STYLE = {
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.constrained_layout.use": True,
     "savefig.dpi": 150,
     "svg.hashsalt": "swarmkv-lab",  # the same figure gives the same file
     "hatch.linewidth": 0.6,
 }
 
 
+@contextmanager
+def styled(layout: bool = True) -> Iterator[None]:
+    """The common look, for one thread at a time: matplotlib's settings are the process's. layout: solve it (slow)."""
+    with _settings, mpl.rc_context(STYLE | {"figure.constrained_layout.use": layout}):
+        yield
+
+
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as PNG and as SVG, without the time of writing in it."""
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
-    with mpl.rc_context(STYLE):
+    with styled(layout=False):  # a figure that solves its layout brought the solver along
         figure.savefig(paths[0])
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
 
 
-def headline(figure: Figure, message: str, key: Mapping[str, str | tuple[str, str]] | None = None) -> None:
-    """The figure's message, bold at the top, and under it a key: {label: colour or (colour, hatch)}."""
-    shown = {label: (look, "") if isinstance(look, str) else look for label, look in (key or {}).items()}
-    handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in shown.items()]
+Look = str | tuple[str, str] | Artist
+
+
+def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None) -> None:
+    """The figure's message, bold at the top, and under it a key: {label: colour, (colour, hatch) or a drawn thing}."""
+    figure.set_label(message)  # what an explorer gives as the alt text
+    handles = [_handle(label, look) for label, look in (key or {}).items()]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
         title_fontproperties={"weight": "bold", "size": 12}, alignment="left", columnspacing=1.4, borderpad=0.2,
     )  # fmt: skip
+
+
+def _handle(label: str, look: Look) -> Artist:
+    if isinstance(look, Artist):
+        look.set_label(label)
+        return look
+    colour, hatch = (look, "") if isinstance(look, str) else look
+    return Patch(facecolor=colour, hatch=hatch, label=label, edgecolor="white")
+
+
+def strategy_key(names: Iterable[str]) -> dict[str, Artist]:
+    """A key of the strategies' lines and markers."""
+    looks = {name: STRATEGY[name] for name in STRATEGY if name in set(names)}
+    return {name: Line2D([], [], color=c, marker=m, markersize=6, linewidth=1.5) for name, (c, m) in looks.items()}
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Ticks as 1,000 rather than 10^3, and only the major ones."""
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def small_print(figure: Figure, caption: str) -> None:

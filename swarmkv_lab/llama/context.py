@@ -1,21 +1,21 @@
 """Context: sequences of tokens in one KV cache, always decoded at the position where each of them ends."""
 
-import ctypes
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import ContextBudgetError, DecodeError, SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory, take_errors
+from swarmkv_lab.errors import ContextBudgetError, DecodeError, SwarmKVError
+from swarmkv_lab.llama.api import DECODE_CODES, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.llama.state import StateMethods
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.model import Model
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Tokens = Sequence[int] | np.ndarray
 
 
-class Context:
+class Context(StateMethods):
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
     kv_type: one of sizing.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it makes
@@ -58,6 +58,8 @@ class Context:
             self.n_ctx = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch = llama_cpp.llama_n_batch(handle)
+        self.watch: Callable[[], None] | None = None
+        """Called before each llama_decode, in its thread; what it raises ends the decode as an error does."""
         self._batch = Batch(self.n_batch)
         self._logits: dict[int, np.ndarray] = {}
 
@@ -69,7 +71,7 @@ class Context:
         return self._handle
 
     def n_past(self, seq_id: int = 0) -> int:
-        """The number of tokens in a sequence, which is the position of its next one."""
+        """The position of a sequence's next token, which is the number of its tokens unless it was shifted."""
         with self.guard:  # also around the check: another thread may be closing this
             self._check_seq(seq_id)
             return llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id) + 1
@@ -101,16 +103,36 @@ class Context:
             llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
             self._logits.pop(seq_id, None)
 
-    def decode(self, tokens: Tokens, seq_id: int = 0, *, progress: bool = False) -> None:
+    def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
+        """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
+
+        The keys are rotated to their new positions at the next decode, and stored again in the KV type; the sequence
+        then has a gap where they were, or in front of it.
+        """
+        with self.guard:
+            n_past = self.n_past(seq_id)
+            if not 0 <= start < n_past or delta < 0:
+                raise SwarmKVError(
+                    f"start={start}, delta={delta}: a shift goes up, and the sequence's last position is {n_past - 1:,}"
+                )
+            if not llama_cpp.llama_memory_can_shift(self._memory):
+                raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
+            llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
+            self._logits.pop(seq_id, None)
+
+    def decode(self, tokens: Tokens, seq_id: int = 0, *, start: int | None = None, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
 
         All or nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window
         has already dropped what it would go back to).
-        Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails.
+        Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails. start: a position of your own,
+        to see that llama.cpp refuses any but the next one.
         """
-        self.decode_many({seq_id: tokens}, progress=progress)
+        self.decode_many({seq_id: tokens}, starts={} if start is None else {seq_id: start}, progress=progress)
 
-    def decode_many(self, tokens_by_seq: Mapping[int, Tokens], *, progress: bool = False) -> None:
+    def decode_many(
+        self, tokens_by_seq: Mapping[int, Tokens], *, starts: Mapping[int, int] | None = None, progress: bool = False
+    ) -> None:
         """Append tokens to several sequences at once, packed into as few llama_decode calls as n_batch allows."""
         with self.guard:
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
@@ -124,12 +146,15 @@ class Context:
             sizes = [len(ids) for ids in rows.values()]
             token = np.concatenate(list(rows.values()))
             seq = np.repeat(np.fromiter(rows, np.int32), sizes)
-            pos = np.concatenate([past[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
+            first = past | dict(starts or {})
+            pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             bar = tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False)
             try:
                 with bar:
                     for start in range(0, len(token), self.n_batch):
+                        if self.watch:
+                            self.watch()
                         stop = min(start + self.n_batch, len(token))
                         ends = last[(start <= last) & (last < stop)]
                         self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
@@ -184,37 +209,6 @@ class Context:
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
         return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
-
-    def state_bytes(self, seq_id: int | None = 0) -> int:
-        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None)."""
-        with self.guard:
-            if seq_id is None:
-                return llama_cpp.llama_state_get_size(self.handle)
-            self._check_seq(seq_id)
-            return llama_cpp.llama_state_seq_get_size(self.handle, seq_id)
-
-    def get_state(self, seq_id: int = 0) -> np.ndarray:
-        """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data."""
-        with self.guard:
-            size = self.state_bytes(seq_id)
-            require_memory(size, f"a snapshot of {self.n_past(seq_id):,} tokens")
-            state = np.empty(size, np.uint8)
-            written = llama_cpp.llama_state_seq_get_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
-        if written != size:
-            raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
-        return state
-
-    def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
-        """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
-        with self.guard:
-            self._check_seq(seq_id)
-            self._logits.pop(seq_id, None)
-            take_errors()
-            size = state.nbytes
-            read = llama_cpp.llama_state_seq_set_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
-            if read == 0 or read != size:  # 0 is llama.cpp's word for refused, also of 0 bytes
-                self.clear(seq_id)
-                raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{take_errors()}")
 
     def close(self) -> None:
         """Free the KV cache. Safe to call twice, and after the model's own close."""

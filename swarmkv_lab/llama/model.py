@@ -83,6 +83,17 @@ class Model:
         return llama_cpp.llama_model_n_ctx_train(self.handle)
 
     @cached_property
+    def bos(self) -> np.ndarray:
+        """The beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none."""
+        token = llama_cpp.llama_vocab_bos(self.vocab)
+        return np.array([token] if token >= 0 else [], np.int32)
+
+    @cached_property
+    def rope_type(self) -> int:
+        """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, -1 none (llama_model_rope_type)."""
+        return llama_cpp.llama_model_rope_type(self.handle)
+
+    @cached_property
     def sized(self) -> bool:
         """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
         return self.metadata.get("general.architecture") not in NOT_SIZED

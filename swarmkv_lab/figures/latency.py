@@ -1,0 +1,148 @@
+"""Figures of latency: measured points over predicted curves, against depth or agents."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
+
+from swarmkv_lab.costmodel import CostModel
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.figures.style import STRATEGY, headline, plain_numbers, small_print, strategy_key, styled
+
+METRICS = {
+    "ttft_ms": "time to first token",
+    "end_to_end_ms": "end to end, all agents",
+    "activation_ms": "an agent's activation",
+}
+AXES = {"depth": "document, tokens", "n_agents": "agents"}
+_CURVE = Line2D([], [], color="#666666", linewidth=1.2)
+_POINT = Line2D([], [], color="#666666", marker="o", linestyle="", markersize=6)
+
+
+def latency(
+    points: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    kind: str = "measured",
+    x: str = "depth",
+    metrics: Sequence[str] = ("ttft_ms", "end_to_end_ms"),
+    log: bool = True,
+    mark: float | None = None,
+    title: str = "",
+    caption: str = "",
+) -> Figure:
+    """Latency against ``x`` (depth or n_agents): measured points, median and range, over a cost model's curves.
+
+    points: a sweep's runs, already at one value of the other axis. curves: from CostModel.predict, the same. kind: what
+    the points are, measured or published. mark: where to draw a dotted line.
+    """
+    # One panel is what an explorer draws again and again, and solving the layout would take most of that time.
+    quick = len(metrics) == 1
+    with styled(layout=not quick):
+        figure = Figure(figsize=(8, 3.9))
+        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+        for ax, metric in zip(axes, metrics, strict=True):
+            _draw_latency(ax, points, curves, x, metric)
+            if log:
+                ax.set(xscale="log", yscale="log")
+            if mark is not None:
+                ax.axvline(mark, color="#666666", linestyle=":", linewidth=1)
+            _ticks(ax, x, points, curves, log)
+            ax.set(xlabel=AXES[x], ylabel="ms")
+            if not quick:  # else the title says it
+                ax.set_title(METRICS[metric], fontsize=10)
+        names = [name for name in STRATEGY if name in set(points.strategy) | set(curves.strategy)]
+        key = strategy_key(names) | {kind: _POINT} | ({"predicted": _CURVE} if len(curves) else {})
+        if quick:
+            figure.subplots_adjust(left=0.1, right=0.98, top=0.8, bottom=0.14)
+            for label, handle in key.items():
+                handle.set_label(label)
+            figure.legend(handles=list(key.values()), loc="upper left", ncols=len(key), frameon=False, fontsize=9,
+                          bbox_to_anchor=(0.0, 0.94), columnspacing=1.2, handletextpad=0.5)  # fmt: skip
+            figure.text(0.012, 0.94, title, weight="bold", size=12)
+            figure.set_label(title)
+        else:
+            headline(figure, title, key)
+            small_print(figure, caption)
+    return figure
+
+
+def _draw_latency(ax: Axes, points: pd.DataFrame, curves: pd.DataFrame, x: str, metric: str) -> None:
+    for name, (colour, marker) in STRATEGY.items():
+        line = curves[curves.strategy == name]
+        ax.plot(line[x], line[metric], color=colour, linewidth=1.3)
+        at = points[points.strategy == name].groupby(x)[metric].agg(["min", "median", "max"])
+        if len(at):
+            if (at["min"] < at["max"]).any():
+                ax.vlines(at.index, at["min"], at["max"], color=colour, linewidth=1)
+            ax.plot(
+                at.index, at["median"], marker, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5
+            )
+
+
+def _ticks(ax: Axes, x: str, points: pd.DataFrame, curves: pd.DataFrame, log: bool) -> None:
+    values = sorted(set(points[x])) or sorted({curves[x].min(), curves[x].max()})
+    ax.set_xticks(_apart(values, log), minor=False)
+    if log:
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_minor_locator(NullLocator())  # they would take half the time of a redraw
+    plain_numbers(ax.xaxis)
+    plain_numbers(ax.yaxis)
+    ax.grid(color="#E5E5E5", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _apart(values: Sequence[float], log: bool, room: float = 0.17) -> list[float]:
+    """The values that can be labelled without running into each other, the last one first."""
+    scale = np.log(values) if log else np.asarray(values, float)
+    span = max(scale[-1] - scale[0], 1e-9)
+    kept: list[int] = []
+    for i in reversed(range(len(values))):
+        if all(abs(scale[i] - scale[j]) / span > room for j in kept):
+            kept.append(i)
+    return [values[i] for i in sorted(kept)]
+
+
+def at_point(runs: pd.DataFrame, axis: str, value: int) -> pd.DataFrame:
+    """A sweep's runs at one value of an axis; SwarmKVError where naive and shared were not measured there."""
+    at = runs[runs[axis] == value]
+    missing = {"naive", "shared"} - set(at.strategy)
+    if missing:
+        measured = sorted(runs[axis].unique().tolist())
+        raise SwarmKVError(f"{axis}={value}: {', '.join(sorted(missing))} not measured there; measured were {measured}")
+    return at
+
+
+def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = "") -> Figure:
+    """TTFT and end to end against the document's depth, for some number of agents; runs: a sweep's."""
+    at = at_point(runs, "n_agents", n_agents)
+    deepest = at.depth.max()
+    median = at[at.depth == deepest].groupby("strategy")[["ttft_ms", "end_to_end_ms"]].median()
+    sooner = (median.ttft_ms["naive"] / median.ttft_ms["shared"]).round()
+    faster = median.end_to_end_ms["naive"] / median.end_to_end_ms["shared"]
+    depths = np.unique(np.geomspace(at.depth.min(), deepest, 40).astype(int))
+    return latency(
+        at,
+        CostModel.fit(runs).predict(depths, [n_agents]),
+        title=f"{n_agents} agents, {deepest:,} tokens: first tokens {sooner:,.0f}x sooner, the whole {faster:.1f}x",
+        caption=caption,
+    )
+
+
+def latency_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
+    """TTFT and end to end against the number of agents, at one depth; runs: a sweep's."""
+    at = at_point(runs, "depth", depth)
+    total = at.groupby(["strategy", "n_agents"]).end_to_end_ms.median()
+    most = at.n_agents.max()
+    return latency(
+        at,
+        CostModel.fit(runs).predict([depth], range(1, most + 1)),
+        x="n_agents",
+        title=f"{depth:,} tokens, {most} agents: naive {total['naive', most] / 1e3:,.0f} s, "
+        f"shared {total['shared', most] / 1e3:,.0f} s",
+        caption=caption,
+    )

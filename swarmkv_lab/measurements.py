@@ -1,0 +1,78 @@
+"""Measurements: what one machine measured, read back from its folder for figures, notebooks and explorers."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.provenance import caption
+from swarmkv_lab.resources import REFERENCE, RUNS
+
+REFERENCE_NAME, MINE_NAME = "reference", "mine"
+
+
+class Measurements:
+    """The files of one folder (data/README.md tells their columns), read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def bench(self) -> dict[str, Any]:
+        """The bench's report: environment, restore, runs, summary."""
+        return json.loads(self._path("bench.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def bench_runs(self) -> pd.DataFrame:
+        """The bench's runs, a row each."""
+        return pd.DataFrame(self.bench["runs"]).drop(columns="agents")
+
+    @cached_property
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """One timeline a strategy."""
+        spans = pd.read_csv(self._path("timelines.csv"))
+        return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """The sweep's runs, a row each."""
+        return pd.read_csv(self._path("grid.csv"))
+
+    @cached_property
+    def positions(self) -> pd.DataFrame:
+        """What positions.position_error gave."""
+        return pd.read_csv(self._path("positions.csv"))
+
+    @property
+    def caption(self) -> str:
+        """The small print under figures of the bench, which measures on the same machine as all the rest."""
+        return caption(self.bench["environment"])
+
+    @property
+    def grid_caption(self) -> str:
+        """The small print under figures of the grid."""
+        return caption(json.loads(self._path("grid.json").read_text(encoding="utf-8")))
+
+    @property
+    def grid_depth(self) -> int:
+        """The deepest document that was measured with the most agents."""
+        return int(self.grid.depth[self.grid.n_agents == self.grid.n_agents.max()].max())
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise SwarmKVError(f"there is no {name} in {self.folder.name}: run make reproduce, or use the reference")
+        return path
+
+
+def measurements(name: str = REFERENCE_NAME) -> Measurements:
+    """ "reference": the maintainers' machine. "mine": this one's, of the largest profile that was measured here."""
+    if name == REFERENCE_NAME:
+        return Measurements(REFERENCE)
+    if name != MINE_NAME:
+        raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
+    folders = [RUNS / profile for profile in ("full", "quick")]  # the bench is written last: then it is whole
+    return Measurements(next((folder for folder in folders if (folder / "bench.json").is_file()), folders[-1]))

@@ -1,0 +1,53 @@
+"""Positions: what it costs when the prefix's keys lie at other positions than they were decoded at."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fidelity import divergence, predictions
+from swarmkv_lab.llama import Model
+from swarmkv_lab.snapshot import KVSnapshot
+
+WHOLE, HALF, NOTHING = "whole prefix", "second half", "nothing"
+
+
+def position_error(
+    model: Model, tokens: np.ndarray, gaps: Sequence[int] = (1, 10, 30, 100, 300, 900), continuation: int = 48
+) -> pd.DataFrame:
+    """KL to the unshifted run over the last ``continuation`` tokens of a document, by what is shifted and how far.
+
+    "whole prefix": every cached key moves by the gap, and the continuation starts that much later: RoPE is relative,
+    so only the rounding of the rotated keys is left. "second half": the prefix's second half moves, and a gap opens in
+    it. "nothing": no key moves, and the same is computed by other kernels (flash attention), which is the noise floor;
+    one row, its gap 0. Columns: shifted, gap, kl_mean, kl_max (nats) and top1.
+    """
+    half = (len(tokens) - continuation) // 2
+    if not 0 < continuation < len(tokens) - 1:
+        raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 2}")
+    if min(gaps, default=0) < 1 or len(tokens) + max(gaps) > model.n_ctx_train:
+        raise SwarmKVError(
+            f"gaps must be from 1 to {model.n_ctx_train - len(tokens):,}: {model.name} was trained for "
+            f"{model.n_ctx_train:,} positions, and the document takes {len(tokens):,}"
+        )
+    prefix, rest = tokens[:-continuation], tokens[-continuation:]
+    with model.context(len(tokens), flash_attn=True) as ctx:
+        ctx.decode(prefix, progress=True)
+        other_kernels = predictions(ctx, rest)
+    with model.context(len(tokens) + max(gaps), flash_attn=False) as ctx:
+        ctx.decode(prefix, progress=True)
+        snapshot = KVSnapshot.capture(ctx, prefix)
+
+        def shifted(gap: int, start: int) -> list[np.ndarray]:
+            snapshot.restore(ctx)
+            ctx.shift(gap, start)
+            return predictions(ctx, rest)
+
+        reference = predictions(ctx, rest)
+        rows = [{"shifted": NOTHING, "gap": 0, **divergence(reference, other_kernels)}]
+        for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False):
+            for name, start in ((WHOLE, 0), (HALF, half)):
+                rows.append({"shifted": name, "gap": gap, **divergence(reference, shifted(gap, start))})
+    return pd.DataFrame(rows)

@@ -1,0 +1,52 @@
+"""Rope: rotary position embedding in numpy, as llama.cpp applies it to keys."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama import Model
+
+_PLAIN, _HALVES = "plain", "halves"
+_PAIRS = {0: _PLAIN, 2: _HALVES}  # llama.cpp's rope types: pairs (0,1), (2,3), ...; or (0,n/2), (1,n/2+1), ...
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Pairs of a vector's first ``n_rot`` elements turn by position / base**(2 i / n_rot)."""
+
+    n_rot: int
+    base: float
+    pairs: str
+
+    @classmethod
+    def of(cls, model: "Model") -> "Rope":
+        """A model's; SwarmKVError where llama.cpp does more than to turn pairs (scaled or multi-axis RoPE)."""
+        arch = model.metadata["general.architecture"]
+        scaling = model.metadata.get(f"{arch}.rope.scaling.type", "none")
+        if model.rope_type not in _PAIRS or scaling != "none":
+            raise SwarmKVError(
+                f"{model.name}: its RoPE is of type {model.rope_type} with scaling {scaling!r}, not plain"
+            )
+        n_rot = int(model.metadata.get(f"{arch}.rope.dimension_count", model.geometry.head_dim_k))
+        base = float(model.metadata.get(f"{arch}.rope.freq_base", 10_000))
+        return cls(n_rot, base, _PAIRS[model.rope_type])
+
+    def rotate(self, vectors: np.ndarray, by: int | np.ndarray) -> np.ndarray:
+        """Vectors (..., head_dim) turned on by so many positions, float64; ``by`` broadcasts with the rows (...)."""
+        rows = np.broadcast_shapes(vectors.shape[:-1], np.shape(by))
+        out = np.broadcast_to(vectors, (*rows, vectors.shape[-1])).astype(np.float64)
+        half = self.n_rot // 2
+        first, second = (
+            (slice(0, self.n_rot, 2), slice(1, self.n_rot, 2))
+            if self.pairs == _PLAIN
+            else (slice(0, half), slice(half, self.n_rot))
+        )
+        angle = np.asarray(by, np.float64)[..., None] * self.base ** (-2 * np.arange(half) / self.n_rot)
+        x, y = out[..., first].copy(), out[..., second].copy()
+        out[..., first] = x * np.cos(angle) - y * np.sin(angle)
+        out[..., second] = x * np.sin(angle) + y * np.cos(angle)
+        return out

@@ -1,0 +1,125 @@
+"""RunLog: runs on disk as they are measured, so that a sweep that was stopped goes on where it was."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.run import Agent
+
+_MEND = "pass another path, or remove this file and what was measured beside it"
+# Rows of one file were measured alike in these respects, or they do not belong together.
+_SAME = ("processor", "gpu", "llama_cpp", "model_hash", "n_threads", "settings")
+
+
+class Round(NamedTuple):
+    """One point of a grid, once: every strategy takes its turn in it."""
+
+    repeat: int
+    depth: int
+    n_agents: int
+
+
+class RunLog:
+    """A CSV with a row a run, appended and flushed to the disk one by one, and beside it a JSON of its provenance.
+
+    The naive answers of a round that is not finished lie in an NPZ beside them: the strategies still to come are
+    compared with them. Raises SwarmKVError when the file is another's, or was measured elsewhere or otherwise.
+    """
+
+    def __init__(self, path: Path, environment: dict[str, Any]) -> None:
+        self.path = path
+        self._answers = path.with_suffix(".npz")
+        sidecar = path.with_suffix(".json")
+        if path.suffix != ".csv":
+            raise SwarmKVError(f"{path.name}: a sweep is kept in a file that ends in .csv")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(environment, indent=1, default=repr) + "\n"
+        if path.exists() or sidecar.exists():
+            _require_same(path, sidecar, json.loads(text))
+            _drop_torn_line(path)
+        else:
+            sidecar.write_text(text, encoding="utf-8")
+        self._done = set(_keys(self._rows()))
+
+    def __contains__(self, key: tuple[Round, str]) -> bool:
+        return key in self._done
+
+    def append(self, this: Round, record: dict[str, Any], branches: Sequence[Agent]) -> None:
+        """Keep one run: on the disk when this returns."""
+        if record["strategy"] == "naive":
+            arrays = {f"logits{i}": agent.logits for i, agent in enumerate(branches)}
+            arrays |= {f"tokens{i}": np.array(agent.tokens, np.int32) for i, agent in enumerate(branches)}
+            np.savez(self._answers, round=np.array(this), **arrays)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, record)
+            if file.tell() == 0:
+                writer.writeheader()
+            elif list(record) != (header := self._header()):
+                raise SwarmKVError(f"{self.path.name} has columns {header}, and a run now {list(record)}: {_MEND}")
+            writer.writerow(record)
+            file.flush()
+            os.fsync(file.fileno())
+        self._done.add((this, record["strategy"]))
+
+    def reference(self, this: Round) -> list[Agent] | None:
+        """The naive answers of a round that was stopped in the middle."""
+        if (this, "naive") not in self or not self._answers.exists():
+            return None
+        with np.load(self._answers) as kept:
+            if tuple(kept["round"]) != this:
+                return None
+            return [
+                Agent("", np.empty(0, np.int32), kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
+                for i in range(this.n_agents)
+            ]
+
+    def frame(self, rounds: Sequence[Round], strategies: Sequence[str]) -> pd.DataFrame:
+        """The rows of these rounds and strategies."""
+        rows = self._rows()
+        wanted = [this in rounds and strategy in strategies for this, strategy in _keys(rows)]
+        return rows[wanted].reset_index(drop=True)
+
+    def _header(self) -> list[str]:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file))
+
+    def _rows(self) -> pd.DataFrame:
+        rows = pd.read_csv(self.path) if self.path.exists() and self.path.stat().st_size else pd.DataFrame()
+        if len(rows) and not {*Round._fields, "strategy"} <= set(rows):
+            raise SwarmKVError(f"{self.path.name} is not a sweep's file: {_MEND}")
+        return rows
+
+    def close(self) -> None:
+        """Nothing is left to compare with the answers that were kept."""
+        self._answers.unlink(missing_ok=True)
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[Round, str]]:
+    return [(Round(row.repeat, row.depth, row.n_agents), row.strategy) for row in rows.itertuples()]
+
+
+def _require_same(path: Path, sidecar: Path, environment: dict[str, Any]) -> None:
+    try:
+        was = json.loads(sidecar.read_text(encoding="utf-8"))
+        differences = [f"{k} {was.get(k)!r}, now {environment[k]!r}" for k in _SAME if was.get(k) != environment[k]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise SwarmKVError(
+            f"{path.name} has no readable {sidecar.name} that says how it was measured: {_MEND}"
+        ) from error
+    if differences:
+        raise SwarmKVError(f"{path.name} was measured with {'; '.join(differences)}: {_MEND}")
+
+
+def _drop_torn_line(path: Path) -> None:
+    """A process that was killed while it wrote leaves half a line: that run is measured again."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        path.write_bytes(whole)

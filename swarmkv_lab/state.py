@@ -1,0 +1,143 @@
+"""SequenceState: what the bytes of a snapshot are, read as numpy arrays that look into them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from gguf.quants import dequantize
+
+from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
+from swarmkv_lab.sizing import KV_TYPES, KVGeometry, ggml_type, row_bytes
+
+_MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
+_TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
+
+
+class SequenceState:
+    """A sequence's state taken apart: positions, and each layer's keys and values.
+
+    ``parts``: DataFrame, a row a field in the order of the file: part, offset and bytes, and its value where it is one
+    number. Nothing is copied until keys or values are asked for. Raises SnapshotCorruptError where the bytes are not
+    such a state of this geometry.
+    """
+
+    def __init__(self, data: np.ndarray, geometry: KVGeometry) -> None:
+        self.geometry = geometry
+        self._at = 0
+        self._data = data
+        self._parts: list[dict[str, Any]] = []
+        self._rows: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
+        if (magic := self._number("magic", "<u4")) != _MAGIC:
+            raise SnapshotCorruptError(f"a sequence's state begins with {_MAGIC:#x}, this with {magic:#x}")
+        self.seq_id = self._number("sequence", "<i4")
+        self._positions: dict[int, np.ndarray] = {}
+        for layers, _ in geometry.caches():
+            self._positions |= dict.fromkeys(layers, self._read_cache(layers))
+        if self._at != data.nbytes:
+            raise SnapshotCorruptError(f"the state should end at byte {self._at:,}, and has {data.nbytes:,}")
+
+    @property
+    def parts(self) -> pd.DataFrame:
+        """The fields in their order."""
+        return pd.DataFrame(self._parts, columns=["part", "offset", "bytes", "value"]).astype({"value": "Int64"})
+
+    @property
+    def positions(self) -> np.ndarray:
+        """The positions of all that is held, int32 (n,)."""
+        return max(self._positions.values(), key=len)
+
+    def positions_of(self, layer: int) -> np.ndarray:
+        """The positions that a layer holds, int32 (n,): a windowed one has only the last ones."""
+        return self._positions[layer]
+
+    def keys(self, layer: int) -> np.ndarray:
+        """A layer's keys, float32 (n, n_head_kv, head_dim_k), rotated to their positions."""
+        return self._elements("K", layer, self.geometry.head_dim_k)
+
+    def values(self, layer: int) -> np.ndarray:
+        """A layer's values, float32 (n, n_head_kv, head_dim_v)."""
+        return self._elements("V", layer, self.geometry.head_dim_v)
+
+    def _elements(self, which: str, layer: int, head_dim: int) -> np.ndarray:
+        if (which, layer) not in self._rows:
+            raise SwarmKVError(
+                f"the state has no {which} of layer {layer}: it has {len(self.positions):,} tokens in "
+                f"{self.geometry.n_layer} layers, with {'keys and values' if self.geometry.head_dim_v else 'keys only'}"
+            )
+        rows, kv_type = self._rows[which, layer]
+        elements = dequantize(np.ascontiguousarray(rows), ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
+        return _unmixed(elements, which) if kv_type not in ("f32", "f16", "bf16") else elements
+
+    def _read_cache(self, layers: list[int]) -> np.ndarray:
+        """One of llama.cpp's caches: cells, then all layers' keys, then all layers' values."""
+        n_stream = self._number("streams", "<u4")
+        counts = [self._number("cells", "<u4") for _ in range(min(n_stream, 256))]
+        n = max(counts, default=0)
+        if n_stream != len(counts) or sum(counts) != n:
+            raise SnapshotCorruptError(
+                f"one sequence lies in one stream, and this state has cells in several: {counts}"
+            )
+        if n == 0:
+            return np.empty(0, np.int32)
+        cells = self._take("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
+        transposed = self._number("values transposed", "<u4")
+        n_layer = self._number("layers", "<u4")
+        if n_layer != len(layers) or transposed not in (0, 1):
+            raise SnapshotCorruptError(
+                f"{n_layer} layers, transposed {transposed}: the model has {len(layers)} of this kind"
+            )
+        for layer in layers:
+            self._read_rows("K", layer, n, self.geometry.head_dim_k, transposed=False)
+        if self.geometry.head_dim_v:
+            for layer in layers:
+                self._read_rows("V", layer, n, self.geometry.head_dim_v, transposed=bool(transposed))
+        return cells[:, 0]
+
+    def _read_rows(self, which: str, layer: int, n: int, head_dim: int, *, transposed: bool) -> None:
+        name = f"{which} of layer {layer}"
+        number = self._number(f"{name}: type", "<i4")
+        if number not in _TYPES:
+            raise SnapshotCorruptError(f"{name} is of ggml's type {number}, which is not one of a KV cache's")
+        width = self.geometry.heads[layer] * head_dim
+        expected = row_bytes(width, _TYPES[number])
+        if transposed:  # one element's bytes, the number of elements, and for each element all cells
+            size, elements = self._number(f"{name}: element bytes", "<u4"), self._number(f"{name}: elements", "<u4")
+            if elements != width or size * elements != expected:
+                raise SnapshotCorruptError(f"{name}: {elements} elements of {size} bytes, the model has {width}")
+            rows = self._take(name, n * expected).reshape(elements, n, size).transpose(1, 0, 2).reshape(n, expected)
+        else:
+            size = self._number(f"{name}: row bytes", "<u8")
+            if size != expected:
+                raise SnapshotCorruptError(f"{name}: rows of {size} bytes, the model's take {expected}")
+            rows = self._take(name, n * expected).reshape(n, expected)
+        self._rows[which, layer] = rows, _TYPES[number]
+
+    def _number(self, part: str, dtype: str) -> int:
+        value = int(self._take(part, np.dtype(dtype).itemsize).view(dtype)[0])
+        self._parts[-1]["value"] = value
+        return value
+
+    def _take(self, part: str, n_bytes: int) -> np.ndarray:
+        end = self._at + n_bytes
+        if end > self._data.nbytes:
+            raise SnapshotCorruptError(f"the state has {self._data.nbytes:,} bytes, and {part} would end at {end:,}")
+        self._parts.append({"part": part, "offset": self._at, "bytes": n_bytes, "value": None})
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+
+def _unmixed(elements: np.ndarray, which: str) -> np.ndarray:
+    """Elements as attention means them: llama.cpp mixes a head's before it quantizes them, so that none stands out.
+
+    It multiplies stretches of 64 of the values, and of the largest power of two that divides a head of the keys, by an
+    orthonormal Hadamard matrix, which is its own inverse; heads that 64 does not divide are left alone.
+    """
+    head_dim = elements.shape[-1]
+    if head_dim % 64:
+        return elements
+    n = head_dim & -head_dim if which == "K" else 64
+    mix = np.ones((1, 1), np.float32)
+    while len(mix) < n:
+        mix = np.block([[mix, mix], [mix, -mix]])
+    return (elements.reshape(-1, n) @ mix / np.float32(np.sqrt(n))).reshape(elements.shape)

@@ -1,0 +1,106 @@
+"""Explorer: a picture that follows its controls, numbers in words beside it, and a button that keeps both."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.figures import save
+from swarmkv_lab.resources import RUNS
+
+WIDE = ipywidgets.Layout(width="min(100%, 46em)")
+LABEL = {"description_width": "9em"}
+LOOK: dict[str, Any] = {"style": LABEL, "layout": WIDE}
+
+
+class Explorer(ipywidgets.VBox):
+    """What all explorers share. A subclass says what its ``figure()``, its ``data()`` and its ``words()`` are.
+
+    ``message``: HTML, the words or what is wrong. ``picture``: HTML with the figure and its title as alt text.
+    """
+
+    name = "explorer"
+
+    def __init__(self, controls: Sequence[ipywidgets.Widget], rows: Sequence[ipywidgets.Widget] = ()) -> None:
+        """controls: what redraws when its value changes; rows: how they are laid out, when not one below the other."""
+        self.controls = tuple(controls)
+        self.message = ipywidgets.HTML()
+        self.picture = ipywidgets.HTML()
+        self.export_button = ipywidgets.Button(description="Export", tooltip="Save this figure and its data")
+        self.export_button.on_click(lambda _: self.export())
+        self.exported = ipywidgets.HTML()
+        keep = ipywidgets.HBox([self.export_button, self.exported], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        super().__init__([*(rows or controls), self.message, self.picture, keep])
+        for control in self.controls:
+            control.observe(lambda _: self.redraw(), names="value")
+        self.redraw()
+
+    def figure(self) -> Figure:
+        """The figure, as the controls stand."""
+        raise NotImplementedError
+
+    def data(self) -> pd.DataFrame:
+        """The numbers that the figure shows."""
+        raise NotImplementedError
+
+    def words(self) -> str:
+        """HTML above the picture."""
+        return ""
+
+    def redraw(self) -> None:
+        """Draw again. What is wrong with the controls is said in their place, and the last picture stays."""
+        try:
+            self.message.value, self.picture.value = self.words(), picture(self.figure())
+        except SwarmKVError as error:
+            self.message.value = alert(error)
+
+    def export(self) -> list[Path]:
+        """Write the figure as PNG and SVG and its data as CSV into data/runs/exports: the files' paths."""
+        folder = RUNS / "exports"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = {path.stem for path in folder.iterdir()}
+            name = next(stem for i in range(1, len(taken) + 2) if (stem := f"{self.name}-{i}") not in taken)
+            paths = [*save(self.figure(), folder, name), folder / f"{name}.csv"]
+            self.data().to_csv(paths[-1], index=False)
+        except (SwarmKVError, OSError) as error:
+            self.exported.value = alert(error)
+            return []
+        names = ", ".join(path.name for path in paths)
+        self.exported.value = f"<span role='status'>wrote {escape(names)} to data/runs/exports</span>"
+        return paths
+
+
+def picture(figure: Figure, dpi: int = 95) -> str:
+    """A figure as an HTML image that fits a narrow window; its alt text is the figure's label, which is its title."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    data = base64.b64encode(png.getvalue()).decode()
+    alt = escape(figure.get_label(), quote=True)
+    return f'<img alt="{alt}" style="max-width:100%;width:760px" src="data:image/png;base64,{data}">'
+
+
+def alert(error: Exception) -> str:
+    """An error, as a sentence that screen readers speak at once."""
+    return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
+
+
+def table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
+    """An HTML table: the first cell of each row is its heading."""
+    cell = "style='text-align:left;vertical-align:top;padding-right:2em'"
+    top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)
+    body = "".join(
+        f"<tr><th scope='row' {cell}>{escape(first)}</th>"
+        + "".join(f"<td {cell}>{escape(text)}</td>" for text in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    title = f"<caption style='text-align:left;white-space:nowrap'>{escape(caption)}</caption>"
+    return f"<table>{title}{f'<tr>{top}</tr>' if head else ''}{body}</table>"

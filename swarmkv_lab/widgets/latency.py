@@ -1,0 +1,136 @@
+"""The latency explorer: measured points over the cost model's curves, for any depth and number of agents."""
+
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab import figures
+from swarmkv_lab.article import PUBLISHED, PUBLISHED_RUNS
+from swarmkv_lab.costmodel import CostModel
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.measurements import MINE_NAME, REFERENCE_NAME, measurements
+from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
+
+_DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)
+_PUBLISHED = "published"
+
+
+class LatencyExplorer(Explorer):
+    """Choose whose numbers, what and against what; move depth and agents. No model is needed.
+
+    "mine" is what `make reproduce` measured here, "published" the article's end to end.
+    """
+
+    name = "latency"
+
+    def __init__(self, source: str = REFERENCE_NAME, depth: int = 3501, agents: int = 4) -> None:
+        sources = [REFERENCE_NAME, MINE_NAME, _PUBLISHED]
+        self.source = ipywidgets.Dropdown(options=sources, value=source, description="Whose numbers", **LOOK)
+        titles = {title: metric for metric, title in figures.METRICS.items()}
+        self.metric = ipywidgets.Dropdown(options=titles, value="ttft_ms", description="Show", **LOOK)
+        against = {"depth": "depth", "agents": "n_agents"}
+        self.against = ipywidgets.Dropdown(options=against, value="depth", description="Against", **LOOK)
+        options = [(f"{n:,}", n) for n in _DEPTHS]
+        self.depth = ipywidgets.SelectionSlider(options=options, value=depth, description="Document, tokens", **LOOK)
+        self.agents = ipywidgets.IntSlider(value=agents, min=1, max=32, description="Agents", **LOOK)
+        self.log_axes = ipywidgets.Checkbox(value=True, description="logarithmic axes", indent=False)
+        narrow = ipywidgets.Layout(width="auto", margin="0 1em 0 0")
+        self.shown = {
+            name: ipywidgets.Checkbox(value=True, description=name, indent=False, layout=narrow) for name in STRATEGIES
+        }
+        self._loaded: tuple[str, pd.DataFrame, CostModel] | None = None
+        switches = ipywidgets.HBox(
+            [*self.shown.values(), self.log_axes], layout=ipywidgets.Layout(flex_flow="row wrap")
+        )
+        choices = (self.source, self.metric, self.against, self.depth, self.agents)
+        super().__init__([*choices, *self.shown.values(), self.log_axes], [*choices, switches])
+
+    def data(self) -> pd.DataFrame:
+        """The measured or published runs along the chosen axis, and the predicted ones; column ``kind`` says which."""
+        points, curves = self._shown()
+        return pd.concat([points.assign(kind=self._kind), curves.assign(kind="predicted")], ignore_index=True)
+
+    def figure(self) -> Figure:
+        """Latency along the chosen axis; the dotted line stands at the other control."""
+        points, curves = self._shown()
+        metric, x = self.metric.value, self.against.value
+        at = f"{self.agents.value} agents" if x == "depth" else f"{self.depth.value:,} tokens"
+        if self._kind == _PUBLISHED:
+            at = "2 agents, 3,501 tokens"
+        return figures.latency(
+            points,
+            curves,
+            kind=self._kind,
+            x=x,
+            metrics=[metric],
+            log=self.log_axes.value,
+            mark=self.depth.value if x == "depth" else self.agents.value,
+            title=f"{figures.METRICS[metric].capitalize()}, {at} ({self.source.value})",
+        )
+
+    def words(self) -> str:
+        """What the model predicts where the controls stand."""
+        if self._kind == _PUBLISHED:
+            whole, activation = (
+                "{:,} ms against {:,} ms".format(*PUBLISHED[key]) for key in ("end_to_end", "activation")
+            )
+            return (
+                f"<p>The article, on a GTX 1080 with Qwen2.5-7B, two agents and 3,501 tokens: end to end {whole}. "
+                f"Activation {activation}, the first the prefill alone, the second with the agent's branch.</p>"
+            )
+        _, model = self._measured()
+        here = [self.depth.value], [self.agents.value]
+        naive = model.predict(*here, ["naive"]).iloc[0]
+        rows = [
+            (
+                run.strategy,
+                *(f"{getattr(run, metric):,.1f} ms" for metric in figures.METRICS),
+                f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x",
+            )
+            for run in model.predict(*here, self._names()).itertuples()
+        ]
+        head = ["", *figures.METRICS.values(), "over naive (first token, end to end)"]
+        return table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
+
+    @property
+    def _kind(self) -> str:
+        return _PUBLISHED if self.source.value == _PUBLISHED else "measured"
+
+    def _names(self) -> list[str]:
+        names = [name for name, box in self.shown.items() if box.value]
+        if not names:
+            raise SwarmKVError("no strategy is chosen: tick one")
+        return names
+
+    def _measured(self) -> tuple[pd.DataFrame, CostModel]:
+        """The source's grid and the model of it, read again when the source is chosen again."""
+        if self._loaded is None or self._loaded[0] != self.source.value:
+            grid = measurements(self.source.value).grid
+            self._loaded = self.source.value, grid, CostModel.fit(grid)
+        return self._loaded[1:]
+
+    def _shown(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """(points, curves) along the chosen axis."""
+        names, x = self._names(), self.against.value
+        if self._kind == _PUBLISHED:
+            points = PUBLISHED_RUNS[PUBLISHED_RUNS.strategy.isin(names)]
+            if points.empty or self.metric.value != "end_to_end_ms":
+                raise SwarmKVError("the article has end to end for naive and swarmkv: choose these")
+            return points, PUBLISHED_RUNS[:0]
+        grid, model = self._measured()
+        other, value = ("n_agents", self.agents.value) if x == "depth" else ("depth", self.depth.value)
+        points = grid[(grid[other] == value) & grid.strategy.isin(names)]
+        if x == "depth":
+            depths, agents = np.unique(np.geomspace(_DEPTHS[0], _DEPTHS[-1], 30).astype(int)), [value]
+        else:
+            depths, agents = [value], list(range(1, self.agents.max + 1))
+        return points, model.predict(depths, agents, names)
+
+
+def latency_explorer(**start: Any) -> LatencyExplorer:
+    """The latency explorer; start: source, depth, agents."""
+    return LatencyExplorer(**start)

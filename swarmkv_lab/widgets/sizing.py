@@ -1,0 +1,95 @@
+"""The sizing explorer: what a model's KV cache takes, and how many agents fit a memory."""
+
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab import figures
+from swarmkv_lab.catalogue import catalogue, geometry
+from swarmkv_lab.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
+from swarmkv_lab.sizing import KV_TYPES
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
+
+_TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
+_BUDGETS_GB = (2, 4, 6, 8, 12, 16, 24, 32, 48, 80, 141, 192)
+_TAIL = 256
+
+
+class SizingExplorer(Explorer):
+    """Choose a model, a document, KV types, agents and a memory: see what it takes, copied and shared, and what fits.
+
+    ``numbers``: what is shown, from KVGeometry and memory, predicted.
+    """
+
+    name = "sizing"
+
+    def __init__(self, model: str = "qwen2.5-7b", tokens: int = 3501, agents: int = 8, budget_gb: int = 8) -> None:
+        self.model = ipywidgets.Dropdown(options=list(catalogue().index), value=model, description="Model", **LOOK)
+        self.tokens = ipywidgets.SelectionSlider(
+            options=[(f"{n:,}", n) for n in _TOKENS], value=tokens, description="Document, tokens", **LOOK
+        )
+        self.agents = ipywidgets.IntSlider(value=agents, min=1, max=64, description="Agents", **LOOK)
+        self.key_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Keys as", **LOOK)
+        self.value_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Values as", **LOOK)
+        self.budget = ipywidgets.SelectionSlider(
+            options=[(f"{gb} GB", gb) for gb in _BUDGETS_GB], value=budget_gb, description="Memory for KV", **LOOK
+        )
+        super().__init__([self.model, self.tokens, self.agents, self.key_type, self.value_type, self.budget])
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Bytes of a token, of a snapshot and of all agents, and the agents that fit; predicted."""
+        shape, how = geometry(self.model.value), self._how
+        held = {
+            f"{layout}_bytes": agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
+            for layout in LAYOUTS
+        }
+        fit = {
+            f"{layout}_fit": agents_that_fit(shape, budget=self.budget.value * 10**9, layout=layout, **how)
+            for layout in LAYOUTS
+        }
+        return {
+            "bytes_per_token": shape.bytes_per_token(how["kv_type"]),
+            "snapshot_bytes": shape.snapshot_bytes(how["n_tokens"], how["kv_type"]),
+            **held,
+            **fit,
+        }
+
+    def data(self) -> pd.DataFrame:
+        """Bytes held by so many agents, copied and shared."""
+        return memory_by_agents(geometry(self.model.value), most=64, **self._how)
+
+    def figure(self) -> Figure:
+        """Memory against agents, as the controls stand."""
+        title = f"{self.model.value}, {self.tokens.value:,} tokens"
+        return figures.memory_against_agents(self.data(), self.budget.value * 10**9, self.agents.value, title)
+
+    def words(self) -> str:
+        """The numbers."""
+        numbers = self.numbers
+        rows = [
+            ("a token", f"{numbers['bytes_per_token']:,} bytes"),
+            ("a snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
+            ("all agents, each with a copy", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
+            (
+                "all agents, sharing the document",
+                f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit",
+            ),
+        ]
+        return table(rows, f"KV cache, predicted ({_TAIL} tokens of its own for each agent)")
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        kv_type = (self.key_type.value, self.value_type.value)
+        return {"n_tokens": self.tokens.value, "tail": _TAIL, "kv_type": kv_type}
+
+
+def sizing_explorer(**start: Any) -> SizingExplorer:
+    """The sizing explorer; start: model, tokens, agents, budget_gb."""
+    return SizingExplorer(**start)
+
+
+def _count(n: int) -> str:
+    return f"{n} or more" if n == MOST_AGENTS else str(n)

@@ -1,0 +1,133 @@
+"""The cost model: it finds the parts that runs were made of, and predicts what it has not seen."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.costmodel import bound
+
+DEPTHS, AGENTS = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
+
+
+def made_up(depth: int, n: int, strategy: str) -> dict:
+    """A run whose parts follow the formulas exactly."""
+    naive, packed = strategy == "naive", strategy == "batched"
+    prefill = 20 + 3 * depth + 5e-4 * depth**2
+    context = 7 + 4e-3 * depth if strategy in ("naive", "swarmkv") else 0.0
+    copies = {"naive": 0, "swarmkv": 4e-3, "pooled": 2e-3, "shared": 7e-5, "batched": 7e-5}[strategy] * depth
+    capture = 2e-3 * depth if strategy in ("swarmkv", "pooled") else 0.0
+    branch, answer = (k * (60 + 0.02 * depth) for k in (1, 2))
+    if packed:
+        branch, answer = (k * (20 + 30 * n + 0.02 * n * depth) for k in (1, 2))
+    activation = context + copies + (prefill if naive else 0)
+    each = branch + 0.5 + answer
+    total = (0 if naive else prefill + capture) + n * activation + (1 if packed else n) * each + 9
+    return {
+        "strategy": strategy, "depth": depth, "n_agents": n, "prefill_ms": prefill, "capture_ms": capture,
+        "context_ms": context, "activation_ms": activation, "branch_ms": branch, "ttft_ms": activation + branch + 0.5,
+        "generate_ms": answer, "end_to_end_ms": total,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs():
+    return pd.DataFrame([made_up(*point) for point in itertools.product(DEPTHS, AGENTS, lab.STRATEGIES)])
+
+
+def test_parts_are_recovered(runs):
+    model = lab.CostModel.fit(runs)
+    np.testing.assert_allclose(model.coefficients["prefill", None], [20, 3, 5e-4], rtol=1e-6)
+    np.testing.assert_allclose(model.coefficients["packed branch", "batched"], [20, 30, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(model.coefficients["activation", "pooled"], [0, 2e-3], atol=1e-6)
+
+
+@pytest.mark.parametrize(("depth", "n"), [(300, 3), (3501, 16), (7000, 2), (64, 1)])
+def test_points_that_were_not_measured(runs, depth, n):
+    model = lab.CostModel.fit(runs)
+    predicted = model.predict([depth], [n]).set_index("strategy")
+    for strategy in lab.STRATEGIES:
+        truth = made_up(depth, n, strategy)
+        for metric in ("ttft_ms", "end_to_end_ms", "activation_ms"):
+            assert predicted.loc[strategy, metric] == pytest.approx(truth[metric], rel=1e-3), (strategy, metric)
+    naive, shared = (made_up(depth, n, s)["end_to_end_ms"] for s in ("naive", "shared"))
+    assert model.speedup([depth], [n], "shared")[0, 0] == pytest.approx(naive / shared, rel=1e-3)
+
+
+def test_the_bound_is_naives_own(runs):
+    model = lab.CostModel.fit(runs)
+    run = made_up(2048, 4, "naive")
+    p, b = run["activation_ms"], run["ttft_ms"] - run["activation_ms"] + run["generate_ms"]
+    assert model.bound([256, 2048], [2, 4])[1, 1] == pytest.approx(4 * (p + b) / (p + 4 * b), rel=1e-3)
+    assert model.bound([2048], [1])[0, 0] == pytest.approx(1)
+
+
+def test_break_even(runs):
+    assert lab.CostModel.fit(runs).break_even("swarmkv", 2) == 1  # the second prefill pays for a snapshot at once
+    assert lab.CostModel.fit(runs).break_even("swarmkv", 1) is None  # nobody else uses it
+    dear = runs.strategy == "swarmkv"  # 900 ms more for each agent: a longer prefill has to be saved
+    changed = {c: runs[c].where(~dear, runs[c] + k * 900) for c, k in (("activation_ms", 1), ("ttft_ms", 1))}
+    changed["end_to_end_ms"] = runs.end_to_end_ms.where(~dear, runs.end_to_end_ms + runs.n_agents * 900)
+    model = lab.CostModel.fit(runs.assign(**changed))
+    even = model.break_even("swarmkv", 2)
+    before, after = model.speedup([even - 1, even], [2], "swarmkv")[:, 0]
+    assert before <= 1 < after
+    assert 500 < even < 700  # 2 x 900 ms = 20 + 3 d + 5e-4 d^2 - copies
+
+
+def test_no_part_takes_less_than_no_time(runs):
+    noisy = runs.assign(prefill_ms=runs.prefill_ms - 600)  # a parabola through this would start far below zero
+    model = lab.CostModel.fit(noisy)
+    assert all((c >= 0).all() for c in model.coefficients.values())
+    assert (model.predict([1, 10, 100], [1, 64])[["ttft_ms", "end_to_end_ms"]] >= 0).all(axis=None)
+
+
+def test_held_out_points_are_predicted_by_a_model_that_has_not_seen_them(runs):
+    for table in (lab.held_out(runs), lab.held_out(runs, by="depth")):
+        assert len(table) == len(runs)
+        assert table[["error_ttft_ms", "error_end_to_end_ms"]].abs().max(axis=None) < 1e-2
+    spoilt = runs.assign(end_to_end_ms=runs.end_to_end_ms.where(runs.depth != 1024, runs.end_to_end_ms * 3))
+    errors = lab.held_out(spoilt, by="depth").set_index("depth").error_end_to_end_ms
+    assert errors[1024].max() < -0.5  # had it seen them, it would follow them
+    by_agents = lab.held_out(runs, by="n_agents")
+    assert by_agents.error_end_to_end_ms.abs().max() < 1e-2
+
+
+def test_the_reference_grid_is_predicted_within_ten_percent():
+    grid = lab.measurements("reference").grid
+    errors = lab.held_out(grid)[["error_ttft_ms", "error_end_to_end_ms"]].abs()
+    assert (errors.median() < 0.10).all(), errors.median()
+    whole_depths = lab.held_out(grid, by="depth")[["error_ttft_ms", "error_end_to_end_ms"]].abs()
+    assert (whole_depths.median() < 0.15).all(), whole_depths.median()
+
+
+def test_the_reference_grid_nears_the_bound():
+    reference = lab.measurements("reference")
+    grid, depth = reference.grid, reference.grid_depth
+    at = grid[(grid.depth == depth) & (grid.n_agents == 16)].groupby("strategy").median(numeric_only=True)
+    assert at.end_to_end_ms["naive"] / at.end_to_end_ms["shared"] >= 0.9 * bound(at.loc["naive"], 16)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda runs: runs[runs.depth < 1000], "at least 3 depths, got 2"),
+        (lambda runs: runs[runs.strategy != "naive"], "needs naive"),
+        (lambda runs: runs[:0], "got 0"),
+        (lambda runs: runs[runs.n_agents == 2], "batched needs at least 2 numbers of agents, got 1"),
+    ],
+)
+def test_too_little_to_fit(runs, change, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.CostModel.fit(change(runs))
+
+
+def test_what_cannot_be_predicted(runs):
+    model = lab.CostModel.fit(runs[runs.strategy != "pooled"])
+    assert model.strategies == ["naive", "swarmkv", "shared", "batched"]
+    with pytest.raises(lab.SwarmKVError, match="pooled"):
+        model.predict([100], [2], ["pooled"])
+    with pytest.raises(lab.SwarmKVError, match="below 1"):
+        model.predict([0], [2])

@@ -1,0 +1,124 @@
+"""Positions: RoPE in numpy is llama.cpp's, shifts do what they say, and a wrong start is refused."""
+
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.positions import position_error
+
+
+def test_rotation_is_relative_and_keeps_lengths(rng):
+    for pairs in ("plain", "halves"):
+        rope = lab.Rope(48, 10_000.0, pairs)
+        keys, query = rng.normal(size=(30, 64)), rng.normal(size=64)
+        moved = rope.rotate(keys, 777) @ rope.rotate(query, 777)
+        np.testing.assert_allclose(moved, keys @ query, atol=1e-12)
+        assert np.abs(keys @ rope.rotate(query, 777) - keys @ query).max() > 0.1
+        np.testing.assert_array_equal(rope.rotate(keys, 5)[:, 48:], keys[:, 48:])  # only the first n_rot turn
+        np.testing.assert_allclose(rope.rotate(rope.rotate(keys, 3), 4), rope.rotate(keys, 7), atol=1e-12)
+
+
+def test_rotation_by_its_definition():
+    rope = lab.Rope(4, 100.0, "plain")
+    np.testing.assert_allclose(
+        rope.rotate(np.array([1.0, 0, 1, 0]), 2), [np.cos(2), np.sin(2), np.cos(0.2), np.sin(0.2)], atol=1e-15
+    )
+    halves = lab.Rope(4, 100.0, "halves")
+    np.testing.assert_allclose(
+        halves.rotate(np.array([1.0, 1, 0, 0]), 2), [np.cos(2), np.cos(0.2), np.sin(2), np.sin(0.2)], atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("delta", [1, 100, 900])
+def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
+    with twin.context(2048, kv_type="f32", flash_attn=True) as ctx:
+        ctx.decode(document)
+        before = lab.SequenceState(ctx.get_state(), twin.geometry)
+        ctx.shift(delta)
+        assert ctx.n_past() == 300 + delta
+        ctx.decode(document[:1])
+        after = lab.SequenceState(ctx.get_state(), twin.geometry)
+    assert list(after.positions[:300]) == list(range(delta, 300 + delta))
+    for layer in (0, 1):
+        turned = lab.Rope.of(twin).rotate(before.keys(layer), delta)
+        np.testing.assert_allclose(after.keys(layer)[:300], turned, atol=1e-4 * np.abs(turned).max())
+        np.testing.assert_array_equal(after.values(layer)[:300], before.values(layer))
+
+
+def test_shifts_that_make_no_sense(twin, document):
+    with twin.context(512) as ctx:
+        for delta, start in ((1, 0), (5, -1)):
+            with pytest.raises(lab.SwarmKVError, match="start="):
+                ctx.shift(delta, start)
+        ctx.decode(document)
+        for delta, start in ((-1, 0), (1, 300), (-5, 10)):
+            with pytest.raises(lab.SwarmKVError, match="last position is 299"):
+                ctx.shift(delta, start)
+        assert ctx.n_past() == 300
+
+
+@pytest.mark.parametrize("start", [0, 1, 299, 301, 4000])
+def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, document, question, start):
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        with pytest.raises(lab.DecodeError, match="-1, the batch was refused as invalid"):
+            ctx.decode(question, start=start)
+        assert ctx.n_past() == 300
+        ctx.decode(question, start=300)
+        refused_before = ctx.logits()
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        ctx.decode(question)
+        np.testing.assert_array_equal(ctx.logits(), refused_before)
+
+
+def test_moving_everything_costs_rounding_and_a_gap_costs_more(twin, document):
+    frame = position_error(twin, document, gaps=[1, 300, 3000], continuation=40)
+    assert list(frame.shifted) == ["nothing", *["whole prefix", "second half"] * 3]
+    mean = frame.set_index(["shifted", "gap"]).kl_mean
+    assert mean["whole prefix", 3000] < 1e-4
+    assert mean["second half", 3000] > mean["whole prefix", 3000]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gaps": []}, "gaps must be from 1"),
+        ({"gaps": [0]}, "gaps must be from 1"),
+        ({"gaps": [3797]}, "from 1 to 3,796: twin was trained for 4,096 positions, and the document takes 300"),
+        ({"continuation": 0}, "continuation=0"),
+        ({"continuation": 299}, "from 1 to 298"),
+    ],
+)
+def test_what_cannot_be_asked(twin, document, change, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        position_error(twin, document, **change)
+
+
+@pytest.mark.real
+def test_on_the_real_model_moving_everything_is_lost_in_the_noise(real):
+    tokens = real.tokenize(lab.load_document("dossier"))[:400]
+    mean = position_error(real, tokens, gaps=[900]).set_index("shifted").kl_mean
+    assert mean["whole prefix"] < 3 * mean["nothing"]
+    assert mean["second half"] > 2 * mean["whole prefix"]
+    assert lab.Rope.of(real) == lab.Rope(64, 100_000.0, "plain")
+
+
+def test_the_whole_contexts_state_is_another_format(twin, document):
+    with twin.context(512) as ctx:
+        assert ctx.state_bytes(None) < 100  # nothing was decoded, whatever n_ctx is
+        ctx.decode(document)
+        whole = ctx.get_state(None)
+        assert whole.nbytes >= ctx.state_bytes(0)
+    with twin.context(512) as ctx, pytest.raises(lab.SnapshotCorruptError, match=r"accepted 0 of .* magic"):
+        ctx.set_state(whole)
+
+
+def test_refused_prints_what_was_wrong_and_fails_where_nothing_was(capsys):
+    with lab.refused():
+        raise lab.DecodeError("so it goes")
+    assert capsys.readouterr().out == "DecodeError: so it goes\n"
+    with pytest.raises(AssertionError, match="accepted"), lab.refused():
+        pass
+    with pytest.raises(ZeroDivisionError), lab.refused():
+        _ = 1 / 0

@@ -1,0 +1,134 @@
+"""SequenceState: the bytes of a snapshot are what was decoded, in every KV type and layout, and nothing else passes."""
+
+import numpy as np
+import pytest
+from conftest import SHAPES, load_shape
+
+import swarmkv_lab as lab
+from swarmkv_lab.sizing import KV_TYPES, KVGeometry
+
+
+def captured(model, document, **settings):
+    with model.context(512, **settings) as ctx:
+        ctx.decode(document)
+        return ctx.get_state()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_every_byte_belongs_to_a_part(shape, flash_attn, document, tmp_path):
+    with load_shape(shape, tmp_path) as model:
+        data = captured(model, document, flash_attn=flash_attn)
+        state = lab.SequenceState(data, model.geometry)
+    parts = state.parts
+    assert parts.offset.iloc[0] == 0
+    assert (parts.offset + parts.bytes == [*parts.offset[1:], len(data)]).all()
+    assert list(state.positions) == list(range(300))
+    for layer, heads in enumerate(model.geometry.heads):
+        swa = model.geometry.swa[layer] if model.geometry.swa else False
+        n = model.geometry.window if swa else 300
+        assert list(state.positions_of(layer)) == list(range(300 - n, 300))
+        assert state.keys(layer).shape == (n, heads, model.geometry.head_dim_k)
+        if model.geometry.head_dim_v:
+            assert state.values(layer).shape == (n, heads, model.geometry.head_dim_v)
+
+
+def test_values_are_the_same_transposed_or_not(twin, document):
+    one, other = (
+        lab.SequenceState(captured(twin, document, flash_attn=flash), twin.geometry) for flash in (False, True)
+    )
+    assert one.parts.set_index("part").value["values transposed"] == 1
+    assert other.parts.set_index("part").value["values transposed"] == 0
+    # The first layer's keys and values are not downstream of any attention, so the kernels do not matter.
+    np.testing.assert_array_equal(one.values(0), other.values(0))
+    np.testing.assert_array_equal(one.keys(0), other.keys(0))
+    assert np.abs(one.values(0)).max() > 0
+
+
+@pytest.mark.parametrize("shape", ["one layer", "keys wider than values", "wide heads", "128 elements a head"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_every_kv_type_is_read(document, shape, kv_type, tmp_path, monkeypatch):
+    monkeypatch.setitem(SHAPES, "128 elements a head", KVGeometry(1, 2, 128, 128, 4096))
+    with load_shape(shape, tmp_path) as model:
+        exact = lab.SequenceState(captured(model, document, kv_type="f32", flash_attn=True), model.geometry)
+        state = lab.SequenceState(captured(model, document, kv_type=kv_type, flash_attn=True), model.geometry)
+    for mine, theirs in ((state.keys(0), exact.keys(0)), (state.values(0), exact.values(0))):
+        error = np.abs(mine - theirs).max() / np.abs(theirs).max()
+        assert error < {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}.get(kv_type, 0.2), error
+    if kv_type not in ("f32", "f16", "bf16"):
+        assert np.abs(state.keys(0) - exact.keys(0)).max() > 0
+
+
+def test_keys_are_turned_to_their_positions(twin):
+    """One token again and again: layer 0's keys differ by their positions alone, by as much as RoPE says."""
+    data = captured(twin, np.full(200, 7, np.int32), kv_type="f32", flash_attn=True)
+    keys = lab.SequenceState(data, twin.geometry).keys(0)
+    turned = lab.Rope.of(twin).rotate(keys[:1], np.arange(200)[:, None])
+    np.testing.assert_allclose(keys, turned, atol=1e-4 * np.abs(keys).max())
+    assert np.abs(keys[0] - keys[100]).max() > 0.1 * np.abs(keys).max()
+
+
+def test_a_sequence_of_a_split_cache(twin, document):
+    with twin.context(1536, n_seq_max=3, kv_unified=False) as ctx:
+        ctx.decode(document, seq_id=2)
+        state = lab.SequenceState(ctx.get_state(2), twin.geometry)
+    assert state.seq_id == 2
+    assert len(state.positions) == 300
+
+
+def test_an_empty_sequence(twin):
+    with twin.context(256) as ctx:
+        state = lab.SequenceState(ctx.get_state(), twin.geometry)
+    assert len(state.positions) == 0
+    with pytest.raises(lab.SwarmKVError, match="no K of layer 0"):
+        state.keys(0)
+
+
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_a_layer_that_is_not_there(twin, document, layer):
+    state = lab.SequenceState(captured(twin, document), twin.geometry)
+    with pytest.raises(lab.SwarmKVError, match=f"no K of layer {layer}: it has 300 tokens in 2 layers"):
+        state.keys(layer)
+
+
+def field(parts, name):
+    row = parts[parts.part == name].iloc[0]
+    return int(row.offset), int(row.bytes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("magic", "begins with"),
+        ("streams", "one stream"),
+        ("cells", "the model has 2 of this kind"),
+        ("values transposed", "transposed 255"),
+        ("layers", "255 layers"),
+        ("K of layer 0: type", "ggml's type 255"),
+        ("K of layer 1: row bytes", "rows of 255 bytes"),
+        ("V of layer 0: element bytes", "elements of 255 bytes"),
+        ("V of layer 1: elements", "255 elements"),
+    ],
+)
+def test_a_field_that_was_changed(twin, document, name, message):
+    data = captured(twin, document).copy()
+    offset, size = field(lab.SequenceState(data, twin.geometry).parts, name)
+    data[offset : offset + size] = 0
+    data[offset] = 255
+    with pytest.raises(lab.SnapshotCorruptError, match=message):
+        lab.SequenceState(data, twin.geometry)
+
+
+def test_every_length_but_the_right_one_is_refused(twin, document, rng):
+    data = captured(twin, document[:20])
+    for n in range(len(data)):
+        with pytest.raises(lab.SnapshotCorruptError):
+            lab.SequenceState(data[:n], twin.geometry)
+    with pytest.raises(lab.SnapshotCorruptError, match="should end at"):
+        lab.SequenceState(np.append(data, np.uint8(0)), twin.geometry)
+
+
+def test_another_models_state(twin, document, tmp_path):
+    data = captured(twin, document)
+    with load_shape("one layer", tmp_path) as other, pytest.raises(lab.SnapshotCorruptError, match="2 layers"):
+        lab.SequenceState(data, other.geometry)

@@ -1,0 +1,173 @@
+"""sweep on disk: every run is kept as it is measured, and the same call goes on after whatever stopped it."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab import experiment, grid
+
+GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["naive", "shared", "batched"], repeats=2, max_tokens=2)
+RUNS = 2 * 2 * 3 * 2
+
+
+@pytest.fixture
+def measured(twin, document, question, tmp_path):
+    """Call a sweep into one file, with changes to the grid."""
+    path = tmp_path / "runs" / "grid.csv"
+
+    def call(**change):
+        return lab.sweep(twin, document, agents=[question, question[:3]], path=path, **GRID | change)
+
+    call.path = path
+    return call
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Interrupt before the n-th measured run, as a reader does."""
+
+    def arm(n):
+        left = iter([None] * n)
+
+        def fan_out(*args, **kwargs):
+            if kwargs.get("max_tokens") != 1:  # the warm-up
+                try:
+                    next(left)
+                except StopIteration:
+                    raise KeyboardInterrupt from None
+            return experiment.fan_out(*args, **kwargs)
+
+        monkeypatch.setattr(grid, "fan_out", fan_out)
+
+    return arm
+
+
+def test_the_file_holds_what_is_returned(measured):
+    frame = measured()
+    assert len(frame) == RUNS
+    pd.testing.assert_frame_equal(frame, pd.read_csv(measured.path))
+    provenance = json.loads(measured.path.with_suffix(".json").read_text())
+    assert {"time", "processor", "llama_cpp", "model_hash", "n_threads", "settings"} <= set(provenance)
+    assert provenance["settings"]["max_tokens"] == 2
+    assert not measured.path.with_suffix(".npz").exists()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 11])
+def test_an_interrupt_loses_nothing_and_the_same_call_goes_on(measured, stop_after, n):
+    stop_after(n)
+    with pytest.raises(KeyboardInterrupt):
+        measured()
+    kept = pd.read_csv(measured.path) if measured.path.exists() else pd.DataFrame()
+    assert len(kept) == n
+    stop_after(RUNS - n)  # and not one run more than is missing
+    frame = measured()
+    assert len(frame) == RUNS
+    if n:
+        pd.testing.assert_frame_equal(frame[:n], kept, check_dtype=False)
+    assert frame.max_abs_logit_diff.notna().all()  # also where naive was measured before the interrupt
+    assert frame[frame.strategy == "shared"].same_tokens.all()
+    assert not frame.duplicated(["repeat", "strategy", "depth", "n_agents"]).any()
+
+
+def test_a_finished_sweep_is_read_not_measured(measured, stop_after):
+    first = measured()
+    stop_after(0)
+    pd.testing.assert_frame_equal(measured(), first)
+    assert len(measured(depths=[40], strategies=["shared"])) == 4  # a part of it
+
+
+def test_a_larger_grid_adds_to_the_file(measured, stop_after):
+    measured(repeats=1)
+    stop_after(RUNS // 2)
+    assert len(measured()) == RUNS
+
+
+def test_half_a_line_of_a_killed_process_is_measured_again(measured, stop_after):
+    whole = measured()
+    data = measured.path.read_bytes()
+    measured.path.write_bytes(data[:-20])
+    stop_after(2)  # that run, and naive once more for its answers
+    frame = measured()
+    assert len(frame) == len(whole)
+    assert frame.end_to_end_ms.notna().all()
+
+
+def test_other_settings_are_refused(measured):
+    measured(repeats=1)
+    with pytest.raises(lab.SwarmKVError, match=r"grid.csv was measured with settings .* now .*: pass another"):
+        measured(max_tokens=3)
+    with pytest.raises(lab.SwarmKVError, match=r"settings .*kv_type"):
+        measured(kv_type="q8_0")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_file_without_its_provenance_is_refused(measured, content):
+    measured(repeats=1)
+    sidecar = measured.path.with_suffix(".json")
+    sidecar.unlink() if content is None else sidecar.write_text(content)
+    with pytest.raises(lab.SwarmKVError, match=r"grid.csv has no readable grid.json"):
+        measured()
+
+
+def test_a_file_that_is_no_sweep(measured):
+    measured(repeats=1)
+    measured.path.write_text("a,b\n1,2\n")
+    with pytest.raises(lab.SwarmKVError, match=r"grid.csv is not a sweep's file"):
+        measured()
+
+
+def test_without_a_path_an_interrupt_returns_what_there_is(twin, document, question, stop_after):
+    stop_after(5)
+    with pytest.warns(UserWarning, match="the 5 runs measured"):
+        frame = lab.sweep(twin, document, agents=[question], **GRID)
+    assert len(frame) == 5
+    stop_after(0)
+    with pytest.raises(KeyboardInterrupt):
+        lab.sweep(twin, document, agents=[question], **GRID)
+
+
+def test_the_phases_add_up_to_the_activation(measured):
+    frame = measured(strategies=list(lab.STRATEGIES))
+    parts = frame[["context_ms", "copy_ms", "restore_ms", "share_ms"]].sum(axis=1)
+    parts += np.where(frame.strategy == "naive", frame.prefill_ms, 0)
+    np.testing.assert_allclose(parts, frame.activation_ms, rtol=1e-9)
+
+
+def test_answers_that_are_gone_are_measured_again_but_not_counted(measured):
+    measured(strategies=["naive"])
+    assert not measured.path.with_suffix(".npz").exists()
+    frame = measured()
+    assert len(frame) == RUNS
+    assert frame[frame.strategy == "shared"].same_tokens.all()
+    assert frame.max_abs_logit_diff.notna().all()
+
+
+def test_settings_that_json_writes_otherwise_are_the_same_again(measured):
+    settings = {"kv_type": ("bf16", "f32"), "sampling": lab.Sampling(seed=3), "progress": False}
+    first = measured(**settings, repeats=1)
+    pd.testing.assert_frame_equal(measured(**settings | {"progress": True}, repeats=1), first)
+
+
+@pytest.mark.parametrize("name", ["grid.json", "grid", "grid.csv.gz"])
+def test_a_path_that_is_no_csv(twin, document, question, tmp_path, name):
+    with pytest.raises(lab.SwarmKVError, match=r"ends in \.csv"):
+        lab.sweep(twin, document, agents=[question], path=tmp_path / name, **GRID)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_anothers_json_is_not_overwritten(twin, document, question, tmp_path):
+    (tmp_path / "bench.json").write_text('{"summary": 1}')
+    with pytest.raises(lab.SwarmKVError, match=r"bench.csv was measured with"):
+        lab.sweep(twin, document, agents=[question], path=tmp_path / "bench.csv", **GRID)
+    assert (tmp_path / "bench.json").read_text() == '{"summary": 1}'
+
+
+def test_a_file_of_other_columns(measured):
+    measured(repeats=1)
+    frame = pd.read_csv(measured.path)
+    frame.drop(columns="share_ms").to_csv(measured.path, index=False)
+    with pytest.raises(lab.SwarmKVError, match=r"grid.csv has columns"):
+        measured()
