@@ -20,6 +20,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 KVType = str | tuple[str, str]
 UBATCH = 512  # rows of one matrix product; llama.cpp's default, and what a sliding window's cache has to spare
 _MOST = 1 << 24  # of anything that a header counts: tokens of context are the most numerous
+_MOST_LAYERS = 1 << 12
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
@@ -102,10 +103,10 @@ class KVGeometry:
                 raise ModelNotFoundError(f"{Path(path).name}: its header has no {arch}.{key}")
             return value
 
-        def count(key: str, default: int | None = None, least: int = 1) -> int:
-            return _count(path, key, get(key, default), least)
+        def count(key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
+            return _count(path, key, get(key, default), least, most)
 
-        n_block = count("block_count")
+        n_block = count("block_count", most=_MOST_LAYERS)
         n_layer = n_block - min(
             count("nextn_predict_layers", 0, least=0), n_block - 1
         )  # draft heads have no cache here
@@ -193,7 +194,8 @@ class KVGeometry:
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes of one token's K rows and of its V rows in some layers."""
         key, value = kv_types(kv_type)
-        heads = [self.heads[layer] for layer in layers]
+        by_layer = self.heads
+        heads = [by_layer[layer] for layer in layers]
         return (
             sum(row_bytes(n * self.head_dim_k, key) for n in heads),
             sum(row_bytes(n * self.head_dim_v, value) for n in heads),
@@ -225,8 +227,8 @@ def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
     return tuple(layer % n < n - 1 for layer in range(n_layer))
 
 
-def _count(path: str | Path, key: str, value: Any, least: int = 1) -> int:
+def _count(path: str | Path, key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
     """A header's number, if it is one and not absurd."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST:
-        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected {least} to {_MOST:,}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected {least} to {most:,}")
     return value
