@@ -18,7 +18,6 @@ from swarmkv_lab.strategies import STRATEGIES
 Array = np.ndarray
 # Basis functions of (depth, agents) for each part.
 _BASES = {
-    "constant": lambda d, n: [np.ones_like(d)],
     "linear": lambda d, n: [np.ones_like(d), d],
     "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
     "packed": lambda d, n: [np.ones_like(d), n, d * n],  # a step of n agents, each looking back on d tokens
@@ -30,9 +29,9 @@ _PARTS = {
     "activation": ("activation_ms", "linear", ("swarmkv", "pooled", "shared", "batched")),
     "context": ("context_ms", "linear", ("naive",)),
     "branch": ("branch_ms", "linear", ("naive", "swarmkv", "pooled", "shared")),
-    "answer": ("answer_ms", "linear", ("naive", "swarmkv", "pooled", "shared")),
+    "answer": ("generate_ms", "linear", ("naive", "swarmkv", "pooled", "shared")),
     "packed branch": ("branch_ms", "packed", ("batched",)),
-    "packed answer": ("answer_ms", "packed", ("batched",)),
+    "packed answer": ("generate_ms", "packed", ("batched",)),
     "rest": ("rest_ms", "linear", ("naive", "swarmkv", "pooled", "shared", "batched")),
 }
 
@@ -55,7 +54,7 @@ class CostModel:
             raise SwarmKVError(f"the cost model needs naive and at least 3 depths, got {depths}: measure a larger grid")
         if "batched" in set(runs.strategy) and runs.n_agents.nunique() < 2:
             raise SwarmKVError("batched needs at least 2 numbers of agents, got 1: measure more, or leave it out")
-        runs = runs.assign(answer_ms=runs.generate_ms, rest_ms=_rest(runs))
+        runs = runs.assign(rest_ms=_rest(runs))
         coefficients = {}
         for part, (column, basis, strategies) in _PARTS.items():
             for strategy in (None,) if strategies is None else strategies:

@@ -50,20 +50,22 @@ def measure(
     if not strategies:
         raise SwarmKVError("strategies must not be empty")
     prefix = model.check_tokens(tokens)
-    deepest, most = max(r.depth for r in rounds), max(r.n_agents for r in rounds)
+    deepest = max(this.depth for this in rounds)
     if deepest > len(prefix):
         raise SwarmKVError(f"depth {deepest:,} is more than the document's {len(prefix):,} tokens")
     prompts = _prompts(model, agents)
+    groups = {n: _take(prompts, n) for n in sorted({this.n_agents for this in rounds})}
     strategies = sorted(set(strategies), key=lambda name: (name != "naive", strategies.index(name)))
     todo = {key: _work(*key) for key in product(rounds, strategies)}
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
         return
     for strategy, this in product(strategies, rounds):
-        need = _take(prompts, this.n_agents)
-        budget(model, strategy, this.depth, need, settings.get("max_tokens", 32), settings.get("n_ctx"))
+        budget(
+            model, strategy, this.depth, groups[this.n_agents], settings.get("max_tokens", 32), settings.get("n_ctx")
+        )
     for strategy in strategies:  # pages, threads and caches are warm afterwards
-        fan_out(model, prefix[:64], _take(prompts, most), strategy, **settings | {"max_tokens": 1})
+        fan_out(model, prefix[:64], groups[max(groups)], strategy, **settings | {"max_tokens": 1})
     bar = tqdm(
         total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
         disable=None if progress else True,
@@ -72,7 +74,7 @@ def measure(
     with bar:
         for this in rounds:
             left = [strategy for strategy in strategies if not (log and (this, strategy) in log)]
-            group = prefix[: this.depth], _take(prompts, this.n_agents)
+            group = prefix[: this.depth], groups[this.n_agents]
             reference = log.reference(this) if log else None
             if (
                 left and reference is None and log and (this, "naive") in log
@@ -133,10 +135,11 @@ def sweep_rounds(
     **settings: Any,
 ) -> pd.DataFrame:
     """As sweep, over rounds that need not be a whole product."""
+    prompts = _prompts(model, agents)
     log = None
     if path is not None:
-        log = RunLog(Path(path), environment(model, **_input(model, tokens, agents), **settings))
-    how = {"agents": agents, "log": log, "progress": progress, "watch": watch, **settings}
+        log = RunLog(Path(path), environment(model, **_input(model, tokens, prompts), **settings))
+    how = {"agents": prompts, "log": log, "progress": progress, "watch": watch, **settings}
     records = []
     try:
         for measured in measure(model, tokens, rounds, strategies, **how):
@@ -172,11 +175,11 @@ def _prompts(model: Model, agents: Prompts | None) -> dict[str, np.ndarray]:
     return named_prompts(model, load_agents("dossier") if agents is None else agents)
 
 
-def _input(model: Model, tokens: Sequence[int] | np.ndarray, agents: Prompts | None) -> dict[str, str]:
+def _input(model: Model, tokens: Sequence[int] | np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, str]:
     """What the runs read, by its hashes."""
-    prompts = b"".join(prompt.tobytes() for prompt in _prompts(model, agents).values())
-    digest = {"document_sha256": model.check_tokens(tokens).tobytes(), "prompts_sha256": prompts}
-    return {name: hashlib.sha256(data).hexdigest() for name, data in digest.items()}
+    asked = b"".join(prompt.tobytes() for prompt in prompts.values())
+    read = {"document_sha256": model.check_tokens(tokens).tobytes(), "prompts_sha256": asked}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 
 def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:

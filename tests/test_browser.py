@@ -210,7 +210,7 @@ def test_a_race_is_run_exported_and_another_one_stopped(page, lab):
     questions.fill("")
     questions.blur()
     run.click()
-    page.get_by_text("write at least one question").wait_for()
+    page.get_by_text("write at least one").wait_for()
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 

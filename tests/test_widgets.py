@@ -246,8 +246,8 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: setattr(r.questions, "value", " \n"), "write at least one question"),
-        (lambda r: [setattr(box, "value", False) for box in r.shown.values()], "choose at least one strategy"),
+        (lambda r: setattr(r.questions, "value", " \n"), "write at least one"),
+        (lambda r: [setattr(box, "value", False) for box in r.shown.values()], "no strategy is chosen: tick one"),
         (lambda r: (setattr(r.depth, "value", 7000), setattr(r.questions, "value", "why? " * 900)), "was trained for"),
     ],
 )

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from swarmkv_lab.figures.style import STRATEGY, headline, plain_numbers, small_print, styled
+from swarmkv_lab.figures.style import STRATEGY, headline, plain_numbers, quick_headline, small_print, styled
 
 # as in positions.py: (colour, marker)
 _SHIFTED = {"second half": ("#D55E00", "s"), "whole prefix": ("#0072B2", "o")}
@@ -14,24 +14,23 @@ _SHIFTED = {"second half": ("#D55E00", "s"), "whole prefix": ("#0072B2", "o")}
 
 def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:
     """The largest logit difference to naive of each of a sweep's runs, and how many runs answer in the same tokens."""
-    names = [name for name in STRATEGY if name in set(runs.strategy) and name != "naive"]
+    compared = runs[runs.max_abs_logit_diff.notna() & (runs.strategy != "naive")]
+    by_name = {name: compared[compared.strategy == name] for name in STRATEGY if name in set(compared.strategy)}
     rng = np.random.default_rng(0)  # dots beside each other rather than upon each other
     with styled():
         figure = Figure(figsize=(8, 3.2))
         ax = figure.subplots()
-        for y, name in enumerate(names):
-            rows = runs[(runs.strategy == name) & runs.max_abs_logit_diff.notna()]
+        for y, (name, rows) in enumerate(by_name.items()):
             colour, marker = STRATEGY[name]
             at = y + rng.uniform(-0.22, 0.22, len(rows))
             ax.plot(rows.max_abs_logit_diff, at, marker, color=colour, markersize=6, alpha=0.75, clip_on=False)
             same = int(rows.same_tokens.astype(bool).sum())
             ax.text(1.02, y, f"same tokens in\n{same} of {len(rows)} runs", va="center", fontsize=9,
                     transform=ax.get_yaxis_transform())  # fmt: skip
-        ax.set_yticks(range(len(names)), names)
-        ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(-0.01, max(0.1, runs.max_abs_logit_diff.max() * 1.08)))
+        ax.set_yticks(range(len(by_name)), by_name)
+        ax.set(ylim=(len(by_name) - 0.5, -0.5), xlim=(-0.01, max(0.1, compared.max_abs_logit_diff.max() * 1.08)))
         ax.set_xlabel("largest difference of a first-token logit to naive's, any agent of the run (measured)")
         ax.grid(axis="x", color="#E5E5E5", linewidth=0.6)
-        by_name = {name: runs[(runs.strategy == name) & runs.max_abs_logit_diff.notna()] for name in names}
         exact = [n for n, rows in by_name.items() if (rows.max_abs_logit_diff == 0).all() and rows.same_tokens.all()]
         headline(figure, f"Naive's first logits to the last bit, in every run: {', '.join(exact) or 'none'}")
         small_print(figure, caption)
@@ -89,6 +88,5 @@ def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first
             ax.set(xlabel="token")
             ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", fontsize=10, y=1.0)  # y: not searched for
         left.set_ylabel("element of the head")
-        figure.text(0.012, 0.94, title, weight="bold", size=12)
-        figure.set_label(title)
+        quick_headline(figure, title)
     return figure

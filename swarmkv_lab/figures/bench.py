@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from swarmkv_lab.article import PUBLISHED
-from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, headline, small_print, styled
+from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, headline, quick_headline, small_print, styled
 from swarmkv_lab.run import ACTIVATION, PREFIX
 
 
@@ -97,10 +96,8 @@ def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
             ax.tick_params(axis="y", labelsize=8)
             ax.set_xlim(0, last * 1.02)
         axes[-1].set_xlabel("seconds since the first call (measured)")
-        looks = _key(set(pd.concat(timelines.values()).phase)).items()
-        handles = [Patch(facecolor=c, hatch=h, label=label, edgecolor="white") for label, (c, h) in looks]
-        figure.legend(handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=8, columnspacing=1)
-        figure.set_label("; ".join(f"{name} {frame.end_ms.max() / 1e3:.2f} s" for name, frame in timelines.items()))
+        message = "; ".join(f"{name} {frame.end_ms.max() / 1e3:.2f} s" for name, frame in timelines.items())
+        quick_headline(figure, message, _key(set(pd.concat(timelines.values()).phase)), shown=False)
     return figure
 
 

@@ -11,7 +11,15 @@ from matplotlib.ticker import NullLocator
 
 from swarmkv_lab.costmodel import CostModel
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.figures.style import STRATEGY, headline, plain_numbers, small_print, strategy_key, styled
+from swarmkv_lab.figures.style import (
+    STRATEGY,
+    headline,
+    plain_numbers,
+    quick_headline,
+    small_print,
+    strategy_key,
+    styled,
+)
 
 METRICS = {
     "ttft_ms": "time to first token",
@@ -59,12 +67,7 @@ def latency(
         key = strategy_key(names) | {kind: _POINT} | ({"predicted": _CURVE} if len(curves) else {})
         if quick:
             figure.subplots_adjust(left=0.1, right=0.98, top=0.8, bottom=0.14)
-            for label, handle in key.items():
-                handle.set_label(label)
-            figure.legend(handles=list(key.values()), loc="upper left", ncols=len(key), frameon=False, fontsize=9,
-                          bbox_to_anchor=(0.0, 0.94), columnspacing=1.2, handletextpad=0.5)  # fmt: skip
-            figure.text(0.012, 0.94, title, weight="bold", size=12)
-            figure.set_label(title)
+            quick_headline(figure, title, key)
         else:
             headline(figure, title, key)
             small_print(figure, caption)

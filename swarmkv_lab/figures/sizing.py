@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from swarmkv_lab.figures.style import BASELINE, OURS, headline, small_print, styled
+from swarmkv_lab.figures.style import BASELINE, OURS, headline, plain_numbers, small_print, styled
 from swarmkv_lab.memory import MOST_AGENTS
 
 ATTENTION = {
@@ -36,7 +36,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
         ax.set(xscale="log", yscale="log", xlabel="parameters, billions", xlim=(0.09, 4000))
         ax.set_ylabel(f"KiB of KV a token, f16, at {n_tokens:,} tokens (predicted)")
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            plain_numbers(axis)
         ax.grid(color="#E5E5E5", linewidth=0.6)
         ax.set_axisbelow(True)
         handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in ATTENTION.items()]
@@ -81,7 +81,7 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
             ax.set(yscale="log", ylim=(0.6, 900), xticks=x)
             ax.set_xticklabels([f"{gb} GB" for gb in budgets])
             ax.set_title(model, fontsize=10)
-            ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            plain_numbers(ax.yaxis)
         for ax in axes:  # what is left
             ax.axis("off")
         figure.supylabel("agents (predicted)", fontsize=9)

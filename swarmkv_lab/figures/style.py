@@ -78,6 +78,22 @@ def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None
     )  # fmt: skip
 
 
+def quick_headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None, shown: bool = True) -> None:
+    """As headline, for figures whose layout is not solved: explorers draw them again and again.
+
+    shown: whether the message stands in the picture, or is only its label.
+    """
+    figure.set_label(message)
+    if shown:
+        figure.text(0.012, 0.94, message, weight="bold", size=12)
+    if key:
+        handles = [_handle(label, look) for label, look in key.items()]
+        figure.legend(
+            handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=9, columnspacing=1.2,
+            handletextpad=0.5, bbox_to_anchor=(0.0, 0.94 if shown else 1.0),
+        )  # fmt: skip
+
+
 def _handle(label: str, look: Look) -> Artist:
     if isinstance(look, Artist):
         look.set_label(label)

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,34 @@ from matplotlib.figure import Figure
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import save
 from swarmkv_lab.resources import RUNS
+from swarmkv_lab.strategies import STRATEGIES
 
 WIDE = ipywidgets.Layout(width="min(100%, 46em)")
 LABEL = {"description_width": "9em"}
 LOOK: dict[str, Any] = {"style": LABEL, "layout": WIDE}
+
+
+def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Widgets beside each other, on as many lines as a narrow window needs."""
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap"))
+
+
+class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
+    """A checkbox a strategy, by name."""
+
+    def __init__(self, ticked: Collection[str] = tuple(STRATEGIES)) -> None:
+        look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
+        super().__init__(
+            {name: ipywidgets.Checkbox(value=name in ticked, description=name, **look) for name in STRATEGIES}
+        )
+
+    @property
+    def ticked(self) -> list[str]:
+        """The names that are ticked; SwarmKVError when none is."""
+        names = [name for name, box in self.items() if box.value]
+        if not names:
+            raise SwarmKVError("no strategy is chosen: tick one")
+        return names
 
 
 class Explorer(ipywidgets.VBox):
@@ -36,7 +60,7 @@ class Explorer(ipywidgets.VBox):
         self.export_button = ipywidgets.Button(description="Export", tooltip="Save this figure and its data")
         self.export_button.on_click(lambda _: self.export())
         self.exported = ipywidgets.HTML()
-        keep = ipywidgets.HBox([self.export_button, self.exported], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        keep = row(self.export_button, self.exported)
         super().__init__([*(rows or controls), self.message, self.picture, keep])
         for control in self.controls:
             control.observe(lambda _: self.redraw(), names="value")

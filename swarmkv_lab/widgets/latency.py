@@ -12,8 +12,7 @@ from swarmkv_lab.article import PUBLISHED, PUBLISHED_RUNS
 from swarmkv_lab.costmodel import CostModel
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.measurements import MINE_NAME, REFERENCE_NAME, measurements
-from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, row, table
 
 _DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)
 _PUBLISHED = "published"
@@ -38,16 +37,12 @@ class LatencyExplorer(Explorer):
         self.depth = ipywidgets.SelectionSlider(options=options, value=depth, description="Document, tokens", **LOOK)
         self.agents = ipywidgets.IntSlider(value=agents, min=1, max=32, description="Agents", **LOOK)
         self.log_axes = ipywidgets.Checkbox(value=True, description="logarithmic axes", indent=False)
-        narrow = ipywidgets.Layout(width="auto", margin="0 1em 0 0")
-        self.shown = {
-            name: ipywidgets.Checkbox(value=True, description=name, indent=False, layout=narrow) for name in STRATEGIES
-        }
+        self.shown = StrategyBoxes()
         self._loaded: tuple[str, pd.DataFrame, CostModel] | None = None
-        switches = ipywidgets.HBox(
-            [*self.shown.values(), self.log_axes], layout=ipywidgets.Layout(flex_flow="row wrap")
-        )
         choices = (self.source, self.metric, self.against, self.depth, self.agents)
-        super().__init__([*choices, *self.shown.values(), self.log_axes], [*choices, switches])
+        super().__init__(
+            [*choices, *self.shown.values(), self.log_axes], [*choices, row(*self.shown.values(), self.log_axes)]
+        )
 
     def data(self) -> pd.DataFrame:
         """The measured or published runs along the chosen axis, and the predicted ones; column ``kind`` says which."""
@@ -91,7 +86,7 @@ class LatencyExplorer(Explorer):
                 *(f"{getattr(run, metric):,.1f} ms" for metric in figures.METRICS),
                 f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x",
             )
-            for run in model.predict(*here, self._names()).itertuples()
+            for run in model.predict(*here, self.shown.ticked).itertuples()
         ]
         head = ["", *figures.METRICS.values(), "over naive (first token, end to end)"]
         return table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
@@ -99,12 +94,6 @@ class LatencyExplorer(Explorer):
     @property
     def _kind(self) -> str:
         return _PUBLISHED if self.source.value == _PUBLISHED else "measured"
-
-    def _names(self) -> list[str]:
-        names = [name for name, box in self.shown.items() if box.value]
-        if not names:
-            raise SwarmKVError("no strategy is chosen: tick one")
-        return names
 
     def _measured(self) -> tuple[pd.DataFrame, CostModel]:
         """The source's grid and the model of it, read again when the source is chosen again."""
@@ -115,7 +104,7 @@ class LatencyExplorer(Explorer):
 
     def _shown(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """(points, curves) along the chosen axis."""
-        names, x = self._names(), self.against.value
+        names, x = self.shown.ticked, self.against.value
         if self._kind == _PUBLISHED:
             points = PUBLISHED_RUNS[PUBLISHED_RUNS.strategy.isin(names)]
             if points.empty or self.metric.value != "end_to_end_ms":

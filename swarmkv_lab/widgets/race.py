@@ -17,7 +17,7 @@ from swarmkv_lab.llama import Model
 from swarmkv_lab.models import load_model
 from swarmkv_lab.run import Run
 from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, picture, table
+from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, StrategyBoxes, alert, picture, row, table
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
 _REDRAW_S = 0.7  # the run's clock stands still while its picture is drawn, but the reader's does not
@@ -50,23 +50,16 @@ class Race(Explorer):
             description="Questions", tooltip="One line an agent", **LOOK,
         )  # fmt: skip
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
-        narrow = ipywidgets.Layout(width="auto", margin="0 1em 0 0")
-        self.shown = {
-            name: ipywidgets.Checkbox(value=name != "pooled", description=name, indent=False, layout=narrow)
-            for name in STRATEGIES
-        }
+        self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True, tooltip="Stop within one batch")
         self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.answers = ipywidgets.HTML()
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        wrap = ipywidgets.Layout(flex_flow="row wrap")
         rows = [
-            self.document, self.depth, self.questions, self.max_tokens,
-            ipywidgets.HBox(list(self.shown.values()), layout=wrap),
-            ipywidgets.HBox([self.run_button, self.stop_button], layout=wrap),
-            self.progress,
+            self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values()),
+            row(self.run_button, self.stop_button), self.progress,
         ]  # fmt: skip
         super().__init__([], rows)
         self.children = [*self.children, self.answers]
@@ -129,10 +122,10 @@ class Race(Explorer):
             self.run_button.disabled, self.stop_button.disabled = False, True
 
     def _measure(self) -> None:
-        names = [name for name, box in self.shown.items() if box.value]
+        names = self.shown.ticked
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
-        if not names or not questions:
-            raise SwarmKVError("choose at least one strategy, and write at least one question, a line each")
+        if not questions:
+            raise SwarmKVError("there is no question: write at least one, a line each")
         self._say("warming up")
         self.progress.value = 0
         if self.model is None:
