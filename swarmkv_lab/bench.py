@@ -15,6 +15,7 @@ from swarmkv_lab.provenance import environment
 from swarmkv_lab.run import Run
 from swarmkv_lab.snapshot import KVSnapshot
 
+STEADY = 1.1  # the prefill is the same work for all strategies: so much apart within a round, the machine was disturbed
 TIMES = ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "generate_ms", "end_to_end_ms")
 
 
@@ -26,35 +27,56 @@ def bench(
     n_agents: int,
     strategies: Sequence[str],
     repeats: int = 3,
+    spare: int = 0,
     max_tokens: int = 16,
     agents: Prompts | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Run]]:
-    """The report, ready for JSON, and the runs that it was made from (a KeyboardInterrupt ends it early, not empty)."""
-    grid = rounds([depth], [n_agents], repeats)
+    """The report, ready for JSON, and the runs that its medians are of.
+
+    spare: rounds that may be measured again. Then one (every strategy once) whose prefills are more than STEADY apart
+    stays in the report, but out of the medians, unless no round is better. A KeyboardInterrupt ends it early, not
+    empty.
+    """
     records, runs = [], []
     env = environment(model, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens, **settings)
-    restore = None
+    restore, steady = None, 0
     try:
-        for this, run, exactness in measure(
-            model, tokens, grid, strategies, agents=agents, max_tokens=max_tokens, **settings
-        ):
-            rows = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
-            records.append({**record(this, run, exactness), "agents": rows.to_dict("records")})
-            runs.append(run)
+        for this in rounds([depth], [n_agents], repeats + spare):
+            if steady == repeats:
+                break
+            turn = []
+            measured = measure(model, tokens, [this], strategies, agents=agents, max_tokens=max_tokens, **settings)
+            for _, run, exactness in measured:
+                rows = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
+                turn.append({**record(this, run, exactness), "steady": True, "agents": rows.to_dict("records")})
+                records.append(turn[-1])
+                runs.append(run)
+            if spare and not _is_steady(runs[-len(turn) :]):
+                for row in turn:
+                    row["steady"] = False
+            steady += turn[-1]["steady"]
         restore = restore_against_memcpy(model, tokens[:depth], **settings)
     except KeyboardInterrupt:
         if not records:
             raise
-    return {"environment": env, "restore": restore, "runs": records, "summary": summarize(records)}, runs
+    kept = [run for run, row in zip(runs, records, strict=True) if row["steady"]] or runs
+    return {"environment": env, "restore": restore, "runs": records, "summary": summarize(records)}, kept
+
+
+def _is_steady(runs: Sequence[Run]) -> bool:
+    spans = pd.concat([run.timeline for run in runs])
+    prefills = (spans.end_ms - spans.start_ms)[spans.phase == "prefill"]
+    return bool(prefills.max() <= STEADY * prefills.min())
 
 
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
 
-    end_to_end_bound is costmodel.bound of naive's medians.
+    end_to_end_bound is costmodel.bound of naive's medians. Of the steady rounds, when there is one.
     """
     frame = pd.DataFrame(records)
+    frame = frame[frame.steady] if frame.steady.any() else frame
     medians = frame.groupby("strategy", sort=False)[list(TIMES)].median()
     naive = medians.loc["naive"] if "naive" in medians.index else None
     summary = {}
@@ -122,7 +144,8 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"measured: {env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}",
         f"{env['settings']['depth']:,} tokens, {env['settings']['n_agents']} agents, "
-        f"medians of {int(summary.repeats.min())} interleaved runs; per-agent times are means over the agents",
+        f"medians of {int(summary.repeats.min())} interleaved runs{_disturbed(report)}; per-agent times are means over "
+        "the agents",
         "",
         shown.to_string(),
         "",
@@ -135,6 +158,16 @@ def table(report: dict[str, Any]) -> str:
             f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
         )
     return "\n".join(lines)
+
+
+def _disturbed(report: dict[str, Any]) -> str:
+    """How many rounds the medians leave out."""
+    others = {row["repeat"] for row in report["runs"] if not row["steady"]}
+    if not others:
+        return ""
+    if all(not row["steady"] for row in report["runs"]):
+        return f" (the machine's speed changed during each of the {len(others)} rounds: measure again on a quieter one)"
+    return f" ({len(others)} more, during which the machine's speed changed, left out)"
 
 
 def _cell(form: str, value: Any) -> str:

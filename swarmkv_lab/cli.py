@@ -45,6 +45,7 @@ def _bench(args: argparse.Namespace) -> int:
             n_agents=args.agents,
             strategies=args.strategies.split(","),
             repeats=args.repeats,
+            spare=args.repeats,
             max_tokens=args.max_tokens,
             **settings,
         )

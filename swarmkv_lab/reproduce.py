@@ -79,6 +79,7 @@ def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
         n_agents=2,
         strategies=list(STRATEGIES),
         repeats=chosen.repeats,
+        spare=chosen.repeats,
         max_tokens=chosen.max_tokens,
     )
     turns = [runs[i : i + len(STRATEGIES)] for i in range(0, len(runs), len(STRATEGIES))]

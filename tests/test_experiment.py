@@ -1,5 +1,6 @@
 """fan_out and sweep: budgets before decodes, clear errors, interleaving, tidy tables."""
 
+import sys
 import time
 
 import numpy as np
@@ -108,6 +109,29 @@ def test_bench_reports_ratios_from_one_run(twin, document, question):
     assert 1 < naive["end_to_end_bound"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
     assert "end to end x" in table(report)
+
+
+def test_bench_measures_a_disturbed_round_again(twin, document, question, monkeypatch):
+    """The second round's prefills are far apart: it is reported, and neither in the medians nor among the runs."""
+    steady = iter([True, False, True])
+    monkeypatch.setattr(sys.modules["swarmkv_lab.bench"], "_is_steady", lambda _runs: next(steady))
+    report, runs = bench(
+        twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=2, spare=2, agents=[question]
+    )
+    assert [row["steady"] for row in report["runs"]] == [True, True, False, False, True, True]
+    assert len(runs) == 4
+    kept = [row["end_to_end_ms"] for row in report["runs"] if row["steady"] and row["strategy"] == "naive"]
+    assert report["summary"]["naive"]["end_to_end_ms"] == pytest.approx(np.median(kept))
+    assert "medians of 2 interleaved runs (1 more," in table(report)
+
+
+def test_bench_without_a_steady_round_says_so(twin, document, question, monkeypatch):
+    monkeypatch.setattr(sys.modules["swarmkv_lab.bench"], "STEADY", 0)
+    report, runs = bench(
+        twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=1, spare=1, agents=[question]
+    )
+    assert len(report["runs"]) == len(runs) == 4
+    assert "speed changed during each of the 2 rounds" in table(report)
 
 
 def test_bench_without_naive_has_no_speedups(twin, document, question):

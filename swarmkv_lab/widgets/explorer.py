@@ -117,7 +117,7 @@ def alert(error: Exception) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
-    """An HTML table: the first cell of each row is its heading."""
+    """An HTML table, which a narrow window scrolls: the first cell of each row is its heading."""
     cell = "style='text-align:left;vertical-align:top;padding-right:2em'"
     top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)
     body = "".join(
@@ -127,4 +127,4 @@ def table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ())
         for first, *rest in rows
     )
     title = f"<caption style='text-align:left;white-space:nowrap'>{escape(caption)}</caption>"
-    return f"<table>{title}{f'<tr>{top}</tr>' if head else ''}{body}</table>"
+    return f"<div style='overflow-x:auto'><table>{title}{f'<tr>{top}</tr>' if head else ''}{body}</table></div>"
