@@ -5,7 +5,7 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce test test-browser lab dashboard reference resume-reference lint clean help
+.PHONY: reproduce test test-browser soak lab dashboard reference resume-reference lint clean help
 
 reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
@@ -15,6 +15,9 @@ test: $(READY) lint ## all tests, on tiny models made on the spot and on the rea
 
 test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven in Chromium; screenshots in artifacts/
 	$(BIN)/python -m pytest -m browser tests/test_browser.py
+
+soak: $(READY) ## thousands of capture, save, load, restore, share and close cycles, with an eye on memory, files and threads
+	$(BIN)/python -m pytest -s -m soak tests/test_soak.py
 
 lab: $(READY) ## JupyterLab on loopback, with its token
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

@@ -1,7 +1,7 @@
 """SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
 
 from swarmkv_lab.article import table as article_table
-from swarmkv_lab.bench import bench
+from swarmkv_lab.bench import bench, steady_rows
 from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.costmodel import CostModel, held_out
 from swarmkv_lab.documents import load_agents, load_document
@@ -17,11 +17,13 @@ from swarmkv_lab.errors import (
 from swarmkv_lab.experiment import fan_out
 from swarmkv_lab.fidelity import kv_type_fidelity
 from swarmkv_lab.grid import race, sweep
+from swarmkv_lab.guards import compare_guards, without_guard
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
 from swarmkv_lab.measurements import measurements
 from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
 from swarmkv_lab.models import load_model, model_path
 from swarmkv_lab.positions import position_error
+from swarmkv_lab.prefix_cache import prefill
 from swarmkv_lab.profiles import profile
 from swarmkv_lab.provenance import caption
 from swarmkv_lab.rope import Rope
@@ -59,6 +61,7 @@ __all__ = [
     "caption",
     "catalogue",
     "catalogue_bytes",
+    "compare_guards",
     "fan_out",
     "geometry",
     "held_out",
@@ -70,10 +73,13 @@ __all__ = [
     "measurements",
     "model_path",
     "position_error",
+    "prefill",
     "profile",
     "race",
     "refused",
+    "steady_rows",
     "sweep",
     "twin",
     "weigh",
+    "without_guard",
 ]

@@ -42,5 +42,10 @@ def table(report: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([row[1:] for row in rows], index=index, columns=pd.MultiIndex.from_tuples(sides))
 
 
+def times(factor: float) -> str:
+    """A factor with three figures: 1.90x, 52.3x, 151x."""
+    return f"{factor:.{max(0, 2 - len(str(int(factor))) + 1)}f}x"
+
+
 def _pair(ms: tuple[float, float]) -> tuple[str, str, str]:
-    return f"{ms[0]:,.0f} ms", f"{ms[1]:,.0f} ms", f"{ms[0] / ms[1]:.3g}x"
+    return f"{ms[0]:,.0f} ms", f"{ms[1]:,.0f} ms", times(ms[0] / ms[1])

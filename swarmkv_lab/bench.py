@@ -70,13 +70,18 @@ def _is_steady(runs: Sequence[Run]) -> bool:
     return bool(prefills.max() <= STEADY * prefills.min())
 
 
+def steady_rows(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The runs that the medians are of, a row each: those of the steady rounds, when there is one."""
+    frame = pd.DataFrame(records).drop(columns="agents")
+    return frame[frame.steady] if frame.steady.any() else frame
+
+
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """By strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
 
     end_to_end_bound is costmodel.bound of naive's medians. Of the steady rounds, when there is one.
     """
-    frame = pd.DataFrame(records)
-    frame = frame[frame.steady] if frame.steady.any() else frame
+    frame = steady_rows(records)
     medians = frame.groupby("strategy", sort=False)[list(TIMES)].median()
     naive = medians.loc["naive"] if "naive" in medians.index else None
     summary = {}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from swarmkv_lab import ask
 from swarmkv_lab.bench import bench, table
 from swarmkv_lab.catalogue import geometry
 from swarmkv_lab.documents import load_document
@@ -94,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("model", help="print the path of the model, fetching the default one if need be")
     one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
     one.set_defaults(command=_model)
+
+    ask.add_commands(commands)
 
     one = commands.add_parser("bench", help="measure strategies against each other")
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")

@@ -9,6 +9,7 @@ import pandas as pd
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama import GREEDY, Model, Sampling
 from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.strategies import STRATEGIES
 
 Prompt = str | Sequence[int] | np.ndarray
@@ -18,7 +19,7 @@ Prompts = Sequence[Prompt] | Mapping[str, Prompt]
 
 def fan_out(
     model: Model,
-    tokens: Sequence[int] | np.ndarray,
+    tokens: Sequence[int] | np.ndarray | KVSnapshot,
     agents: Prompts,
     strategy: str = "shared",
     *,
@@ -31,6 +32,7 @@ def fan_out(
 ) -> Run:
     """All agents answer over one document (``tokens``, its prefix) by one strategy; see strategies.STRATEGIES.
 
+    tokens: or a snapshot of them, which every strategy but naive restores instead of prefilling.
     n_ctx: cells of each context, None for as many as the budget needs. settings: kv_type, flash_attn, n_batch,
     n_threads as in Context. repeats: run that often and return the run of median end_to_end_ms, the rest in its
     ``repeats``. watch: called with the run before each llama_decode; what it raises ends the run.
@@ -40,13 +42,17 @@ def fan_out(
         raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     if max_tokens < 0 or repeats < 1:
         raise SwarmKVError(f"max_tokens={max_tokens} and repeats={repeats}: at least 0 and at least 1")
-    prefix = model.check_tokens(tokens)
+    snapshot = tokens if isinstance(tokens, KVSnapshot) else None
+    if snapshot is not None:
+        kept = snapshot.identity
+        settings = {"kv_type": kept.kv_type, "flash_attn": kept.flash_attn, "swa_full": kept.swa_full} | settings
+    prefix = model.check_tokens(tokens if snapshot is None else snapshot.tokens)
     prompts = named_prompts(model, agents)
     settings["n_ctx"] = budget(model, strategy, len(prefix), prompts, max_tokens, n_ctx)
     runs = []
     for _ in range(repeats):
         branches = [Agent(name, prompt) for name, prompt in prompts.items()]
-        run = Run(model, prefix, branches, strategy, max_tokens, sampling, settings, watch)
+        run = Run(model, prefix, branches, strategy, max_tokens, sampling, settings, watch, snapshot)
         STRATEGIES[strategy](run)
         runs.append(run)
     runs.sort(key=lambda run: run.metrics["end_to_end_ms"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from swarmkv_lab.bench import steady_rows
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.provenance import caption
 from swarmkv_lab.resources import REFERENCE, RUNS
@@ -27,8 +28,8 @@ class Measurements:
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
-        """The bench's runs, a row each."""
-        return pd.DataFrame(self.bench["runs"]).drop(columns="agents")
+        """The bench's runs that its medians are of, a row each."""
+        return steady_rows(self.bench["runs"])
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:

@@ -58,6 +58,7 @@ class Run:
         sampling: Sampling,
         settings: dict[str, Any],
         watch: "Callable[[Run], None] | None" = None,
+        snapshot: KVSnapshot | None = None,
     ) -> None:
         self.model = model
         self.tokens = tokens
@@ -66,6 +67,8 @@ class Run:
         self.max_tokens = max_tokens
         self.sampling = sampling
         self.settings = settings
+        self.snapshot = snapshot
+        """of the tokens, when it was there before"""
         self.spans: list[Span] = []
         self.kv_bytes = 0
         """KV memory held at the peak: contexts and snapshots together"""
@@ -167,7 +170,7 @@ class Run:
             "strategy": self.strategy,
             "depth": len(self.tokens),
             "n_agents": len(self.branches),
-            "prefill_ms": ms["prefill"] / prefills,
+            "prefill_ms": ms.get("prefill", 0.0) / max(prefills, 1),
             "capture_ms": ms.get("capture", 0.0),
             **{f"{phase}_ms": self._phases[phase].mean() for phase in ACTIVATION if phase != "prefill"},
             **means.to_dict(),

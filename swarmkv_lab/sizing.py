@@ -70,6 +70,8 @@ class KVGeometry:
     swa: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 1 <= self.n_layer <= _MOST_LAYERS:
+            raise SwarmKVError(f"n_layer={self.n_layer:,}: it must be at least 1 and at most {_MOST_LAYERS:,}")
         for name, value in (("n_head_kv", self.heads), ("swa", self.swa)):
             if len(value) != self.n_layer and (name == "n_head_kv" or value or self.window):
                 raise SwarmKVError(f"{name} has {len(value)} entries for {self.n_layer} layers")

@@ -1,6 +1,6 @@
 """SequenceState: what the bytes of a snapshot are, read as numpy arrays that look into them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,9 @@ from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
 from swarmkv_lab.sizing import KV_TYPES, KVGeometry, ggml_type, row_bytes
+
+if TYPE_CHECKING:
+    from swarmkv_lab.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
@@ -31,10 +34,36 @@ class SequenceState:
             raise SnapshotCorruptError(f"a sequence's state begins with {_MAGIC:#x}, this with {magic:#x}")
         self.seq_id = self._number("sequence", "<i4")
         self._positions: dict[int, np.ndarray] = {}
+        self._caches: list[tuple[int, np.ndarray, int]] = []  # of each cache: streams, cells, whether V is transposed
         for layers, _ in geometry.caches():
             self._positions |= dict.fromkeys(layers, self._read_cache(layers))
         if self._at != data.nbytes:
             raise SnapshotCorruptError(f"the state should end at byte {self._at:,}, and has {data.nbytes:,}")
+
+    def require(self, n_tokens: int, identity: "KVIdentity") -> None:
+        """Raise SnapshotCorruptError unless this is what capturing n_tokens under this identity gives.
+
+        Cells may lie in any order; each position from 0 on (in a window: the last ones) is there once.
+        """
+        for (_, held), (n_stream, cells, transposed) in zip(self.geometry.caches(n_tokens), self._caches, strict=True):
+            n = n_tokens if identity.swa_full else held
+            if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(n_tokens - n, n_tokens)):
+                raise SnapshotCorruptError(
+                    f"the state has {len(cells):,} cells whose positions are not {n_tokens - n:,} to {n_tokens - 1:,}"
+                )
+            if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
+                raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
+            if n_stream != identity.n_stream:
+                raise SnapshotCorruptError(f"the state has {n_stream} streams, and its header says {identity.n_stream}")
+            if self.geometry.head_dim_v and bool(transposed) == identity.flash_attn:
+                raise SnapshotCorruptError(
+                    f"the state's values are {'' if transposed else 'not '}transposed, and flash attention was "
+                    f"{'on' if identity.flash_attn else 'off'}"
+                )
+        kinds = dict(zip("KV", identity.kv_type, strict=True))
+        for (which, layer), (_, kv_type) in self._rows.items():
+            if kv_type != kinds[which]:
+                raise SnapshotCorruptError(f"{which} of layer {layer} is {kv_type}, and its header says {kinds[which]}")
 
     @property
     def parts(self) -> pd.DataFrame:
@@ -65,7 +94,8 @@ class SequenceState:
                 f"{self.geometry.n_layer} layers, with {'keys and values' if self.geometry.head_dim_v else 'keys only'}"
             )
         rows, kv_type = self._rows[which, layer]
-        elements = dequantize(np.ascontiguousarray(rows), ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
+        whole = np.ascontiguousarray(rows).reshape(len(rows), -1)
+        elements = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
         return _unmixed(elements, which) if kv_type not in ("f32", "f16", "bf16") else elements
 
     def _read_cache(self, layers: list[int]) -> np.ndarray:
@@ -78,6 +108,7 @@ class SequenceState:
                 f"one sequence lies in one stream, and this state has cells in several: {counts}"
             )
         if n == 0:
+            self._caches.append((n_stream, np.empty((0, 3), np.int32), 0))
             return np.empty(0, np.int32)
         cells = self._take("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
         transposed = self._number("values transposed", "<u4")
@@ -88,6 +119,7 @@ class SequenceState:
             )
         for layer in layers:
             self._read_rows("K", layer, n, self.geometry.head_dim_k, transposed=False)
+        self._caches.append((n_stream, cells, transposed))
         if self.geometry.head_dim_v:
             for layer in layers:
                 self._read_rows("V", layer, n, self.geometry.head_dim_v, transposed=bool(transposed))
@@ -104,7 +136,7 @@ class SequenceState:
             size, elements = self._number(f"{name}: element bytes", "<u4"), self._number(f"{name}: elements", "<u4")
             if elements != width or size * elements != expected:
                 raise SnapshotCorruptError(f"{name}: {elements} elements of {size} bytes, the model has {width}")
-            rows = self._take(name, n * expected).reshape(elements, n, size).transpose(1, 0, 2).reshape(n, expected)
+            rows = self._take(name, n * expected).reshape(elements, n, size).transpose(1, 0, 2)
         else:
             size = self._number(f"{name}: row bytes", "<u8")
             if size != expected:

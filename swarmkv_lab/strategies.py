@@ -5,6 +5,7 @@ from itertools import islice
 
 from swarmkv_lab.llama import Context, generate_together
 from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.snapshot import KVSnapshot
 
 DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents take in turns
 
@@ -21,8 +22,7 @@ def naive(run: Run) -> None:
 def swarmkv(run: Run) -> None:
     """The article: prefill once and serialize; each agent copies the buffer, makes a context, restores, goes on."""
     with run.context(None) as ctx:
-        prefill(run, ctx)
-        snapshot = run.capture(ctx)
+        snapshot = captured(run, ctx)
     with run.holding(snapshot.nbytes):
         for agent in run.branches:
             with run.phase(agent, "copy", snapshot.nbytes):
@@ -37,8 +37,7 @@ def swarmkv(run: Run) -> None:
 def pooled(run: Run) -> None:
     """Contexts are made once and reused, and agents restore straight from the one read-only buffer."""
     with run.context(None) as ctx:
-        prefill(run, ctx)
-        snapshot = run.capture(ctx)
+        snapshot = captured(run, ctx)
         with run.holding(snapshot.nbytes):
             for agent in run.branches:
                 with run.phase(agent, "restore", snapshot.nbytes):
@@ -74,9 +73,21 @@ STRATEGIES: Mapping[str, Callable[[Run], None]] = {f.__name__: f for f in (naive
 
 
 def prefill(run: Run, ctx: Context) -> None:
-    """The document, decoded once for all agents."""
-    with run.phase(None, "prefill"):
-        ctx.decode(run.tokens, DOCUMENT)
+    """The document, once for all agents: decoded, or restored where the run was given a snapshot of it."""
+    if run.snapshot is None:
+        with run.phase(None, "prefill"):
+            ctx.decode(run.tokens, DOCUMENT)
+    else:
+        with run.phase(None, "restore", run.snapshot.nbytes):
+            run.snapshot.restore(ctx, DOCUMENT)
+
+
+def captured(run: Run, ctx: Context) -> KVSnapshot:
+    """The document's snapshot: the one that the run was given, or one of a prefill."""
+    if run.snapshot is not None:
+        return run.snapshot
+    prefill(run, ctx)
+    return run.capture(ctx)
 
 
 def answer(run: Run, ctx: Context, branches: Mapping[int, Agent]) -> None:

@@ -133,7 +133,8 @@ def open_and_run(page, lab, name: str) -> None:
 
 def whole_page(page, name: str) -> None:
     """A screenshot of a notebook from top to bottom."""
-    height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer, .jp-Notebook').scrollHeight")
+    panels = "[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')].map(e => e.scrollHeight)"
+    height = page.evaluate(f"Math.max(...{panels})")
     page.set_viewport_size({"width": 1100, "height": min(int(height) + 150, 16_000)})
     page.wait_for_timeout(1000)
     page.screenshot(path=ARTIFACTS / f"{name}.png")

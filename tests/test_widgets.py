@@ -161,7 +161,7 @@ def test_the_inspector_shows_the_snapshots_own_numbers(inspector, twin):
     inspector.layer.value, inspector.head.value, inspector.first.value = 1, 1, 250
     data = inspector.data()
     assert list(data.position) == list(range(250, 300))
-    keys = inspector.snapshot.state(twin.geometry).keys(1)[250:, 1]
+    keys = inspector.snapshot.state().keys(1)[250:, 1]
     np.testing.assert_array_equal(data.filter(like="k"), keys)
     assert "tokens 250 to 299" in inspector.picture.value
     assert f"{inspector.snapshot.nbytes:,} bytes" in inspector.message.value

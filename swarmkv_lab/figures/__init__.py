@@ -10,6 +10,7 @@ from swarmkv_lab.figures.grid import (
     speedup_against_agents,
     speedup_map,
 )
+from swarmkv_lab.figures.guards import guards
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.style import save
@@ -23,6 +24,7 @@ __all__ = [
     "bytes_per_token",
     "exactness",
     "fidelity",
+    "guards",
     "keys_and_values",
     "lanes",
     "latency",

@@ -7,9 +7,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.article import PUBLISHED
-from swarmkv_lab.figures.style import BASELINE, OURS, PHASES, headline, quick_headline, small_print, styled
+from swarmkv_lab.article import PUBLISHED, times
+from swarmkv_lab.figures.style import (
+    BASELINE,
+    OURS,
+    PHASES,
+    headline,
+    plain_numbers,
+    quick_headline,
+    small_print,
+    styled,
+)
 from swarmkv_lab.run import ACTIVATION, PREFIX
 
 
@@ -120,6 +130,8 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
         right.errorbar(total, y, xerr=np.abs(spread.T - total.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
         right.set(xlim=(0, spread.max() * 1.4), xlabel="ms (measured, median; whiskers: min, max)")
         right.set_title("end to end, all agents", fontsize=10)
+        right.xaxis.set_major_locator(MaxNLocator(4))
+        plain_numbers(right.xaxis)
         bound = total["naive"] / frame.end_to_end_bound["naive"]
         right.axvline(bound, color="#444444", linestyle=":", linewidth=1.2)
         right.text(bound, -0.75, " bound (predicted)", fontsize=8.5, color="#444444", va="center")
@@ -196,7 +208,7 @@ def article(report: Mapping[str, Any], caption: str = "") -> Figure:
                     97, y - 0.2, f"{before:,.0f} ms", va="center", ha="right", fontsize=9, color="white", weight="bold"
                 )
                 ax.text(
-                    100 * after / before, y + 0.2, f" {after:,.0f} ms: {before / after:.3g}x", va="center", fontsize=9
+                    100 * after / before, y + 0.2, f" {after:,.0f} ms: {times(before / after)}", va="center", fontsize=9
                 )
             ax.set_yticks(range(2), list(pairs))
             ax.set(xlim=(0, 104), xlabel="% of its own baseline")

@@ -13,7 +13,9 @@ from swarmkv_lab.llama.api import DECODE_CODES, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.interrupt import Interrupt
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
+from swarmkv_lab.llama.sequences import SequenceMethods
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.llama.state import StateMethods
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 Tokens = Sequence[int] | np.ndarray
 
 
-class Context(StateMethods):
+class Context(SequenceMethods, StateMethods):
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
     kv_type: one of sizing.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it makes
@@ -61,6 +63,7 @@ class Context(StateMethods):
         self.watch: Callable[[], None] | None = None
         """Called before each llama_decode, in its thread; what it raises ends the decode as an error does."""
         self._batch = Batch(self.n_batch)
+        self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
 
     @property
@@ -69,56 +72,6 @@ class Context(StateMethods):
         if not self._free.alive:
             raise SwarmKVError("this context is closed: make a new one with model.context(...)")
         return self._handle
-
-    def n_past(self, seq_id: int = 0) -> int:
-        """The position of a sequence's next token, which is the number of its tokens unless it was shifted."""
-        with self.guard:  # also around the check: another thread may be closing this
-            self._check_seq(seq_id)
-            return llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id) + 1
-
-    def share(self, src: int, dst: int) -> None:
-        """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
-
-        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``.
-        """
-        self._check_seq(src), self._check_seq(dst)
-        if self.n_stream > 1:
-            raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
-        if src == dst:
-            raise SwarmKVError(f"sequence {src} cannot be shared with itself")
-        with self.guard:
-            self.clear(dst)
-            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
-            if src in self._logits:
-                self._logits[dst] = self._logits[src]
-
-    def clear(self, seq_id: int | None = None) -> None:
-        """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""
-        with self.guard:
-            if seq_id is None:
-                llama_cpp.llama_memory_clear(self.handle and self._memory, False)
-                self._logits.clear()
-                return
-            self._check_seq(seq_id)
-            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
-            self._logits.pop(seq_id, None)
-
-    def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
-        """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
-
-        The keys are rotated to their new positions at the next decode, and stored again in the KV type; the sequence
-        then has a gap where they were, or in front of it.
-        """
-        with self.guard:
-            n_past = self.n_past(seq_id)
-            if not 0 <= start < n_past or delta < 0:
-                raise SwarmKVError(
-                    f"start={start}, delta={delta}: a shift goes up, and the sequence's last position is {n_past - 1:,}"
-                )
-            if not llama_cpp.llama_memory_can_shift(self._memory):
-                raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
-            llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
-            self._logits.pop(seq_id, None)
 
     def decode(self, tokens: Tokens, seq_id: int = 0, *, start: int | None = None, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
@@ -165,7 +118,9 @@ class Context(StateMethods):
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
-        code = llama_cpp.llama_decode(self.handle, self._batch.fill(token, pos, seq, ends))
+        batch = self._batch.fill(token, pos, seq, ends)
+        with self._interrupt.watching(self.handle, len(token)):
+            code = llama_cpp.llama_decode(self.handle, batch)
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}, {DECODE_CODES.get(code, 'unknown')}{take_errors()}")
         for row in ends:
@@ -176,12 +131,7 @@ class Context(StateMethods):
 
     def _roll_back(self, past: Mapping[int, int]) -> None:
         for seq_id, n_past in past.items():
-            self._logits.pop(seq_id, None)
-            removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
-            first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
-            # A recurrent state has no past to go back to, and a sliding window may have dropped it: then better empty.
-            if not (removed and self.model.sized) or first > max(0, n_past - self.model.geometry.window):
-                self.clear(seq_id)
+            self._go_back(seq_id, n_past)
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
@@ -219,13 +169,6 @@ class Context(StateMethods):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def _check_seq(self, seq_id: int) -> None:
-        self.handle  # noqa: B018 raises once closed
-        if not 0 <= seq_id < self.n_seq_max:
-            raise SwarmKVError(
-                f"sequence {seq_id} is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
-            )
 
 
 def _free(handle: Any, guard: LlamaGuard) -> None:

@@ -72,6 +72,11 @@ class Model:
             values = [_text(llama_cpp.llama_model_meta_val_str_by_index, self.handle, i) for i in range(count)]
         return dict(zip(keys, values, strict=True))
 
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name for the kind of model."""
+        return self.metadata.get("general.architecture", "")
+
     @cached_property
     def n_vocab(self) -> int:
         """Tokens in the vocabulary, and so logits in a row."""
@@ -96,7 +101,7 @@ class Model:
     @cached_property
     def sized(self) -> bool:
         """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
-        return self.metadata.get("general.architecture") not in NOT_SIZED
+        return self.architecture not in NOT_SIZED
 
     @cached_property
     def geometry(self) -> KVGeometry:

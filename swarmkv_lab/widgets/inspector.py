@@ -22,7 +22,7 @@ class SnapshotInspector(Explorer):
     def __init__(self, model: Model, snapshot: KVSnapshot, layer: int = 0, head: int = 0) -> None:
         self.model = model
         self.snapshot = snapshot
-        self.state = snapshot.state(model.geometry)
+        self.state = snapshot.state()
         heads = max(model.geometry.heads)
         last = max(0, len(self.state.positions) - 1)
         self.layer = ipywidgets.IntSlider(

@@ -1,0 +1,138 @@
+"""The commands around snapshot files: prefill today, ask tomorrow, and see what a file is."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from swarmkv_lab import prefix_cache, storage
+from swarmkv_lab.documents import load_document
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.experiment import fan_out
+from swarmkv_lab.models import load_model
+from swarmkv_lab.prefix_cache import prefill
+from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot_file import SnapshotHeader
+from swarmkv_lab.state import SequenceState
+from swarmkv_lab.strategies import STRATEGIES
+
+
+def add_commands(commands: Any) -> None:
+    """Add prefill, ask, inspect and cache to a command line."""
+    model = {"help": "a GGUF's path or org/repo:file.gguf"}
+    one = commands.add_parser("prefill", help="read a document once and keep its KV state in a file")
+    one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
+    one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
+    one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
+    one.add_argument("--kv-type", default="f16", help="one type, or K,V: f16,q8_0")
+    one.add_argument("--threads", type=int)
+    one.add_argument("--model", **model)
+    one.set_defaults(command=_prefill)
+
+    one = commands.add_parser("ask", help="questions over a prefilled document, which is not read again")
+    one.add_argument("file", help="what prefill wrote")
+    one.add_argument("questions", nargs="+", metavar="QUESTION")
+    one.add_argument("--strategy", default="shared", choices=list(STRATEGIES), help="naive reads the document again")
+    one.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
+    one.add_argument("--threads", type=int)
+    one.add_argument("--model", **model)
+    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    one.set_defaults(command=_ask)
+
+    one = commands.add_parser("inspect", help="what a snapshot file is; needs no model")
+    one.add_argument("file")
+    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    one.set_defaults(command=_inspect)
+
+    one = commands.add_parser("cache", help="the snapshots that lab.prefill(..., cache=True) keeps")
+    one.add_argument("action", choices=["list", "clear"])
+    one.set_defaults(command=_cache)
+
+
+def _prefill(args: argparse.Namespace) -> int:
+    key, _, value = args.kv_type.partition(",")
+    settings = {"n_threads": args.threads} if args.threads is not None else {}
+    with load_model(args.model) as model:
+        tokens = model.tokenize(load_document(args.document))
+        if args.depth is not None and not 1 <= args.depth <= len(tokens):
+            raise SwarmKVError(f"--depth {args.depth}: the document has {len(tokens):,} tokens")
+        start = time.perf_counter()
+        snapshot = prefill(model, tokens[: args.depth], kv_type=(key, value) if value else key, **settings)
+        prefilled = time.perf_counter()
+        snapshot.save(args.out)
+        saved = time.perf_counter()
+    print(
+        f"{args.out}: {len(snapshot.tokens):,} tokens, {snapshot.nbytes:,} bytes; "
+        f"prefill {prefilled - start:.1f} s, saved in {1e3 * (saved - prefilled):,.0f} ms"
+    )
+    return 0
+
+
+def _ask(args: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    settings = {"n_threads": args.threads} if args.threads is not None else {}
+    with load_model(args.model) as model:
+        loaded = time.perf_counter()
+        snapshot = KVSnapshot.load(args.file, model)
+        begun = time.perf_counter()
+        questions = dict(enumerate(args.questions, 1))
+        agents = {f"question {i}": question for i, question in questions.items()}
+        run = fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, **settings)
+    first = run.timeline[run.timeline.phase == "choose"].end_ms.min()
+    times = {
+        "model_ms": 1e3 * (loaded - start),
+        "load_ms": 1e3 * (begun - loaded),
+        "ttft_ms": 1e3 * (begun - start) + first,
+        "end_to_end_ms": 1e3 * (begun - start) + run.metrics["end_to_end_ms"],
+    }
+    answers = list(run.answers.values())
+    if args.json:
+        tokens = [agent.tokens for agent in run.branches]
+        print(json.dumps({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
+        return 0
+    for question, answer in zip(args.questions, answers, strict=True):
+        print(f"> {question}\n{answer.strip()}\n")
+    how = "read again" if args.strategy == "naive" else "restored"
+    print(
+        f"{len(snapshot.tokens):,} tokens {how}, first token after {times['ttft_ms']:,.0f} ms (loading the model "
+        f"{times['model_ms']:,.0f}, the snapshot {times['load_ms']:,.0f}), all answers after "
+        f"{times['end_to_end_ms']:,.0f} ms"
+    )
+    return 0
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a snapshot file is, checked as far as it can be without its model: header, checksums, structure."""
+    source = storage.read(path)
+    with source.still():
+        header = SnapshotHeader.read(source.data, Path(path).name)
+        identity = header.identity
+        _, data = header.split(source.data)
+        header.require_state(data)
+        SequenceState(data, identity.geometry).require(header.n_tokens, identity)
+    return {"tokens": header.n_tokens, "kv_bytes": header.kv_bytes, "file_bytes": header.end, **header.metadata}
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    about = describe(args.file)
+    if args.json:
+        print(json.dumps(about))
+        return 0
+    for name, value in about.items():
+        print(f"{name:<16} {value:,}" if isinstance(value, int) else f"{name:<16} {value}")
+    print("whole: both checksums hold, and the state has the structure that its header says")
+    return 0
+
+
+def _cache(args: argparse.Namespace) -> int:
+    if args.action == "clear":
+        print(f"removed {prefix_cache.evict(0)} snapshots")
+        return 0
+    held = prefix_cache.cached()
+    if held.empty:
+        print(f"the prefix cache in {prefix_cache.folder()} is empty")
+        return 0
+    print(held.to_string(index=False, formatters={"bytes": "{:,}".format, "tokens": "{:,}".format}))
+    print(f"{len(held)} snapshots, {held.bytes.sum():,} of at most {prefix_cache.limit():,} bytes")
+    return 0

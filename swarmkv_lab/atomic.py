@@ -1,0 +1,82 @@
+"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed into it."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from swarmkv_lab.errors import SwarmKVError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed: that is lock enough
+    fcntl = None
+
+_SUFFIX = ".swarmkv-tmp"
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which takes the path's place when the block has ended well.
+
+    Until then, and on any error, interrupt or kill, what was there stays. Temporary files that a killed process left
+    in the folder are removed. Raises SwarmKVError with the system's reason when it cannot be written.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        remove_abandoned(target.parent)
+        with _temporary(target) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(file.name, target)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
+        _flush_folder(target.parent)
+    except OSError as error:
+        kept = "; what was there is unchanged" if target.exists() else ""
+        raise SwarmKVError(f"{target.name} could not be written: {error.strerror or error}{kept}") from error
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files whose writers are gone: a writer holds a lock on its own, and its death releases it."""
+    for path in folder.glob(f".*{_SUFFIX}"):
+        with suppress(OSError), path.open("rb") as file:
+            _lock(file)
+            path.unlink()
+
+
+def _temporary(target: Path) -> BinaryIO:
+    """A new file beside the target, locked where the file system has locks (where not, nobody removes it either)."""
+    while True:
+        file = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}{_SUFFIX}").open("xb")
+        try:
+            _lock(file)
+        except BlockingIOError:  # another process has found it unlocked and is removing it
+            file.close()
+            continue
+        except OSError:
+            return file
+        if Path(file.name).exists():
+            return file
+        file.close()
+
+
+def _lock(file: BinaryIO) -> None:
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself last. Some file systems do not have this, and then it lasts as they can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

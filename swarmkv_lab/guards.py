@@ -1,0 +1,185 @@
+"""LlamaGuard, shown: two agents in two threads, with and without a lock around llama.cpp."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import GREEDY, Context, LlamaGuard, Model, default_threads, generate_together
+from swarmkv_lab.snapshot import KVSnapshot
+
+Answers = list[list[int]]
+_DOCUMENT = 0
+_LONGEST_S = 10
+
+
+def compare_guards(
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
+) -> pd.DataFrame:
+    """Agents that answer over one prefix in each of WAYS, in turns: a row a way and repeat.
+
+    latency_ms: from the start of all to an agent's whole answer, mean; tokens_per_s: of all together; same_tokens: as
+    one after the other. Contexts are made and the prefix is restored before the clock starts; each way has the same
+    number of cores, shared among the contexts that decode at the same time.
+    """
+    if model.on_gpu:
+        raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
+    rows = []
+    with ExitStack() as open_contexts:
+
+        def context(n_threads: int) -> Context:
+            n_ctx = len(tokens) + sum(len(prompt) + max_tokens for prompt in prompts)
+            settings = {"n_ctx": n_ctx, "n_seq_max": 1 << len(prompts).bit_length(), "n_threads": n_threads}
+            return open_contexts.enter_context(model.context(**settings))
+
+        cores = default_threads()
+        whole = context(cores)
+        whole.decode(tokens, _DOCUMENT)
+        snapshot = KVSnapshot.capture(whole, tokens)
+        many = {n: [context(n) for _ in prompts] for n in (cores, max(1, cores // len(prompts)))}
+        for ctx in (ctx for contexts in many.values() for ctx in contexts):
+            snapshot.restore(ctx)
+        contexts = {1: [whole], 2: many[cores], 3: many[max(1, cores // len(prompts))]}
+        expected = None
+        for repeat, way in tqdm([(r, w) for r in range(-1, repeats) for w in WAYS], desc="guards", leave=False):
+            which, how = WAYS[way]
+            start = time.perf_counter()
+            answers, ends = how(contexts[which], prompts, max_tokens)
+            seconds = np.array(ends) - start
+            expected = expected or answers
+            if repeat < 0:  # a warm-up
+                continue
+            rows.append(
+                {
+                    "repeat": repeat,
+                    "way": way,
+                    "latency_ms": 1e3 * seconds.mean(),
+                    "tokens_per_s": sum(map(len, answers)) / seconds.max(),
+                    "same_tokens": answers == expected,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
+    """What becomes of a process whose threads decode in one context with nothing between them: in words.
+
+    In a process of its own, as it will hardly outlive it.
+    """
+    asked = {
+        "model": str(model.path),
+        "tokens": np.asarray(tokens).tolist(),
+        "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
+        "rounds": rounds,
+    }
+    command = [sys.executable, "-m", "swarmkv_lab.guards"]
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+    if done.returncode == -signal.SIGALRM:
+        return f"it hung: after {_LONGEST_S} s it had to be ended"
+    if done.returncode < 0:
+        return f"it died of {signal.Signals(-done.returncode).name}"
+    said = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["nothing"]
+    return f"it ended with status {done.returncode}: {said[-1]}"
+
+
+def _in_turns(
+    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
+) -> tuple[Answers, list[float]]:
+    (ctx,) = contexts
+    done = [_answer(ctx, seq_id, prompt, max_tokens) for seq_id, prompt in enumerate(prompts, 1)]
+    return [answer for answer, _ in done], [end for _, end in done]
+
+
+def _together(
+    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
+) -> tuple[Answers, list[float]]:
+    (ctx,) = contexts
+    branches = dict(enumerate(prompts, 1))
+    answers: Answers = [[] for _ in prompts]
+    for seq_id in branches:
+        ctx.share(_DOCUMENT, seq_id)
+    ctx.decode_many(branches)
+    for step in generate_together(ctx, list(branches), max_tokens, GREEDY):
+        for seq_id, token in step.items():
+            answers[seq_id - 1].append(token)
+    end = time.perf_counter()
+    for seq_id in branches:
+        ctx.clear(seq_id)
+    return answers, [end] * len(prompts)
+
+
+def _in_threads(
+    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
+) -> tuple[Answers, list[float]]:
+    """A thread an agent: in the one context, or each in its own."""
+    own = list(contexts) * (len(prompts) if len(contexts) == 1 else 1)
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        jobs = [
+            threads.submit(_answer, ctx, seq_id, prompt, max_tokens)
+            for seq_id, (ctx, prompt) in enumerate(zip(own, prompts, strict=True), 1)
+        ]
+        done = [job.result() for job in jobs]
+    return [answer for answer, _ in done], [end for _, end in done]
+
+
+def _guarded_each(
+    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
+) -> tuple[Answers, list[float]]:
+    shared = [ctx.guard for ctx in contexts]
+    for ctx in contexts:
+        ctx.guard = LlamaGuard()
+    try:
+        return _in_threads(contexts, prompts, max_tokens)
+    finally:
+        for ctx, guard in zip(contexts, shared, strict=True):
+            ctx.guard = guard
+
+
+def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> tuple[list[int], float]:
+    ctx.share(_DOCUMENT, seq_id)
+    ctx.decode(prompt, seq_id)
+    answer, end = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
+    ctx.clear(seq_id)  # cells that stay would change the next attention's shape, and so its rounding
+    return answer, end
+
+
+Way = Callable[[Sequence[Context], Sequence[np.ndarray], int], tuple[Answers, list[float]]]
+# which contexts: 1 the one of all, 2 one an agent with all cores, 3 one an agent with its share of them
+WAYS: Mapping[str, tuple[int, Way]] = {
+    "in turns": (1, _in_turns),
+    "threads, one context": (1, _in_threads),
+    "threads, a context each, one guard": (2, _in_threads),
+    "threads, a context each, a guard each": (3, _guarded_each),
+    "one batch": (1, _together),
+}
+
+
+def _unguarded() -> None:
+    asked = json.load(sys.stdin)
+    tokens, *prompts = (np.array(ids, np.int32) for ids in (asked["tokens"], *asked["prompts"]))
+    n_ctx = len(tokens) + sum(map(len, prompts)) + 16 * len(prompts)
+    with Model(asked["model"], n_gpu_layers=0) as model:
+        ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
+        ctx.decode(tokens, _DOCUMENT)
+        expected, _ = _in_turns([ctx], prompts, 16)
+        ctx.guard = nullcontext()
+        signal.alarm(_LONGEST_S)
+        for i in range(asked["rounds"]):
+            answers, _ = _in_threads([ctx], prompts, 16)
+            if answers != expected:
+                print(f"round {i + 1} gave other answers than one thread alone")
+                sys.exit(3)
+        print(f"it survived {asked['rounds']} rounds")
+
+
+if __name__ == "__main__":
+    _unguarded()

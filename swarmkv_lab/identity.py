@@ -1,0 +1,97 @@
+"""KVIdentity: what must agree between the context that was captured and the one that is restored."""
+
+import os
+import re
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
+
+from swarmkv_lab.errors import SnapshotMismatchError
+from swarmkv_lab.llama import LLAMA_CPP_VERSION, STATE_VERSION
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.sizing import KVGeometry
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama import Context, Model
+
+
+@dataclass(frozen=True)
+class KVIdentity:
+    """The model and the settings that a KV state belongs to."""
+
+    model: str
+    """Model.content_hash"""
+    architecture: str
+    geometry: KVGeometry | None
+    """None where the architecture's state does not follow from it"""
+    kv_type: tuple[str, str]
+    """of K and of V"""
+    flash_attn: bool
+    """without it V is stored transposed"""
+    n_stream: int
+    """1 for a unified cache, else one stream a sequence"""
+    swa_full: bool
+    """whether windowed layers keep everything"""
+    mixed: bool
+    """whether llama.cpp mixes the elements of a head before it quantizes them; $LLAMA_ATTN_ROT_DISABLE says no"""
+    state_version: int
+    """llama.cpp's LLAMA_STATE_SEQ_VERSION"""
+    llama_cpp: str
+    """llama-cpp-python's and llama.cpp's versions: the state's version does not count every change of its meaning"""
+    model_name: str = field(default="", compare=False)
+
+    @property
+    def settings(self) -> ContextSettings:
+        """Settings of a context that it can be restored into; SwarmKVError when there can be none."""
+        return ContextSettings(
+            n_ctx=1,
+            n_seq_max=self.n_stream,
+            kv_unified=self.n_stream == 1,
+            kv_type=self.kv_type,
+            flash_attn=self.flash_attn,
+            swa_full=self.swa_full,
+        )
+
+    @classmethod
+    def of(cls, ctx: "Context") -> "KVIdentity":
+        """A context's identity."""
+        return cls.asked_for(ctx.model, ctx.settings)
+
+    @classmethod
+    def asked_for(cls, model: "Model", settings: ContextSettings) -> "KVIdentity":
+        """The identity that a context with these settings will have."""
+        geometry = model.geometry if model.sized else None
+        return cls(
+            model=model.content_hash,
+            architecture=model.architecture,
+            geometry=geometry,
+            kv_type=settings.kv_pair,
+            flash_attn=settings.uses_flash_attn(model.on_gpu),
+            n_stream=settings.n_stream,
+            swa_full=settings.swa_full and geometry is not None and geometry.window > 0,
+            mixed=any(name not in ("f32", "f16", "bf16") for name in settings.kv_pair) and not _mixing_disabled(),
+            state_version=STATE_VERSION,
+            llama_cpp=LLAMA_CPP_VERSION,
+            model_name=model.name,
+        )
+
+    def require(self, other: "KVIdentity") -> None:
+        """Raise SnapshotMismatchError naming each difference between this snapshot's identity and a context's."""
+        names = [one.name for one in fields(self) if one.compare]
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        if self.model != other.model:  # the rest of the model differs with it
+            del pairs["architecture"], pairs["geometry"]
+            pairs["model"] = tuple(f"{one.model_name} {one.model[:12]}" for one in (self, other))
+        differences = [
+            f"{name} {mine!r}, the context has {its!r}" for name, (mine, its) in pairs.items() if mine != its
+        ]
+        if differences:
+            raise SnapshotMismatchError(
+                f"the snapshot has {'; '.join(differences)}: restore it into a context with the snapshot's model and "
+                "settings, or prefill again"
+            )
+
+
+def _mixing_disabled() -> bool:
+    """As llama.cpp reads its environment: a number other than 0."""
+    number = re.match(r"\s*[+-]?\d+", os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""))
+    return bool(number and int(number.group()))

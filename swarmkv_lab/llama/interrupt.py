@@ -1,0 +1,51 @@
+"""Interrupt: Ctrl-C ends a long llama_decode between two of its operations rather than at its end."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import llama_cpp
+
+LONG = 64  # tokens; shorter decodes end soon enough, and asking after each operation would be felt in them
+_NONE = llama_cpp.ggml_abort_callback()
+
+
+class Interrupt:
+    """llama.cpp's abort callback, for the backends that ask it (the CPU's does, after each operation).
+
+    Python runs its signal handlers between any two instructions of Python code in the main thread, so being called is
+    all that it takes for Ctrl-C to raise. It may do so at the callback's very first instruction, where a function
+    could not catch it yet and ctypes would drop it; a generator wakes up inside its ``try``.
+    """
+
+    def __init__(self) -> None:
+        self.raised: BaseException | None = None
+        asked = self._asked()
+        next(asked)
+        self._callback = llama_cpp.ggml_abort_callback(asked.send)
+
+    def _asked(self) -> Generator[bool, Any, None]:
+        while True:
+            try:
+                while True:
+                    yield self.raised is not None
+            except GeneratorExit:
+                return
+            except BaseException as error:
+                self.raised = error
+
+    @contextmanager
+    def watching(self, handle: Any, n_tokens: int) -> Generator[None, None, None]:
+        """Around a decode of so many tokens: what a signal handler raises in it ends it soon, and is raised then."""
+        if n_tokens < LONG:
+            yield
+            return
+        self.raised = None
+        llama_cpp.llama_set_abort_callback(handle, self._callback, None)
+        try:
+            yield
+        finally:
+            llama_cpp.llama_set_abort_callback(handle, _NONE, None)
+            raised, self.raised = self.raised, None
+            if raised is not None:
+                raise raised

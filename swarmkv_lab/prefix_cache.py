@@ -1,0 +1,193 @@
+"""The prefix cache: snapshots of what was prefilled before, in the lab's own folder, the longest prefix first."""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+
+from swarmkv_lab import storage
+from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.identity import KVIdentity
+from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.models import cache_folder
+from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot_file import SnapshotHeader
+
+BYTES_VARIABLE = "SWARMKV_CACHE_BYTES"
+_DEFAULT_BYTES = 4 << 30
+_ENDING = ".kv.safetensors"
+
+
+def prefill(
+    model: Model, tokens: Sequence[int] | np.ndarray, *, cache: bool = False, progress: bool = True, **settings: Any
+) -> KVSnapshot:
+    """A snapshot of the tokens' KV state. settings: as in Context (n_ctx: by default as many as there are tokens).
+
+    cache: look for the longest prefix of the tokens that the lab's own folder holds for this model and these settings,
+    prefill the rest, and keep the result there. The bits are those of a prefill without it, as only whole batches of a
+    shorter prefix are used (and none where layers have a sliding window, whose cells would lie in another order).
+    """
+    ids = model.check_tokens(tokens)
+    chosen = ContextSettings(**{"n_ctx": len(ids)} | settings)
+    kept = PrefixCache(model, chosen) if cache else None
+    found = kept.find(ids) if kept else None
+    if found is not None and len(found.tokens) == len(ids):
+        return found
+    with model.context(**{"n_ctx": len(ids)} | settings) as ctx:
+        if found is not None:
+            found.restore(ctx)
+            ctx.truncate(kept.usable(len(found.tokens), len(ids)))
+        ctx.decode(ids[ctx.n_past() :], progress=progress)
+        snapshot = KVSnapshot.capture(ctx, ids)
+    if kept:
+        kept.keep(snapshot)
+    return snapshot
+
+
+class PrefixCache:
+    """The cached snapshots of one model and one way to prefill.
+
+    A file's name says all that is looked for: what it belongs to, its number of tokens and their hash. There is no
+    index to damage, and a file is there as a whole or not at all, so any number of processes can use the folder. The
+    access time, set at each use, orders the eviction.
+    """
+
+    def __init__(self, model: Model, settings: ContextSettings) -> None:
+        self.model = model
+        self.window = model.geometry.window if model.sized else 0
+        # The batch's size is no part of a state's identity, but it decides the last bits of its numbers.
+        asked = {**asdict(KVIdentity.asked_for(model, settings)), "n_batch": settings.n_batch, "model_name": ""}
+        self.prefix = xxhash.xxh3_64_hexdigest(json.dumps(asked, sort_keys=True).encode())
+        self.n_batch = settings.n_batch
+
+    def usable(self, n: int, n_tokens: int) -> int:
+        """How many tokens of a cached n can be gone on from to n_tokens."""
+        if n < n_tokens:
+            return 0 if self.window else n // self.n_batch * self.n_batch
+        return n if n == n_tokens else 0
+
+    def find(self, tokens: np.ndarray) -> KVSnapshot | None:
+        """The snapshot of the longest prefix of the tokens that can be used, if there is any."""
+        lengths = {int(path.name.split("-")[1]) for path in cached_files() if path.name.startswith(self.prefix)}
+        for n in sorted(lengths, reverse=True):
+            if not self.usable(n, len(tokens)):
+                continue
+            path = self.path(tokens[:n])
+            if not path.exists():
+                continue
+            try:
+                snapshot = KVSnapshot.load(path, self.model)
+                if not np.array_equal(snapshot.tokens, tokens[:n]):
+                    raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
+            except (SnapshotCorruptError, SnapshotMismatchError) as error:
+                warnings.warn(f"removed from the prefix cache: {error}", stacklevel=3)
+                path.unlink(missing_ok=True)
+            except SwarmKVError as error:
+                if path.exists():  # else another process has evicted it just now
+                    warnings.warn(f"not used from the prefix cache: {error}", stacklevel=3)
+            else:
+                _stamp(path)
+                return snapshot
+        return None
+
+    def keep(self, snapshot: KVSnapshot) -> None:
+        """Write a snapshot, and remove the least recently used ones while all together are above the limit."""
+        most = limit()
+        path = self.path(snapshot.tokens)
+        if snapshot.nbytes > most:
+            warnings.warn(
+                f"the prefix cache holds {most:,} bytes and the snapshot has {snapshot.nbytes:,}: it was not kept; set "
+                f"{BYTES_VARIABLE}",
+                stacklevel=3,
+            )
+            return
+        try:
+            snapshot.save(path)
+            _stamp(path)
+        except SwarmKVError as error:  # the prefill itself has succeeded
+            warnings.warn(f"the prefix cache could not keep the snapshot: {error}", stacklevel=3)
+        evict(most, spare=path)
+
+    def path(self, tokens: np.ndarray) -> Path:
+        """Where the snapshot of these tokens lies."""
+        return folder() / f"{self.prefix}-{len(tokens):09d}-{xxhash.xxh3_128_hexdigest(tokens)}{_ENDING}"
+
+
+def folder() -> Path:
+    """The folder of the cached snapshots, in the lab's cache folder."""
+    path = cache_folder() / "prefixes"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def limit() -> int:
+    """The most bytes of all cached snapshots together: $SWARMKV_CACHE_BYTES, or 4 GiB."""
+    text = os.environ.get(BYTES_VARIABLE, str(_DEFAULT_BYTES))
+    if not text.isdecimal():
+        raise SwarmKVError(f"{BYTES_VARIABLE}={text!r}: it is a number of bytes")
+    return int(text)
+
+
+def cached_files() -> list[Path]:
+    """The cached snapshots' files."""
+    return list(folder().glob(f"*-*-*{_ENDING}"))
+
+
+def cached() -> pd.DataFrame:
+    """What the cache holds, the last used first: file, model, tokens, bytes, used."""
+    rows = []
+    for path, status in _by_use():
+        try:
+            source = storage.read(path)
+            with source.still():
+                model = SnapshotHeader.read(source.data, path.name).identity.model_name
+        except SwarmKVError:
+            model = "damaged"
+        used = pd.Timestamp(status.st_atime_ns, tz="UTC").floor("s")
+        rows.append((path.name, model, int(path.name.split("-")[1]), status.st_size, used))
+    return pd.DataFrame(rows[::-1], columns=["file", "model", "tokens", "bytes", "used"])
+
+
+def evict(most: int, spare: Path | None = None) -> int:
+    """Remove the least recently used files until at most that many bytes are left: how many files went."""
+    files = [(path, status) for path, status in _by_use() if path != spare]
+    held = sum(status.st_size for _, status in files) + (spare.stat().st_size if spare and spare.exists() else 0)
+    gone = 0
+    for path, status in files:
+        if held <= most:
+            break
+        path.unlink(missing_ok=True)
+        held -= status.st_size
+        gone += 1
+    return gone
+
+
+def _by_use() -> list[tuple[Path, os.stat_result]]:
+    """Files with their status, the least recently used first; those that vanish meanwhile are left out."""
+
+    def present() -> Iterator[tuple[Path, os.stat_result]]:
+        for path in cached_files():
+            try:
+                yield path, path.stat()
+            except FileNotFoundError:
+                continue
+
+    return sorted(present(), key=lambda entry: entry[1].st_atime_ns)
+
+
+def _stamp(path: Path) -> None:
+    """Mark a file as the last used, also when the clock has gone back. Its time of change stays."""
+    files = _by_use()
+    now = max(time.time_ns(), files[-1][1].st_atime_ns + 1 if files else 0)
+    with suppress(OSError):  # evicted meanwhile, or a folder that is read-only: then it is as old as it was
+        os.utime(path, ns=(now, path.stat().st_mtime_ns))

@@ -1,0 +1,160 @@
+"""The snapshot file: safetensors with two tensors, ``tokens`` and ``kv``, and metadata that says what they belong to.
+
+Eight bytes of header length, a JSON header, the tokens (int32), the state (uint8; it begins on a page). Every byte is
+covered: the header is the one rendering of its contents; one checksum covers it and the tokens, another the state.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.identity import KVIdentity
+from swarmkv_lab.sizing import KVGeometry, kv_types
+
+FORMAT = "swarmkv-snapshot/1"
+_MOST_HEADER = 1 << 20
+_PAGE = 4096
+_UNSEALED = "0" * 32
+_MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, SwarmKVError)
+
+
+@dataclass(frozen=True)
+class SnapshotHeader:
+    """What a snapshot file says of itself: metadata, how many tokens, and how many bytes of state."""
+
+    metadata: dict[str, str]
+    n_tokens: int
+    kv_bytes: int
+
+    @classmethod
+    def of(cls, identity: KVIdentity, tokens: np.ndarray, data: np.ndarray) -> "SnapshotHeader":
+        """The header of a new file; the state is read once, for its checksum."""
+        metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
+        metadata |= {
+            "format": FORMAT,
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "checksum": xxhash.xxh3_128_hexdigest(data),
+            "header_checksum": _UNSEALED,
+        }
+        header = cls(metadata, len(tokens), data.nbytes)
+        metadata["header_checksum"] = header._seal(tokens)
+        return header
+
+    @classmethod
+    def read(cls, file: np.ndarray, name: str) -> "SnapshotHeader":
+        """The header of a file's bytes, uint8 (n,). Raises SnapshotCorruptError unless it and the tokens are unchanged.
+
+        The state is not touched: see require_state.
+        """
+
+        def corrupt(what: str) -> SnapshotCorruptError:
+            return SnapshotCorruptError(f"{name} is not a snapshot as it was saved: {what}")
+
+        length = int(file[:8].view("<u8")[0]) if len(file) >= 8 else 0
+        if not 2 <= length <= min(_MOST_HEADER, len(file) - 8):
+            raise corrupt(f"it has {len(file):,} bytes and names a header of {length:,}")
+        raw = file[: 8 + length].tobytes()
+        try:
+            parsed = json.loads(raw[8:])
+            header = cls(parsed["__metadata__"], parsed["tokens"]["shape"][0], parsed["kv"]["shape"][0])
+            counts = (header.n_tokens, header.kv_bytes)
+            if not all(type(n) is int and n >= 0 for n in counts) or header.render() != raw:
+                raise ValueError("not in canonical form")
+            sealed, form = header.metadata["header_checksum"], header.metadata["format"]
+            if not all(isinstance(text, str) for text in header.metadata.values()):
+                raise ValueError("metadata that is not text")
+        except _MALFORMED as error:
+            raise corrupt(f"its header cannot be read ({type(error).__name__}: {str(error)[:80]})") from error
+        if header.end != len(file):
+            raise corrupt(f"it should have {header.end:,} bytes and has {len(file):,}")
+        if sealed != header._seal(header.split(file)[0]):
+            raise corrupt("the checksum of its header and tokens does not fit")
+        if form != FORMAT:
+            raise SnapshotMismatchError(
+                f"{name} has the format {form!r}, and this lab reads {FORMAT!r}: use the lab that wrote it, or prefill "
+                "again"
+            )
+        return header
+
+    def render(self) -> bytes:
+        """The bytes at the beginning of the file, padded so that the state begins on a page."""
+        start = 4 * self.n_tokens
+        tensors = {
+            "__metadata__": self.metadata,
+            "tokens": {"dtype": "I32", "shape": [self.n_tokens], "data_offsets": [0, start]},
+            "kv": {"dtype": "U8", "shape": [self.kv_bytes], "data_offsets": [start, start + self.kv_bytes]},
+        }
+        text = json.dumps(tensors, separators=(",", ":"), sort_keys=True).encode()
+        text += b" " * (-(8 + len(text) + start) % _PAGE)
+        return len(text).to_bytes(8, "little") + text
+
+    @property
+    def end(self) -> int:
+        """Bytes of the whole file."""
+        return len(self.render()) + 4 * self.n_tokens + self.kv_bytes
+
+    def split(self, file: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens, state): int32 (n_tokens,) and uint8 (kv_bytes,), views of the file's bytes."""
+        state = len(file) - self.kv_bytes
+        return file[state - 4 * self.n_tokens : state].view("<i4"), file[state:]
+
+    def require_state(self, data: np.ndarray) -> None:
+        """Read the state: SnapshotCorruptError unless its checksum is the header's."""
+        if (found := xxhash.xxh3_128_hexdigest(data)) != self.metadata["checksum"]:
+            raise SnapshotCorruptError(
+                f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
+                "the file was damaged; prefill again"
+            )
+
+    @property
+    def identity(self) -> KVIdentity:
+        """What the state belongs to. Raises SnapshotCorruptError where the header does not say it."""
+        try:
+            identity = KVIdentity(**{name: read(self.metadata[name]) for name, read in _FIELDS.items()})
+            identity.settings  # noqa: B018 raises when no context can have them
+            return identity
+        except _MALFORMED as error:
+            raise SnapshotCorruptError(f"the snapshot's header does not say what it belongs to: {error!r}") from error
+
+    def _seal(self, tokens: np.ndarray) -> str:
+        unsealed = SnapshotHeader(self.metadata | {"header_checksum": _UNSEALED}, self.n_tokens, self.kv_bytes)
+        return xxhash.xxh3_128_hexdigest(unsealed.render() + tokens.tobytes())
+
+
+def _of(kind: type) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = json.loads(text)
+        if type(value) is not kind:
+            raise TypeError(f"{text[:40]} is no {kind.__name__}")
+        return value
+
+    return read
+
+
+def _geometry(text: str) -> KVGeometry:
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _of(dict)(text).items()}
+    for value in values.values():
+        if not all(type(n) in (int, bool) for n in (value if isinstance(value, tuple) else (value,))):
+            raise TypeError(f"{value!r:.40} are no numbers")
+    return KVGeometry(**values)
+
+
+_FIELDS: dict[str, Callable[[str], Any]] = {
+    "model": str,
+    "model_name": str,
+    "architecture": str,
+    "geometry": _geometry,
+    "kv_type": lambda text: kv_types(tuple(_of(list)(text))),
+    "flash_attn": _of(bool),
+    "n_stream": _of(int),
+    "swa_full": _of(bool),
+    "mixed": _of(bool),
+    "state_version": _of(int),
+    "llama_cpp": str,
+}

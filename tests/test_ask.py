@@ -1,0 +1,96 @@
+"""prefill, ask, inspect: a document is read once, and asked in another process."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.cli import main
+
+NAME = "doc.kv.safetensors"
+QUESTIONS = ["Which licence is a risk?", "What does an invoice say?"]
+
+
+def run(*arguments):
+    done = subprocess.run([sys.executable, "-m", "swarmkv_lab.cli", *arguments], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.real
+def test_prefill_today_ask_tomorrow(tmp_path):
+    path = str(tmp_path / NAME)
+    status, said, _ = run("prefill", "--document", "dossier", "--depth", "700", "--out", path)
+    assert status == 0
+    assert "700 tokens" in said
+    answers = {}
+    for strategy in lab.STRATEGIES:
+        status, said, _ = run("ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "12", "--json")
+        assert status == 0
+        answers[strategy] = json.loads(said)
+    exact = [answers[name]["tokens"] for name in ("naive", "swarmkv", "pooled", "shared")]
+    assert exact[0] == exact[1] == exact[2] == exact[3]
+    assert len(answers["batched"]["answers"]) == 2
+    status, said, _ = run("ask", path, QUESTIONS[0], "--max-tokens", "3")
+    assert f"> {QUESTIONS[0]}\n" in said
+    assert "700 tokens restored, first token after" in said
+
+
+def test_inspect_needs_no_model(twin, document, tmp_path, capsys):
+    lab.prefill(twin, document).save(tmp_path / NAME)
+    assert main(["inspect", str(tmp_path / NAME)]) == 0
+    said = capsys.readouterr().out
+    for words in ("tokens           300", "model_name       twin", "kv_type", "created", "whole: both checksums"):
+        assert words in said
+    assert main(["inspect", str(tmp_path / NAME), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] == 300
+
+
+def test_inspect_of_a_damaged_file(twin, document, tmp_path, capsys):
+    path = tmp_path / NAME
+    lab.prefill(twin, document).save(path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert main(["inspect", str(path)]) == 2
+    assert "the file was damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ask", "nowhere.kv.safetensors", "why?"], "nowhere.kv.safetensors could not be read: No such file"),
+        (["inspect", "/proc"], "could not be read"),
+        (["prefill", "--document", "dossier", "--out", "/proc/x", "--depth", "0"], "--depth 0: the document has"),
+        (["prefill", "--document", "dossier", "--out", "x", "--kv-type", "f17"], "KV type 'f17'"),
+    ],
+)
+@pytest.mark.real
+def test_what_cannot_be_done_is_one_line(arguments, words, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.real
+def test_another_models_file_is_named(twin, real, document, tmp_path, capsys):
+    lab.prefill(twin, document).save(tmp_path / NAME)
+    assert main(["ask", str(tmp_path / NAME), "why?"]) == 2
+    assert f"the snapshot has model 'twin {twin.content_hash[:12]}'" in capsys.readouterr().err
+
+
+def test_fan_out_over_a_snapshot_never_prefills(twin, document, question):
+    snapshot = lab.prefill(twin, document, kv_type="bf16")
+    naive = lab.fan_out(twin, snapshot, [question, question[:5]], "naive", kv_type="bf16", max_tokens=4)
+    for strategy in ("swarmkv", "pooled", "shared", "batched"):
+        run = lab.fan_out(twin, snapshot, [question, question[:5]], strategy, max_tokens=4)
+        assert "prefill" not in set(run.timeline.phase)
+        assert run.metrics["prefill_ms"] == 0
+        if strategy != "batched":
+            assert (run.compare(naive).max_abs_logit_diff == 0).all()
+            assert run.compare(naive).same_tokens.all()
+    assert (naive.timeline.phase == "prefill").sum() == 2
+    np.testing.assert_array_equal(naive.tokens, document)

@@ -1,0 +1,44 @@
+"""Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
+
+import pytest
+from matplotlib.figure import Figure
+
+import swarmkv_lab as lab
+from swarmkv_lab import figures
+from swarmkv_lab.guards import WAYS
+
+
+@pytest.mark.real
+def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
+    document = real.tokenize(lab.load_document("dossier"))[:200]
+    questions = [real.ask(question) for question in list(lab.load_agents("dossier").values())[:2]]
+    said = lab.without_guard(real, document, questions, rounds=50)
+    assert said.startswith(("it died of SIG", "it ended with status", "it hung"))
+    assert "survived" not in said
+
+
+def test_all_ways_answer_alike(twin, document, question):
+    frame = lab.compare_guards(twin, document, [question, question[:5]], max_tokens=4, repeats=2)
+    assert list(frame.way.unique()) == list(WAYS)
+    assert len(frame) == 2 * len(WAYS)
+    exact = frame[~frame.way.isin(["one batch", "threads, one context"])]
+    assert exact.same_tokens.all()
+    assert (frame.latency_ms > 0).all()
+    assert (frame.tokens_per_s > 0).all()
+    figure = figures.guards(frame, "twin")
+    assert isinstance(figure, Figure)
+    assert "x the tokens a second: " in figure.get_label()
+
+
+def test_the_guards_are_put_back(twin, document, question):
+    before = twin.guard
+    lab.compare_guards(twin, document, [question, question], max_tokens=2, repeats=1)
+    with twin.context(512) as ctx:
+        assert ctx.guard is before
+    assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
+
+
+def test_a_gpu_is_refused(twin, document, question, monkeypatch):
+    monkeypatch.setattr(twin, "on_gpu", True)
+    with pytest.raises(lab.SwarmKVError, match="n_gpu_layers=0"):
+        lab.compare_guards(twin, document, [question])

@@ -1,0 +1,154 @@
+"""KeyboardInterrupt in every phase: what was there stays, contexts are closed, guards are free, the next call works."""
+
+import os
+import signal
+import threading
+import time
+
+import llama_cpp
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.llama.interrupt import LONG
+
+
+def is_free(guard) -> bool:
+    """Whether another thread could enter."""
+    free = []
+
+    def enter():
+        if guard._lock.acquire(blocking=False):
+            guard._lock.release()
+            free.append(True)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return bool(free)
+
+
+class Soon:
+    """A signal to this process, sent by another thread a moment after a decode has begun."""
+
+    def __init__(self, monkeypatch, number=signal.SIGINT):
+        self.codes, decode = [], llama_cpp.llama_decode
+
+        def call(*args):
+            if self.armed:
+                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+                self.armed = False
+            self.codes.append(decode(*args))
+            return self.codes[-1]
+
+        self.armed = True
+        monkeypatch.setattr(llama_cpp, "llama_decode", call)
+
+
+@pytest.mark.real
+def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch):
+    tokens = real.tokenize(lab.load_document("dossier"))[:1000]
+    with real.context(1024, n_batch=1024) as ctx:
+        ctx.decode(tokens[:20])
+        soon = Soon(monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            ctx.decode(tokens[20:])
+        assert soon.codes == [2]  # aborted, of the only call that there would have been
+        assert ctx.n_past() == 20
+        assert is_free(ctx.guard)
+        ctx.decode(tokens[20:40])
+        logits = ctx.logits()
+    with real.context(1024, n_batch=1024) as ctx:
+        ctx.decode(tokens[:20])
+        ctx.decode(tokens[20:40])
+        np.testing.assert_array_equal(ctx.logits(), logits)
+
+
+@pytest.mark.real
+def test_whatever_a_signal_handler_raises_comes_out(real, monkeypatch):
+    class Alarm(Exception):
+        pass
+
+    def handler(*_args):
+        raise Alarm
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        tokens = real.tokenize(lab.load_document("dossier"))[:1000]
+        with real.context(1024) as ctx:
+            soon = Soon(monkeypatch, signal.SIGUSR1)
+            with pytest.raises(Alarm):
+                ctx.decode(tokens)
+            assert soon.codes == [2]
+            assert ctx.n_past() == 0
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.real
+def test_a_handler_that_does_not_raise_stops_nothing(real, monkeypatch):
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(time.monotonic()))
+    try:
+        tokens = real.tokenize(lab.load_document("dossier"))[:300]
+        with real.context(512) as ctx:
+            Soon(monkeypatch, signal.SIGUSR1)
+            ctx.decode(tokens)
+            assert ctx.n_past() == 300
+        assert len(seen) == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("n", [LONG - 1, LONG])
+def test_being_asked_changes_no_bit(twin, document, n, monkeypatch):
+    with twin.context(512) as ctx:
+        ctx.decode(document[:n])
+        asked = ctx.logits()
+    monkeypatch.setattr("swarmkv_lab.llama.interrupt.LONG", 10**9)
+    with twin.context(512) as ctx:
+        ctx.decode(document[:n])
+        np.testing.assert_array_equal(ctx.logits(), asked)
+
+
+PHASES = {
+    "context": "swarmkv_lab.llama.Model.context",
+    "decode": "swarmkv_lab.llama.context.Context._decode_chunk",
+    "capture": "swarmkv_lab.llama.Context.get_state",
+    "copy": "swarmkv_lab.snapshot.KVSnapshot.copy",
+    "restore": "swarmkv_lab.llama.Context.set_state",
+    "share": "swarmkv_lab.llama.Context.share",
+    "choose": "swarmkv_lab.llama.sampling.Sampler.sample",
+    "roll back": "swarmkv_lab.llama.Context._go_back",
+}
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_in_any_phase(twin, document, question, strategy, phase, after, monkeypatch):
+    prompts = [question, question[:4]]
+    expected = lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
+    owner, _, name = PHASES[phase].rpartition(".")
+    module, _, kind = owner.rpartition(".")
+    kind = getattr(__import__(module, fromlist=[kind]), kind)
+    original, calls = getattr(kind, name), []
+
+    def interrupted(*args, **how):
+        calls.append(name)
+        result = original(*args, **how) if after else None
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result if after else original(*args, **how)
+
+    monkeypatch.setattr(kind, name, interrupted)
+    try:
+        lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
+        assert len(calls) < 2  # this strategy has no such phase, or only once
+    except KeyboardInterrupt:
+        assert len(calls) == 2
+    monkeypatch.undo()
+    assert is_free(twin.guard)
+    assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
+    again = lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
+    assert again.compare(expected).max_abs_logit_diff.max() == 0

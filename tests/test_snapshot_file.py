@@ -1,0 +1,652 @@
+"""Snapshot files: what was saved comes back bit by bit, and of everything else nothing reaches llama.cpp."""
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from conftest import SHAPES, load_shape
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import swarmkv_lab as lab
+from swarmkv_lab import atomic, mapped
+from swarmkv_lab.snapshot_file import FORMAT, SnapshotHeader
+
+NAME = "doc.kv.safetensors"
+
+
+@pytest.fixture
+def snapshot(twin, document):
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        return lab.KVSnapshot.capture(ctx, document)
+
+
+@pytest.fixture
+def saved(snapshot, tmp_path):
+    snapshot.save(tmp_path / NAME)
+    return tmp_path / NAME
+
+
+def answer(model, snapshot, question, **how):
+    with model.context(512, **how) as ctx:
+        snapshot.restore(ctx)
+        ctx.decode(question)
+        return ctx.logits()
+
+
+def forged(snapshot, data=None, n_tokens=None, **identity):
+    """A file whose checksums all hold, as a stranger could write it."""
+    data = snapshot.data if data is None else data
+    tokens = snapshot.tokens if n_tokens is None else np.resize(snapshot.tokens, n_tokens)
+    header = SnapshotHeader.of(replace(snapshot.identity, **identity), tokens, data)
+    return header.render() + tokens.tobytes() + data.tobytes()
+
+
+# -- there and back
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("defer_check", [False, True])
+def test_what_was_saved_comes_back(shape, defer_check, document, question, tmp_path):
+    with load_shape(shape, tmp_path) as model:
+        with model.context(1024, kv_type="bf16") as ctx:
+            ctx.decode(document)
+            snapshot = lab.KVSnapshot.capture(ctx, document)
+            ctx.decode(question)
+            expected = ctx.logits()
+        snapshot.save(tmp_path / NAME)
+        loaded = lab.KVSnapshot.load(tmp_path / NAME, model, defer_check=defer_check)
+        assert loaded.identity == snapshot.identity
+        np.testing.assert_array_equal(loaded.tokens, document)
+        for _ in range(2):
+            np.testing.assert_array_equal(answer(model, loaded, question, kv_type="bf16"), expected)
+        np.testing.assert_array_equal(loaded.copy().data, snapshot.data)
+        np.testing.assert_array_equal(loaded.state().keys(0), snapshot.state().keys(0))
+
+
+def test_a_fresh_process_reads_it(saved, twin, question, snapshot):
+    code = (
+        "import sys, numpy as np, swarmkv_lab as lab\n"
+        "model = lab.load_model(sys.argv[1])\n"
+        "ctx = model.context(512)\n"
+        "lab.KVSnapshot.load(sys.argv[2], model).restore(ctx)\n"
+        "ctx.decode([int(t) for t in sys.argv[3].split()])\n"
+        "sys.stdout.buffer.write(ctx.logits().tobytes())"
+    )
+    asked = " ".join(map(str, question))
+    done = subprocess.run([sys.executable, "-c", code, twin.path, saved, asked], capture_output=True, check=True)
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), answer(twin, snapshot, question))
+
+
+def test_any_safetensors_reader_can_read_it(saved, snapshot):
+    from safetensors import safe_open
+
+    with safe_open(saved, "np") as file:
+        assert set(file.keys()) == {"tokens", "kv"}
+        np.testing.assert_array_equal(file.get_tensor("tokens"), snapshot.tokens)
+        np.testing.assert_array_equal(file.get_tensor("kv"), snapshot.data)
+        about = file.metadata()
+    assert about["format"] == FORMAT
+    assert about["model"] == snapshot.identity.model
+    assert about["model_name"] == "twin"
+    assert json.loads(about["kv_type"]) == ["f16", "f16"]
+    assert {"created", "checksum", "llama_cpp", "state_version", "flash_attn", "geometry"} <= set(about)
+
+
+def test_the_state_is_mapped_and_begins_on_a_page(saved, twin):
+    source = mapped.MappedFile(saved)
+    if not source.mapped:
+        pytest.skip("this file system grants no leases")
+    loaded = lab.KVSnapshot.load(saved, twin)
+    with loaded.still():
+        assert loaded.data.ctypes.data % 4096 == 0
+        assert not loaded.data.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        loaded.data[0] = 1
+
+
+def test_a_system_without_leases_reads_into_memory(saved, twin, question, snapshot, monkeypatch):
+    monkeypatch.setattr(mapped, "fcntl", None)
+    loaded = lab.KVSnapshot.load(saved, twin)
+    os.truncate(saved, 100)
+    np.testing.assert_array_equal(answer(twin, loaded, question), answer(twin, snapshot, question))
+
+
+def test_an_fsspec_url(snapshot, twin, question):
+    url = "memory://somewhere/doc.kv.safetensors"
+    snapshot.save(url)
+    loaded = lab.KVSnapshot.load(url, twin)
+    np.testing.assert_array_equal(answer(twin, loaded, question), answer(twin, snapshot, question))
+
+
+def test_a_failed_write_to_a_url_leaves_what_was_there(snapshot, monkeypatch):
+    url = "memory://elsewhere/doc.kv.safetensors"
+    snapshot.save(url)
+    before = fsspec.filesystem("memory").cat_file("/elsewhere/doc.kv.safetensors")
+    monkeypatch.setattr(SnapshotHeader, "render", lambda _self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        snapshot.save(url)
+    assert fsspec.filesystem("memory").cat_file("/elsewhere/doc.kv.safetensors") == before
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nope://x/y", "nope://x/y could not be reached"),
+        ("s3://bucket/y", "s3://bucket/y could not be reached: ImportError"),
+        ("memory://not/there", "memory://not/there could not be read: FileNotFoundError"),
+    ],
+)
+def test_a_url_that_does_not_work(twin, url, words):
+    with pytest.raises(lab.SwarmKVError, match=words):
+        lab.KVSnapshot.load(url, twin)
+
+
+def test_a_link_stays_a_link(snapshot, twin, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / NAME).symlink_to(tmp_path / "real" / NAME)
+    snapshot.save(tmp_path / NAME)
+    assert (tmp_path / NAME).is_symlink()
+    assert (tmp_path / "real" / NAME).stat().st_size > snapshot.nbytes
+    lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+# -- what does not belong
+
+
+def test_another_models_file(saved, tmp_path):
+    words = r"model 'twin \w{12}', the context has 'twin \w{12}'"
+    with load_shape("one layer", tmp_path) as other, pytest.raises(lab.SnapshotMismatchError, match=words):
+        lab.KVSnapshot.load(saved, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state_version": 1}, "state_version 1"),
+        ({"llama_cpp": "llama-cpp-python 0.2.0"}, "llama-cpp-python 0.2.0"),
+        ({"architecture": "gemma3"}, "architecture 'gemma3'"),
+        ({"geometry": replace(SHAPES["two layers"], n_layer=3)}, "n_layer=3"),
+    ],
+)
+def test_another_version_or_shape_is_named_on_load(snapshot, twin, tmp_path, change, words):
+    (tmp_path / NAME).write_bytes(forged(snapshot, **change))
+    with pytest.raises(lab.SnapshotMismatchError, match=words):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"kv_type": ("q8_0", "f16"), "mixed": True}, lab.SnapshotCorruptError, "K of layer 0 is f16, .* q8_0"),
+        ({"flash_attn": True}, lab.SnapshotCorruptError, "transposed"),
+        ({"n_stream": 2}, lab.SnapshotCorruptError, "stream"),
+        ({"n_stream": 10**6}, lab.SnapshotCorruptError, "does not say"),
+        ({"kv_type": ("f16", "q8_0")}, lab.SnapshotCorruptError, "does not say"),
+    ],
+)
+def test_a_header_that_lies_about_its_state(snapshot, twin, tmp_path, change, error, words):
+    (tmp_path / NAME).write_bytes(forged(snapshot, **change))
+    with pytest.raises(error, match=words):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+@pytest.mark.parametrize("setting", [{"kv_type": "bf16"}, {"flash_attn": True}, {"n_seq_max": 2, "kv_unified": False}])
+def test_a_context_with_other_settings(saved, twin, setting, question):
+    loaded = lab.KVSnapshot.load(saved, twin)
+    with twin.context(1024, **setting) as ctx:
+        ctx.decode(question)
+        with pytest.raises(lab.SnapshotMismatchError, match=next(iter(setting)).replace("n_seq_max", "n_stream")):
+            loaded.restore(ctx)
+        assert ctx.n_past() == len(question)
+
+
+@pytest.mark.parametrize("seq_id", [-1, 1, 10**9])
+def test_a_sequence_that_the_context_does_not_have(saved, twin, seq_id):
+    loaded = lab.KVSnapshot.load(saved, twin)
+    with twin.context(512) as ctx, pytest.raises(lab.SwarmKVError, match="outside this context's 0 to 0"):
+        loaded.restore(ctx, seq_id)
+
+
+def test_mixing_that_the_environment_turned_off(tmp_path, document, monkeypatch):
+    with load_shape("one layer", tmp_path) as model:
+        with model.context(512, kv_type="q8_0") as ctx:
+            ctx.decode(document)
+            snapshot = lab.KVSnapshot.capture(ctx, document)
+        monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+        with model.context(512, kv_type="q8_0") as ctx, pytest.raises(lab.SnapshotMismatchError, match="mixed True"):
+            snapshot.restore(ctx)
+        with model.context(512) as ctx:
+            ctx.decode(document)
+            lab.KVSnapshot.capture(ctx, document).restore(ctx)  # f16 is never mixed
+
+
+def test_an_architecture_whose_states_cannot_be_checked_is_not_saved(snapshot, tmp_path):
+    odd = lab.KVSnapshot(snapshot.data, snapshot.tokens, replace(snapshot.identity, geometry=None))
+    with pytest.raises(lab.SwarmKVError, match="cannot be saved"):
+        odd.save(tmp_path / NAME)
+
+
+# -- hostile bytes
+
+
+def cells(snapshot):
+    """Where the positions lie: the cells' first byte, and their dtype."""
+    parts = snapshot.state().parts.set_index("part")
+    return int(parts.offset["cells' positions and sequences"]), 12
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        (0, 7, "positions"),
+        (0, -1, "positions"),
+        (0, 2**31 - 1, "positions"),
+        (1, 0, "sequence"),
+        (1, 2, "sequence"),
+        (2, 5, "sequence"),
+    ],
+)
+def test_cells_that_a_capture_does_not_write(snapshot, twin, tmp_path, column, value, words):
+    data = snapshot.data.copy()
+    first, size = cells(snapshot)
+    data[first + 9 * size : first + 10 * size].view("<i4")[column] = value
+    (tmp_path / NAME).write_bytes(forged(snapshot, data))
+    with pytest.raises(lab.SnapshotCorruptError, match=words):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+    late = lab.KVSnapshot.load(tmp_path / NAME, twin, defer_check=True)
+    with twin.context(512) as ctx:
+        for _ in range(2):
+            with pytest.raises(lab.SnapshotCorruptError, match=words):
+                late.restore(ctx)
+        assert ctx.n_past() == 0
+
+
+@pytest.mark.parametrize("n", [0, 1, 299, 301])
+def test_a_number_of_tokens_that_is_not_the_states(snapshot, twin, tmp_path, n):
+    (tmp_path / NAME).write_bytes(forged(snapshot, n_tokens=n))
+    with pytest.raises(lab.SnapshotCorruptError):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_state_that_was_changed_under_valid_checksums_never_ends_the_process(snapshot, twin, tmp_path, data):
+    """Any field but the numbers of K and V themselves: refused. Those are only numbers."""
+    parts = snapshot.state().parts
+    part = parts.iloc[data.draw(st.integers(0, len(parts) - 1))]
+    at = part.offset + data.draw(st.integers(0, part.bytes - 1))
+    changed = snapshot.data.copy()
+    changed[at] ^= data.draw(st.integers(1, 255))
+    (tmp_path / NAME).write_bytes(forged(snapshot, changed))
+    is_numbers = part.part.startswith(("K of", "V of")) and ":" not in part.part
+    if not is_numbers:
+        with pytest.raises(lab.SnapshotCorruptError):
+            lab.KVSnapshot.load(tmp_path / NAME, twin)
+        return
+    loaded = lab.KVSnapshot.load(tmp_path / NAME, twin)
+    with twin.context(512) as ctx:
+        loaded.restore(ctx)
+        ctx.decode([1, 2, 3])
+
+
+def refused(data, path, model) -> bool:
+    path.write_bytes(data)
+    try:
+        lab.KVSnapshot.load(path, model)
+    except lab.SnapshotCorruptError:
+        return True
+    return False
+
+
+def test_every_single_byte_flip_is_refused(twin, tmp_path):
+    """10,000 of them, anywhere in files of several kinds: half in the header, where the smallest changes count."""
+    chosen, flips = random.Random(5), 0
+    path = tmp_path / NAME
+    for kv_type, flash_attn, n in (("f16", False, 40), ("q8_0", True, 40), ("f32", False, 1), ("bf16", True, 300)):
+        with (
+            load_shape("one layer", tmp_path) as model,
+            model.context(512, kv_type=kv_type, flash_attn=flash_attn) as ctx,
+        ):
+            ctx.decode(np.arange(n) % 256)
+            lab.KVSnapshot.capture(ctx, np.arange(n) % 256).save(path)
+            whole = path.read_bytes()
+            header = 8 + int.from_bytes(whole[:8], "little")
+            for i in range(2500):
+                at = chosen.randrange(header if i % 2 else len(whole))
+                changed = bytearray(whole)
+                changed[at] ^= chosen.randrange(1, 256)
+                assert refused(changed, path, model), (kv_type, at)
+                flips += 1
+    assert flips == 10_000
+
+
+def test_every_truncation_and_extension_is_refused(twin, saved):
+    chosen, whole = random.Random(6), saved.read_bytes()
+    lengths = [*range(0, 100), *(chosen.randrange(len(whole)) for _ in range(900))]
+    assert all(refused(whole[:n], saved, twin) for n in lengths if n)
+    assert refused(whole + b"\0", saved, twin)
+    saved.write_bytes(b"")
+    with pytest.raises(lab.SwarmKVError, match="it is empty"):
+        lab.KVSnapshot.load(saved, twin)
+
+
+HEADERS = [
+    b"{}",
+    b"[]",
+    b"null",
+    b'"text"',
+    b"{" * 20_000,
+    b"[" * 20_000,
+    b'{"__metadata__":{},"kv":{"shape":[1]},"tokens":{"shape":[1]}}',
+    b'{"__metadata__":[],"kv":{"shape":[-1]},"tokens":{"shape":[1e999]}}',
+    b'{"__metadata__":{"header_checksum":5,"format":[]},"kv":{"shape":["9"]},"tokens":{"shape":[true]}}',
+    b'{"__metadata__":{},"kv":{"shape":[' + b"9" * 5000 + b']},"tokens":{"shape":[1]}}',
+    b"\xff\xfe\x00",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_headers_that_are_something_else(twin, tmp_path, header):
+    assert refused(len(header).to_bytes(8, "little") + header + bytes(64), tmp_path / NAME, twin)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(noise=st.binary(min_size=1, max_size=400))
+def test_noise_is_refused(twin, tmp_path, noise):
+    assert refused(noise, tmp_path / NAME, twin)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(
+        ["geometry", "kv_type", "flash_attn", "n_stream", "model", "state_version", "swa_full", "mixed"]
+    ),
+    value=st.one_of(
+        st.text(max_size=20),
+        st.recursive(st.none() | st.booleans() | st.integers() | st.floats(), lambda x: st.lists(x, max_size=3)).map(
+            json.dumps
+        ),
+        st.dictionaries(
+            st.sampled_from(["n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window", "swa", "x"]),
+            st.integers() | st.lists(st.integers(), max_size=3) | st.text(max_size=3),
+            max_size=7,
+        ).map(json.dumps),
+    ),
+)
+def test_a_sealed_header_with_any_value_is_refused_in_words(snapshot, twin, tmp_path, name, value):
+    header = SnapshotHeader.of(snapshot.identity, snapshot.tokens, snapshot.data)
+    if header.metadata[name] == value:
+        return
+    header.metadata[name] = value
+    header.metadata["header_checksum"] = header._seal(snapshot.tokens)
+    (tmp_path / NAME).write_bytes(header.render() + snapshot.tokens.tobytes() + snapshot.data.tobytes())
+    with pytest.raises((lab.SnapshotCorruptError, lab.SnapshotMismatchError)):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+def test_a_later_format_is_named(snapshot, twin, tmp_path):
+    header = SnapshotHeader.of(snapshot.identity, snapshot.tokens, snapshot.data)
+    header.metadata.update(format="swarmkv-snapshot/2", novelty="yes")
+    header.metadata["header_checksum"] = header._seal(snapshot.tokens)
+    (tmp_path / NAME).write_bytes(header.render() + snapshot.tokens.tobytes() + snapshot.data.tobytes())
+    with pytest.raises(lab.SnapshotMismatchError, match=r"swarmkv-snapshot/2.*this lab reads 'swarmkv-snapshot/1'"):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+# -- faults
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.name != NAME]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_save_that_fails_at_the_end(saved, snapshot, monkeypatch, call, error):
+    before = saved.read_bytes()
+
+    def fail(*_args):
+        raise error
+
+    monkeypatch.setattr(atomic.os, call, fail)
+    expected = lab.SwarmKVError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected):
+        snapshot.save(saved)
+    assert saved.read_bytes() == before
+    assert leftovers(saved.parent) == []
+
+
+def test_a_disk_that_is_full(saved, twin, snapshot):
+    """A real limit, of this process's files: the write itself fails in the middle."""
+    code = (
+        "import resource, signal, sys, numpy as np, swarmkv_lab as lab\n"
+        "model = lab.load_model(sys.argv[1])\n"
+        "snapshot = lab.KVSnapshot.load(sys.argv[2], model)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try:\n    snapshot.save(sys.argv[2])\n"
+        "except lab.SwarmKVError as error:\n    print(error)"
+    )
+    before = saved.read_bytes()
+    done = subprocess.run([sys.executable, "-c", code, twin.path, saved], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{NAME} could not be written: File too large; what was there is unchanged"
+    assert saved.read_bytes() == before
+    assert leftovers(saved.parent) == []
+
+
+def test_places_that_cannot_be_written(snapshot, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path, words in (
+        (tmp_path / "folder", "it is a folder"),
+        (tmp_path / "missing" / NAME, "No such file"),
+        (Path("/proc") / NAME, "could not be written"),
+    ):
+        with pytest.raises(lab.SwarmKVError, match=words):
+            snapshot.save(path)
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder(saved, snapshot):
+    saved.parent.chmod(0o555)
+    try:
+        with pytest.raises(lab.SwarmKVError, match="Permission denied; what was there is unchanged"):
+            snapshot.save(saved)
+    finally:
+        saved.parent.chmod(0o755)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda _path: None])
+def test_places_that_cannot_be_read(twin, tmp_path, make):
+    make(tmp_path / NAME)
+    with pytest.raises(lab.SwarmKVError, match=f"{NAME} could not be read"):
+        lab.KVSnapshot.load(tmp_path / NAME, twin)
+
+
+def test_two_writers_at_once_leave_one_whole_file(twin, document, tmp_path):
+    snapshots = []
+    for n in (100, 200, 300):
+        with twin.context(512) as ctx:
+            ctx.decode(document[:n])
+            snapshots.append(lab.KVSnapshot.capture(ctx, document[:n]))
+    failures = []
+
+    def write(snapshot):
+        try:
+            for _ in range(15):
+                snapshot.save(tmp_path / NAME)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=write, args=(snapshot,)) for snapshot in snapshots for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    sizes = set()
+    while any(thread.is_alive() for thread in threads):
+        if (tmp_path / NAME).exists():
+            sizes.add(len(lab.KVSnapshot.load(tmp_path / NAME, twin).tokens))
+    assert failures == []
+    assert sizes <= {100, 200, 300}
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_that_is_replaced_while_it_is_mapped(saved, snapshot, twin, document, question):
+    """The mapping keeps the old file alive."""
+    expected = answer(twin, snapshot, question)
+    loaded = lab.KVSnapshot.load(saved, twin)
+    with twin.context(512) as ctx:
+        ctx.decode(document[:50])
+        lab.KVSnapshot.capture(ctx, document[:50]).save(saved)
+    np.testing.assert_array_equal(answer(twin, loaded, question), expected)
+    saved.unlink()
+    np.testing.assert_array_equal(answer(twin, loaded, question), expected)
+
+
+@pytest.mark.parametrize("defer_check", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 5000, -1])
+def test_a_file_that_is_truncated_or_changed_while_it_is_mapped(saved, twin, defer_check, n):
+    loaded = lab.KVSnapshot.load(saved, twin, defer_check=defer_check)
+    if not mapped.MappedFile(saved).mapped:
+        pytest.skip("this file system grants no leases")
+    if n >= 0:
+        os.truncate(saved, n)
+    else:
+        with saved.open("r+b") as file:
+            file.seek(-100, os.SEEK_END)
+            file.write(b"x" * 50)
+    with twin.context(512) as ctx:
+        with pytest.raises(lab.SnapshotCorruptError, match="was changed on the disk since it was loaded"):
+            loaded.restore(ctx)
+        assert ctx.n_past() == 0
+        for read in (loaded.copy, loaded.state, lambda: loaded.save(saved.with_name("other"))):
+            with pytest.raises(lab.SnapshotCorruptError):
+                read()
+        ctx.decode([1, 2, 3])
+
+
+def test_a_writer_waits_while_the_bytes_are_held(saved, twin):
+    loaded = lab.KVSnapshot.load(saved, twin)
+    if not mapped.MappedFile(saved).mapped:
+        pytest.skip("this file system grants no leases")
+    order = []
+    with loaded.still():
+        code = f"import os; os.truncate({str(saved)!r}, 0)"
+        process = subprocess.Popen([sys.executable, "-c", code])
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        with loaded.still():  # once more inside, as restore does
+            assert loaded.data.sum() > 0
+        order.append("read")
+    assert process.wait(30) == 0
+    assert saved.stat().st_size == 0
+
+
+def test_a_file_that_is_open_for_writing(saved, twin):
+    loaded = lab.KVSnapshot.load(saved, twin)
+    if not mapped.MappedFile(saved).mapped:
+        pytest.skip("this file system grants no leases")
+    with saved.open("r+b"):
+        with twin.context(512) as ctx, pytest.raises(lab.SnapshotCorruptError, match="open for writing elsewhere"):
+            loaded.restore(ctx)
+        again = lab.KVSnapshot.load(saved, twin)  # into memory, as nobody promises to hold it still
+    with twin.context(512) as ctx:
+        loaded.restore(ctx)
+        again.restore(ctx)
+
+
+def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twin):
+    """Another process truncates and rewrites the file as fast as it can, while this one loads and restores it."""
+    whole = saved.read_bytes()
+    code = (
+        "import os, sys\n"
+        "whole = open(sys.argv[1], 'rb').read()\n"
+        "while True:\n"
+        "    os.truncate(sys.argv[1], len(whole) // 3)\n"
+        "    with open(sys.argv[1], 'r+b') as file:\n        file.write(whole)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, saved])
+    counts = {"restored": 0, "refused": 0}
+    try:
+        until = time.monotonic() + 5
+        with twin.context(512) as ctx:
+            while time.monotonic() < until:
+                try:
+                    loaded = lab.KVSnapshot.load(saved, twin)
+                    for _ in range(3):
+                        loaded.restore(ctx)
+                    counts["restored"] += 1
+                except lab.SnapshotCorruptError:
+                    counts["refused"] += 1
+                except lab.SwarmKVError:  # it was opened while it was empty
+                    counts["refused"] += 1
+    finally:
+        process.kill()
+        process.wait()
+    assert counts["refused"] > 0
+    saved.write_bytes(whole)
+    lab.KVSnapshot.load(saved, twin)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(twin, document, tmp_path):
+    """200 kills: always the complete old or the complete new file, and no rubbish after the next save."""
+    snapshots, found, chosen = [], [], random.Random(7)
+    for n in (250, 300):
+        with twin.context(512) as ctx:
+            ctx.decode(document[:n])
+            snapshots.append(lab.KVSnapshot.capture(ctx, document[:n]))
+    snapshots[0].save(tmp_path / NAME)
+    for _ in range(200):
+        if not (writer := os.fork()):
+            try:  # the child only writes, again and again, until it is killed
+                while True:
+                    for snapshot in snapshots:
+                        snapshot.save(tmp_path / NAME)
+            finally:
+                os._exit(1)
+        time.sleep(chosen.random() * 0.03)
+        os.kill(writer, signal.SIGKILL)
+        _, status = os.waitpid(writer, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        found.append(len(lab.KVSnapshot.load(tmp_path / NAME, twin).tokens))
+    assert set(found) == {250, 300}
+    snapshots[0].save(tmp_path / NAME)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_temporary_file_in_use_is_left_alone(saved, snapshot):
+    with atomic.replacing(saved.with_name("other")) as file:
+        file.write(b"half")
+        snapshot.save(saved)
+        assert len(leftovers(saved.parent)) == 1
+    assert leftovers(saved.parent) == ["other"]
+
+
+def test_nothing_stays_open(saved, twin):
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    lab.KVSnapshot.load(saved, twin)
+    before = open_files()
+    for _ in range(50):
+        loaded = lab.KVSnapshot.load(saved, twin)
+        with twin.context(512) as ctx:
+            loaded.restore(ctx)
+        del loaded
+    assert open_files() == before
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
