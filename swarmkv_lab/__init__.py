@@ -1,6 +1,7 @@
 """SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
 
 from swarmkv_lab.article import table as article_table
+from swarmkv_lab.ask import describe
 from swarmkv_lab.bench import bench, steady_rows
 from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.costmodel import CostModel, held_out
@@ -62,6 +63,7 @@ __all__ = [
     "catalogue",
     "catalogue_bytes",
     "compare_guards",
+    "describe",
     "fan_out",
     "geometry",
     "held_out",
