@@ -14,6 +14,7 @@ from swarmkv_lab.llama import Model
 from swarmkv_lab.provenance import environment
 from swarmkv_lab.run import Run
 from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.strategies import Strategy
 
 STEADY = 1.1  # the prefill is the same work for all strategies: so much apart within a round, the machine was disturbed
 TIMES = ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "generate_ms", "end_to_end_ms")
@@ -25,7 +26,7 @@ def bench(
     *,
     depth: int,
     n_agents: int,
-    strategies: Sequence[str],
+    strategies: Sequence[str | Strategy],
     repeats: int = 3,
     spare: int = 0,
     max_tokens: int = 16,

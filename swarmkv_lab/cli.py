@@ -4,7 +4,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from swarmkv_lab import ask
 from swarmkv_lab.bench import bench, table
@@ -38,13 +40,21 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.resolve().parent.is_dir():
         raise SwarmKVError(f"--json {args.json}: its folder does not exist")
     settings = {"n_threads": args.threads} if args.threads is not None else {}
-    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
+    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
+        strategies: list[Any] = args.strategies.split(",")
+        if args.peers:
+            from swarmkv_lab import peers  # which bring llama-cpp-python's own caches along
+
+            n_ctx = args.depth + 1024 + args.max_tokens
+            strategies += open_peers.enter_context(
+                peers.opened(args.peers.split(","), model, n_ctx, **settings)
+            ).values()
         report, _ = bench(
             model,
             model.tokenize(load_document(args.document)),
             depth=args.depth,
             n_agents=args.agents,
-            strategies=args.strategies.split(","),
+            strategies=strategies,
             repeats=args.repeats,
             spare=args.repeats,
             max_tokens=args.max_tokens,
@@ -102,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
     one.add_argument("--agents", type=int, default=2)
     one.add_argument("--strategies", default=",".join(STRATEGIES), help="comma-separated")
+    one.add_argument("--peers", help="comma-separated: llama_state, llama_prefix, llama_ram_cache, llama_disk_cache")
     one.add_argument("--repeats", type=int, default=3)
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")

@@ -10,7 +10,7 @@ from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama import GREEDY, Model, Sampling
 from swarmkv_lab.run import Agent, Run
 from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.strategies import STRATEGIES, Strategy
 
 Prompt = str | Sequence[int] | np.ndarray
 Prompts = Sequence[Prompt] | Mapping[str, Prompt]
@@ -21,7 +21,7 @@ def fan_out(
     model: Model,
     tokens: Sequence[int] | np.ndarray | KVSnapshot,
     agents: Prompts,
-    strategy: str = "shared",
+    strategy: str | Strategy = "shared",
     *,
     max_tokens: int = 32,
     sampling: Sampling = GREEDY,
@@ -30,7 +30,7 @@ def fan_out(
     watch: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> Run:
-    """All agents answer over one document (``tokens``, its prefix) by one strategy; see strategies.STRATEGIES.
+    """All agents answer over one document (``tokens``, its prefix) by one strategy, of STRATEGIES or of peers.opened.
 
     tokens: or a snapshot of them, which every strategy but naive restores instead of prefilling.
     n_ctx: cells of each context, None for as many as the budget needs. settings: kv_type, flash_attn, n_batch,
@@ -38,7 +38,8 @@ def fan_out(
     ``repeats``. watch: called with the run before each llama_decode; what it raises ends the run.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
     """
-    if strategy not in STRATEGIES:
+    answer = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
+    if answer is None:
         raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     if max_tokens < 0 or repeats < 1:
         raise SwarmKVError(f"max_tokens={max_tokens} and repeats={repeats}: at least 0 and at least 1")
@@ -48,12 +49,13 @@ def fan_out(
         settings = {"kv_type": kept.kv_type, "flash_attn": kept.flash_attn, "swa_full": kept.swa_full} | settings
     prefix = model.check_tokens(tokens if snapshot is None else snapshot.tokens)
     prompts = named_prompts(model, agents)
-    settings["n_ctx"] = budget(model, strategy, len(prefix), prompts, max_tokens, n_ctx)
+    name = answer.__name__
+    settings["n_ctx"] = budget(model, name, len(prefix), prompts, max_tokens, n_ctx)
     runs = []
     for _ in range(repeats):
-        branches = [Agent(name, prompt) for name, prompt in prompts.items()]
-        run = Run(model, prefix, branches, strategy, max_tokens, sampling, settings, watch, snapshot)
-        STRATEGIES[strategy](run)
+        branches = [Agent(agent, prompt) for agent, prompt in prompts.items()]
+        run = Run(model, prefix, branches, name, max_tokens, sampling, settings, watch, snapshot)
+        answer(run)
         runs.append(run)
     runs.sort(key=lambda run: run.metrics["end_to_end_ms"])
     median = runs[(len(runs) - 1) // 2]

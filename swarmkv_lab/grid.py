@@ -18,6 +18,7 @@ from swarmkv_lab.llama import Model
 from swarmkv_lab.provenance import environment
 from swarmkv_lab.run import Run
 from swarmkv_lab.runlog import Round, RunLog
+from swarmkv_lab.strategies import Strategy
 
 # How much longer a token's prefill takes at depth: attention's share of it doubles the time near this many tokens on
 # the default model. Only the progress bar's estimate of the time left depends on it.
@@ -35,7 +36,7 @@ def measure(
     model: Model,
     tokens: Sequence[int] | np.ndarray,
     rounds: Sequence[Round],
-    strategies: Sequence[str],
+    strategies: Sequence[str | Strategy],
     *,
     agents: Prompts | None = None,
     log: RunLog | None = None,
@@ -55,7 +56,8 @@ def measure(
         raise SwarmKVError(f"depth {deepest:,} is more than the document's {len(prefix):,} tokens")
     prompts = _prompts(model, agents)
     groups = {n: _take(prompts, n) for n in sorted({this.n_agents for this in rounds})}
-    strategies = sorted(set(strategies), key=lambda name: (name != "naive", strategies.index(name)))
+    named = {one if isinstance(one, str) else one.__name__: one for one in strategies}
+    strategies = sorted(named, key=lambda name: name != "naive")
     todo = {key: _work(*key) for key in product(rounds, strategies)}
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
@@ -65,7 +67,7 @@ def measure(
             model, strategy, this.depth, groups[this.n_agents], settings.get("max_tokens", 32), settings.get("n_ctx")
         )
     for strategy in strategies:  # pages, threads and caches are warm afterwards
-        fan_out(model, prefix[:64], groups[max(groups)], strategy, **settings | {"max_tokens": 1})
+        fan_out(model, prefix[:64], groups[max(groups)], named[strategy], **settings | {"max_tokens": 1})
     bar = tqdm(
         total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
         disable=None if progress else True,
@@ -82,7 +84,7 @@ def measure(
                 reference = fan_out(model, *group, "naive", **settings).branches
             for strategy in left:
                 bar.set_postfix_str(f"{strategy}, {this.depth:,} tokens, {this.n_agents} agents")
-                run = fan_out(model, *group, strategy, **settings)
+                run = fan_out(model, *group, named[strategy], **settings)
                 reference = run.branches if strategy == "naive" else reference
                 exactness = run.compare(reference) if reference else pd.DataFrame()
                 if log:

@@ -182,8 +182,8 @@ class Run:
     def compare(self, reference: "Run | Sequence[Agent]") -> pd.DataFrame:
         """How exact this run's answers are against another's (naive): a row an agent.
 
-        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt;
-        same_tokens of the whole answer.
+        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
+        there are none (a peer's); same_tokens of the whole answer.
         """
         rows = []
         others = reference.branches if isinstance(reference, Run) else reference
@@ -191,8 +191,8 @@ class Run:
             rows.append(
                 {
                     "agent": mine.name,
-                    "max_abs_logit_diff": float(np.abs(mine.logits - theirs.logits).max()),
-                    "kl": kl_divergence(theirs.logits, mine.logits),
+                    "max_abs_logit_diff": _compare(mine, theirs, lambda p, q: float(np.abs(q - p).max())),
+                    "kl": _compare(mine, theirs, kl_divergence),
                     "same_tokens": mine.tokens == theirs.tokens,
                 }
             )
@@ -208,6 +208,10 @@ class Run:
 
     def _now(self) -> float:
         return (time.perf_counter() - self._start) * 1e3
+
+
+def _compare(mine: Agent, theirs: Agent, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
+    return float("nan") if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)
 
 
 def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:

@@ -7,6 +7,9 @@ from swarmkv_lab.llama import Context, generate_together
 from swarmkv_lab.run import Agent, Run
 from swarmkv_lab.snapshot import KVSnapshot
 
+Strategy = Callable[[Run], None]
+"""Answers a run's agents, and records who did what when."""
+
 DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents take in turns
 
 
@@ -69,7 +72,7 @@ def batched(run: Run) -> None:
         answer(run, ctx, branches)
 
 
-STRATEGIES: Mapping[str, Callable[[Run], None]] = {f.__name__: f for f in (naive, swarmkv, pooled, shared, batched)}
+STRATEGIES: Mapping[str, Strategy] = {f.__name__: f for f in (naive, swarmkv, pooled, shared, batched)}
 
 
 def prefill(run: Run, ctx: Context) -> None:

@@ -29,26 +29,29 @@ def is_free(guard) -> bool:
 
 
 class Soon:
-    """A signal to this process, sent by another thread a moment after a decode has begun."""
+    """A signal to this process, sent by another thread a moment after a (long) decode has begun."""
 
     def __init__(self, monkeypatch, number=signal.SIGINT):
-        self.codes, decode = [], llama_cpp.llama_decode
+        self.codes, decode, begun = [], llama_cpp.llama_decode, threading.Event()
+
+        def send():
+            begun.wait()
+            time.sleep(0.3)
+            os.kill(os.getpid(), number)
 
         def call(*args):
-            if self.armed:
-                threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-                self.armed = False
+            begun.set()
             self.codes.append(decode(*args))
             return self.codes[-1]
 
-        self.armed = True
+        threading.Thread(target=send, daemon=True).start()
         monkeypatch.setattr(llama_cpp, "llama_decode", call)
 
 
 @pytest.mark.real
 def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch):
-    tokens = real.tokenize(lab.load_document("dossier"))[:1000]
-    with real.context(1024, n_batch=1024) as ctx:
+    tokens = real.tokenize(lab.load_document("dossier"))[:2000]
+    with real.context(2048, n_batch=2048) as ctx:
         ctx.decode(tokens[:20])
         soon = Soon(monkeypatch)
         with pytest.raises(KeyboardInterrupt):
@@ -58,7 +61,7 @@ def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch):
         assert is_free(ctx.guard)
         ctx.decode(tokens[20:40])
         logits = ctx.logits()
-    with real.context(1024, n_batch=1024) as ctx:
+    with real.context(2048, n_batch=2048) as ctx:
         ctx.decode(tokens[:20])
         ctx.decode(tokens[20:40])
         np.testing.assert_array_equal(ctx.logits(), logits)
@@ -74,8 +77,8 @@ def test_whatever_a_signal_handler_raises_comes_out(real, monkeypatch):
 
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        tokens = real.tokenize(lab.load_document("dossier"))[:1000]
-        with real.context(1024) as ctx:
+        tokens = real.tokenize(lab.load_document("dossier"))[:2000]
+        with real.context(2048, n_batch=2048) as ctx:
             soon = Soon(monkeypatch, signal.SIGUSR1)
             with pytest.raises(Alarm):
                 ctx.decode(tokens)
@@ -90,11 +93,11 @@ def test_a_handler_that_does_not_raise_stops_nothing(real, monkeypatch):
     seen = []
     before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(time.monotonic()))
     try:
-        tokens = real.tokenize(lab.load_document("dossier"))[:300]
-        with real.context(512) as ctx:
+        tokens = real.tokenize(lab.load_document("dossier"))[:1000]
+        with real.context(1024) as ctx:
             Soon(monkeypatch, signal.SIGUSR1)
             ctx.decode(tokens)
-            assert ctx.n_past() == 300
+            assert ctx.n_past() == 1000
         assert len(seen) == 1
     finally:
         signal.signal(signal.SIGUSR1, before)

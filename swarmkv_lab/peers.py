@@ -1,0 +1,140 @@
+"""Peers: what people use instead, behind the strategies' interface: a function that answers a run's agents.
+
+Each is set up as its own users would set it up, with the lab's threads, batch size, KV types and flash attention.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.sizing import ggml_type
+from swarmkv_lab.strategies import Strategy
+
+
+@contextmanager
+def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> Iterator[dict[str, Strategy]]:
+    """Peers by name, started, for fan_out, bench and sweep; they are stopped at the end. settings: as in Context."""
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise SwarmKVError(f"{', '.join(unknown)}: the peers are {', '.join(PEERS)}")
+    chosen = ContextSettings(n_ctx, **settings)
+    key, value = map(ggml_type, chosen.kv_pair)
+    llama = Llama(
+        str(model.path),
+        n_ctx=n_ctx,
+        n_batch=chosen.n_batch,
+        n_threads=chosen.threads,
+        n_threads_batch=chosen.threads,
+        n_gpu_layers=-1 if model.on_gpu else 0,
+        flash_attn=chosen.uses_flash_attn(model.on_gpu),
+        type_k=int(key),
+        type_v=int(value),
+        verbose=False,
+    )
+    try:
+        yield {name: _bound(name, llama) for name in names}
+    finally:
+        llama.close()
+
+
+def llama_state(run: Run, llama: Llama) -> None:
+    """llama-cpp-python's ``Llama.save_state`` after the document, ``load_state`` for each agent."""
+    llama.reset()
+    with run.phase(None, "prefill"):
+        llama.eval(run.tokens.tolist())
+    with run.phase(None, "capture"):
+        state = llama.save_state()
+    with run.holding(_cache_bytes(run, llama) + state.llama_state_size):
+        for agent in run.branches:
+            with run.phase(agent, "restore", state.llama_state_size):
+                llama.load_state(state)
+            _generate(run, llama, agent)
+
+
+def llama_prefix(run: Run, llama: Llama) -> None:
+    """One ``Llama`` object asked again: it keeps the prefix that a prompt has in common with the one before."""
+    _forget(llama)
+    with run.holding(_cache_bytes(run, llama)):
+        for agent in run.branches:
+            _generate(run, llama, agent)
+
+
+def llama_ram_cache(run: Run, llama: Llama) -> None:
+    """``Llama.set_cache(LlamaRAMCache())``: each completion's whole state is kept, the longest prefix is looked up."""
+    llama.set_cache(LlamaRAMCache(capacity_bytes=8 << 30))
+    _complete_all(run, llama)
+
+
+def llama_disk_cache(run: Run, llama: Llama) -> None:
+    """``Llama.set_cache(LlamaDiskCache())``: the same on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        llama.set_cache(LlamaDiskCache(folder, capacity_bytes=8 << 30))
+        _complete_all(run, llama)
+        llama.cache.cache.close()
+
+
+PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
+    f.__name__: f for f in (llama_state, llama_prefix, llama_ram_cache, llama_disk_cache)
+}
+
+
+def _bound(name: str, llama: Llama) -> Strategy:
+    def peer(run: Run) -> None:
+        try:
+            PEERS[name](run, llama)
+        finally:
+            llama.set_cache(None)
+
+    peer.__name__ = name
+    return peer
+
+
+def _generate(run: Run, llama: Llama, agent: Agent) -> None:
+    """The agent's answer from ``Llama.generate``, which decodes what its context does not hold yet."""
+    prompt = [*run.tokens.tolist(), *agent.prompt.tolist()]
+    stream = llama.generate(prompt, temp=0.0)
+    with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
+        token = next(stream)
+    with run.phase(agent, "generate"):
+        while not run.model.is_eog(token):
+            agent.tokens.append(token)
+            if len(agent.tokens) >= run.max_tokens:
+                break
+            token = next(stream)
+
+
+def _complete_all(run: Run, llama: Llama) -> None:
+    """Completions with a cache: agents that are not related, each with the whole prompt, as a server gets them."""
+    _forget(llama)
+    with run.holding(_cache_bytes(run, llama)):
+        for i, agent in enumerate(run.branches):
+            prompt = [*run.tokens.tolist(), *agent.prompt.tolist()]
+            if i:  # another conversation has been there in between, or the context would need no cache
+                _forget(llama)
+            chunks = llama.create_completion(prompt, max_tokens=run.max_tokens, temperature=0.0, stream=True)
+            with run.phase(agent, "branch" if i else "prefill"):
+                next(chunks)
+            with run.phase(agent, "generate"):
+                for _ in chunks:
+                    pass
+            keys = llama.cache.cache if isinstance(llama.cache, LlamaDiskCache) else llama.cache.cache_state
+            (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # what it was kept under
+            agent.tokens += whole[len(prompt) :]
+
+
+def _forget(llama: Llama) -> None:
+    """An empty context."""
+    llama.reset()
+    llama._ctx.kv_cache_clear()
+    llama.input_ids[:] = -1
+
+
+def _cache_bytes(run: Run, llama: Llama) -> int:
+    return run.model.geometry.cache_bytes(llama.n_ctx()) if run.model.sized else 0
