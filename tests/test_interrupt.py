@@ -48,8 +48,16 @@ class Soon:
         monkeypatch.setattr(llama_cpp, "llama_decode", call)
 
 
+@pytest.fixture
+def listening():
+    """Ctrl-C raises, also where this process was started in the background and told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.real
-def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch):
+def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch, listening):
     tokens = real.tokenize(lab.load_document("dossier"))[:2000]
     with real.context(2048, n_batch=2048) as ctx:
         ctx.decode(tokens[:20])
