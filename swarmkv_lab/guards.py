@@ -1,6 +1,7 @@
 """LlamaGuard, shown: two agents in two threads, with and without a lock around llama.cpp."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -82,7 +83,9 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
         "rounds": rounds,
     }
     command = [sys.executable, "-m", "swarmkv_lab.guards"]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+    # Else a thread that fails an assertion forks a debugger, and two of them wait for each other's for ever.
+    environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, env=environment)
     if done.returncode == -signal.SIGALRM:
         return f"it hung: after {_LONGEST_S} s it had to be ended"
     if done.returncode < 0:

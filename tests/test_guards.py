@@ -1,5 +1,6 @@
 """Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
 
+import psutil
 import pytest
 from matplotlib.figure import Figure
 
@@ -15,6 +16,8 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
     said = lab.without_guard(real, document, questions, rounds=50)
     assert said.startswith(("it died of SIG", "it ended with status", "it hung"))
     assert "survived" not in said
+    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in commands if command.endswith("-m swarmkv_lab.guards")]
 
 
 def test_all_ways_answer_alike(twin, document, question):
