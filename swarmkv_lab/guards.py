@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,12 +86,16 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
     command = [sys.executable, "-m", "swarmkv_lab.guards"]
     # Else a thread that fails an assertion forks a debugger, and two of them wait for each other's for ever.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, env=environment)
+    with tempfile.TemporaryFile("w+") as out:  # not a pipe, which whatever outlives the process would hold open
+        done = subprocess.run(
+            command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        out.seek(0)
+        said = out.read().strip().splitlines() or ["nothing"]
     if done.returncode == -signal.SIGALRM:
         return f"it hung: after {_LONGEST_S} s it had to be ended"
     if done.returncode < 0:
         return f"it died of {signal.Signals(-done.returncode).name}"
-    said = (done.stdout.strip() or done.stderr.strip()).splitlines() or ["nothing"]
     return f"it ended with status {done.returncode}: {said[-1]}"
 
 
