@@ -5,7 +5,7 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce test test-browser soak lab dashboard reference resume-reference lint clean help
+.PHONY: reproduce test test-browser soak peers lab dashboard reference resume-reference lint clean help
 
 reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
@@ -18,6 +18,9 @@ test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven 
 
 soak: $(READY) ## thousands of capture, save, load, restore, share and close cycles, with an eye on memory, files and threads
 	$(BIN)/python -m pytest -s -m soak tests/test_soak.py
+
+peers: $(READY) ## compile llama-server of the same sources (a few minutes, once), for bench --peers server_warm and others
+	$(BIN)/python -c 'from swarmkv_lab.peers.build import build; print(build())'
 
 lab: $(READY) ## JupyterLab on loopback, with its token
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
     one.add_argument("--agents", type=int, default=2)
     one.add_argument("--strategies", default=",".join(STRATEGIES), help="comma-separated")
-    one.add_argument("--peers", help="comma-separated: llama_state, llama_prefix, llama_ram_cache, llama_disk_cache")
+    one.add_argument("--peers", help="comma-separated, such as llama_state,server_warm; an unknown one lists all")
     one.add_argument("--repeats", type=int, default=3)
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")

@@ -81,15 +81,32 @@ class Run:
 
     # -- what strategies call
 
+    def now(self) -> float:
+        """Milliseconds since the run's start."""
+        return (time.perf_counter() - self._start) * 1e3
+
+    @contextmanager
+    def off_the_clock(self) -> Iterator[None]:
+        """The run's clock stands still for what is not part of it."""
+        since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - since
+
+    def add(self, agent: Agent, phase: str, start_ms: float, end_ms: float) -> None:
+        """A piece of an agent's work that was timed by ``now`` elsewhere, such as in a thread."""
+        self.spans.append(Span(agent.name, phase, start_ms, end_ms, 0))
+
     @contextmanager
     def phase(self, agents: Agent | Sequence[Agent] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
         group = [agents] if isinstance(agents, Agent) else agents
         lanes = [PREFIX] if group is None else [agent.name for agent in group]
-        start = self._now()
+        start = self.now()
         self._open = [(lane, name, start) for lane in lanes]
         yield
-        end = self._now()
+        end = self.now()
         self._open = []
         self.spans += [Span(lane, name, start, end, n_bytes) for lane in lanes]
 
@@ -121,7 +138,7 @@ class Run:
 
     def so_far(self) -> pd.DataFrame:
         """The timeline while the run goes on, its open spans as long as they are now."""
-        now = self._now()
+        now = self.now()
         return pd.DataFrame([*self.spans, *(Span(*span, now, 0) for span in self._open)])
 
     @cached_property
@@ -199,15 +216,9 @@ class Run:
         return pd.DataFrame(rows)
 
     def _look(self) -> None:
-        """Let the watcher look; the clock stands still meanwhile, so that its drawing is not measured."""
-        since = time.perf_counter()
-        try:
+        """Let the watcher look; its drawing is not measured."""
+        with self.off_the_clock():
             self._watch(self)
-        finally:
-            self._start += time.perf_counter() - since
-
-    def _now(self) -> float:
-        return (time.perf_counter() - self._start) * 1e3
 
 
 def _compare(mine: Agent, theirs: Agent, how: Callable[[np.ndarray, np.ndarray], float]) -> float:

@@ -8,6 +8,7 @@ import swarmkv_lab as lab
 from swarmkv_lab import peers
 from swarmkv_lab.bench import bench
 from swarmkv_lab.cli import main
+from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_lab.strategies import STRATEGIES
 
 pytestmark = pytest.mark.real
@@ -24,12 +25,12 @@ def document(real):
 
 
 def test_every_peer_answers_as_naive_does(real, document):
-    with peers.opened(list(peers.PEERS), real, 1024) as opened:
+    with peers.opened(list(LLAMA_PEERS), real, 1024) as opened:
         report, runs = bench(
             real, document, depth=400, n_agents=3, strategies=["naive", "shared", *opened.values()], repeats=1,
             max_tokens=8, agents=QUESTIONS,
         )  # fmt: skip
-    assert [run.strategy for run in runs] == ["naive", "shared", *peers.PEERS]
+    assert [run.strategy for run in runs] == ["naive", "shared", *LLAMA_PEERS]
     for run in runs[1:]:
         assert run.compare(runs[0]).same_tokens.all(), run.strategy
         assert (run.agents.ttft_ms > 0).all()

@@ -1,16 +1,11 @@
-"""Peers: what people use instead, behind the strategies' interface: a function that answers a run's agents.
-
-Each is set up as its own users would set it up, with the lab's threads, batch size, KV types and flash attention.
-"""
+"""llama-cpp-python's own ways to keep a prefix: its state, its prefix match, its caches."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
 
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.run import Agent, Run
@@ -19,27 +14,23 @@ from swarmkv_lab.strategies import Strategy
 
 
 @contextmanager
-def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> Iterator[dict[str, Strategy]]:
-    """Peers by name, started, for fan_out, bench and sweep; they are stopped at the end. settings: as in Context."""
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise SwarmKVError(f"{', '.join(unknown)}: the peers are {', '.join(PEERS)}")
-    chosen = ContextSettings(n_ctx, **settings)
-    key, value = map(ggml_type, chosen.kv_pair)
+def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]:
+    """Its high-level class on the same weights, with the same settings as a Context."""
+    key, value = map(ggml_type, settings.kv_pair)
     llama = Llama(
         str(model.path),
-        n_ctx=n_ctx,
-        n_batch=chosen.n_batch,
-        n_threads=chosen.threads,
-        n_threads_batch=chosen.threads,
+        n_ctx=settings.n_ctx,
+        n_batch=settings.n_batch,
+        n_threads=settings.threads,
+        n_threads_batch=settings.threads,
         n_gpu_layers=-1 if model.on_gpu else 0,
-        flash_attn=chosen.uses_flash_attn(model.on_gpu),
+        flash_attn=settings.uses_flash_attn(model.on_gpu),
         type_k=int(key),
         type_v=int(value),
         verbose=False,
     )
     try:
-        yield {name: _bound(name, llama) for name in names}
+        yield llama
     finally:
         llama.close()
 
@@ -80,15 +71,17 @@ def llama_disk_cache(run: Run, llama: Llama) -> None:
         llama.cache.cache.close()
 
 
-PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
+LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
     f.__name__: f for f in (llama_state, llama_prefix, llama_ram_cache, llama_disk_cache)
 }
 
 
-def _bound(name: str, llama: Llama) -> Strategy:
+def bound(name: str, llama: Llama) -> Strategy:
+    """One of LLAMA_PEERS on this object, as a strategy."""
+
     def peer(run: Run) -> None:
         try:
-            PEERS[name](run, llama)
+            LLAMA_PEERS[name](run, llama)
         finally:
             llama.set_cache(None)
 

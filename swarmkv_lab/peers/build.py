@@ -1,0 +1,68 @@
+"""Building llama.cpp's own programs from the sources in llama-cpp-python's sdist: the same that the lab runs."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import default_threads
+from swarmkv_lab.models import cache_folder
+
+PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
+# The lab's own build has the same: optimised, for this machine's processor. What programs need beyond it is left out.
+_OPTIONS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    "GGML_NATIVE": "ON",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
+}
+
+
+def program(name: str) -> Path:
+    """The path of one of PROGRAMS. Raises SwarmKVError when they were not built yet."""
+    path = _folder() / "bin" / name
+    if not path.is_file():
+        raise SwarmKVError(f"{name} is not built: run make peers (a few minutes, once)")
+    return path
+
+
+def build() -> Path:
+    """Fetch the sources and compile the programs into the lab's cache folder, unless they are there: the folder."""
+    target = _folder()
+    if all((target / "bin" / name).is_file() for name in PROGRAMS):
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sources-") as folder:
+        sources = _sources(Path(folder))
+        options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
+        _run(["cmake", "-S", str(sources), "-B", str(target), *options])
+        _run(["cmake", "--build", str(target), "--parallel", str(default_threads()), "--target", *PROGRAMS])
+    return target
+
+
+def _folder() -> Path:
+    return cache_folder() / f"llama.cpp-{version('llama-cpp-python')}"
+
+
+def _sources(folder: Path) -> Path:
+    requirement = f"llama-cpp-python=={version('llama-cpp-python')}"
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+    _run([*pip, requirement])
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("*/vendor/llama.cpp"))
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise SwarmKVError(f"{command[0]} is needed to build llama.cpp's programs, and is not there") from error
+    if done.returncode:
+        raise SwarmKVError(f"{' '.join(command[:2])} failed: {(done.stderr or done.stdout).strip()[-800:]}")

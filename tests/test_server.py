@@ -1,0 +1,68 @@
+"""llama-server as a peer (make peers builds it): it answers as naive does, and no process is left."""
+
+import psutil
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab import peers
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.peers import build
+from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
+
+try:
+    build.program("llama-server")
+except SwarmKVError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+pytestmark = pytest.mark.real
+QUESTIONS = [
+    "Which key is hard-coded in the source?",
+    "Which licence is a risk?",
+    "How much does hosting cost a month?",
+]
+
+
+@pytest.fixture(scope="module")
+def document(real):
+    return real.tokenize(lab.load_document("dossier"))[:400]
+
+
+def servers():
+    return [child for child in psutil.Process().children() if child.name() == "llama-server"]
+
+
+@pytest.mark.parametrize("name", SERVER_PEERS)
+def test_it_answers_as_naive_does(real, document, name):
+    naive = lab.fan_out(real, document, QUESTIONS, "naive", max_tokens=8)
+    with peers.opened([name], real, 1024) as opened:
+        run = lab.fan_out(real, document, QUESTIONS, opened[name], max_tokens=8)
+    compared = run.compare(naive)
+    assert compared.same_tokens.sum() >= (3 if name in ("server_warm", "server_slots") else 1)  # packed: other shapes
+    assert (run.agents.ttft_ms > 0).all()
+    assert run.metrics["end_to_end_ms"] < 60_000
+    assert servers() == []
+
+
+def test_a_run_that_is_interrupted_leaves_no_server(real, document, monkeypatch):
+    def interrupted(*_args, **_how):
+        raise KeyboardInterrupt
+
+    with peers.opened(["server_warm"], real, 1024) as opened:
+        monkeypatch.setattr(LlamaServer, "complete", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lab.fan_out(real, document, QUESTIONS, opened["server_warm"], max_tokens=8)
+    assert servers() == []
+
+
+def test_a_server_that_does_not_start_says_why(real):
+    with pytest.raises(SwarmKVError, match="llama-server did not start: "):
+        LlamaServer(real, ContextSettings(512), 1, "--no-such-option").__enter__()
+    assert servers() == []
+
+
+def test_a_request_that_is_refused(real):
+    with LlamaServer(real, ContextSettings(512), 1) as server:
+        with pytest.raises(SwarmKVError, match="/nowhere with 404"):
+            server.ask("GET", "/nowhere")
+        assert len(server.complete([1, 2, 3], 2)) == 2
