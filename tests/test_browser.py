@@ -136,6 +136,7 @@ def whole_page(page, name: str) -> None:
     panels = "[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')].map(e => e.scrollHeight)"
     height = page.evaluate(f"Math.max(...{panels})")
     page.set_viewport_size({"width": 1100, "height": min(int(height) + 150, 16_000)})
+    page.locator(".jp-Notebook .jp-Cell").first.scroll_into_view_if_needed()
     page.wait_for_timeout(1000)
     page.screenshot(path=ARTIFACTS / f"{name}.png")
     page.set_viewport_size({"width": 1100, "height": 1000})
