@@ -8,6 +8,11 @@ from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.twins import write_twin
 
 ROOT = Path(__file__).parent.parent
+QUESTIONS = [
+    "Which key is hard-coded in the source?",
+    "Which licence is a risk?",
+    "How much does hosting cost a month?",
+]
 SHAPES = {
     "two layers": KVGeometry(2, 2, 16, 16, 4096),
     "one layer": KVGeometry(1, 1, 64, 64, 4096),
@@ -33,6 +38,11 @@ def twin(tmp_path_factory):
 def real():
     with lab.load_model() as model:
         yield model
+
+
+@pytest.fixture(scope="session")
+def dossier(real):
+    return real.tokenize(lab.load_document("dossier"))[:400]
 
 
 @pytest.fixture

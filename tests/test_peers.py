@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import QUESTIONS
 
 import swarmkv_lab as lab
 from swarmkv_lab import peers
@@ -12,22 +13,12 @@ from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_lab.strategies import STRATEGIES
 
 pytestmark = pytest.mark.real
-QUESTIONS = [
-    "Which key is hard-coded in the source?",
-    "Which licence is a risk?",
-    "How much does hosting cost a month?",
-]
 
 
-@pytest.fixture(scope="module")
-def document(real):
-    return real.tokenize(lab.load_document("dossier"))[:400]
-
-
-def test_every_peer_answers_as_naive_does(real, document):
+def test_every_peer_answers_as_naive_does(real, dossier):
     with peers.opened(list(LLAMA_PEERS), real, 1024) as opened:
         report, runs = bench(
-            real, document, depth=400, n_agents=3, strategies=["naive", "shared", *opened.values()], repeats=1,
+            real, dossier, depth=400, n_agents=3, strategies=["naive", "shared", *opened.values()], repeats=1,
             max_tokens=8, agents=QUESTIONS,
         )  # fmt: skip
     assert [run.strategy for run in runs] == ["naive", "shared", *LLAMA_PEERS]
@@ -39,9 +30,9 @@ def test_every_peer_answers_as_naive_does(real, document):
     assert report["summary"]["llama_state"]["copied_bytes"] > 0
 
 
-def test_a_peer_twice_begins_anew(real, document):
+def test_a_peer_twice_begins_anew(real, dossier):
     with peers.opened(["llama_prefix"], real, 1024) as opened:
-        runs = [lab.fan_out(real, document, QUESTIONS[:2], opened["llama_prefix"], max_tokens=4) for _ in range(2)]
+        runs = [lab.fan_out(real, dossier, QUESTIONS[:2], opened["llama_prefix"], max_tokens=4) for _ in range(2)]
     for run in runs:
         assert run.timeline.phase.tolist().count("prefill") == 1  # the document is not left over from the last time
     assert runs[0].answers == runs[1].answers

@@ -2,6 +2,7 @@
 
 import psutil
 import pytest
+from conftest import QUESTIONS
 
 import swarmkv_lab as lab
 from swarmkv_lab import peers
@@ -16,16 +17,6 @@ except SwarmKVError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 pytestmark = pytest.mark.real
-QUESTIONS = [
-    "Which key is hard-coded in the source?",
-    "Which licence is a risk?",
-    "How much does hosting cost a month?",
-]
-
-
-@pytest.fixture(scope="module")
-def document(real):
-    return real.tokenize(lab.load_document("dossier"))[:400]
 
 
 def servers():
@@ -33,10 +24,10 @@ def servers():
 
 
 @pytest.mark.parametrize("name", SERVER_PEERS)
-def test_it_answers_as_naive_does(real, document, name):
-    naive = lab.fan_out(real, document, QUESTIONS, "naive", max_tokens=8)
+def test_it_answers_as_naive_does(real, dossier, name):
+    naive = lab.fan_out(real, dossier, QUESTIONS, "naive", max_tokens=8)
     with peers.opened([name], real, 1024) as opened:
-        run = lab.fan_out(real, document, QUESTIONS, opened[name], max_tokens=8)
+        run = lab.fan_out(real, dossier, QUESTIONS, opened[name], max_tokens=8)
     compared = run.compare(naive)
     assert compared.same_tokens.sum() >= (3 if name in ("server_warm", "server_slots") else 1)  # packed: other shapes
     assert (run.agents.ttft_ms > 0).all()
@@ -44,14 +35,14 @@ def test_it_answers_as_naive_does(real, document, name):
     assert servers() == []
 
 
-def test_a_run_that_is_interrupted_leaves_no_server(real, document, monkeypatch):
+def test_a_run_that_is_interrupted_leaves_no_server(real, dossier, monkeypatch):
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
     with peers.opened(["server_warm"], real, 1024) as opened:
         monkeypatch.setattr(LlamaServer, "complete", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            lab.fan_out(real, document, QUESTIONS, opened["server_warm"], max_tokens=8)
+            lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)
     assert servers() == []
 
 
