@@ -93,13 +93,13 @@ class MappedFile:
 
     def _read_ahead(self) -> None:
         """Have all pages in one call, which says what a touch could only answer with a signal: the disk's errors."""
-        populate, self._populate = self._populate, None
         try:
-            if populate:
-                populate(_POPULATE_READ)
+            if self._populate:
+                self._populate(_POPULATE_READ)
         except OSError as error:
             if error.errno != errno.EINVAL:  # kernels before 5.14 do not know it
                 raise SnapshotCorruptError(f"{self.name} could not be read: {error.strerror}") from error
+        self._populate = None  # once is enough
 
 
 def _version(status: os.stat_result) -> tuple[int, int]:

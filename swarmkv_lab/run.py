@@ -129,6 +129,10 @@ class Run:
         finally:
             self._held -= n_bytes
 
+    def whole_prompt(self, agent: Agent) -> list[int]:
+        """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
+        return [*self.tokens.tolist(), *agent.prompt.tolist()]
+
     def capture(self, ctx: Context) -> KVSnapshot:
         """The prefix's snapshot, captured on its lane."""
         with self.phase(None, "capture", ctx.state_bytes()):

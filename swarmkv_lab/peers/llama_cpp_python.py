@@ -91,7 +91,7 @@ def bound(name: str, llama: Llama) -> Strategy:
 
 def _generate(run: Run, llama: Llama, agent: Agent) -> None:
     """The agent's answer from ``Llama.generate``, which decodes what its context does not hold yet."""
-    prompt = [*run.tokens.tolist(), *agent.prompt.tolist()]
+    prompt = run.whole_prompt(agent)
     stream = llama.generate(prompt, temp=0.0)
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
         token = next(stream)
@@ -108,7 +108,7 @@ def _complete_all(run: Run, llama: Llama) -> None:
     _forget(llama)
     with run.holding(_cache_bytes(run, llama)):
         for i, agent in enumerate(run.branches):
-            prompt = [*run.tokens.tolist(), *agent.prompt.tolist()]
+            prompt = run.whole_prompt(agent)
             if i:  # another conversation has been there in between, or the context would need no cache
                 _forget(llama)
             chunks = llama.create_completion(prompt, max_tokens=run.max_tokens, temperature=0.0, stream=True)

@@ -166,7 +166,9 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
 def _one(run: Run, server: LlamaServer, agent: Agent) -> None:
     first: list[float] = []
     start = run.now()
-    _keep(run, agent, server.complete(_prompt(run, agent), run.max_tokens, lambda: first.append(run.now()), id_slot=0))
+    _keep(
+        run, agent, server.complete(run.whole_prompt(agent), run.max_tokens, lambda: first.append(run.now()), id_slot=0)
+    )
     run.add(agent, "branch", start, first[0])
     run.add(agent, "generate", first[0], run.now())
 
@@ -176,7 +178,7 @@ def _at_once(run: Run, server: LlamaServer) -> None:
 
     def work(agent: Agent) -> tuple[float, float]:
         first: list[float] = []
-        _keep(run, agent, server.complete(_prompt(run, agent), run.max_tokens, lambda: first.append(run.now())))
+        _keep(run, agent, server.complete(run.whole_prompt(agent), run.max_tokens, lambda: first.append(run.now())))
         return first[0], run.now()
 
     with ThreadPoolExecutor(len(run.branches)) as threads:
@@ -184,10 +186,6 @@ def _at_once(run: Run, server: LlamaServer) -> None:
     for agent, (first, end) in zip(run.branches, ends, strict=True):
         run.add(agent, "branch", start, first)
         run.add(agent, "generate", first, end)
-
-
-def _prompt(run: Run, agent: Agent) -> list[int]:
-    return [*run.tokens.tolist(), *agent.prompt.tolist()]
 
 
 def _keep(run: Run, agent: Agent, tokens: Sequence[int]) -> None:
