@@ -15,6 +15,7 @@ from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.models import load_model, model_path
 from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.tuning import fastest, tune
 from swarmkv_lab.weigh import weigh
 
 
@@ -39,8 +40,13 @@ def _model(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.resolve().parent.is_dir():
         raise SwarmKVError(f"--json {args.json}: its folder does not exist")
-    settings = {"n_threads": args.threads} if args.threads is not None else {}
+    settings: dict[str, Any] = {"n_threads": args.threads} if args.threads is not None else {}
     with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
+        tokens = model.tokenize(load_document(args.document))
+        if args.tune:
+            tuned = tune(model, tokens[: args.depth], **{k: [v] for k, v in settings.items()})
+            settings |= fastest(tuned, args.agents, args.max_tokens)
+            print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, for all: {settings}\n")
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:
             from swarmkv_lab import peers  # which bring llama-cpp-python's own caches along
@@ -51,7 +57,7 @@ def _bench(args: argparse.Namespace) -> int:
             ).values()
         report, _ = bench(
             model,
-            model.tokenize(load_document(args.document)),
+            tokens,
             depth=args.depth,
             n_agents=args.agents,
             strategies=strategies,
@@ -118,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
     one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
     one.add_argument("--threads", type=int)
+    one.add_argument("--tune", action="store_true", help="first measure which settings are the fastest, for all alike")
     one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
     one.add_argument("--json", type=Path, help="write the report here")
     one.set_defaults(command=_bench)

@@ -71,6 +71,18 @@ def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:
     return {name: model.ask(p) if isinstance(p, str) else model.check_tokens(p) for name, p in named.items()}
 
 
+def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(prefix, prompts): what all the prompts begin with alike goes to the end of the prefix, and is decoded once.
+
+    Every prompt keeps at least one token: a branch's logits come from a decode of its own.
+    """
+    alike = 0
+    rows = list(prompts.values())
+    while all(alike < len(row) - 1 and row[alike] == rows[0][alike] for row in rows):
+        alike += 1
+    return np.concatenate([tokens, rows[0][:alike]]), {name: row[alike:] for name, row in prompts.items()}
+
+
 def budget(
     model: Model, strategy: str, n_prefix: int, prompts: Mapping[str, np.ndarray], max_tokens: int, n_ctx: int | None
 ) -> int:

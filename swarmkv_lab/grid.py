@@ -107,7 +107,7 @@ def sweep(
     *,
     depths: Sequence[int],
     n_agents: Sequence[int],
-    strategies: Sequence[str],
+    strategies: Sequence[str | Strategy],
     repeats: int = 3,
     agents: Prompts | None = None,
     path: str | Path | None = None,
@@ -128,7 +128,7 @@ def sweep_rounds(
     model: Model,
     tokens: Sequence[int] | np.ndarray,
     rounds: Sequence[Round],
-    strategies: Sequence[str],
+    strategies: Sequence[str | Strategy],
     *,
     agents: Prompts | None = None,
     path: str | Path | None = None,
@@ -152,7 +152,7 @@ def sweep_rounds(
         warnings.warn(f"interrupted: the {len(records)} runs measured until then are returned", stacklevel=2)
     if log:
         log.close()
-        return log.frame(rounds, strategies)
+        return log.frame(rounds, [one if isinstance(one, str) else one.__name__ for one in strategies])
     return pd.DataFrame(records)
 
 

@@ -152,8 +152,9 @@ class Run:
 
     @cached_property
     def agents(self) -> pd.DataFrame:
-        """A row an agent: activation, branch, TTFT and generation in ms, and its answer."""
+        """A row an agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
         ms = self._phases
+        answered = self.timeline[self.timeline.phase == "generate"].groupby("agent").start_ms.min()
         activation = ms[list(ACTIVATION)].sum(axis=1)
         return pd.DataFrame(
             {
@@ -163,6 +164,7 @@ class Run:
                 "branch_ms": ms["branch"].to_numpy(),
                 "ttft_ms": (activation + ms["branch"] + ms["choose"]).to_numpy(),
                 "generate_ms": ms["generate"].to_numpy(),
+                "first_token_at_ms": answered.reindex(ms.index).to_numpy(),
                 "answer_tokens": [len(agent.tokens) for agent in self.branches],
                 "answer": list(self.answers.values()),
             }
@@ -183,7 +185,10 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The run in one record. Per-agent times are means over the agents; end_to_end_ms is the whole run."""
+        """The run in one record. Per-agent times are means over the agents, last_ttft_ms is the last one's.
+
+        Since the run's start: end_to_end_ms until the last answer, last_first_token_ms until every agent has a token.
+        """
         ms = (self.timeline.end_ms - self.timeline.start_ms).groupby(self.timeline.phase).sum()
         prefills = (self.timeline.phase == "prefill").sum()
         means = self.agents[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
@@ -195,6 +200,8 @@ class Run:
             "capture_ms": ms.get("capture", 0.0),
             **{f"{phase}_ms": self._phases[phase].mean() for phase in ACTIVATION if phase != "prefill"},
             **means.to_dict(),
+            "last_ttft_ms": float(self.agents.ttft_ms.iloc[-1]),
+            "last_first_token_ms": float(self.agents.first_token_at_ms.max()),
             "end_to_end_ms": float(self.timeline.end_ms.max()),
             "kv_bytes": self.kv_bytes,
             "copied_bytes": int(self.timeline.bytes.sum()),

@@ -32,7 +32,8 @@ class Context(SequenceMethods, StateMethods):
     small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
-    swa_full: layers with a sliding window keep everything rather than the window.
+    swa_full: layers with a sliding window keep everything rather than the window. n_threads: of a decode, by default
+    the physical cores; n_threads_batch: of a decode of more than one token, when that is to be another number.
     Raises ContextBudgetError when the cache does not fit the machine's memory.
     """
 

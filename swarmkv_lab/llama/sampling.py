@@ -1,4 +1,4 @@
-"""How the next token is chosen: llama.cpp's own sampler chain over one row of logits."""
+"""How the next token is chosen: the likeliest, or llama.cpp's own sampler chain over one row of logits."""
 
 import ctypes
 import weakref
@@ -43,28 +43,30 @@ GREEDY = Sampling()
 
 
 class Sampler:
-    """One agent's sampler chain: it has a random state of its own, so every agent gets its own."""
+    """One agent's sampler: its chain has a random state of its own, so every agent gets its own."""
 
     def __init__(self, sampling: Sampling = GREEDY) -> None:
+        self._greedy = sampling.temperature == 0
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         weakref.finalize(self, llama_cpp.llama_sampler_free, self._chain)
-        if sampling.temperature == 0:
-            links = [llama_cpp.llama_sampler_init_greedy()]
-        else:
-            links = [
-                llama_cpp.llama_sampler_init_top_k(sampling.top_k),
-                llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
-                llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
-                llama_cpp.llama_sampler_init_temp(sampling.temperature),
-                llama_cpp.llama_sampler_init_dist(sampling.seed),
-            ]
+        links = [
+            llama_cpp.llama_sampler_init_top_k(sampling.top_k),
+            llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1),
+            llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1),
+            llama_cpp.llama_sampler_init_temp(sampling.temperature),
+            llama_cpp.llama_sampler_init_dist(sampling.seed),
+        ]
         for link in links:
             llama_cpp.llama_sampler_chain_add(self._chain, link)  # the chain owns and frees it
 
     def sample(self, logits: np.ndarray) -> int:
         """The next token id for one row of logits, float32 (n_vocab,)."""
-        if not np.isfinite(logits).any():
-            raise SwarmKVError("no logit is finite: the model's weights or its KV cache are damaged")
+        best = int(logits.argmax())  # where one is not a number, that one
+        if not np.isfinite(logits[best]):
+            raise SwarmKVError(f"a logit is {logits[best]}: the model's weights or its KV cache are damaged")
+        return best if self._greedy else self._draw(logits)
+
+    def _draw(self, logits: np.ndarray) -> int:
         candidates = np.zeros(len(logits), _TOKEN_DATA)
         candidates["id"] = np.arange(len(logits), dtype=np.int32)
         candidates["logit"] = logits

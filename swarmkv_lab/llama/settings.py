@@ -24,13 +24,15 @@ class ContextSettings:
     n_batch: int = 512
     swa_full: bool = False
     n_threads: int | None = None
+    n_threads_batch: int | None = None
 
     def __post_init__(self) -> None:
         for name, most in (("n_ctx", _MAX_TOKENS), ("n_batch", _MAX_TOKENS), ("n_seq_max", _MAX_SEQUENCES)):
             if not 1 <= getattr(self, name) <= most:
                 raise SwarmKVError(f"{name}={getattr(self, name)}: it must be from 1 to {most:,}")
-        if self.n_threads is not None and self.n_threads < 1:
-            raise SwarmKVError(f"n_threads={self.n_threads}: it must be at least 1")
+        for name in ("n_threads", "n_threads_batch"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise SwarmKVError(f"{name}={getattr(self, name)}: it must be at least 1")
         if self.flash_attn not in ("auto", True, False):
             raise SwarmKVError(f"flash_attn={self.flash_attn!r}: it is 'auto', True or False")
         if self.flash_attn is False and self.v_quantized:
@@ -53,8 +55,13 @@ class ContextSettings:
 
     @property
     def threads(self) -> int:
-        """Threads of a decode."""
+        """Threads of a decode of one token."""
         return self.n_threads or default_threads()
+
+    @property
+    def threads_batch(self) -> int:
+        """Threads of a decode of several: a prefill, or agents in step."""
+        return self.n_threads_batch or self.threads
 
     def cache_bytes(self, geometry: KVGeometry, flash_attn: bool) -> int:
         """Bytes of K and V that llama.cpp will allocate."""
@@ -80,7 +87,7 @@ class ContextSettings:
         params.n_batch = self.n_batch
         params.n_ubatch = min(self.n_batch, UBATCH)
         params.n_seq_max = self.n_seq_max
-        params.n_threads = params.n_threads_batch = self.threads
+        params.n_threads, params.n_threads_batch = self.threads, self.threads_batch
         params.type_k, params.type_v = map(ggml_type, self.kv_pair)
         params.flash_attn_type = int(self.uses_flash_attn(on_gpu))
         params.kv_unified = self.kv_unified

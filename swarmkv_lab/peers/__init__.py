@@ -3,6 +3,7 @@
 Each is set up as its own users would set it up, with the lab's threads, batch size, KV types and flash attention.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,11 +12,12 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
+from swarmkv_lab.peers.hugging_face import HUGGING_FACE_PEER, hugging_face, require
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS, bound, llama_cpp_python
 from swarmkv_lab.peers.server import SERVER_PEERS
 from swarmkv_lab.strategies import Strategy
 
-PEERS = (*LLAMA_PEERS, *SERVER_PEERS)
+PEERS = (*LLAMA_PEERS, *SERVER_PEERS, HUGGING_FACE_PEER)
 
 
 @contextmanager
@@ -23,15 +25,40 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
     """Peers by name, ready, for fan_out, bench and sweep; all that they started ends with the block.
 
     n_ctx: cells of llama-cpp-python's context; settings: as in Context. A server is started for each run, while the
-    run's clock stands still. Raises SwarmKVError for a name that is unknown, or a program that was not built.
+    run's clock stands still. Raises SwarmKVError for a name that is unknown, or whose program or package is missing.
     """
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise SwarmKVError(f"{', '.join(unknown)}: the peers are {', '.join(PEERS)}")
-    if any(name in SERVER_PEERS for name in names):
-        program("llama-server")
+    missing = _missing(names)
+    if missing:
+        raise SwarmKVError("; ".join(missing.values()))
+    plan = ContextSettings(n_ctx, **settings)
+    ready: dict[str, Strategy] = {name: SERVER_PEERS[name] for name in names if name in SERVER_PEERS}
     with ExitStack() as stack:
-        llama = None
-        if any(name in LLAMA_PEERS for name in names):
-            llama = stack.enter_context(llama_cpp_python(model, ContextSettings(n_ctx, **settings)))
-        yield {name: SERVER_PEERS[name] if name in SERVER_PEERS else bound(name, llama) for name in names}
+        if asked := [name for name in names if name in LLAMA_PEERS]:
+            llama = stack.enter_context(llama_cpp_python(model, plan))
+            ready |= {name: bound(name, llama) for name in asked}
+        if HUGGING_FACE_PEER in names:
+            ready[HUGGING_FACE_PEER] = stack.enter_context(hugging_face(model, plan))
+        yield {name: ready[name] for name in names}
+
+
+def available() -> list[str]:
+    """The peers whose programs and packages are here; what the others need is said on stderr."""
+    missing = _missing(PEERS)
+    for why in dict.fromkeys(missing.values()):
+        print(f"left out: {', '.join(name for name in missing if missing[name] == why)}: {why}", file=sys.stderr)
+    return [name for name in PEERS if name not in missing]
+
+
+def _missing(names: Sequence[str]) -> dict[str, str]:
+    """Of these peers, those that cannot be opened here, and why."""
+    needs = dict.fromkeys(SERVER_PEERS, lambda: program("llama-server")) | {HUGGING_FACE_PEER: require}
+    missing = {}
+    for name in names:
+        try:
+            needs.get(name, lambda: None)()
+        except SwarmKVError as error:
+            missing[name] = str(error)
+    return missing

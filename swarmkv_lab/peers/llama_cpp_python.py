@@ -22,7 +22,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]
         n_ctx=settings.n_ctx,
         n_batch=settings.n_batch,
         n_threads=settings.threads,
-        n_threads_batch=settings.threads,
+        n_threads_batch=settings.threads_batch,
         n_gpu_layers=-1 if model.on_gpu else 0,
         flash_attn=settings.uses_flash_attn(model.on_gpu),
         type_k=int(key),
@@ -117,6 +117,9 @@ def _complete_all(run: Run, llama: Llama) -> None:
             with run.phase(agent, "generate"):
                 for _ in chunks:
                     pass
+            in_memory = llama.cache.cache_size if isinstance(llama.cache, LlamaRAMCache) else 0
+            with run.holding(in_memory):  # one state more than before
+                pass
             keys = llama.cache.cache if isinstance(llama.cache, LlamaDiskCache) else llama.cache.cache_state
             (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # what it was kept under
             agent.tokens += whole[len(prompt) :]

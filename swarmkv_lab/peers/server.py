@@ -42,6 +42,7 @@ class LlamaServer:
             "parallel": n_slots,
             "batch-size": settings.n_batch,
             "threads": settings.threads,
+            "threads-batch": settings.threads_batch,
             "cache-type-k": key_type,
             "cache-type-v": value_type,
             "n-gpu-layers": 99 if model.on_gpu else 0,
@@ -150,7 +151,7 @@ SERVER_PEERS: Mapping[str, Callable[[Run], None]] = {
 def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server that has done something, started while the clock stands still; its memory counts."""
     most = max(len(agent.prompt) for agent in run.branches) + run.max_tokens
-    settings = ContextSettings(**run.settings | {"n_ctx": n_slots * (len(run.tokens) + most) + 256})
+    settings = ContextSettings(**run.settings | {"n_ctx": n_slots * (len(run.tokens) + most + 1)})
     n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
     with run.off_the_clock():
         server = LlamaServer(run.model, settings, n_slots, *arguments).__enter__()

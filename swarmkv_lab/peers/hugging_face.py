@@ -1,0 +1,92 @@
+"""Hugging Face transformers on the CPU: the same weights, dequantized, and a copy of the prefix's cache an agent."""
+
+import copy
+import timeit
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.run import Run
+from swarmkv_lab.strategies import Strategy
+
+HUGGING_FACE_PEER = "transformers"
+
+
+def require() -> None:
+    """Raise SwarmKVError where torch or transformers are not installed."""
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise SwarmKVError(
+            f"the peer {HUGGING_FACE_PEER} needs {error.name}: pip install 'swarmkv-lab[peers]' (on a machine without "
+            "a GPU after the CPU build of torch, which is smaller)"
+        ) from error
+
+
+@contextmanager
+def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
+    """The peer ``transformers``: prefill once, for each agent a deepcopy of the prefix's DynamicCache."""
+    import torch
+    from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers.utils import logging
+
+    before = torch.get_num_threads(), logging.get_verbosity()
+    torch.set_num_threads(settings.threads_batch)
+    logging.set_verbosity_error()  # its advice is about weights that are kept packed; these are dequantized
+    file = {"pretrained_model_name_or_path": str(model.path.parent), "gguf_file": model.path.name}
+    llm = AutoModelForCausalLM.from_pretrained(**file, dtype=_faster_dtype(), local_files_only=True).eval()
+
+    def decode(cache: Any, tokens: np.ndarray) -> np.ndarray:
+        for start in range(0, len(tokens), settings.n_batch):
+            ids = torch.from_numpy(tokens[start : start + settings.n_batch].astype(np.int64))[None]
+            logits = llm(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1).logits
+        return logits[0, -1].float().numpy()
+
+    @torch.inference_mode()
+    def peer(run: Run) -> None:
+        prefix = DynamicCache(config=llm.config)
+        with run.phase(None, "prefill"):
+            decode(prefix, run.tokens)
+        with run.holding(_nbytes(prefix)):
+            for agent in run.branches:
+                with run.phase(agent, "copy", _nbytes(prefix)):
+                    cache = copy.deepcopy(prefix)
+                with run.phase(agent, "branch"):
+                    agent.logits = decode(cache, agent.prompt)
+                    token = int(agent.logits.argmax())
+                with run.phase(agent, "generate"):
+                    while not run.model.is_eog(token):
+                        agent.tokens.append(token)
+                        if len(agent.tokens) >= run.max_tokens:
+                            break
+                        token = int(decode(cache, np.array([token])).argmax())
+                with run.holding(_nbytes(cache)):  # as large as it has become
+                    del cache
+
+    peer.__name__ = HUGGING_FACE_PEER
+    try:
+        yield peer
+    finally:
+        torch.set_num_threads(before[0])
+        logging.set_verbosity(before[1])
+
+
+def _nbytes(cache: Any) -> int:
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+
+
+def _faster_dtype() -> Any:
+    """bfloat16 where the processor multiplies it faster than float32, by a short measurement."""
+    import torch
+
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
+        seconds[dtype] = min(timeit.repeat(lambda a=a, b=b: a @ b, number=3, repeat=5))
+    return min(seconds, key=seconds.get)

@@ -1,0 +1,112 @@
+"""Yardsticks: llama.cpp's own benchmarks in C++ beside the same work done from Python."""
+
+import json
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Context, Model, Sampler
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.peers.build import program
+from swarmkv_lab.sizing import UBATCH
+from swarmkv_lab.strategies import DOCUMENT
+
+OURS = "swarmkv_lab"
+
+
+def yardsticks(
+    model: Model,
+    tokens: np.ndarray,
+    n_agents: Sequence[int] = (1, 4, 8, 16),
+    *,
+    n_tokens: int = 16,
+    repeats: int = 3,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Tokens a second of the prefill, and of a batched generation after it, ours beside llama.cpp's programs, in turns.
+
+    Columns work ("prefill" or "generation"), n_agents, program, repeat, tokens_per_s. Every program has the same depth,
+    threads, batch sizes, KV type and flash attention; all agents share the document's cells and generate n_tokens each
+    in step. Ours chooses each token from its logits, llama-batched-bench draws them at random without a look.
+    Raises SwarmKVError where make peers has not been run.
+    """
+    most = max(n_agents)
+    n_ctx = len(tokens) + most * (n_tokens + 1)
+    plan = ContextSettings(n_ctx, n_seq_max=1 << most.bit_length(), **settings)
+    rows = []
+    with model.context(n_ctx, n_seq_max=plan.n_seq_max, **settings) as ctx:
+        for repeat in tqdm(range(repeats + 1), desc="yardsticks", unit="round"):  # the first one is a warm-up
+            ctx.clear()
+            start = time.perf_counter()
+            ctx.decode(tokens, DOCUMENT)
+            rows.append(("prefill", 1, OURS, repeat, len(tokens) / (time.perf_counter() - start)))
+            rows.append(("prefill", 1, "llama-bench", repeat, _llama_bench(model, plan, len(tokens))))
+            for n in n_agents:
+                rows.append(("generation", n, OURS, repeat, _generation(ctx, n, n_tokens)))
+                rate = _batched_bench(model, plan, len(tokens), n, n_tokens)
+                rows.append(("generation", n, "llama-batched-bench", repeat, rate))
+    frame = pd.DataFrame(rows, columns=["work", "n_agents", "program", "repeat", "tokens_per_s"])
+    return frame[frame.repeat > 0].reset_index(drop=True)
+
+
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """By work and number of agents: the medians of both programs' tokens a second, and ours over theirs."""
+    frame = frame.assign(whose=np.where(frame.program == OURS, "ours", "theirs"))
+    medians = frame.pivot_table("tokens_per_s", ["work", "n_agents"], "whose", aggfunc="median", sort=False)
+    return medians.assign(ratio=medians.ours / medians.theirs)
+
+
+def _generation(ctx: Context, n_agents: int, n_tokens: int) -> float:
+    sampler = Sampler()
+    agents = range(DOCUMENT + 1, DOCUMENT + 1 + n_agents)
+    for seq_id in agents:
+        ctx.share(DOCUMENT, seq_id)
+    step = {seq_id: [sampler.sample(ctx.spend_logits(seq_id))] for seq_id in agents}
+    start = time.perf_counter()
+    for _ in range(n_tokens):
+        ctx.decode_many(step)
+        step = {seq_id: [sampler.sample(ctx.spend_logits(seq_id))] for seq_id in agents}
+    rate = n_agents * n_tokens / (time.perf_counter() - start)
+    for seq_id in agents:
+        ctx.clear(seq_id)
+    return rate
+
+
+def _batched_bench(model: Model, plan: ContextSettings, depth: int, n_agents: int, n_tokens: int) -> float:
+    asked: dict[str, Any] = {
+        "-c": plan.n_ctx,
+        "-npp": depth,
+        "-ntg": n_tokens,
+        "-npl": n_agents,
+        "-tb": plan.threads_batch,
+    }
+    flash_attn = "on" if plan.uses_flash_attn(model.on_gpu) else "off"
+    answer = _ask(
+        "llama-batched-bench", model, plan, asked | {"-fa": flash_attn, "--output-format": "jsonl"}, "-pps -kvu"
+    )
+    (line,) = (line for line in answer.splitlines() if line.startswith("{"))
+    return json.loads(line)["speed_tg"]
+
+
+def _llama_bench(model: Model, plan: ContextSettings, depth: int) -> float:
+    flash_attn = int(plan.uses_flash_attn(model.on_gpu))
+    asked = {"-p": depth, "-n": 0, "-r": 1, "-fa": flash_attn, "-t": plan.threads_batch, "-o": "json"}
+    return json.loads(_ask("llama-bench", model, plan, asked, "--no-warmup"))[0]["avg_ts"]
+
+
+def _ask(name: str, model: Model, plan: ContextSettings, options: dict[str, Any], flags: str = "") -> str:
+    """What one of the programs prints."""
+    key_type, value_type = plan.kv_pair
+    common = {"-m": model.path, "-t": plan.threads, "-b": plan.n_batch, "-ub": min(plan.n_batch, UBATCH)}
+    common |= {"-ctk": key_type, "-ctv": value_type, "-ngl": 99 if model.on_gpu else 0}
+    command = [program(name), *(part for option in (common | options).items() for part in option), *flags.split()]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise SwarmKVError(f"{name} failed: {done.stderr.strip()[-800:]}")
+    return done.stdout

@@ -1,0 +1,63 @@
+"""Tuning: which settings are the fastest on this machine, measured once and then given to every strategy alike."""
+
+import timeit
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.llama import Context, Model, default_threads
+
+_BRANCH, _ANSWER = 16, 8  # tokens of a question and of an answer
+
+
+def tune(
+    model: Model,
+    tokens: np.ndarray,
+    *,
+    n_threads: Sequence[int] | None = None,
+    flash_attn: Sequence[bool] = (False, True),
+    repeats: int = 3,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: a row a combination, medians.
+
+    Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms. n_threads: by default 1, 2, 4 ... up to
+    the physical cores. It is not done behind flash_attn="auto", which is the same on every day: a snapshot is read back
+    only with the setting that it was made with.
+    """
+    most = default_threads()
+    n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
+    times: dict[tuple[bool, int], list[tuple[float, ...]]] = {}
+    turns = list(product(range(repeats + 1), flash_attn, n_threads))
+    for repeat, flash, threads in tqdm(turns, desc="tuning", unit="run", leave=False):
+        how = settings | {"flash_attn": flash, "n_threads": threads}
+        with model.context(len(tokens) + _BRANCH + _ANSWER, **how) as ctx:
+            measured = _times(ctx, tokens)
+        if repeat:  # the first round is a warm-up
+            times.setdefault((flash, threads), []).append(measured)
+    rows = [(*key, *np.median(rows, axis=0)) for key, rows in times.items()]
+    return pd.DataFrame(rows, columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"])
+
+
+def fastest(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
+    """The settings with which n agents over one prefill, n_tokens each, end first; frame: from ``tune``."""
+    work = frame.prefill_ms + n_agents * frame.branch_ms
+    flash_attn = bool(frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()])
+    alike = frame[frame.flash_attn == flash_attn]
+    return {
+        "flash_attn": flash_attn,
+        "n_threads": int(alike.n_threads[alike.token_ms.idxmin()]),
+        "n_threads_batch": int(alike.n_threads[work[alike.index].idxmin()]),
+    }
+
+
+def _times(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
+    steps = tokens[:_ANSWER, None]
+    prefill = timeit.timeit(lambda: ctx.decode(tokens), number=1)
+    branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
+    token = timeit.timeit(lambda: [ctx.decode(step) for step in steps], number=1) / len(steps)
+    return 1e3 * prefill, 1e3 * branch, 1e3 * token
