@@ -15,10 +15,11 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     refused,
 )
-from swarmkv_lab.experiment import fan_out
+from swarmkv_lab.experiment import fan_out, shared_prefix
 from swarmkv_lab.fidelity import kv_type_fidelity
 from swarmkv_lab.grid import race, sweep
 from swarmkv_lab.guards import compare_guards, without_guard
+from swarmkv_lab.limits import restore_against_memcpy
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
 from swarmkv_lab.measurements import measurements
 from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
@@ -33,6 +34,7 @@ from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.state import SequenceState
 from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.tuning import fastest_settings, tune
 from swarmkv_lab.twins import twin
 from swarmkv_lab.weigh import weigh
 
@@ -65,6 +67,7 @@ __all__ = [
     "compare_guards",
     "describe",
     "fan_out",
+    "fastest_settings",
     "geometry",
     "held_out",
     "kl_divergence",
@@ -79,8 +82,11 @@ __all__ = [
     "profile",
     "race",
     "refused",
+    "restore_against_memcpy",
+    "shared_prefix",
     "steady_rows",
     "sweep",
+    "tune",
     "twin",
     "weigh",
     "without_guard",

@@ -1,6 +1,5 @@
 """bench: all strategies on one document at one depth, as one report: environment, runs, summary."""
 
-import timeit
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +9,10 @@ import pandas as pd
 from swarmkv_lab.costmodel import bound
 from swarmkv_lab.experiment import Prompts
 from swarmkv_lab.grid import measure, record, rounds
+from swarmkv_lab.limits import restore_against_memcpy
 from swarmkv_lab.llama import Model
 from swarmkv_lab.provenance import environment
 from swarmkv_lab.run import Run
-from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.strategies import STRATEGIES, Strategy
 
 STEADY = 1.1  # the prefill is the same work for all strategies: so much apart within a round, the machine was disturbed
@@ -103,23 +102,6 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             row["same_tokens"] = bool(runs.same_tokens.all())
         summary[strategy] = row
     return summary
-
-
-def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **settings: Any) -> dict[str, Any]:
-    """Restore beside a memcpy of the same bytes between warm buffers, interleaved; medians in ms and their ratio."""
-    with model.context(**{"n_ctx": len(tokens)} | settings) as ctx:
-        ctx.decode(tokens)
-        snapshot = KVSnapshot.capture(ctx, tokens)
-        target = snapshot.data.copy()
-        calls = (lambda: snapshot.restore(ctx), lambda: np.copyto(target, snapshot.data))
-        seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
-    restore, memcpy = np.median(seconds[1:], axis=0) * 1e3
-    return {
-        "bytes": snapshot.nbytes,
-        "restore_ms": float(restore),
-        "memcpy_ms": float(memcpy),
-        "ratio": float(restore / memcpy),
-    }
 
 
 def table(report: dict[str, Any]) -> str:

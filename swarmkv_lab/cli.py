@@ -15,7 +15,7 @@ from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.models import load_model, model_path
 from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.tuning import fastest, tune
+from swarmkv_lab.tuning import fastest_settings, tune
 from swarmkv_lab.weigh import weigh
 
 
@@ -45,7 +45,7 @@ def _bench(args: argparse.Namespace) -> int:
         tokens = model.tokenize(load_document(args.document))
         if args.tune:
             tuned = tune(model, tokens[: args.depth], **{k: [v] for k, v in settings.items()})
-            settings |= fastest(tuned, args.agents, args.max_tokens)
+            settings |= fastest_settings(tuned, args.agents, args.max_tokens)
             print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, for all: {settings}\n")
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
 from swarmkv_lab.costmodel import held_out
-from swarmkv_lab.measurements import Measurements
+from swarmkv_lab.measurements import Measurements, measurements
 from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
+from swarmkv_lab.peers.comparison import AT_ONCE
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
@@ -109,6 +110,21 @@ EXHIBITS = (
         lambda m: figures.packing(m.grid, m.grid_caption),
     ),
     Exhibit(
+        "peers",
+        "Beside what people use today: who keeps the last prompt in its slot is as quick for the next agent; who is "
+        "asked by all at once, or has to fetch a saved state, is not. Dotted: the limits.",
+        "Two log panels of dots by strategy and peer, a marker a number of agents. Left, the last agent's wait: naive "
+        "far to the right, most others near a dotted line. Right, end to end: naive and the servers that are asked by "
+        "all at once far to the right.",
+        lambda m: _peers(measurements()),
+    ),
+    Exhibit(
+        "yardsticks",
+        "Batched generation from Python beside llama.cpp's own benchmark in C++, on the same model, depth and threads.",
+        "Two rising curves of tokens a second against agents in a batch that lie on each other.",
+        lambda m: figures.yardsticks(measurements().yardsticks, measurements().peers_caption),
+    ),
+    Exhibit(
         "memory_held",
         "KV memory when all agents are alive at once: copies grow with the agents, shared cells hardly.",
         "Paired bars by number of agents: the copied ones grow in proportion, the shared ones stay almost the same.",
@@ -145,6 +161,12 @@ EXHIBITS = (
         lambda m: figures.position_error(m.positions, m.caption),
     ),
 )
+
+
+def _peers(reference: Measurements) -> Figure:
+    """The deepest comparison. Peers need programs of their own, so the gallery shows the reference's."""
+    runs = reference.peers[reference.peers.depth == reference.peers.depth.max()]
+    return figures.peers(runs, AT_ONCE, reference.peers_caption)
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:

@@ -43,6 +43,21 @@ class Measurements:
         return pd.read_csv(self._path("grid.csv"))
 
     @cached_property
+    def peers(self) -> pd.DataFrame:
+        """The comparisons with peers, a row a run."""
+        return pd.concat([pd.read_csv(path) for path in self._peers], ignore_index=True)
+
+    @property
+    def peers_caption(self) -> str:
+        """The small print under figures of the peers and the yardsticks."""
+        return caption(json.loads(self._peers[0].with_suffix(".json").read_text(encoding="utf-8")))
+
+    @cached_property
+    def yardsticks(self) -> pd.DataFrame:
+        """What peers.yardsticks gave."""
+        return pd.read_csv(self._path("yardsticks.csv"))
+
+    @cached_property
     def positions(self) -> pd.DataFrame:
         """What positions.position_error gave."""
         return pd.read_csv(self._path("positions.csv"))
@@ -61,6 +76,11 @@ class Measurements:
     def grid_depth(self) -> int:
         """The deepest document that was measured with the most agents."""
         return int(self.grid.depth[self.grid.n_agents == self.grid.n_agents.max()].max())
+
+    @property
+    def _peers(self) -> list[Path]:
+        paths = sorted(self.folder.glob("peers_*.csv"), key=lambda path: int(path.stem.partition("_")[2]))
+        return paths or [self._path("peers_*.csv")]
 
     def _path(self, name: str) -> Path:
         path = self.folder / name

@@ -24,6 +24,8 @@ class Profile:
     """tokens of an answer"""
     grid: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
     """(depths, agents, repeats) of each part of the grid of strategies"""
+    peers: tuple[tuple[int, int], ...]
+    """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
 
     @property
     def rounds(self) -> list[Round]:
@@ -39,7 +41,13 @@ _FULL = (
     ((2048, 3501), (1, 2, 4, 16), 1),
     ((5000, 7000), (1, 4), 1),
 )
-PROFILES = {p.name: p for p in (Profile("quick", 768, 3, 1, 16, _QUICK), Profile("full", 3501, 3, 2, 16, _FULL))}
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),)),
+        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1))),
+    )
+}
 
 
 def profile(name: str | None = None) -> Profile:

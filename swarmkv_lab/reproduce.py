@@ -20,6 +20,9 @@ from swarmkv_lab.grid import sweep_rounds
 from swarmkv_lab.llama import Model
 from swarmkv_lab.measurements import Measurements
 from swarmkv_lab.models import load_model
+from swarmkv_lab.peers import PEERS
+from swarmkv_lab.peers.comparison import compare_peers
+from swarmkv_lab.peers.yardsticks import yardsticks
 from swarmkv_lab.positions import position_error
 from swarmkv_lab.profiles import PROFILE_VARIABLE, Profile, profile
 from swarmkv_lab.resources import REFERENCE, ROOT, RUNS
@@ -48,6 +51,8 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             _measure_bench(model, tokens, chosen, data)
         if not _kept(data / "positions.csv"):
             position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
+        if reference:
+            _measure_peers(model, tokens, chosen, data)
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -90,6 +95,17 @@ def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
     if report["restore"] is None:  # bench ends early, with what it has, when it is interrupted
         raise KeyboardInterrupt
     (data / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
+    """Strategies beside all peers, and beside llama.cpp's own benchmarks; make peers comes first."""
+    for depth, repeats in chosen.peers:
+        path, how = data / f"peers_{depth}.csv", {"max_tokens": chosen.max_tokens, "repeats": repeats}
+        compare_peers(model, tokens, depth=depth, n_agents=(1, 4, 8), peers=PEERS, path=path, **how)
+    if not _kept(data / "yardsticks.csv"):
+        yardsticks(model, tokens[: chosen.peers[0][0]], (1, 2, 4, 8, 16), repeats=7).to_csv(
+            data / "yardsticks.csv", index=False
+        )
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

@@ -43,7 +43,7 @@ def tune(
     return pd.DataFrame(rows, columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"])
 
 
-def fastest(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
+def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
     """The settings with which n agents over one prefill, n_tokens each, end first; frame: from ``tune``."""
     work = frame.prefill_ms + n_agents * frame.branch_ms
     flash_attn = bool(frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()])

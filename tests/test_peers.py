@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from conftest import QUESTIONS
 
@@ -9,6 +10,8 @@ import swarmkv_lab as lab
 from swarmkv_lab import peers
 from swarmkv_lab.bench import bench
 from swarmkv_lab.cli import main
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.peers.comparison import AT_ONCE, compare_peers, peers_table
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_lab.strategies import STRATEGIES
 
@@ -52,3 +55,73 @@ def test_bench_takes_peers_too(tmp_path):
     asked = ["--depth", "200", "--repeats", "1", "--max-tokens", "3", "--strategies", "naive,shared"]
     assert main(["bench", *asked, "--peers", "llama_state", "--json", str(out)]) == 0
     assert list(json.loads(out.read_text())["summary"]) == ["naive", "shared", "llama_state"]
+
+
+def test_a_comparison_decodes_what_all_prompts_begin_with_once(real, dossier):
+    frame = compare_peers(
+        real, dossier, depth=120, n_agents=[1, 3], peers=["llama_prefix"], strategies=["naive", "shared", "batched"],
+        agents=QUESTIONS, max_tokens=3,
+    )  # fmt: skip
+    assert set(frame.depth) == {120}
+    table = peers_table(frame)
+    assert list(table.index) == ["naive", "shared", "batched", "llama_prefix"]
+    from_turn = table["last TTFT from its turn, ms"]
+    assert from_turn.loc["batched"].isna().all()  # its agents have no turns
+    assert from_turn.drop(index="batched").notna().all(axis=None)
+    whole, first = table["end to end, ms"][3], table["from the first call, ms"][3]
+    assert (first < whole).all()
+    naive = frame[(frame.strategy == "naive") & (frame.n_agents == 3)].iloc[0]
+    assert naive.last_first_token_ms > 3 * naive.ttft_ms  # it waits for the others, and for their answers
+    assert table["3 agents"]["as naive"].drop("batched").eq(1).all()
+
+
+def test_every_peer_is_asked_at_once_or_in_turns():
+    assert set(AT_ONCE) < {*peers.PEERS, *STRATEGIES}
+
+
+def test_peers_whose_programs_are_not_here_are_named_with_what_they_need(real, monkeypatch, capsys):
+    def not_built(name):
+        raise SwarmKVError(f"{name} is not built: run make peers")
+
+    monkeypatch.setattr(peers, "program", not_built)
+    found = peers.available()
+    assert set(LLAMA_PEERS) <= set(found)
+    assert not [name for name in found if name.startswith("server")]
+    assert "server_cold, server_primed, server_warm, server_slots: llama-server is not built: run make peers" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(SwarmKVError, match="llama-server is not built"), peers.opened(["server_warm"], real, 512):
+        pass
+
+
+def test_transformers_answers_like_naive(real, dossier):
+    torch = pytest.importorskip("torch", reason="pip install 'swarmkv-lab[peers]'")
+    pytest.importorskip("transformers")
+    threads = torch.get_num_threads()
+    naive = lab.fan_out(real, dossier, QUESTIONS, "naive", max_tokens=8)
+    with peers.opened(["transformers"], real, 1024, n_threads=1) as opened:
+        assert torch.get_num_threads() == 1
+        run = lab.fan_out(real, dossier, QUESTIONS, opened["transformers"], max_tokens=8)
+    assert torch.get_num_threads() == threads
+    compared = run.compare(naive)
+    assert compared.kl.max() < 0.1  # dequantized weights, other kernels
+    for agent, theirs in zip(run.branches, naive.branches, strict=True):
+        assert agent.tokens[0] == theirs.tokens[0]
+    assert run.timeline.phase.tolist().count("prefill") == 1
+    assert run.metrics["copied_bytes"] > 0
+
+
+def test_a_prompts_common_beginning_goes_to_the_prefix():
+    prompts = {"a": np.array([1, 2, 3, 4]), "b": np.array([1, 2, 3]), "c": np.array([1, 2, 5])}
+    prefix, branches = lab.shared_prefix(np.array([9, 8]), prompts)
+    assert prefix.tolist() == [9, 8, 1, 2]
+    assert {name: rest.tolist() for name, rest in branches.items()} == {"a": [3, 4], "b": [3], "c": [5]}
+    for name, prompt in prompts.items():
+        assert [*prefix, *branches[name]] == [9, 8, *prompt]
+
+
+def test_a_prompt_is_never_used_up():
+    same = {"a": np.array([1, 2]), "b": np.array([1, 2])}
+    prefix, branches = lab.shared_prefix(np.array([9]), same)
+    assert prefix.tolist() == [9, 1]
+    assert [rest.tolist() for rest in branches.values()] == [[2], [2]]

@@ -10,6 +10,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers import build
 from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
+from swarmkv_lab.peers.yardsticks import ratios, yardsticks
 
 try:
     build.program("llama-server")
@@ -57,3 +58,10 @@ def test_a_request_that_is_refused(real):
         with pytest.raises(SwarmKVError, match="/nowhere with 404"):
             server.ask("GET", "/nowhere")
         assert len(server.complete([1, 2, 3], 2)) == 2
+
+
+def test_yardsticks_are_measured_beside_ours(real, dossier):
+    frame = yardsticks(real, dossier[:100], (1, 2), n_tokens=4, repeats=1)
+    assert frame.groupby(["work", "n_agents"]).program.nunique().eq(2).all()
+    assert (frame.tokens_per_s > 1).all()
+    assert list(ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]

@@ -12,6 +12,7 @@ from swarmkv_lab.figures.grid import (
 )
 from swarmkv_lab.figures.guards import guards
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
+from swarmkv_lab.figures.peers import peers, yardsticks
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.style import save
 
@@ -33,6 +34,7 @@ __all__ = [
     "memory_against_agents",
     "memory_held",
     "packing",
+    "peers",
     "position_error",
     "predicted_against_measured",
     "save",
@@ -40,4 +42,5 @@ __all__ = [
     "speedup_map",
     "strategies",
     "timeline",
+    "yardsticks",
 ]

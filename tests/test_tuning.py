@@ -1,0 +1,66 @@
+"""Tuning and limits: what is measured, and what is chosen from it."""
+
+import llama_cpp
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.limits import _pieces
+from swarmkv_lab.llama import Sampler
+
+
+def test_every_combination_is_measured(twin, document):
+    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=1)
+    assert frame[["flash_attn", "n_threads"]].values.tolist() == [[False, 1], [False, 2], [True, 1], [True, 2]]
+    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
+    assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
+
+
+def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many():
+    frame = pd.DataFrame(
+        [(False, 1, 900, 50, 10), (False, 4, 300, 40, 12), (True, 1, 800, 90, 10), (True, 4, 250, 80, 12)],
+        columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"],
+    )
+    few = lab.fastest_settings(frame, n_agents=1)  # the prefill decides: 250 + 80 against 300 + 40
+    many = lab.fastest_settings(frame, n_agents=8)  # the branches do
+    assert few == {"flash_attn": True, "n_threads": 1, "n_threads_batch": 4}
+    assert many == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 4}
+
+
+def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
+    with twin.context(256, n_threads=1, n_threads_batch=2) as ctx:
+        assert llama_cpp.llama_n_threads(ctx.handle) == 1
+        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
+    with twin.context(256, n_threads=2) as ctx:
+        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
+    with pytest.raises(lab.SwarmKVError, match="n_threads_batch=0: it must be at least 1"):
+        twin.context(256, n_threads_batch=0)
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+def test_the_pieces_are_the_whole_state_but_its_headers(twin, document, flash_attn):
+    with twin.context(512, flash_attn=flash_attn) as ctx:
+        ctx.decode(document)
+        snapshot = lab.KVSnapshot.capture(ctx, document)
+        pieces = _pieces(snapshot, twin, ctx.n_ctx)
+    n_bytes = len(document) * twin.geometry.bytes_per_token()
+    assert sum(piece.nbytes for _, piece in pieces) == n_bytes
+    assert all(into.shape == piece.shape for into, piece in pieces)
+    rows = max(len(piece) for _, piece in pieces)
+    assert rows == (1 if flash_attn else 2 * 16)  # values are transposed without it: a row an element
+
+
+def test_restore_is_measured_beside_copies(twin, document):
+    measured = lab.restore_against_memcpy(twin, document, rounds=2)
+    assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
+    assert measured["ratio"] == measured["restore_ms"] / measured["memcpy_ms"]
+    assert measured["pieces_ms"] > 0
+
+
+def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
+    logits = np.array([0, 3, -np.inf, 3], np.float32)
+    assert Sampler().sample(logits) == 1
+    for damaged in (np.full(4, -np.inf), np.array([0, np.nan, 3, 1])):
+        with pytest.raises(lab.SwarmKVError, match="the model's weights or its KV cache are damaged"):
+            Sampler().sample(damaged.astype(np.float32))
