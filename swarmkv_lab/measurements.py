@@ -58,6 +58,11 @@ class Measurements:
         return pd.read_csv(self._path("yardsticks.csv"))
 
     @cached_property
+    def warm_ttft(self) -> pd.DataFrame:
+        """What peers.yardsticks.warm_ttft gave."""
+        return pd.read_csv(self._path("warm_ttft.csv"))
+
+    @cached_property
     def positions(self) -> pd.DataFrame:
         """What positions.position_error gave."""
         return pd.read_csv(self._path("positions.csv"))

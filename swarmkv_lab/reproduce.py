@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab import article, gallery
 from swarmkv_lab.bench import bench, table
-from swarmkv_lab.documents import load_document
+from swarmkv_lab.documents import load_agents, load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.grid import sweep_rounds
 from swarmkv_lab.llama import Model
@@ -22,7 +22,7 @@ from swarmkv_lab.measurements import Measurements
 from swarmkv_lab.models import load_model
 from swarmkv_lab.peers import PEERS
 from swarmkv_lab.peers.comparison import compare_peers
-from swarmkv_lab.peers.yardsticks import yardsticks
+from swarmkv_lab.peers.yardsticks import warm_ttft, yardsticks
 from swarmkv_lab.positions import position_error
 from swarmkv_lab.profiles import PROFILE_VARIABLE, Profile, profile
 from swarmkv_lab.resources import REFERENCE, ROOT, RUNS
@@ -102,10 +102,11 @@ def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
     for depth, repeats in chosen.peers:
         path, how = data / f"peers_{depth}.csv", {"max_tokens": chosen.max_tokens, "repeats": repeats}
         compare_peers(model, tokens, depth=depth, n_agents=(1, 4, 8), peers=PEERS, path=path, **how)
+    shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     if not _kept(data / "yardsticks.csv"):
-        yardsticks(model, tokens[: chosen.peers[0][0]], (1, 2, 4, 8, 16), repeats=7).to_csv(
-            data / "yardsticks.csv", index=False
-        )
+        yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7).to_csv(data / "yardsticks.csv", index=False)
+    if not _kept(data / "warm_ttft.csv"):
+        warm_ttft(model, deep, load_agents("dossier")).to_csv(data / "warm_ttft.csv", index=False)
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

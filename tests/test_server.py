@@ -10,7 +10,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers import build
 from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
-from swarmkv_lab.peers.yardsticks import ratios, yardsticks
+from swarmkv_lab.peers.yardsticks import ratios, warm_ttft, yardsticks
 
 try:
     build.program("llama-server")
@@ -65,3 +65,10 @@ def test_yardsticks_are_measured_beside_ours(real, dossier):
     assert frame.groupby(["work", "n_agents"]).program.nunique().eq(2).all()
     assert (frame.tokens_per_s > 1).all()
     assert list(ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]
+
+
+def test_questions_over_a_document_that_is_there_take_turns_with_a_warm_slot(real, dossier):
+    frame = warm_ttft(real, dossier[:100], QUESTIONS, repeats=1)
+    assert frame.program.tolist() == ["shared", "server_warm"] * 3
+    assert (frame.ttft_ms > 0).all()
+    assert servers() == []

@@ -94,7 +94,7 @@ class LlamaServer:
 
     @contextmanager
     def _request(self, method: str, path: str, body: dict[str, Any]) -> Iterator[Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=3600)  # a long queue
         try:
             headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
             connection.request(method, path, json.dumps(body) if body else None, headers)

@@ -3,7 +3,10 @@
 import json
 import subprocess
 import time
+import timeit
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.experiment import Prompts, named_prompts, shared_prefix
 from swarmkv_lab.llama import Context, Model, Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
+from swarmkv_lab.peers.server import LlamaServer
 from swarmkv_lab.sizing import UBATCH
-from swarmkv_lab.strategies import DOCUMENT
+from swarmkv_lab.strategies import BRANCH, DOCUMENT
 
 OURS = "swarmkv_lab"
 
@@ -52,6 +57,37 @@ def yardsticks(
                 rate = _batched_bench(model, plan, len(tokens), n, n_tokens)
                 rows.append(("generation", n, "llama-batched-bench", repeat, rate))
     frame = pd.DataFrame(rows, columns=["work", "n_agents", "program", "repeat", "tokens_per_s"])
+    return frame[frame.repeat > 0].reset_index(drop=True)
+
+
+def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int = 5, **settings: Any) -> pd.DataFrame:
+    """TTFT in ms of questions over a document that is already there, in turns: ours beside llama-server's warm slot.
+
+    Columns program ("shared" or "server_warm"), agent, repeat, ttft_ms. The two take turns question by question, so
+    that a change of the processor's clock meets both. What all questions begin with alike belongs to the document.
+    """
+    prefix, branches = shared_prefix(tokens, named_prompts(model, agents))
+    n_ctx = len(prefix) + max(map(len, branches.values())) + 2
+    plan = ContextSettings(n_ctx, **settings)
+    rows = []
+    with model.context(n_ctx, n_seq_max=2, **settings) as ctx, LlamaServer(model, plan, 1) as server:
+        ctx.decode(prefix, DOCUMENT)
+        server.complete(prefix.tolist(), 1)
+        sampler = Sampler()
+
+        def ours(prompt: np.ndarray) -> None:
+            ctx.share(DOCUMENT, BRANCH)
+            ctx.decode(prompt, BRANCH)
+            sampler.sample(ctx.spend_logits(BRANCH))
+
+        def theirs(prompt: np.ndarray) -> None:
+            server.complete([*prefix.tolist(), *prompt.tolist()], 1)
+
+        turns = [(repeat, name) for repeat in range(repeats + 1) for name in branches]  # the first repeat warms up
+        for (repeat, name), (program, ask) in product(turns, (("shared", ours), ("server_warm", theirs))):
+            seconds = timeit.timeit(partial(ask, branches[name]), number=1)
+            rows.append((program, name, repeat, seconds * 1e3))
+    frame = pd.DataFrame(rows, columns=["program", "agent", "repeat", "ttft_ms"])
     return frame[frame.repeat > 0].reset_index(drop=True)
 
 
