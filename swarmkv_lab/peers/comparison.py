@@ -14,7 +14,7 @@ from swarmkv_lab.llama import Model
 from swarmkv_lab.peers import opened
 from swarmkv_lab.strategies import STRATEGIES
 
-AT_ONCE = ("batched", "server_cold", "server_primed")
+AT_ONCE = ("batched", "server_cold", "server_unified", "server_primed")
 """They answer all agents at the same time; with the others an agent's turn comes when the one before has its answer."""
 
 

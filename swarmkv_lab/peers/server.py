@@ -107,7 +107,13 @@ class LlamaServer:
 
 
 def server_cold(run: Run) -> None:
-    """All agents at once, each with its whole prompt, a slot each in one unified cache; nothing was there before."""
+    """All agents at once, each with its whole prompt, a slot each with a cache of its own; nothing was there before."""
+    with _serving(run, len(run.branches), "--no-kv-unified") as server:
+        _at_once(run, server)
+
+
+def server_unified(run: Run) -> None:
+    """The same with the slots in one unified cache: attention then also looks at, and masks, the others' tokens."""
     with _serving(run, len(run.branches), "--kv-unified") as server:
         _at_once(run, server)
 
@@ -143,7 +149,7 @@ def server_slots(run: Run) -> None:
 
 
 SERVER_PEERS: Mapping[str, Callable[[Run], None]] = {
-    f.__name__: f for f in (server_cold, server_primed, server_warm, server_slots)
+    f.__name__: f for f in (server_cold, server_unified, server_primed, server_warm, server_slots)
 }
 
 
