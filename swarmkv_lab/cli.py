@@ -84,7 +84,7 @@ def _pipeline(args: argparse.Namespace) -> int:
         errors = {name: str(error) for name, error in run.errors.items()}
         print(json.dumps({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
     else:
-        for agent in run.agents.itertuples():
+        for agent in run.agents[~run.agents.agent.isin(run.errors)].itertuples():
             print(f"{agent.agent} (first token after {agent.first_token_at_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n")
         print(f"{len(pipeline.tokens):,} tokens, {run.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s")
     for error in run.errors.values():

@@ -55,6 +55,11 @@ class Pipeline:
                 raise SwarmKVError(f"{agent.name}: max_tokens={agent.max_tokens}, it must be at least 0")
         self._asked = {agent.name: self._ask(agent.prompt) for agent in self.agents}
 
+    @property
+    def watermarks(self) -> dict[str, int]:
+        """Tokens of the document that each agent reads."""
+        return {agent.name: self._n_prefix(agent) for agent in self.agents}
+
     def run(
         self,
         strategy: str | Strategy = "batched",
