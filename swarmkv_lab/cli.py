@@ -80,16 +80,18 @@ def _pipeline(args: argparse.Namespace) -> int:
         pipeline = load_pipeline(args.spec, model)
         with tqdm(total=sum(agent.max_tokens for agent in pipeline.agents), unit="token", desc="answers") as bar:
             run = pipeline.run(args.strategy, on_token=lambda name, token: bar.update())
-    if args.json:
-        errors = {name: str(error) for name, error in run.errors.items()}
-        print(json.dumps({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
-    else:
-        for agent in run.agents[~run.agents.agent.isin(run.errors)].itertuples():
-            print(f"{agent.agent} (first token after {agent.first_token_at_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n")
-        print(f"{len(pipeline.tokens):,} tokens, {run.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s")
-    for error in run.errors.values():
-        print(f"swarmkv-lab: {error}", file=sys.stderr)
-    return 1 if run.errors else 0
+        if args.json:
+            errors = {name: str(error) for name, error in run.errors.items()}
+            print(json.dumps({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
+        else:
+            for agent in run.agents[~run.agents.agent.isin(run.errors)].itertuples():
+                print(
+                    f"{agent.agent} (first token after {agent.first_token_at_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n"
+                )
+            print(f"{len(pipeline.tokens):,} tokens, {run.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s")
+        for error in run.errors.values():
+            print(f"swarmkv-lab: {error}", file=sys.stderr)
+        return 1 if run.errors else 0
 
 
 def _size(args: argparse.Namespace) -> int:

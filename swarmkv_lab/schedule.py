@@ -43,7 +43,8 @@ class Schedule:
             able += [self.agents[name] for name in sorter.get_ready()]
             now = [agent for agent in able if agent.n_prefix <= n_prefilled]
             if not now:
-                n_prefilled = min(agent.n_prefix for agent in able)
+                # also at the watermarks of those that are not able yet: a snapshot is captured as the prefill passes
+                n_prefilled = min(n for agent in self.agents.values() if (n := agent.n_prefix) > n_prefilled)
                 advance(n_prefilled)
                 continue
             for agent in now:

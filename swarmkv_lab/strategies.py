@@ -60,6 +60,7 @@ def shared(run: Run) -> None:
                 with run.attempt([agent]):
                     share(run, ctx, agent, BRANCH)
                     answer(run, ctx, {BRANCH: agent})
+                ctx.clear(BRANCH)  # the document's next cells then follow its last ones, as naive's do
 
 
 def batched(run: Run) -> None:
