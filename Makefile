@@ -1,4 +1,4 @@
-# The whole lab from an empty machine: Python 3.10 or newer and a C++ compiler are all that must be there.
+# The whole lab from an empty machine: Python 3.11 or newer and a C++ compiler are all that must be there.
 PYTHON ?= python3
 VENV ?= .venv
 PROFILE ?= quick
@@ -42,9 +42,9 @@ resume-reference: $(READY) ## go on with it after an interrupt
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "swarmkv-lab needs Python 3.10 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "swarmkv-lab needs Python 3.10 or newer, and $(PYTHON) is $$($(PYTHON) -V); set PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "swarmkv-lab needs Python 3.11 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "swarmkv-lab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V); set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \

@@ -24,6 +24,7 @@ from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
 from swarmkv_lab.measurements import measurements
 from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
 from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.pipeline import Agent, Pipeline
 from swarmkv_lab.positions import position_error
 from swarmkv_lab.prefix_cache import prefill
 from swarmkv_lab.profiles import profile
@@ -32,6 +33,7 @@ from swarmkv_lab.rope import Rope
 from swarmkv_lab.run import Run, kl_divergence
 from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.spec import load_pipeline
 from swarmkv_lab.state import SequenceState
 from swarmkv_lab.strategies import STRATEGIES
 from swarmkv_lab.tuning import fastest_settings, tune
@@ -42,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "STRATEGIES",
+    "Agent",
     "Context",
     "ContextBudgetError",
     "CostModel",
@@ -51,6 +54,7 @@ __all__ = [
     "LlamaGuard",
     "Model",
     "ModelNotFoundError",
+    "Pipeline",
     "Rope",
     "Run",
     "Sampling",
@@ -75,6 +79,7 @@ __all__ = [
     "load_agents",
     "load_document",
     "load_model",
+    "load_pipeline",
     "measurements",
     "model_path",
     "position_error",

@@ -8,12 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from swarmkv_lab import ask
 from swarmkv_lab.bench import bench, table
 from swarmkv_lab.catalogue import geometry
 from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.models import load_model, model_path
+from swarmkv_lab.spec import load_pipeline
 from swarmkv_lab.strategies import STRATEGIES
 from swarmkv_lab.tuning import fastest_settings, tune
 from swarmkv_lab.weigh import weigh
@@ -72,6 +75,25 @@ def _bench(args: argparse.Namespace) -> int:
     return 0
 
 
+def _pipeline(args: argparse.Namespace) -> int:
+    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
+        pipeline = load_pipeline(args.spec, model)
+        with tqdm(total=sum(agent.max_tokens for agent in pipeline.agents), unit="token", desc="answers") as bar:
+            run = pipeline.run(args.strategy, on_token=lambda name, token: bar.update())
+        if args.json:
+            errors = {name: str(error) for name, error in run.errors.items()}
+            print(json.dumps({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
+        else:
+            for agent in run.agents[~run.agents.agent.isin(run.errors)].itertuples():
+                print(
+                    f"{agent.agent} (first token after {agent.first_token_at_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n"
+                )
+            print(f"{len(pipeline.tokens):,} tokens, {run.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s")
+        for error in run.errors.values():
+            print(f"swarmkv-lab: {error}", file=sys.stderr)
+        return 1 if run.errors else 0
+
+
 def _size(args: argparse.Namespace) -> int:
     key, _, value = args.kv_type.partition(",")
     kv_type = (key, value) if value else key
@@ -128,6 +150,14 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
     one.add_argument("--json", type=Path, help="write the report here")
     one.set_defaults(command=_bench)
+
+    one = commands.add_parser("pipeline", help="a graph of agents over one document, from a TOML file")
+    one.add_argument("spec", help="the file's path, or dossier")
+    one.add_argument("--strategy", choices=list(STRATEGIES), default="batched")
+    one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
+    one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
+    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    one.set_defaults(command=_pipeline)
 
     one = commands.add_parser("size", help="how many bytes a snapshot takes, with or without the model's weights")
     one.add_argument("source", metavar="NAME_OR_PATH", help="a catalogue name such as qwen2.5-7b, or a GGUF's path")

@@ -9,6 +9,7 @@ import pandas as pd
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama import GREEDY, Model, Sampling
 from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.schedule import Schedule
 from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.strategies import STRATEGIES, Strategy
 
@@ -38,9 +39,7 @@ def fan_out(
     ``repeats``. watch: called with the run before each llama_decode; what it raises ends the run.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
     """
-    answer = STRATEGIES.get(strategy) if isinstance(strategy, str) else strategy
-    if answer is None:
-        raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    answer = strategy_named(strategy)
     if max_tokens < 0 or repeats < 1:
         raise SwarmKVError(f"max_tokens={max_tokens} and repeats={repeats}: at least 0 and at least 1")
     snapshot = tokens if isinstance(tokens, KVSnapshot) else None
@@ -50,17 +49,25 @@ def fan_out(
     prefix = model.check_tokens(tokens if snapshot is None else snapshot.tokens)
     prompts = named_prompts(model, agents)
     name = answer.__name__
-    settings["n_ctx"] = budget(model, name, len(prefix), prompts, max_tokens, n_ctx)
+    lengths = {agent: len(prompt) for agent, prompt in prompts.items()}
+    settings["n_ctx"] = budget(model, name, len(prefix), lengths, max_tokens, n_ctx)
     runs = []
     for _ in range(repeats):
-        branches = [Agent(agent, prompt) for agent, prompt in prompts.items()]
-        run = Run(model, prefix, branches, name, max_tokens, sampling, settings, watch, snapshot)
+        branches = [Agent(agent, prompt, max_tokens, sampling, len(prefix)) for agent, prompt in prompts.items()]
+        run = Run(model, prefix, Schedule(branches), name, settings, watch, snapshot)
         answer(run)
         runs.append(run)
     runs.sort(key=lambda run: run.metrics["end_to_end_ms"])
     median = runs[(len(runs) - 1) // 2]
     median.repeats = pd.DataFrame([run.metrics for run in runs])
     return median
+
+
+def strategy_named(strategy: str | Strategy) -> Strategy:
+    """One of STRATEGIES by its name, or a callable as it is."""
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[strategy] if isinstance(strategy, str) else strategy
 
 
 def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:
@@ -84,21 +91,21 @@ def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tupl
 
 
 def budget(
-    model: Model, strategy: str, n_prefix: int, prompts: Mapping[str, np.ndarray], max_tokens: int, n_ctx: int | None
+    model: Model, strategy: str, n_prefix: int, lengths: Mapping[str, int], max_tokens: int, n_ctx: int | None
 ) -> int:
     """The cells that a strategy's contexts need, or ContextBudgetError: nothing is decoded that cannot be finished."""
-    longest = max(map(len, prompts.values()))
+    longest = max(lengths.values())
     position = n_prefix + longest + max_tokens
     if position > model.n_ctx_train:
         raise ContextBudgetError(
             f"prefix {n_prefix:,} + longest branch {longest:,} + max_tokens {max_tokens:,} = {position:,} positions, "
             f"and {model.name} was trained for {model.n_ctx_train:,}: shorten the document or the answer"
         )
-    tails = sum(len(prompt) + max_tokens for prompt in prompts.values())
+    tails = sum(length + max_tokens for length in lengths.values())
     need = n_prefix + tails if strategy == "batched" else position
     if n_ctx is not None and need > n_ctx:
         parts = (
-            f"{len(prompts)} branches and answers {tails:,}"
+            f"{len(lengths)} branches and answers {tails:,}"
             if strategy == "batched"
             else (f"longest branch {longest:,} + max_tokens {max_tokens:,}")
         )

@@ -63,9 +63,8 @@ def measure(
     if len(done) == len(todo):
         return
     for strategy, this in product(strategies, rounds):
-        budget(
-            model, strategy, this.depth, groups[this.n_agents], settings.get("max_tokens", 32), settings.get("n_ctx")
-        )
+        lengths = {name: len(prompt) for name, prompt in groups[this.n_agents].items()}
+        budget(model, strategy, this.depth, lengths, settings.get("max_tokens", 32), settings.get("n_ctx"))
     for strategy in strategies:  # pages, threads and caches are warm afterwards
         fan_out(model, prefix[:64], groups[max(groups)], named[strategy], **settings | {"max_tokens": 1})
     bar = tqdm(

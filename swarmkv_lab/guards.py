@@ -116,7 +116,7 @@ def _together(
     for seq_id in branches:
         ctx.share(_DOCUMENT, seq_id)
     ctx.decode_many(branches)
-    for step in generate_together(ctx, list(branches), max_tokens, GREEDY):
+    for step in generate_together(ctx, dict.fromkeys(branches, (max_tokens, GREEDY))):
         for seq_id, token in step.items():
             answers[seq_id - 1].append(token)
     end = time.perf_counter()

@@ -1,7 +1,7 @@
 """Provenance: where a number was measured, so that it can be read and repeated."""
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _PACKAGES = ("numpy", "pandas", "matplotlib", "jupyterlab", "ipywidgets")
 def environment(model: Model, **settings: Any) -> dict[str, Any]:
     """The machine, the versions, the model and the settings of a measurement."""
     return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
         "cores": psutil.cpu_count(logical=False),
         "memory_bytes": psutil.virtual_memory().total,

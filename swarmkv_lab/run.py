@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Context, Model, Sampling
+from swarmkv_lab.schedule import Schedule
 from swarmkv_lab.snapshot import KVSnapshot
 
 PREFIX = "prefix"  # the lane of the work that is done once for all agents
@@ -24,10 +26,16 @@ class Agent:
     name: str
     prompt: np.ndarray
     """int32 (n,): tokens that follow the prefix"""
+    max_tokens: int
+    sampling: Sampling
+    n_prefix: int
+    """tokens of the document that it reads: its watermark"""
     logits: np.ndarray | None = None
     """float32 (n_vocab,): the first ones after the prompt"""
     tokens: list[int] = field(default_factory=list)
     """the answer"""
+    error: SwarmKVError | None = None
+    """why there is none"""
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,18 @@ class Run:
         self,
         model: Model,
         tokens: np.ndarray,
-        branches: Sequence[Agent],
+        schedule: Schedule,
         strategy: str,
-        max_tokens: int,
-        sampling: Sampling,
         settings: dict[str, Any],
         watch: "Callable[[Run], None] | None" = None,
         snapshot: KVSnapshot | None = None,
+        on_token: Callable[[str, int], None] | None = None,
     ) -> None:
         self.model = model
         self.tokens = tokens
-        self.branches = list(branches)
+        self.schedule = schedule
+        self.branches = list(schedule.agents.values())
         self.strategy = strategy
-        self.max_tokens = max_tokens
-        self.sampling = sampling
         self.settings = settings
         self.snapshot = snapshot
         """of the tokens, when it was there before"""
@@ -75,6 +81,7 @@ class Run:
         self.repeats = pd.DataFrame()
         """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
         self._watch = watch
+        self._on_token = on_token
         self._open: list[tuple[str, str, float]] = []
         self._held = 0
         self._start = time.perf_counter()
@@ -97,6 +104,29 @@ class Run:
     def add(self, agent: Agent, phase: str, start_ms: float, end_ms: float) -> None:
         """A piece of an agent's work that was timed by ``now`` elsewhere, such as in a thread."""
         self.spans.append(Span(agent.name, phase, start_ms, end_ms, 0))
+
+    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Agent]]:
+        """Schedule.ready: groups of agents that can answer now."""
+        return self.schedule.ready(advance)
+
+    @contextmanager
+    def attempt(self, agents: Sequence[Agent]) -> Iterator[None]:
+        """These agents' work: an error in it is theirs alone, where the schedule tolerates that."""
+        try:
+            yield
+        except SwarmKVError as error:
+            self._open = []
+            for agent in agents:
+                self.schedule.fail(agent, error)
+
+    def take(self, agent: Agent, token: int) -> None:
+        """The next token of an agent's answer."""
+        agent.tokens.append(token)
+        if self._on_token:
+            try:
+                self._on_token(agent.name, token)
+            except Exception as error:
+                self.schedule.fail(agent, SwarmKVError(f"on_token raised {error!r}"))
 
     @contextmanager
     def phase(self, agents: Agent | Sequence[Agent] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
@@ -131,12 +161,12 @@ class Run:
 
     def whole_prompt(self, agent: Agent) -> list[int]:
         """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
-        return [*self.tokens.tolist(), *agent.prompt.tolist()]
+        return [*self.tokens[: agent.n_prefix].tolist(), *agent.prompt.tolist()]
 
     def capture(self, ctx: Context) -> KVSnapshot:
-        """The prefix's snapshot, captured on its lane."""
+        """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""
         with self.phase(None, "capture", ctx.state_bytes()):
-            return KVSnapshot.capture(ctx, self.tokens)
+            return KVSnapshot.capture(ctx, self.tokens[: ctx.n_past()])
 
     # -- what readers see
 
@@ -182,6 +212,11 @@ class Run:
     def answers(self) -> dict[str, str]:
         """The answers' text by agent."""
         return {agent.name: self.model.detokenize(agent.tokens) for agent in self.branches}
+
+    @cached_property
+    def errors(self) -> dict[str, SwarmKVError]:
+        """Why agents have no answer, by their names."""
+        return {agent.name: agent.error for agent in self.branches if agent.error is not None}
 
     @cached_property
     def metrics(self) -> dict[str, Any]:

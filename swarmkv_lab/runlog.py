@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import GREEDY
 from swarmkv_lab.run import Agent
 
 _MEND = "pass another path, or remove this file and what was measured beside it"
@@ -76,7 +77,7 @@ class RunLog:
             if tuple(kept["round"]) != this:
                 return None
             return [
-                Agent("", np.empty(0, np.int32), kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
+                Agent("", np.empty(0, np.int32), 0, GREEDY, 0, kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
                 for i in range(this.n_agents)
             ]
 

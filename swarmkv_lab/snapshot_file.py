@@ -7,7 +7,7 @@ covered: the header is the one rendering of its contents; one checksum covers it
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class SnapshotHeader:
         metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
         metadata |= {
             "format": FORMAT,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "checksum": xxhash.xxh3_128_hexdigest(data),
             "header_checksum": _UNSEALED,
         }

@@ -1,6 +1,7 @@
 """The strategies, side by side: N agents answer over one document, and only the way they get its KV cache differs."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from itertools import islice
 
 from swarmkv_lab.llama import Context, generate_together
@@ -15,47 +16,51 @@ DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents
 
 def naive(run: Run) -> None:
     """Every agent prefills the whole document in a context of its own: what default stacks do."""
-    for agent in run.branches:
-        with run.context(agent) as ctx:
-            with run.phase(agent, "prefill"):
-                ctx.decode(run.tokens)
-            answer(run, ctx, {DOCUMENT: agent})
+    for agents in run.ready(lambda n_tokens: None):
+        for agent in agents:
+            with run.attempt([agent]), run.context(agent) as ctx:
+                with run.phase(agent, "prefill"):
+                    ctx.decode(run.tokens[: agent.n_prefix])
+                answer(run, ctx, {DOCUMENT: agent})
 
 
 def swarmkv(run: Run) -> None:
     """The article: prefill once and serialize; each agent copies the buffer, makes a context, restores, goes on."""
-    with run.context(None) as ctx:
-        snapshot = captured(run, ctx)
-    with run.holding(snapshot.nbytes):
-        for agent in run.branches:
-            with run.phase(agent, "copy", snapshot.nbytes):
-                branch = snapshot.copy()
-            with run.holding(branch.nbytes), run.context(agent) as ctx:
-                with run.phase(agent, "restore", branch.nbytes):
-                    branch.restore(ctx)
-                answer(run, ctx, {DOCUMENT: agent})
-            del branch
+    with ExitStack() as document, Snapshots(run, document.enter_context(run.context(None))) as snapshots:
+        for agents in run.ready(snapshots.advance):
+            if snapshots.is_whole:
+                document.close()  # the article's prefill context is not held any longer
+            for agent in agents:
+                with run.attempt([agent]):
+                    with run.phase(agent, "copy", snapshots[agent].nbytes):
+                        branch = snapshots[agent].copy()
+                    with run.holding(branch.nbytes), run.context(agent) as ctx:
+                        with run.phase(agent, "restore", branch.nbytes):
+                            branch.restore(ctx)
+                        answer(run, ctx, {DOCUMENT: agent})
+                    del branch
 
 
 def pooled(run: Run) -> None:
     """Contexts are made once and reused, and agents restore straight from the one read-only buffer."""
-    with run.context(None) as ctx:
-        snapshot = captured(run, ctx)
-        with run.holding(snapshot.nbytes):
-            for agent in run.branches:
-                with run.phase(agent, "restore", snapshot.nbytes):
-                    snapshot.restore(ctx)
-                answer(run, ctx, {DOCUMENT: agent})
+    with run.context(None) as ctx, Snapshots(run, ctx) as snapshots:
+        for agents in run.ready(snapshots.advance):
+            for agent in agents:
+                with run.attempt([agent]):
+                    with run.phase(agent, "restore", snapshots[agent].nbytes):
+                        snapshots[agent].restore(ctx)
+                    answer(run, ctx, {DOCUMENT: agent})
 
 
 def shared(run: Run) -> None:
     """One context: each agent in turn tags the document's cells as its own. No bytes move."""
     with run.context(None, n_seq_max=2) as ctx:
-        prefill(run, ctx)
-        for agent in run.branches:
-            with run.phase(agent, "share"):
-                ctx.share(DOCUMENT, BRANCH)
-            answer(run, ctx, {BRANCH: agent})
+        for agents in run.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
+            for agent in agents:
+                with run.attempt([agent]):
+                    share(run, ctx, agent, BRANCH)
+                    answer(run, ctx, {BRANCH: agent})
+                ctx.clear(BRANCH)  # the document's next cells then follow its last ones, as naive's do
 
 
 def batched(run: Run) -> None:
@@ -64,33 +69,77 @@ def batched(run: Run) -> None:
     # and the prefill was measured 2 to 4 % slower. A power of two divides the batch.
     n_seq_max = 1 << len(run.branches).bit_length()
     with run.context(None, n_seq_max=n_seq_max) as ctx:
-        prefill(run, ctx)
-        branches = dict(enumerate(run.branches, BRANCH))
-        for seq_id, agent in branches.items():
-            with run.phase(agent, "share"):
-                ctx.share(DOCUMENT, seq_id)
-        answer(run, ctx, branches)
+        for agents in run.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
+            branches = dict(enumerate(agents, BRANCH))
+            with run.attempt(agents):
+                for seq_id, agent in branches.items():
+                    share(run, ctx, agent, seq_id)
+                answer(run, ctx, branches)
+            for seq_id in branches:
+                ctx.clear(seq_id)
 
 
 STRATEGIES: Mapping[str, Strategy] = {f.__name__: f for f in (naive, swarmkv, pooled, shared, batched)}
 
 
-def prefill(run: Run, ctx: Context) -> None:
-    """The document, once for all agents: decoded, or restored where the run was given a snapshot of it."""
+def prefill(run: Run, ctx: Context, n_tokens: int) -> None:
+    """The document up to a watermark, once for all agents: decoded, or restored where the run was given a snapshot."""
     if run.snapshot is None:
         with run.phase(None, "prefill"):
-            ctx.decode(run.tokens, DOCUMENT)
-    else:
+            ctx.decode(run.tokens[ctx.n_past(DOCUMENT) : n_tokens], DOCUMENT)
+    elif not ctx.n_past(DOCUMENT):
         with run.phase(None, "restore", run.snapshot.nbytes):
             run.snapshot.restore(ctx, DOCUMENT)
 
 
-def captured(run: Run, ctx: Context) -> KVSnapshot:
-    """The document's snapshot: the one that the run was given, or one of a prefill."""
-    if run.snapshot is not None:
-        return run.snapshot
-    prefill(run, ctx)
-    return run.capture(ctx)
+def share(run: Run, ctx: Context, agent: Agent, seq_id: int) -> None:
+    """Give an agent's sequence the cells of the document up to its watermark."""
+    with run.phase(agent, "share"):
+        ctx.share(DOCUMENT, seq_id)
+        if agent.n_prefix < ctx.n_past(DOCUMENT):
+            ctx.truncate(agent.n_prefix, seq_id)
+
+
+class Snapshots:
+    """The document's snapshots at its watermarks, made in one context as the prefill comes to each."""
+
+    def __init__(self, run: Run, ctx: Context) -> None:
+        self._run, self._ctx = run, ctx
+        self._by_length: dict[int, KVSnapshot] = {}
+        self._held = ExitStack()
+
+    def __getitem__(self, agent: Agent) -> KVSnapshot:
+        """The one that an agent reads."""
+        return self._by_length[agent.n_prefix]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole document has one."""
+        return len(self._run.tokens) in self._by_length
+
+    def advance(self, n_tokens: int) -> None:
+        """Prefill on to a watermark, and capture it; agents may have used the context in between."""
+        run, ctx = self._run, self._ctx
+        if run.snapshot is not None and n_tokens == len(run.tokens):
+            snapshot = run.snapshot
+        else:
+            if run.snapshot is not None:
+                ctx.clear(DOCUMENT)
+            elif self._by_length:
+                last = self._by_length[max(self._by_length)]
+                with run.phase(None, "restore", last.nbytes):
+                    last.restore(ctx)
+            prefill(run, ctx, n_tokens)
+            ctx.truncate(n_tokens)
+            snapshot = run.capture(ctx)
+        self._by_length[n_tokens] = snapshot
+        self._held.enter_context(run.holding(snapshot.nbytes))
+
+    def __enter__(self) -> "Snapshots":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._held.close()
 
 
 def answer(run: Run, ctx: Context, branches: Mapping[int, Agent]) -> None:
@@ -103,9 +152,10 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Agent]) -> None:
         ctx.decode_many({seq_id: agent.prompt for seq_id, agent in branches.items()})
     for seq_id, agent in branches.items():
         agent.logits = ctx.logits(seq_id)
-    stream = generate_together(ctx, list(branches), run.max_tokens, run.sampling)
+    asked = {seq_id: (agent.max_tokens, agent.sampling) for seq_id, agent in branches.items()}
+    stream = generate_together(ctx, asked, lambda seq_id: branches[seq_id].error is not None)
     for phase, steps in (("choose", islice(stream, 1)), ("generate", stream)):
         with run.phase(agents, phase):
             for step in steps:
                 for seq_id, token in step.items():
-                    branches[seq_id].tokens.append(token)
+                    run.take(branches[seq_id], token)

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import nbformat
@@ -13,11 +14,6 @@ from conftest import ROOT
 
 from swarmkv_lab.profiles import PROFILES
 from swarmkv_lab.strategies import STRATEGIES
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -38,14 +38,14 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         heights = [len(lane) + 1 for lane in [*lanes, _lanes(ours)]]
         axes = figure.subplots(len(names) + 1, 1, height_ratios=heights)
         for ax, name in zip(axes, names, strict=False):
-            _draw_lanes(ax, timelines[name], scale=1e-3)
+            draw_lanes(ax, timelines[name], scale=1e-3)
             ax.set_xlim(0, max(totals.values()) * 1.02e-3)
             ax.set_title(f"{name}: {totals[name] / 1e3:.1f} s", fontsize=10)
             ax.sharex(axes[0])
             ax.tick_params(labelbottom=ax is axes[len(names) - 1])
         axes[len(names) - 1].set_xlabel("seconds since the first call (measured)")
         close_up = ours.assign(start_ms=ours.start_ms - after, end_ms=ours.end_ms - after)
-        _draw_lanes(axes[-1], close_up[close_up.end_ms > 0])
+        draw_lanes(axes[-1], close_up[close_up.end_ms > 0])
         axes[-1].set_xlim(0, (totals[names[-1]] - after) * 1.02)
         axes[-1].set_title(f"{names[-1]}, close up: what the agents do after the one prefill", fontsize=10)
         axes[-1].set_xlabel("milliseconds since the prefill ended (measured)")
@@ -53,13 +53,14 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         headline(
             figure,
             f"{n} agents, one document: prefilled {n} times or once, {totals[names[0]] / totals[names[-1]]:.2f}x",
-            _key(set(pd.concat(timelines.values()).phase)),
+            phase_key(set(pd.concat(timelines.values()).phase)),
         )
         small_print(figure, caption)
     return figure
 
 
-def _key(phases: set[str]) -> dict[str, tuple[str, str]]:
+def phase_key(phases: set[str]) -> dict[str, tuple[str, str]]:
+    """A key of these phases' colours and hatches."""
     return {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
 
 
@@ -68,7 +69,8 @@ def _lanes(frame: pd.DataFrame) -> list[str]:
     return sorted(frame.agent.unique(), key=lambda name: name != PREFIX)
 
 
-def _draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
+def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
+    """A timeline's spans as bars, a lane an agent, the prefix's first; scale: axis units a millisecond."""
     lanes = _lanes(frame)
     for phase, spans in frame.groupby("phase"):
         _, colour, hatch = PHASES[phase]
@@ -101,13 +103,13 @@ def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
         inch = 1 / figure.get_figheight()
         figure.subplots_adjust(left=0.13, right=0.98, top=1 - 0.75 * inch, bottom=0.5 * inch, hspace=0.35)
         for ax, (name, frame) in zip(axes, timelines.items(), strict=True):
-            _draw_lanes(ax, frame, scale=1e-3)
+            draw_lanes(ax, frame, scale=1e-3)
             ax.set_title(f"{name}: {frame.end_ms.max() / 1e3:.2f} s", fontsize=9, y=1.0, pad=2)
             ax.tick_params(axis="y", labelsize=8)
             ax.set_xlim(0, last * 1.02)
         axes[-1].set_xlabel("seconds since the first call (measured)")
         message = "; ".join(f"{name} {frame.end_ms.max() / 1e3:.2f} s" for name, frame in timelines.items())
-        quick_headline(figure, message, _key(set(pd.concat(timelines.values()).phase)), shown=False)
+        quick_headline(figure, message, phase_key(set(pd.concat(timelines.values()).phase)), shown=False)
     return figure
 
 

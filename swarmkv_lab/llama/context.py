@@ -66,6 +66,7 @@ class Context(SequenceMethods, StateMethods):
         self._batch = Batch(self.n_batch)
         self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
+        self._leased: set[int] = set()
 
     @property
     def handle(self) -> int:
@@ -155,7 +156,7 @@ class Context(SequenceMethods, StateMethods):
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        return (step[seq_id] for step in generate_together(self, [seq_id], max_tokens, sampling))
+        return (step[seq_id] for step in generate_together(self, {seq_id: (max_tokens, sampling)}))
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""

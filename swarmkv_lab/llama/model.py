@@ -135,7 +135,7 @@ class Model:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise SwarmKVError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
-        if llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        if not self.has_vocabulary:
             raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
         tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
         n = llama_cpp.llama_tokenize(
@@ -147,7 +147,7 @@ class Model:
 
     def detokenize(self, tokens: Sequence[int] | np.ndarray, special: bool = False) -> str:
         """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
-        if llama_cpp.llama_vocab_type(self.vocab) == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+        if not self.has_vocabulary:
             return " ".join(str(int(token)) for token in tokens)
         ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
         text = ctypes.create_string_buffer(64 * len(ids) + 64)
@@ -198,6 +198,16 @@ class Model:
                 break
             text = ctypes.create_string_buffer(n)
         return text.raw[:n].decode("utf-8", "replace")
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether it knows words: a twin knows token ids only."""
+        return llama_cpp.llama_vocab_type(self.vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+
+    def read(self, document: str) -> np.ndarray:
+        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template."""
+        opening = "" if self.chat_template is None else self.chat([("user", "\x1f")]).partition("\x1f")[0]
+        return self.tokenize(opening + document)
 
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template."""

@@ -1,5 +1,7 @@
 """Sequences: what a context holds under each id, and how they are shared, cut, moved and removed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import llama_cpp
@@ -34,6 +36,29 @@ class SequenceMethods:
             llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
             if src in self._logits:
                 self._logits[dst] = self._logits[src]
+
+    @contextmanager
+    def fork(self: "Context", n: int, seq_id: int = 0) -> Iterator[list[int]]:
+        """Lease n free sequences, each with all cells of ``seq_id``; they are cleared and free again afterwards.
+
+        Forks can be forked. Raises SwarmKVError when fewer than n sequences of the context's n_seq_max are free.
+        """
+        with self.guard:
+            free = [i for i in range(self.n_seq_max) if i not in self._leased and i != seq_id and not self.n_past(i)]
+            if not 1 <= n <= len(free):
+                raise SwarmKVError(f"{n} forks were asked for, and {len(free)} of {self.n_seq_max} sequences are free")
+            leased = free[:n]
+            for fork in leased:
+                self.share(seq_id, fork)
+            self._leased.update(leased)
+        try:
+            yield leased
+        finally:
+            with self.guard:
+                self._leased.difference_update(leased)
+                if self._free.alive:
+                    for fork in leased:
+                        self.clear(fork)
 
     def clear(self: "Context", seq_id: int | None = None) -> None:
         """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""

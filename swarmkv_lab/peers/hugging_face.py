@@ -63,7 +63,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                 with run.phase(agent, "generate"):
                     while not run.model.is_eog(token):
                         agent.tokens.append(token)
-                        if len(agent.tokens) >= run.max_tokens:
+                        if len(agent.tokens) >= agent.max_tokens:
                             break
                         token = int(decode(cache, np.array([token])).argmax())
                 with run.holding(_nbytes(cache)):  # as large as it has become

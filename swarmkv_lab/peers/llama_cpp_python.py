@@ -98,7 +98,7 @@ def _generate(run: Run, llama: Llama, agent: Agent) -> None:
     with run.phase(agent, "generate"):
         while not run.model.is_eog(token):
             agent.tokens.append(token)
-            if len(agent.tokens) >= run.max_tokens:
+            if len(agent.tokens) >= agent.max_tokens:
                 break
             token = next(stream)
 
@@ -111,7 +111,7 @@ def _complete_all(run: Run, llama: Llama) -> None:
             prompt = run.whole_prompt(agent)
             if i:  # another conversation has been there in between, or the context would need no cache
                 _forget(llama)
-            chunks = llama.create_completion(prompt, max_tokens=run.max_tokens, temperature=0.0, stream=True)
+            chunks = llama.create_completion(prompt, max_tokens=agent.max_tokens, temperature=0.0, stream=True)
             with run.phase(agent, "branch" if i else "prefill"):
                 next(chunks)
             with run.phase(agent, "generate"):

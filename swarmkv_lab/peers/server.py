@@ -156,7 +156,7 @@ SERVER_PEERS: Mapping[str, Callable[[Run], None]] = {
 @contextmanager
 def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server that has done something, started while the clock stands still; its memory counts."""
-    most = max(len(agent.prompt) for agent in run.branches) + run.max_tokens
+    most = max(len(agent.prompt) + agent.max_tokens for agent in run.branches)
     settings = ContextSettings(**run.settings | {"n_ctx": n_slots * (len(run.tokens) + most + 1)})
     n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
     with run.off_the_clock():
@@ -174,7 +174,9 @@ def _one(run: Run, server: LlamaServer, agent: Agent) -> None:
     first: list[float] = []
     start = run.now()
     _keep(
-        run, agent, server.complete(run.whole_prompt(agent), run.max_tokens, lambda: first.append(run.now()), id_slot=0)
+        run,
+        agent,
+        server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(run.now()), id_slot=0),
     )
     run.add(agent, "branch", start, first[0])
     run.add(agent, "generate", first[0], run.now())
@@ -185,7 +187,7 @@ def _at_once(run: Run, server: LlamaServer) -> None:
 
     def work(agent: Agent) -> tuple[float, float]:
         first: list[float] = []
-        _keep(run, agent, server.complete(run.whole_prompt(agent), run.max_tokens, lambda: first.append(run.now())))
+        _keep(run, agent, server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(run.now())))
         return first[0], run.now()
 
     with ThreadPoolExecutor(len(run.branches)) as threads:

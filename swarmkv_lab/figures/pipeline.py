@@ -1,0 +1,90 @@
+"""Figures of pipelines: the graph of agents, and who did what while the prefill went on."""
+
+from collections.abc import Mapping, Sequence
+from graphlib import TopologicalSorter
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab.figures.bench import draw_lanes, phase_key
+from swarmkv_lab.figures.style import BASELINE, OURS, headline, small_print, styled
+
+
+def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> Figure:
+    """Who waits for whom: columns by depth in the graph, an arrow for each answer that is read.
+
+    after: Pipeline.after; watermarks: Pipeline.watermarks, tokens of the document that each agent reads.
+    """
+    depth: dict[str, int] = {}
+    for name in TopologicalSorter(after).static_order():
+        depth[name] = 1 + max((depth[other] for other in after.get(name, ())), default=0)
+    whole = max(watermarks.values())
+    columns = [[name for name in after if depth[name] == d] for d in range(1, max(depth.values()) + 1)]
+    tallest = max(map(len, columns))
+    at = {
+        name: (x, (i + 0.5) / len(column) * tallest)
+        for x, column in enumerate(columns, 1)
+        for i, name in enumerate(column)
+    }
+    early = [name for name in after if watermarks[name] < whole]
+    with styled():
+        figure = Figure(figsize=(8, 1.1 + 0.62 * tallest))
+        ax = figure.subplots()
+        box = {"boxstyle": "round,pad=0.5", "edgecolor": "none"}
+        document = (0, tallest / 2)
+        arrow = {"arrowstyle": "-|>", "color": "#888888", "shrinkA": 34, "shrinkB": 34, "linewidth": 1}
+        for name, (x, y) in at.items():
+            for other in after.get(name, ()):
+                ax.annotate("", (x, y), at[other], arrowprops=arrow)
+            if not after.get(name):
+                ax.annotate("", (x, y), document, arrowprops=arrow | {"color": BASELINE})
+            reads = f"first {watermarks[name]:,} tokens" if name in early else "the whole document"
+            ax.text(
+                x, y, f"{name}\n{reads}", ha="center", va="center", fontsize=9, color="#222222",
+                bbox=box | {"facecolor": "#FBD998" if name in early else "#E8E8E8"},
+            )  # fmt: skip
+        ax.text(
+            *document, f"document\n{whole:,} tokens", ha="center", va="center", fontsize=9, color="white",
+            bbox=box | {"facecolor": BASELINE},
+        )  # fmt: skip
+        ax.set(xlim=(-0.45, len(columns) + 0.45), ylim=(tallest, 0))
+        ax.axis("off")
+        headline(
+            figure,
+            f"{len(after)} agents over one document, {len(early)} of which begin before all of it is read",
+            {"begins at its watermark": OURS, "reads the whole document": "#CCCCCC"},
+        )
+    return figure
+
+
+def pipeline_timeline(
+    timelines: Mapping[str, pd.DataFrame], watermarks: Mapping[str, int], caption: str = ""
+) -> Figure:
+    """Who did what when, a lane an agent, by strategy; dotted: the watermarks, where the prefill paused for agents.
+
+    timelines: Run.timeline by strategy; watermarks: Pipeline.watermarks.
+    """
+    heights = [frame.agent.nunique() + 0.8 for frame in timelines.values()]
+    ends = sorted(set(watermarks.values()))
+    with styled():
+        figure = Figure(figsize=(8, 1.7 + 0.34 * sum(heights)))
+        axes = figure.subplots(len(timelines), 1, height_ratios=heights, squeeze=False, sharex=True)[:, 0]
+        for ax, (name, frame) in zip(axes, timelines.items(), strict=True):
+            draw_lanes(ax, frame, scale=1e-3)
+            ax.set_title(f"{name}: {frame.end_ms.max() / 1e3:.1f} s", fontsize=10)
+            prefills = frame[(frame.agent == "prefix") & (frame.phase == "prefill")].sort_values("end_ms")
+            for end_ms, n_tokens in zip(prefills.end_ms, ends, strict=False):
+                ax.axvline(end_ms * 1e-3, color="#444444", linestyle=":", linewidth=1)
+                ax.text(end_ms * 1e-3, -0.62, f"{n_tokens:,} ", fontsize=7.5, ha="right", va="bottom", color="#444444")
+        axes[-1].set_xlabel("seconds since the first call (measured); dotted: tokens prefilled")
+        firsts = {name: frame[frame.phase == "generate"].start_ms.min() for name, frame in timelines.items()}
+        name = list(timelines)[-1]
+        whole = timelines[name].end_ms.max()
+        headline(
+            figure,
+            f"The first answer begins {firsts[name] / 1e3:.1f} s after the call, and all {len(watermarks)} end after "
+            f"{whole / 1e3:.1f} s",
+            phase_key(set(pd.concat(timelines.values()).phase)),
+        )
+        small_print(figure, caption)
+    return figure

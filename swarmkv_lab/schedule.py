@@ -1,0 +1,87 @@
+"""Schedule: which agents can answer when, as the document's prefill advances and other agents' answers come in."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
+
+from swarmkv_lab.errors import SwarmKVError
+
+if TYPE_CHECKING:
+    from swarmkv_lab.run import Agent
+
+Graph = Mapping[str, Sequence[str]]
+"""{an agent's name: the names of those whose answers it reads}"""
+
+
+class Schedule:
+    """Agents, those that each comes ``after``, and how its prompt is ``prepared`` from their answers.
+
+    An agent is ready once the prefill has reached its watermark and all before it have ended. When one fails, those
+    after it fail with it, and the others go on; without ``tolerant`` the first error is raised instead.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence["Agent"],
+        after: Graph | None = None,
+        prepare: "Callable[[Agent], None]" = lambda agent: None,
+        *,
+        tolerant: bool = False,
+    ) -> None:
+        self.agents = {agent.name: agent for agent in agents}
+        self.after = dict(after or {})
+        self.tolerant = tolerant
+        self._prepare = prepare
+
+    def ready(self, advance: Callable[[int], None]) -> "Iterator[list[Agent]]":
+        """Groups of agents that can answer now. ``advance(n)`` prefills the document to n tokens, when nobody can."""
+        sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.agents})
+        sorter.prepare()
+        able: list[Agent] = []
+        n_prefilled = 0
+        while sorter.is_active():
+            able += [self.agents[name] for name in sorter.get_ready()]
+            now = [agent for agent in able if agent.n_prefix <= n_prefilled]
+            if not now:
+                # also at the watermarks of those that are not able yet: a snapshot is captured as the prefill passes
+                n_prefilled = min(n for agent in self.agents.values() if (n := agent.n_prefix) > n_prefilled)
+                advance(n_prefilled)
+                continue
+            for agent in now:
+                self._begin(agent)
+            if live := [agent for agent in now if agent.error is None]:
+                yield sorted(live, key=list(self.agents.values()).index)
+            able = [agent for agent in able if agent not in now]
+            sorter.done(*(agent.name for agent in now))
+
+    def _begin(self, agent: "Agent") -> None:
+        for name in self.after.get(agent.name, ()):
+            if error := self.agents[name].error:
+                agent.error = SwarmKVError(f"{agent.name} comes after {name}, and {error}")
+                return
+        try:
+            self._prepare(agent)
+        except SwarmKVError as error:
+            self.fail(agent, error)
+
+    def fail(self, agent: "Agent", error: SwarmKVError) -> None:
+        """An agent has no answer: it is noted, or raised where nobody tolerates it."""
+        if not self.tolerant:
+            raise error
+        agent.error = SwarmKVError(f"{agent.name} failed: {error}")
+        agent.error.__cause__ = error
+
+
+def check(names: Sequence[str], after: Graph) -> None:
+    """Raise SwarmKVError for agents of the same name, unknown ones, and those that wait for themselves."""
+    twice = sorted({name for name in names if list(names).count(name) > 1})
+    if twice:
+        raise SwarmKVError(f"{', '.join(twice)}: each agent needs a name of its own")
+    for name, others in after.items():
+        unknown = [other for other in others if other not in names]
+        if unknown:
+            raise SwarmKVError(f"{name} comes after {', '.join(unknown)}, and the agents are {', '.join(names)}")
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as error:
+        raise SwarmKVError(f"agents wait for each other: {' after '.join(reversed(error.args[1]))}") from error

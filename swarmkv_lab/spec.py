@@ -1,0 +1,70 @@
+"""Spec: a pipeline written down in a TOML file."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from swarmkv_lab.documents import load_document
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Model, Sampling
+from swarmkv_lab.pipeline import Agent, Pipeline
+from swarmkv_lab.resources import DATA
+
+_NUMBER = (int, float)
+_SAMPLING: dict[str, Any] = {one.name: int if one.type in (int, "int") else _NUMBER for one in fields(Sampling)}
+_AGENT: dict[str, Any] = {
+    "prompt": str, "after": list, "prefix_tokens": int, "max_tokens": int, "sampling": dict
+}  # fmt: skip
+_WHOLE: dict[str, Any] = {"document": str, "tokens": int, "agents": dict}
+
+
+def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = None) -> Pipeline:
+    """A pipeline from a TOML file, or the one that comes with a document ("dossier").
+
+    n_tokens: of the document, instead of the file's; watermarks keep their share of it.
+    Raises SwarmKVError for what the file lacks, and for any key or value that is not one of a pipeline's.
+    """
+    bundled = DATA / "documents" / f"{source}.pipeline.toml"
+    path = bundled if bundled.is_file() else Path(source)
+    try:
+        spec = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SwarmKVError(f"{source}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SwarmKVError(f"{path.name} is not TOML: {error}") from error
+    _check(spec, _WHOLE, path.name, needs=("document", "agents"))
+    tokens = model.read(load_document(_beside(path, spec["document"])))
+    whole = spec.get("tokens", len(tokens))
+    n_tokens = n_tokens or whole
+    if not 1 <= n_tokens <= len(tokens):
+        raise SwarmKVError(f"{path.name}: {n_tokens:,} tokens, and {spec['document']} has {len(tokens):,}")
+    agents = []
+    for name, how in spec["agents"].items():
+        where = f"{path.name}: agents.{name}"
+        if not isinstance(how, dict):
+            raise SwarmKVError(f"{where} is {how!r}: it must be a table with a prompt")
+        _check(how, _AGENT, where, needs=("prompt",))
+        _check(how.get("sampling", {}), _SAMPLING, f"{where}.sampling")
+        if (watermark := how.get("prefix_tokens")) is not None:
+            how = how | {"prefix_tokens": max(1, watermark * n_tokens // whole)}
+        agents.append(Agent(name, **how | {"sampling": Sampling(**how.get("sampling", {}))}))
+    return Pipeline(model, tokens[:n_tokens], agents)
+
+
+def _beside(spec: Path, document: str) -> str | Path:
+    """A document's path is meant from the spec's folder on."""
+    beside = spec.parent / document
+    return beside if beside.is_file() else document
+
+
+def _check(table: Mapping[str, Any], known: Mapping[str, Any], where: str, needs: tuple[str, ...] = ()) -> None:
+    for key in needs:
+        if key not in table:
+            raise SwarmKVError(f"{where} has no {key}")
+    for key, value in table.items():
+        if key not in known:
+            raise SwarmKVError(f"{where}: {key!r} is not one of {', '.join(known)}")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            raise SwarmKVError(f"{where}: {key} is {value!r}, of the wrong type")

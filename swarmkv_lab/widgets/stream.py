@@ -1,0 +1,84 @@
+"""The stream: a pipeline's agents as they answer, live."""
+
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab import figures
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.pipeline import Pipeline
+from swarmkv_lab.run import Run
+from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.widgets.explorer import LOOK, WIDE, picture, table
+from swarmkv_lab.widgets.live import Live
+
+
+class Stream(Live):
+    """Run a pipeline by a strategy: its timeline grows, and every agent's answer, token by token.
+
+    ``run``: the run, once there is one.
+    """
+
+    name = "pipeline"
+
+    def __init__(self, pipeline: Pipeline, strategy: str = "batched") -> None:
+        self.pipeline = pipeline
+        self.run: Run | None = None
+        self.strategy = ipywidgets.Dropdown(options=list(STRATEGIES), value=strategy, description="Strategy", **LOOK)
+        self.answers = ipywidgets.HTML()
+        super().__init__([self.strategy], "pipeline")
+        self.children = [*self.children, self.answers]
+        self.answers.layout = WIDE
+
+    def figure(self) -> Figure:
+        """The timeline as far as it has come."""
+        return figures.lanes({self._begun.strategy: self._begun.so_far()})
+
+    def data(self) -> pd.DataFrame:
+        """The timeline as far as it has come, a row a span."""
+        return self._begun.so_far()
+
+    def redraw(self) -> None:
+        """Nothing to see before the first span."""
+        if self.run is not None and len(self.run.so_far()):
+            self.picture.value = picture(self.figure())
+
+    def work(self) -> None:
+        """The pipeline, once."""
+        self.run = None
+        tokens: dict[str, list[int]] = {agent.name: [] for agent in self.pipeline.agents}
+        most = sum(agent.max_tokens for agent in self.pipeline.agents)
+        self._show(tokens)
+
+        def watch(run: Run) -> None:
+            self.run = run
+            self.say(f"{run.strategy} is running")
+            self.look()
+
+        def on_token(name: str, token: int) -> None:
+            tokens[name].append(token)
+            self.progress.value = sum(map(len, tokens.values())) / most
+            self._show(tokens)
+
+        self.run = self.pipeline.run(self.strategy.value, on_token=on_token, watch=watch)
+        self.progress.value = 1
+        self.redraw()
+        for error in self.run.errors.values():
+            raise error
+
+    @property
+    def _begun(self) -> Run:
+        if self.run is None:
+            raise SwarmKVError("nothing has run yet: press Run")
+        return self.run
+
+    def _show(self, tokens: dict[str, list[int]]) -> None:
+        said = [(name, self.pipeline.model.detokenize(answer)) for name, answer in tokens.items()]
+        self.answers.value = table(said, "What the agents say")
+
+
+def stream(pipeline: Pipeline, **start: Any) -> Stream:
+    """The stream of a pipeline; start: strategy."""
+    return Stream(pipeline, **start)

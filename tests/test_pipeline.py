@@ -1,0 +1,262 @@
+"""Pipelines: graphs of agents, watermarks, failures and forks; every strategy gives naive's answers."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import swarmkv_lab as lab
+from swarmkv_lab.pipeline import Agent, Pipeline
+
+EXACT = ["swarmkv", "pooled", "shared"]
+
+
+@pytest.fixture(scope="module")
+def text():
+    return np.random.default_rng(3).integers(0, 256, 256, dtype=np.int32)
+
+
+def graph():
+    """Two on watermarks, one on the whole, a reviewer of all three."""
+    return [
+        Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),
+        Agent("middle", [4, 5], prefix_tokens=128, max_tokens=3),
+        Agent("whole", [6, 7, 8], max_tokens=5),
+        Agent("reviewer", [9], after=["early", "middle", "whole"], max_tokens=6),
+    ]
+
+
+def answers(run):
+    return {agent.name: agent.tokens for agent in run.branches}
+
+
+def test_every_strategy_gives_naives_answers_bit_by_bit(twin, text):
+    pipeline = Pipeline(twin, text, graph())
+    naive = pipeline.run("naive", n_batch=64)  # the watermarks are ends of its batches too
+    assert [len(tokens) for tokens in answers(naive).values()] == [4, 3, 5, 6]
+    for strategy in EXACT:
+        run = pipeline.run(strategy, n_batch=64)
+        compared = run.compare(naive)
+        assert (compared.max_abs_logit_diff == 0).all(), strategy
+        assert compared.same_tokens.all(), strategy
+        assert run.errors == {}
+
+
+def test_a_reviewer_reads_the_answers_of_those_before_it(twin, text):
+    run = Pipeline(twin, text, graph()).run("shared")
+    done = answers(run)
+    reviewer = run.branches[3]
+    assert reviewer.prompt.tolist() == [*done["early"], *done["middle"], *done["whole"], 9]
+    assert run.agents.prompt_tokens.tolist() == [3, 2, 3, 13]
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_an_agent_on_a_watermark_begins_before_the_prefill_ends(twin, text, strategy):
+    run = Pipeline(twin, text, graph()).run(strategy)
+    spans = run.timeline
+    prefills = spans[(spans.phase == "prefill") & (spans.agent == "prefix")]
+    if strategy == "naive":
+        assert prefills.empty
+        return
+    assert len(prefills) == 3  # to 64, to 128, to the end
+    first = spans[spans.phase == "generate"].groupby("agent").start_ms.min()
+    assert first["early"] < prefills.start_ms.iloc[1]
+    assert prefills.end_ms.iloc[1] < first["middle"] < prefills.start_ms.iloc[2]
+    assert first["reviewer"] > first["whole"] > prefills.end_ms.iloc[2]
+
+
+def test_no_token_is_prefilled_that_nobody_reads(twin, text):
+    decoded = []
+    run = Pipeline(twin, text, [Agent("a", [1], prefix_tokens=100, max_tokens=1)]).run(
+        "shared", watch=lambda run: decoded.append(run)
+    )
+    assert answers(run)["a"]
+    assert len(decoded) == 2  # 100 tokens and a question
+
+
+def test_agents_of_a_late_turn_read_no_further_than_their_watermark(twin, text):
+    late = [
+        Agent("first", [1], max_tokens=2),
+        Agent("second", [2], after=["first"], prefix_tokens=64, max_tokens=4),
+    ]
+    runs = {name: Pipeline(twin, text, late).run(name, n_batch=64) for name in lab.STRATEGIES}
+    for name in ("swarmkv", "pooled", "shared", "batched"):  # one agent at a time: batched has naive's shapes too
+        assert (runs[name].compare(runs["naive"]).max_abs_logit_diff == 0).all(), name
+
+
+@pytest.mark.parametrize(
+    ("agents", "message"),
+    [
+        ([], "at least one agent"),
+        ([Agent("a", [1]), Agent("b", [1]), Agent("a", [2])], "a: each agent needs a name of its own"),
+        ([Agent("a", [1], after=["c"]), Agent("b", [1])], "a comes after c, and the agents are a, b"),
+        (
+            [Agent("a", [1], after=["b"]), Agent("b", [1], after=["a"])],
+            "agents wait for each other: [ab] after [ab] after",
+        ),
+        ([Agent("a", [1], after=["a"])], "agents wait for each other: a after a"),
+        ([Agent("a", [1], prefix_tokens=257)], "a: prefix_tokens=257, and the document has 256"),
+        ([Agent("a", [1], prefix_tokens=0)], "a: prefix_tokens=0, and the document has 256"),
+        ([Agent("a", [1], max_tokens=-1)], "a: max_tokens=-1"),
+        ([Agent("a", [999])], "token id 999 is outside the vocabulary"),
+        ([Agent("a", [])], "non-empty"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_decode(twin, text, agents, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        Pipeline(twin, text, agents)
+
+
+def test_a_budget_that_does_not_hold_the_longest_prompt_is_refused(twin, text):
+    # the reviewer: 256 + 4 + 3 + 5 answer tokens + 1 + 6
+    with pytest.raises(lab.ContextBudgetError, match="= 275 tokens do not fit n_ctx=274"):
+        Pipeline(twin, text, graph()).run("shared", n_ctx=274)
+    assert Pipeline(twin, text, graph()).run("shared", n_ctx=275).errors == {}
+
+
+def test_an_unknown_strategy(twin, text):
+    with pytest.raises(lab.SwarmKVError, match="'fast' is not one of naive, "):
+        Pipeline(twin, text, graph()).run("fast")
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize("failing", ["early", "middle", "whole", "reviewer"])
+def test_a_failure_fails_those_after_it_and_nobody_else(twin, text, strategy, failing):
+    def on_token(name, token):
+        if name == failing:
+            raise ValueError("enough")
+
+    whole = answers(Pipeline(twin, text, graph()).run(strategy))
+    run = Pipeline(twin, text, graph()).run(strategy, on_token=on_token)
+    assert set(run.errors) == {failing, "reviewer"}
+    assert str(run.errors[failing]) == f"{failing} failed: on_token raised ValueError('enough')"
+    if failing != "reviewer":
+        assert str(run.errors["reviewer"]) == f"reviewer comes after {failing}, and {run.errors[failing]}"
+    for name, tokens in answers(run).items():
+        if name not in run.errors:
+            assert tokens == whole[name]
+
+
+def test_every_token_is_told_when_it_comes(twin, text):
+    told = {}
+    run = Pipeline(twin, text, graph()).run(on_token=lambda name, token: told.setdefault(name, []).append(token))
+    assert told == answers(run)
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize("at", [1, 2, 4, 7, 12])
+def test_an_interrupt_at_any_decode_ends_the_run_and_frees_its_contexts(twin, text, strategy, at):
+    looks = []
+
+    def watch(run):
+        looks.append(run)
+        if len(looks) == at:
+            raise KeyboardInterrupt
+
+    before = [ctx for ctx in twin._contexts if ctx._free.alive]
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(twin, text, graph()).run(strategy, watch=watch)
+    assert [ctx for ctx in twin._contexts if ctx._free.alive] == before
+
+
+def test_a_seed_gives_the_same_answer_in_every_strategy_whose_batches_are_alike(twin, text):
+    agents = [
+        Agent(f"a{seed}", [1, 2], max_tokens=8, sampling=lab.Sampling(temperature=2.0, seed=seed)) for seed in (1, 2)
+    ]
+    runs = [answers(Pipeline(twin, text, agents).run(name)) for name in ("naive", "swarmkv", "pooled", "shared")]
+    assert runs[0] == runs[1] == runs[2] == runs[3]
+    assert runs[0]["a1"] != runs[0]["a2"]
+
+
+def test_64_agents_five_deep(twin, text):
+    rng = np.random.default_rng(5)
+    agents = [
+        Agent(
+            f"a{i}",
+            [i],
+            after=[]
+            if i < 13
+            else [f"a{j}" for j in rng.choice(range(i // 13 * 13 - 13, i // 13 * 13), 2, replace=False)],
+            prefix_tokens=int(rng.integers(1, 257)),
+            max_tokens=2,
+        )
+        for i in range(64)
+    ]
+    run = Pipeline(twin, text, agents).run("batched")
+    assert run.errors == {}
+    assert all(answers(run).values())
+
+
+@st.composite
+def pipelines(draw):
+    n = draw(st.integers(1, 8))
+    names = [f"a{i}" for i in range(n)]
+    agents = []
+    for i, name in enumerate(names):
+        after = draw(st.lists(st.sampled_from(names[:i]), unique=True, max_size=3)) if i else []
+        watermark = draw(st.none() | st.sampled_from([64, 128, 192]))
+        agents.append(Agent(name, [i + 1], after, watermark, draw(st.integers(0, 3))))
+    order = draw(st.permutations(agents))
+    return order, draw(st.sets(st.sampled_from(names), max_size=2))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pipelines())
+def test_any_graph_ends_with_naives_answers_and_the_right_errors(twin, text, drawn):
+    agents, failing = drawn
+
+    def on_token(name, token):
+        if name in failing:
+            raise RuntimeError(name)
+
+    pipeline = Pipeline(twin, text, agents)
+    naive = pipeline.run("naive", on_token=on_token, n_batch=64)
+    shared = pipeline.run("shared", on_token=on_token, n_batch=64)
+    batched = pipeline.run("batched", on_token=on_token, n_batch=64)
+    by_name = {agent.name: agent for agent in agents}
+
+    def fails(name):
+        return (name in failing and by_name[name].max_tokens > 0) or any(fails(other) for other in by_name[name].after)
+
+    expected = {name for name in by_name if fails(name)}
+    for run in (naive, shared, batched):
+        assert set(run.errors) == expected
+    for agent, theirs in zip(shared.branches, naive.branches, strict=True):
+        if agent.name not in expected:
+            assert agent.tokens == theirs.tokens
+
+
+def test_forks_share_are_leased_and_come_back(twin, text):
+    with twin.context(512, n_seq_max=4) as ctx:
+        ctx.decode(text)
+        whole = ctx.logits()
+        with ctx.fork(2) as forks:
+            assert forks == [1, 2]
+            ctx.decode([5], forks[0])
+            with ctx.fork(1, forks[0]) as (fork,):  # a fork of a fork: the document, 5, and its own
+                assert (fork, ctx.n_past(fork)) == (3, 257)
+                np.testing.assert_array_equal(ctx.logits(fork), ctx.logits(forks[0]))
+                with (
+                    pytest.raises(lab.SwarmKVError, match="1 forks were asked for, and 0 of 4 sequences are free"),
+                    ctx.fork(1),
+                ):
+                    pass
+            ctx.clear(forks[1])  # a lease is a lease, also of an empty sequence
+            with ctx.fork(1) as (again,):
+                assert again == 3
+        assert [ctx.n_past(i) for i in range(4)] == [256, 0, 0, 0]
+        np.testing.assert_array_equal(ctx.logits(0), whole)
+
+
+def test_an_agents_state_is_fanned_out_with_the_same_calls(twin, text):
+    """Prefix, question and answer so far are a prefix again."""
+    with twin.context(512) as ctx:
+        ctx.decode(text)
+        ctx.decode([1, 2, 3])
+        answer = list(ctx.stream(4))
+        ctx.decode(answer[-1:])  # the last token yielded is not yet decoded
+        so_far = np.concatenate([text, [1, 2, 3], answer]).astype(np.int32)
+        snapshot = lab.KVSnapshot.capture(ctx, so_far)
+    forks = lab.fan_out(twin, snapshot, [[7], [8]], "shared", max_tokens=3)
+    naive = lab.fan_out(twin, so_far, [[7], [8]], "naive", max_tokens=3)
+    assert forks.compare(naive).same_tokens.all()

@@ -1,0 +1,94 @@
+"""Pipelines from TOML files: read, checked with words, and run from the command line."""
+
+import json
+
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.cli import main
+
+SPEC = """
+document = "notes.txt"
+
+[agents.early]
+prompt = "What is it?"
+prefix_tokens = 20
+max_tokens = 3
+
+[agents.late]
+prompt = "And then?"
+after = ["early"]
+max_tokens = 2
+sampling = { temperature = 0.7, seed = 4 }
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "notes.txt").write_text("The shared cache holds every key and value of the document. " * 8)
+    path = tmp_path / "spec.toml"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.mark.real
+def test_a_file_says_what_the_classes_say(real, spec):
+    pipeline = lab.load_pipeline(spec, real)
+    early, late = pipeline.agents
+    assert (early.prefix_tokens, early.max_tokens, early.sampling) == (20, 3, lab.Sampling())
+    assert (late.after, late.prefix_tokens, late.sampling) == (["early"], None, lab.Sampling(temperature=0.7, seed=4))
+    text = real.detokenize(pipeline.tokens, special=True)
+    assert "user\nThe shared cache holds" in text  # where the model's template wants it
+
+
+@pytest.mark.real
+def test_the_dossiers_pipeline_at_any_length(real):
+    whole, short = lab.load_pipeline("dossier", real), lab.load_pipeline("dossier", real, n_tokens=700)
+    assert len(whole.tokens) == 7000
+    assert len(short.tokens) == 700
+    for agent, shorter in zip(whole.agents, short.agents, strict=True):
+        if agent.prefix_tokens:
+            assert shorter.prefix_tokens == agent.prefix_tokens // 10
+    assert [agent.name for agent in whole.agents if agent.prefix_tokens] == ["security", "licence"]
+    assert whole.agents[-1].after == ["security", "licence", "cost", "reliability"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("was", "now", "message"),
+    [
+        ("prompt = \"What is it?\"\n", "", r"spec.toml: agents.early has no prompt"),
+        ("max_tokens = 3", "max_token = 3", "agents.early: 'max_token' is not one of prompt, after, "),
+        ("max_tokens = 3", "max_tokens = '3'", "agents.early: max_tokens is '3', of the wrong type"),
+        ("max_tokens = 3", "max_tokens = true", "max_tokens is True, of the wrong type"),
+        ("seed = 4", "sead = 4", "agents.late.sampling: 'sead' is not one of temperature, "),
+        ("seed = 4", "top_p = 7", "top_p is 7, it must be"),
+        ("[agents.late]", "[agents.early]", "spec.toml is not TOML: "),
+        ("after = [\"early\"]", "after = [\"nobody\"]", "late comes after nobody"),
+        ("document = \"notes.txt\"\n", "", "spec.toml has no document"),
+        ("notes.txt", "nothing.txt", "nothing.txt"),
+        ("document =", "tokens = 9000\ndocument =", r"9,000 tokens, and notes.txt has \d+"),
+    ],
+)  # fmt: skip
+def test_what_a_file_gets_wrong_is_said(real, spec, was, now, message):
+    assert was in SPEC
+    spec.write_text(SPEC.replace(was, now))
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.load_pipeline(spec, real)
+
+
+def test_a_file_that_is_not_there(twin):
+    with pytest.raises(lab.SwarmKVError, match=r"nowhere.toml: No such file"):
+        lab.load_pipeline("nowhere.toml", twin)
+
+
+@pytest.mark.real
+def test_the_command_prints_answers_or_json(spec, capsys):
+    assert main(["pipeline", str(spec)]) == 0
+    out = capsys.readouterr().out
+    assert out.index("early (first token after ") < out.index("late (first token after ")
+    assert main(["pipeline", str(spec), "--strategy", "shared", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["strategy"] == "shared"
+    assert [agent["agent"] for agent in report["agents"]] == ["early", "late"]
+    assert report["errors"] == {}
