@@ -112,10 +112,10 @@ EXHIBITS = (
     Exhibit(
         "peers",
         "Beside what people use today: who keeps the last prompt in its slot is as quick for the next agent; who is "
-        "asked by all at once, or has to fetch a saved state, is not. Dotted: the limits.",
+        "asked by all at once, or has to fetch a saved state, is not. Grey and dotted: the limits.",
         "Two log panels of dots by strategy and peer, a marker a number of agents. Left, the last agent's wait: naive "
-        "far to the right, most others near a dotted line. Right, end to end: naive and the servers that are asked by "
-        "all at once far to the right.",
+        "far to the right, most others in or near a grey band. Right, end to end: naive and the servers that are asked "
+        "by all at once far to the right.",
         lambda m: _peers(measurements()),
     ),
     Exhibit(

@@ -6,7 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
+from swarmkv_lab import figures
 from swarmkv_lab.pipeline import Agent, Pipeline
+from swarmkv_lab.widgets import stream
 
 EXACT = ["swarmkv", "pooled", "shared"]
 
@@ -260,3 +262,40 @@ def test_an_agents_state_is_fanned_out_with_the_same_calls(twin, text):
     forks = lab.fan_out(twin, snapshot, [[7], [8]], "shared", max_tokens=3)
     naive = lab.fan_out(twin, so_far, [[7], [8]], "naive", max_tokens=3)
     assert forks.compare(naive).same_tokens.all()
+
+
+def test_the_graph_and_the_timeline_are_drawn(twin, text):
+    pipeline = Pipeline(twin, text, graph())
+    drawn = figures.graph(pipeline.after, pipeline.watermarks)
+    assert "4 agents over one document, 2 of which begin" in drawn.get_label()
+    words = [shown.get_text() for shown in drawn.axes[0].texts]
+    assert "early\nfirst 64 tokens" in words
+    assert "reviewer\nthe whole document" in words
+    runs = {name: pipeline.run(name).timeline for name in ("naive", "shared")}
+    timeline = figures.pipeline_timeline(runs, pipeline.watermarks, "a caption")
+    marks = [shown.get_text().strip() for shown in timeline.axes[1].texts]
+    assert marks == ["64", "128", "256"]
+    timeline.draw_without_rendering()
+
+
+def test_a_stream_shows_what_the_agents_say(twin, text):
+    widget = stream(Pipeline(twin, text, graph()), strategy="shared")
+    with pytest.raises(lab.SwarmKVError, match="press Run"):
+        widget.data()
+    widget.run_button.click()
+    assert widget.wait(60)
+    assert "finished" in widget.message.value
+    assert widget.progress.value == 1
+    assert "data:image/png" in widget.picture.value
+    for answer in widget.run.answers.values():
+        assert answer in widget.answers.value
+    assert set(widget.data().agent) >= {"early", "reviewer"}
+
+
+def test_a_streams_failures_are_said(twin, text, monkeypatch):
+    widget = stream(Pipeline(twin, text, graph()))
+    monkeypatch.setattr(Pipeline, "_prepare", lambda *_: (_ for _ in ()).throw(lab.SwarmKVError("no prompt")))
+    widget.run_button.click()
+    assert widget.wait(60)
+    assert "role='alert'" in widget.message.value
+    assert "early failed: no prompt" in widget.message.value
