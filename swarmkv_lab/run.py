@@ -3,39 +3,21 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.divergence import kl_divergence
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import Context, Model, Sampling
-from swarmkv_lab.schedule import Schedule
+from swarmkv_lab.llama import Context, Model
+from swarmkv_lab.schedule import Agent, Schedule
 from swarmkv_lab.snapshot import KVSnapshot
 
 PREFIX = "prefix"  # the lane of the work that is done once for all agents
 ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
-
-
-@dataclass
-class Agent:
-    """One reader of the document: its branch's tokens, and its answer once there is one."""
-
-    name: str
-    prompt: np.ndarray
-    """int32 (n,): tokens that follow the prefix"""
-    max_tokens: int
-    sampling: Sampling
-    n_prefix: int
-    """tokens of the document that it reads: its watermark"""
-    logits: np.ndarray | None = None
-    """float32 (n_vocab,): the first ones after the prompt"""
-    tokens: list[int] = field(default_factory=list)
-    """the answer"""
-    error: SwarmKVError | None = None
-    """why there is none"""
 
 
 @dataclass(frozen=True)
@@ -104,10 +86,6 @@ class Run:
     def add(self, agent: Agent, phase: str, start_ms: float, end_ms: float) -> None:
         """A piece of an agent's work that was timed by ``now`` elsewhere, such as in a thread."""
         self.spans.append(Span(agent.name, phase, start_ms, end_ms, 0))
-
-    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Agent]]:
-        """Schedule.ready: groups of agents that can answer now."""
-        return self.schedule.ready(advance)
 
     @contextmanager
     def attempt(self, agents: Sequence[Agent]) -> Iterator[None]:
@@ -269,9 +247,3 @@ class Run:
 
 def _compare(mine: Agent, theirs: Agent, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
     return float("nan") if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)
-
-
-def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
-    """KL(p || q) in nats between the softmax distributions of two rows of logits."""
-    log_p, log_q = (x - x.max() - np.log(np.exp(x - x.max()).sum()) for x in map(np.float64, (p_logits, q_logits)))
-    return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))

@@ -1,16 +1,35 @@
 """Schedule: which agents can answer when, as the document's prefill advances and other agents' answers come in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
-
-if TYPE_CHECKING:
-    from swarmkv_lab.run import Agent
+from swarmkv_lab.llama import Sampling
 
 Graph = Mapping[str, Sequence[str]]
 """{an agent's name: the names of those whose answers it reads}"""
+
+
+@dataclass
+class Agent:
+    """One reader of the document: its branch's tokens, and its answer once there is one."""
+
+    name: str
+    prompt: np.ndarray
+    """int32 (n,): tokens that follow the prefix"""
+    max_tokens: int
+    sampling: Sampling
+    n_prefix: int
+    """tokens of the document that it reads: its watermark"""
+    logits: np.ndarray | None = None
+    """float32 (n_vocab,): the first ones after the prompt"""
+    tokens: list[int] = field(default_factory=list)
+    """the answer"""
+    error: SwarmKVError | None = None
+    """why there is none"""
 
 
 class Schedule:
@@ -22,9 +41,9 @@ class Schedule:
 
     def __init__(
         self,
-        agents: Sequence["Agent"],
+        agents: Sequence[Agent],
         after: Graph | None = None,
-        prepare: "Callable[[Agent], None]" = lambda agent: None,
+        prepare: Callable[[Agent], None] = lambda agent: None,
         *,
         tolerant: bool = False,
     ) -> None:
@@ -33,7 +52,7 @@ class Schedule:
         self.tolerant = tolerant
         self._prepare = prepare
 
-    def ready(self, advance: Callable[[int], None]) -> "Iterator[list[Agent]]":
+    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Agent]]:
         """Groups of agents that can answer now. ``advance(n)`` prefills the document to n tokens, when nobody can."""
         sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.agents})
         sorter.prepare()
@@ -54,7 +73,7 @@ class Schedule:
             able = [agent for agent in able if agent not in now]
             sorter.done(*(agent.name for agent in now))
 
-    def _begin(self, agent: "Agent") -> None:
+    def _begin(self, agent: Agent) -> None:
         for name in self.after.get(agent.name, ()):
             if error := self.agents[name].error:
                 agent.error = SwarmKVError(f"{agent.name} comes after {name}, and {error}")
@@ -64,7 +83,7 @@ class Schedule:
         except SwarmKVError as error:
             self.fail(agent, error)
 
-    def fail(self, agent: "Agent", error: SwarmKVError) -> None:
+    def fail(self, agent: Agent, error: SwarmKVError) -> None:
         """An agent has no answer: it is noted, or raised where nobody tolerates it."""
         if not self.tolerant:
             raise error

@@ -16,7 +16,7 @@ DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents
 
 def naive(run: Run) -> None:
     """Every agent prefills the whole document in a context of its own: what default stacks do."""
-    for agents in run.ready(lambda n_tokens: None):
+    for agents in run.schedule.ready(lambda n_tokens: None):
         for agent in agents:
             with run.attempt([agent]), run.context(agent) as ctx:
                 with run.phase(agent, "prefill"):
@@ -27,7 +27,7 @@ def naive(run: Run) -> None:
 def swarmkv(run: Run) -> None:
     """The article: prefill once and serialize; each agent copies the buffer, makes a context, restores, goes on."""
     with ExitStack() as document, Snapshots(run, document.enter_context(run.context(None))) as snapshots:
-        for agents in run.ready(snapshots.advance):
+        for agents in run.schedule.ready(snapshots.advance):
             if snapshots.is_whole:
                 document.close()  # the article's prefill context is not held any longer
             for agent in agents:
@@ -44,7 +44,7 @@ def swarmkv(run: Run) -> None:
 def pooled(run: Run) -> None:
     """Contexts are made once and reused, and agents restore straight from the one read-only buffer."""
     with run.context(None) as ctx, Snapshots(run, ctx) as snapshots:
-        for agents in run.ready(snapshots.advance):
+        for agents in run.schedule.ready(snapshots.advance):
             for agent in agents:
                 with run.attempt([agent]):
                     with run.phase(agent, "restore", snapshots[agent].nbytes):
@@ -55,7 +55,7 @@ def pooled(run: Run) -> None:
 def shared(run: Run) -> None:
     """One context: each agent in turn tags the document's cells as its own. No bytes move."""
     with run.context(None, n_seq_max=2) as ctx:
-        for agents in run.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
+        for agents in run.schedule.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
             for agent in agents:
                 with run.attempt([agent]):
                     share(run, ctx, agent, BRANCH)
@@ -69,7 +69,7 @@ def batched(run: Run) -> None:
     # and the prefill was measured 2 to 4 % slower. A power of two divides the batch.
     n_seq_max = 1 << len(run.branches).bit_length()
     with run.context(None, n_seq_max=n_seq_max) as ctx:
-        for agents in run.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
+        for agents in run.schedule.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
             branches = dict(enumerate(agents, BRANCH))
             with run.attempt(agents):
                 for seq_id, agent in branches.items():

@@ -5,13 +5,14 @@ import ctypes
 import logging
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import llama_cpp
 import numpy as np
 import psutil
 
-from swarmkv_lab.errors import ContextBudgetError
+from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
@@ -70,3 +71,16 @@ def require_memory(n_bytes: int, what: str) -> None:
 def pointer(array: np.ndarray, ctype: type) -> Any:
     """A ctypes pointer to an array's first element. The caller keeps the array alive."""
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctype))
+
+
+def text_of(call: Callable[..., int], handle: int, index: int) -> str:
+    """The text that one of llama.cpp's fill-this-buffer calls gives, however long it is."""
+    size = 512
+    while True:
+        text = ctypes.create_string_buffer(size)
+        n = call(handle, index, text, size)
+        if n < 0:
+            raise SwarmKVError(f"llama.cpp has no metadata entry {index}")
+        if n < size:
+            return text.value.decode("utf-8", "replace")
+        size = n + 1

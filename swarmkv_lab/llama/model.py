@@ -4,7 +4,7 @@ import ctypes
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 
 from swarmkv_lab.architectures import NOT_SIZED
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
-from swarmkv_lab.llama.api import pointer, take_errors
+from swarmkv_lab.llama.api import pointer, take_errors, text_of
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.settings import ContextSettings
@@ -68,8 +68,8 @@ class Model:
         """The GGUF's scalar key-value pairs, as text."""
         with self.guard:
             count = llama_cpp.llama_model_meta_count(self.handle)
-            keys = [_text(llama_cpp.llama_model_meta_key_by_index, self.handle, i) for i in range(count)]
-            values = [_text(llama_cpp.llama_model_meta_val_str_by_index, self.handle, i) for i in range(count)]
+            keys = [text_of(llama_cpp.llama_model_meta_key_by_index, self.handle, i) for i in range(count)]
+            values = [text_of(llama_cpp.llama_model_meta_val_str_by_index, self.handle, i) for i in range(count)]
         return dict(zip(keys, values, strict=True))
 
     @property
@@ -237,19 +237,6 @@ class Model:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _text(call: Callable[..., int], handle: int, index: int) -> str:
-    """The text that one of llama.cpp's fill-this-buffer calls gives, however long it is."""
-    size = 512
-    while True:
-        text = ctypes.create_string_buffer(size)
-        n = call(handle, index, text, size)
-        if n < 0:
-            raise SwarmKVError(f"llama.cpp has no metadata entry {index}")
-        if n < size:
-            return text.value.decode("utf-8", "replace")
-        size = n + 1
 
 
 def _free(handle: int, guard: LlamaGuard) -> None:
