@@ -5,6 +5,7 @@ from swarmkv_lab.ask import describe
 from swarmkv_lab.bench import bench, steady_rows
 from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.costmodel import CostModel, held_out
+from swarmkv_lab.divergence import kl_divergence
 from swarmkv_lab.documents import load_agents, load_document
 from swarmkv_lab.errors import (
     ContextBudgetError,
@@ -30,7 +31,7 @@ from swarmkv_lab.prefix_cache import prefill
 from swarmkv_lab.profiles import profile
 from swarmkv_lab.provenance import caption
 from swarmkv_lab.rope import Rope
-from swarmkv_lab.run import Run, kl_divergence
+from swarmkv_lab.run import Run
 from swarmkv_lab.sizing import KVGeometry
 from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.spec import load_pipeline

@@ -47,7 +47,7 @@ def _bench(args: argparse.Namespace) -> int:
     with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
         tokens = model.tokenize(load_document(args.document))
         if args.tune:
-            tuned = tune(model, tokens[: args.depth], **{k: [v] for k, v in settings.items()})
+            tuned = tune(model, tokens[: args.depth], n_threads=None if args.threads is None else [args.threads])
             settings |= fastest_settings(tuned, args.agents, args.max_tokens)
             print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, for all: {settings}\n")
         strategies: list[Any] = args.strategies.split(",")

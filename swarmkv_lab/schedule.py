@@ -13,7 +13,7 @@ Graph = Mapping[str, Sequence[str]]
 """{an agent's name: the names of those whose answers it reads}"""
 
 
-@dataclass
+@dataclass(eq=False)
 class Agent:
     """One reader of the document: its branch's tokens, and its answer once there is one."""
 
@@ -68,8 +68,8 @@ class Schedule:
                 continue
             for agent in now:
                 self._begin(agent)
-            if live := [agent for agent in now if agent.error is None]:
-                yield sorted(live, key=list(self.agents.values()).index)
+            if live := [agent for agent in self.agents.values() if agent in now and agent.error is None]:
+                yield live
             able = [agent for agent in able if agent not in now]
             sorter.done(*(agent.name for agent in now))
 

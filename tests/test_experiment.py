@@ -9,8 +9,8 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.bench import bench, table
+from swarmkv_lab.divergence import kl_divergence
 from swarmkv_lab.grid import measure, rounds
-from swarmkv_lab.run import kl_divergence
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab.figures.bench import draw_lanes, phase_key
 from swarmkv_lab.figures.style import BASELINE, OURS, headline, small_print, styled
+from swarmkv_lab.run import PREFIX
 
 
 def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> Figure:
@@ -72,18 +73,16 @@ def pipeline_timeline(
         for ax, (name, frame) in zip(axes, timelines.items(), strict=True):
             draw_lanes(ax, frame, scale=1e-3)
             ax.set_title(f"{name}: {frame.end_ms.max() / 1e3:.1f} s", fontsize=10)
-            prefills = frame[(frame.agent == "prefix") & (frame.phase == "prefill")].sort_values("end_ms")
+            prefills = frame[(frame.agent == PREFIX) & (frame.phase == "prefill")].sort_values("end_ms")
             for end_ms, n_tokens in zip(prefills.end_ms, ends, strict=False):
                 ax.axvline(end_ms * 1e-3, color="#444444", linestyle=":", linewidth=1)
                 ax.text(end_ms * 1e-3, -0.62, f"{n_tokens:,} ", fontsize=7.5, ha="right", va="bottom", color="#444444")
         axes[-1].set_xlabel("seconds since the first call (measured); dotted: tokens prefilled")
-        firsts = {name: frame[frame.phase == "generate"].start_ms.min() for name, frame in timelines.items()}
-        name = list(timelines)[-1]
-        whole = timelines[name].end_ms.max()
+        first = frame[frame.phase == "generate"].start_ms.min()  # of the last strategy
         headline(
             figure,
-            f"The first answer begins {firsts[name] / 1e3:.1f} s after the call, and all {len(watermarks)} end after "
-            f"{whole / 1e3:.1f} s",
+            f"The first answer begins {first / 1e3:.1f} s after the call, and all {len(watermarks)} end after "
+            f"{frame.end_ms.max() / 1e3:.1f} s",
             phase_key(set(pd.concat(timelines.values()).phase)),
         )
         small_print(figure, caption)

@@ -206,17 +206,21 @@ class Model:
 
     def read(self, document: str) -> np.ndarray:
         """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template."""
-        opening = "" if self.chat_template is None else self.chat([("user", "\x1f")]).partition("\x1f")[0]
-        return self.tokenize(opening + document)
+        return self.tokenize(self._turn[0] + document)
 
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template."""
         if not question.strip():
             raise SwarmKVError("an agent's prompt is empty: give it at least one word")
-        opening, turn = "\n\n", "\n"
-        if self.chat_template is not None:
-            turn = self.chat([("user", "\x1f")]).partition("\x1f")[2]
-        return self.tokenize(opening + question.strip() + turn, add_bos=False)
+        return self.tokenize("\n\n" + question.strip() + self._turn[1], add_bos=False)
+
+    @cached_property
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and after a user's words."""
+        if self.chat_template is None:
+            return "", "\n"
+        before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
+        return before, after
 
     def context(self, n_ctx: int, **settings: Any) -> Context:
         """A new Context of n_ctx tokens; see Context for n_seq_max, kv_type, flash_attn, n_batch and n_threads."""

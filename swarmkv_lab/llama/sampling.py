@@ -43,10 +43,12 @@ GREEDY = Sampling()
 
 
 class Sampler:
-    """One agent's sampler: its chain has a random state of its own, so every agent gets its own."""
+    """One agent's sampler: greedy, or a chain with a random state of its own, so every agent gets its own."""
 
     def __init__(self, sampling: Sampling = GREEDY) -> None:
-        self._greedy = sampling.temperature == 0
+        self._chain = None
+        if sampling.temperature == 0:
+            return
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         weakref.finalize(self, llama_cpp.llama_sampler_free, self._chain)
         links = [
@@ -64,7 +66,7 @@ class Sampler:
         best = int(logits.argmax())  # where one is not a number, that one
         if not np.isfinite(logits[best]):
             raise SwarmKVError(f"a logit is {logits[best]}: the model's weights or its KV cache are damaged")
-        return best if self._greedy else self._draw(logits)
+        return best if self._chain is None else self._draw(logits)
 
     def _draw(self, logits: np.ndarray) -> int:
         candidates = np.zeros(len(logits), _TOKEN_DATA)

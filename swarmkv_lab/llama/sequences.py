@@ -48,10 +48,10 @@ class SequenceMethods:
             if not 1 <= n <= len(free):
                 raise SwarmKVError(f"{n} forks were asked for, and {len(free)} of {self.n_seq_max} sequences are free")
             leased = free[:n]
-            for fork in leased:
-                self.share(seq_id, fork)
             self._leased.update(leased)
         try:
+            for fork in leased:
+                self.share(seq_id, fork)
             yield leased
         finally:
             with self.guard:

@@ -7,7 +7,7 @@ from html import escape
 import ipywidgets
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, alert, row
+from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, row
 
 _REDRAW_S = 0.7  # a run's clock stands still while its picture is drawn, but the reader's does not
 
@@ -17,7 +17,10 @@ class Stopped(Exception):
 
 
 class Live(Explorer):
-    """Run begins ``work()`` in a thread, Stop ends it at the next ``look()``; ``wait()`` joins it."""
+    """Run begins ``work()`` in a thread, Stop ends it at the next ``look()``; ``wait()`` joins it.
+
+    ``answers``: HTML below the picture, the work's to fill.
+    """
 
     def __init__(self, rows: list[ipywidgets.Widget], what: str) -> None:
         self._stop = threading.Event()
@@ -28,7 +31,9 @@ class Live(Explorer):
         self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
+        self.answers = ipywidgets.HTML(layout=WIDE)
         super().__init__([], [*rows, row(self.run_button, self.stop_button), self.progress])
+        self.children = [*self.children, self.answers]
 
     def work(self) -> None:
         """What Run begins."""

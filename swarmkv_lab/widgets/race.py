@@ -14,7 +14,7 @@ from swarmkv_lab.llama import Model
 from swarmkv_lab.models import load_model
 from swarmkv_lab.run import Run
 from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.widgets.explorer import LOOK, WIDE, StrategyBoxes, picture, row, table
+from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, picture, row, table
 from swarmkv_lab.widgets.live import Live
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
@@ -41,11 +41,8 @@ class Race(Live):
         )  # fmt: skip
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
         self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
-        self.answers = ipywidgets.HTML()
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
         super().__init__(rows, "race")
-        self.children = [*self.children, self.answers]
-        self.answers.layout = WIDE
 
     def figure(self) -> Figure:
         """The timelines as far as they have come."""

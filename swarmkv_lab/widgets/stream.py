@@ -11,7 +11,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.pipeline import Pipeline
 from swarmkv_lab.run import Run
 from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.widgets.explorer import LOOK, WIDE, picture, table
+from swarmkv_lab.widgets.explorer import LOOK, picture, table
 from swarmkv_lab.widgets.live import Live
 
 
@@ -27,10 +27,7 @@ class Stream(Live):
         self.pipeline = pipeline
         self.run: Run | None = None
         self.strategy = ipywidgets.Dropdown(options=list(STRATEGIES), value=strategy, description="Strategy", **LOOK)
-        self.answers = ipywidgets.HTML()
         super().__init__([self.strategy], "pipeline")
-        self.children = [*self.children, self.answers]
-        self.answers.layout = WIDE
 
     def figure(self) -> Figure:
         """The timeline as far as it has come."""
