@@ -78,26 +78,34 @@ def _key(marker: str) -> Line2D:
     return Line2D([], [], color="#222222", marker=marker, linestyle="", markersize=5)
 
 
-def yardsticks(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """Batched generation against agents: the lab's and llama-batched-bench's tokens a second, a dot a repeat.
+def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> Figure:
+    """Batched generation against agents: the lab's tokens a second over llama-batched-bench's, a dot a repeat.
 
-    frame: from peers.yardsticks.
+    frame and ratios: from peers.yardsticks.
     """
-    runs = frame[frame.work == "generation"]
-    median = runs.pivot_table("tokens_per_s", "n_agents", "program", aggfunc="median")
+    runs = frame[frame.work == "generation"].pivot_table("tokens_per_s", ["n_agents", "repeat"], "program")
+    ours = (100 * runs["swarmkv_lab"] / runs["llama-batched-bench"]).reset_index(name="share")
+    median = 100 * ratios.ratio["generation"]
+    agents = list(median.index)
     with styled():
         figure = Figure(figsize=(8, 3.2))
         ax = figure.subplots()
-        key = {}
-        for (program, rows), colour, marker in zip(runs.groupby("program"), (BASELINE, OURS), "os", strict=True):
-            ax.plot(median.index, median[program], color=colour, linewidth=1.2)
-            ax.scatter(rows.n_agents, rows.tokens_per_s, color=colour, marker=marker, s=16, alpha=0.8)
-            key[program] = Line2D([], [], color=colour, marker=marker, markersize=5)
-        ax.set(xlabel="agents in one batch", ylabel="tokens a second (measured)", ylim=(0, None))
-        ax.set_xticks(median.index)
-        ax.grid(color="#E5E5E5", linewidth=0.6)
-        share = median["swarmkv_lab"] / median["llama-batched-bench"]
-        low, high = share.min(), share.max()
-        headline(figure, f"Batched generation from Python: {low:.0%} to {high:.0%} of llama.cpp's own benchmark", key)
+        ax.axhline(100, color=BASELINE, linewidth=1.2)
+        ax.scatter([agents.index(n) for n in ours.n_agents], ours.share, color=OURS, s=16, alpha=0.8)
+        ax.plot(range(len(agents)), median, color=OURS, marker="_", markersize=22, markeredgewidth=2.5, linestyle="")
+        ax.set(xlabel="agents in one batch", ylim=(0, 1.1 * ours.share.max()))
+        ax.set_ylabel("% of its tokens a second\n(measured)")
+        ax.set_xticks(range(len(agents)), agents)
+        ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
+        ax.set_axisbelow(True)
+        headline(
+            figure,
+            f"Batched generation from Python: {median.min():.0f}% to {median.max():.0f}% of llama.cpp's own benchmark",
+            {
+                "llama-batched-bench": Line2D([], [], color=BASELINE),
+                "swarmkv_lab, each repeat": Line2D([], [], color=OURS, marker="o", markersize=4, linestyle=""),
+                "median": Line2D([], [], color=OURS, linewidth=2.5),
+            },
+        )
         small_print(figure, caption)
     return figure
