@@ -74,6 +74,27 @@ def test_a_window_that_was_left_behind_is_emptied_rather_than_wrong(tmp_path, do
             assert ctx.n_past() == left
 
 
+@pytest.mark.parametrize("n_tokens", [256, 800, 1500])
+@pytest.mark.parametrize("n_batch", [64, 512])
+def test_a_shared_window_leaves_room_for_those_who_share_it(tmp_path, rng, n_tokens, n_batch):
+    """llama.cpp never reuses a cell of two sequences: a windowed cache that was full when it was shared had no cell."""
+    tokens = rng.integers(0, 256, n_tokens, dtype=np.int32)
+    with load_shape("sliding window", tmp_path) as model, model.context(4096, n_seq_max=4, n_batch=n_batch) as ctx:
+        ctx.decode(tokens)
+        before = ctx.logits()
+        with ctx.fork(2) as forks:
+            ctx.decode_many({fork: np.tile(tokens[:64], 4) for fork in forks})
+            with ctx.fork(1, forks[0]) as (fork,):
+                ctx.decode(tokens[:100], fork)
+        np.testing.assert_array_equal(ctx.logits(), before)
+        ctx.decode(tokens[:100])
+        expected = ctx.logits()
+    with load_shape("sliding window", tmp_path) as model, model.context(4096, n_batch=n_batch) as ctx:
+        ctx.decode(tokens)
+        ctx.decode(tokens[:100])
+        np.testing.assert_array_equal(ctx.logits(), expected)
+
+
 @pytest.mark.parametrize("n_batch", [1, 3])
 @pytest.mark.parametrize("unified", [True, False])
 def test_more_sequences_than_a_batch_holds(twin, document, n_batch, unified):
@@ -281,3 +302,21 @@ def test_two_threads_in_one_context_through_the_guard(twin, question, per_contex
             [thread.start() for thread in threads]
             [thread.join() for thread in threads]
         assert wrong == []
+
+
+def test_a_window_goes_back_as_far_as_it_is_whole(tmp_path, document):
+    """After a share only the window is left: one token fewer still has all that it looks at, two fewer do not."""
+    with load_shape("sliding window", tmp_path) as model, model.context(1024, n_seq_max=2) as ctx:
+        ctx.decode(document)
+        ctx.share(0, 1)
+        ctx.truncate(len(document) - 1, 1)
+        ctx.decode(document[:7], 1)
+        with model.context(1024, n_seq_max=2) as fresh:
+            fresh.decode(document[:-1])
+            fresh.decode(document[:7])
+            np.testing.assert_allclose(ctx.logits(1), fresh.logits(), atol=1e-5)
+        ctx.clear(1)
+        ctx.share(0, 1)
+        with pytest.raises(lab.SwarmKVError, match=r"could not go back to 298 tokens and is empty now.*swa_full=True"):
+            ctx.truncate(len(document) - 2, 1)
+        assert ctx.n_past(1) == 0

@@ -18,7 +18,7 @@ LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
 GGML_LOG_LEVEL_ERROR = 4
 DECODE_CODES = {
-    1: "no free cells in the KV cache: raise n_ctx or remove a sequence",
+    1: "no free cells in the KV cache: raise n_ctx, remove a sequence, or, with sliding windows, pass swa_full=True",
     2: "the decode was aborted",
     -1: "the batch was refused as invalid",
     -2: "memory for the batch could not be allocated",

@@ -67,6 +67,7 @@ class Context(SequenceMethods, StateMethods):
         self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
         self._leased: set[int] = set()
+        self._shares: set[frozenset[int]] = set()
 
     @property
     def handle(self) -> int:

@@ -46,7 +46,7 @@ class StateMethods:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
         with self.guard:
             self._check_seq(seq_id)
-            self._logits.pop(seq_id, None)
+            self._forget(seq_id)
             take_errors()
             size = state.nbytes
             read = llama_cpp.llama_state_seq_set_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
