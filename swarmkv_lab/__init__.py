@@ -18,6 +18,7 @@ from swarmkv_lab.errors import (
 )
 from swarmkv_lab.experiment import fan_out, shared_prefix
 from swarmkv_lab.fidelity import kv_type_fidelity
+from swarmkv_lab.forks import best_of
 from swarmkv_lab.grid import race, sweep
 from swarmkv_lab.guards import compare_guards, without_guard
 from swarmkv_lab.limits import restore_against_memcpy
@@ -66,6 +67,7 @@ __all__ = [
     "agents_by_budget",
     "article_table",
     "bench",
+    "best_of",
     "caption",
     "catalogue",
     "catalogue_bytes",

@@ -8,7 +8,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama import GREEDY, Model, Sampling
-from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.run import Branch, Run
 from swarmkv_lab.schedule import Schedule
 from swarmkv_lab.snapshot import KVSnapshot
 from swarmkv_lab.strategies import STRATEGIES, Strategy
@@ -53,7 +53,7 @@ def fan_out(
     settings["n_ctx"] = budget(model, name, len(prefix), lengths, max_tokens, n_ctx)
     runs = []
     for _ in range(repeats):
-        branches = [Agent(agent, prompt, max_tokens, sampling, len(prefix)) for agent, prompt in prompts.items()]
+        branches = [Branch(agent, prompt, max_tokens, sampling, len(prefix)) for agent, prompt in prompts.items()]
         run = Run(model, prefix, Schedule(branches), name, settings, watch, snapshot)
         answer(run)
         runs.append(run)

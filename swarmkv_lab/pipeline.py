@@ -1,7 +1,8 @@
 """Pipeline: a graph of agents over one document; each begins as soon as what it reads is there."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from swarmkv_lab import run, schedule
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.experiment import Prompt, budget, strategy_named
 from swarmkv_lab.llama import GREEDY, Model, Sampling
-from swarmkv_lab.strategies import Strategy
+from swarmkv_lab.report import PREFIX
+from swarmkv_lab.strategies import THREADED, Strategy
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,27 @@ class Pipeline:
         """Tokens of the document that each agent reads."""
         return {agent.name: self._n_prefix(agent) for agent in self.agents}
 
+    def waiting(self) -> "Pipeline":
+        """The same agents without watermarks: nobody begins before the whole document is read."""
+        return Pipeline(self.model, self.tokens, [replace(agent, prefix_tokens=None) for agent in self.agents])
+
+    def critical_path_ms(self, this: "run.Run") -> float:
+        """What a run of this would have taken, had every agent and the prefill a machine of their own.
+
+        The longest way through the graph: the prefill to an agent's watermark, its own work, that of those after it.
+        """
+        spans = this.timeline.assign(ms=this.timeline.end_ms - this.timeline.start_ms)
+        prefix = spans[spans.agent == PREFIX]
+        own = spans[spans.agent != PREFIX].groupby("agent").ms.sum()
+        # a prefill ends at each watermark; naive's are the agents' own
+        read = prefix.ms.cumsum()[prefix.phase == "prefill"]
+        ready = dict(zip(sorted(set(self.watermarks.values())), read, strict=False))
+        done: dict[str, float] = {}
+        for name in TopologicalSorter(self.after).static_order():
+            begin = max([ready.get(self.watermarks[name], 0.0), *(done[other] for other in self.after[name])])
+            done[name] = begin + own.get(name, 0.0)
+        return max(done.values())
+
     def run(
         self,
         strategy: str | Strategy = "batched",
@@ -67,22 +90,33 @@ class Pipeline:
         n_ctx: int | None = None,
         on_token: Callable[[str, int], None] | None = None,
         watch: "Callable[[run.Run], None] | None" = None,
+        threads: int = 1,
         **settings: Any,
     ) -> "run.Run":
         """Every agent's answer, by one of STRATEGIES; arguments as in fan_out.
 
         on_token(agent's name, token id) is called for each token of an answer; what it raises is that agent's failure.
         An agent that fails is in the run's ``errors``, as are those after it; the others' answers are whole.
+        threads: so many agents work at the same time, where each has a context of its own (naive, swarmkv). They take
+        turns at the model's guard, unless it was loaded with guard_per_context=True: then n_threads is best their share
+        of the cores. on_token is called in their threads.
         """
         answer = strategy_named(strategy)
+        if threads < 1 or (threads > 1 and answer.__name__ not in THREADED):
+            raise SwarmKVError(
+                f"threads={threads} with {answer.__name__}: it must be 1, or more with {' or '.join(THREADED)}, whose "
+                "agents have contexts of their own"
+            )
         lengths = {agent.name: self._longest(agent) + agent.max_tokens for agent in self.agents}
         settings["n_ctx"] = budget(self.model, answer.__name__, len(self.tokens), lengths, 0, n_ctx)
         branches = [
-            run.Agent(agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self._n_prefix(agent))
+            run.Branch(agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self._n_prefix(agent))
             for agent in self.agents
         ]
         plan = schedule.Schedule(branches, self.after, lambda agent: self._prepare(agent, plan), tolerant=True)
-        this = run.Run(self.model, self.tokens, plan, answer.__name__, settings, watch, on_token=on_token)
+        this = run.Run(
+            self.model, self.tokens, plan, answer.__name__, settings, watch, on_token=on_token, threads=threads
+        )
         answer(this)
         return this
 
@@ -103,7 +137,7 @@ class Pipeline:
         most = {other.name: other.max_tokens for other in self.agents}
         return len(self._asked[agent.name]) + sum(len(self._heading(name)) + most[name] for name in agent.after)
 
-    def _prepare(self, agent: "run.Agent", plan: schedule.Schedule) -> None:
+    def _prepare(self, agent: "run.Branch", plan: schedule.Schedule) -> None:
         """An agent's prompt: the answers of those before it, in its words' order, then its question."""
         parts: list[np.ndarray] = []
         for name in self.after[agent.name]:

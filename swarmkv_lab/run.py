@@ -1,37 +1,23 @@
 """Run: what one fan-out is asked for, and what it records as it goes: spans, answers, memory."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.divergence import kl_divergence
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Context, Model
-from swarmkv_lab.schedule import Agent, Schedule
+from swarmkv_lab.report import PREFIX, Report, Span
+from swarmkv_lab.schedule import Branch, Schedule
 from swarmkv_lab.snapshot import KVSnapshot
 
-PREFIX = "prefix"  # the lane of the work that is done once for all agents
-ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
 
-
-@dataclass(frozen=True)
-class Span:
-    """One piece of work on one lane; ``bytes`` of KV state were copied by it."""
-
-    agent: str
-    phase: str
-    start_ms: float
-    end_ms: float
-    bytes: int
-
-
-class Run:
+class Run(Report):
     """One strategy answering all agents once. Everything reported is derived from its spans and answers.
 
     ``agents``: DataFrame, a row an agent. ``timeline``: DataFrame, a row a span. ``metrics``: the run's own numbers.
@@ -48,6 +34,7 @@ class Run:
         watch: "Callable[[Run], None] | None" = None,
         snapshot: KVSnapshot | None = None,
         on_token: Callable[[str, int], None] | None = None,
+        threads: int = 1,
     ) -> None:
         self.model = model
         self.tokens = tokens
@@ -64,11 +51,12 @@ class Run:
         """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
         self._watch = watch
         self._on_token = on_token
-        self._open: list[tuple[str, str, float]] = []
+        self._threads = threads
+        self._ended = False
+        self._lock = threading.RLock()
+        self._open: dict[str, tuple[str, float]] = {}
         self._held = 0
         self._start = time.perf_counter()
-
-    # -- what strategies call
 
     def now(self) -> float:
         """Milliseconds since the run's start."""
@@ -83,21 +71,41 @@ class Run:
         finally:
             self._start += time.perf_counter() - since
 
-    def add(self, agent: Agent, phase: str, start_ms: float, end_ms: float) -> None:
+    def add(self, agent: Branch, phase: str, start_ms: float, end_ms: float) -> None:
         """A piece of an agent's work that was timed by ``now`` elsewhere, such as in a thread."""
         self.spans.append(Span(agent.name, phase, start_ms, end_ms, 0))
 
     @contextmanager
-    def attempt(self, agents: Sequence[Agent]) -> Iterator[None]:
-        """These agents' work: an error in it is theirs alone, where the schedule tolerates that."""
+    def attempt(self, agent: Branch) -> Iterator[None]:
+        """An agent's work: an error in it is this agent's alone, where the schedule tolerates that."""
         try:
             yield
         except SwarmKVError as error:
-            self._open = []
-            for agent in agents:
-                self.schedule.fail(agent, error)
+            self._open.pop(agent.name, None)
+            self.schedule.fail(agent, error)
 
-    def take(self, agent: Agent, token: int) -> None:
+    def each(self, agents: Sequence[Branch], work: Callable[[Branch], None]) -> None:
+        """Every agent does its work: one after another, or in as many threads as the run was given."""
+
+        def one(agent: Branch) -> None:
+            with self.attempt(agent):
+                work(agent)
+
+        if self._threads == 1:
+            for agent in agents:
+                one(agent)
+            return
+        with ThreadPoolExecutor(self._threads) as pool:
+            jobs = [pool.submit(one, agent) for agent in agents]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+            except BaseException:  # such as Ctrl-C: the other threads end before their next llama_decode
+                self._ended = True
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def take(self, agent: Branch, token: int) -> None:
         """The next token of an agent's answer."""
         agent.tokens.append(token)
         if self._on_token:
@@ -107,37 +115,40 @@ class Run:
                 self.schedule.fail(agent, SwarmKVError(f"on_token raised {error!r}"))
 
     @contextmanager
-    def phase(self, agents: Agent | Sequence[Agent] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
+    def phase(self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
-        group = [agents] if isinstance(agents, Agent) else agents
+        group = [agents] if isinstance(agents, Branch) else agents
         lanes = [PREFIX] if group is None else [agent.name for agent in group]
         start = self.now()
-        self._open = [(lane, name, start) for lane in lanes]
+        self._open |= dict.fromkeys(lanes, (name, start))
         yield
         end = self.now()
-        self._open = []
+        for lane in lanes:
+            self._open.pop(lane, None)
         self.spans += [Span(lane, name, start, end, n_bytes) for lane in lanes]
 
     @contextmanager
-    def context(self, agent: Agent | None, **settings: Any) -> Iterator[Context]:
+    def context(self, agent: Branch | None, **settings: Any) -> Iterator[Context]:
         """A context for a while, its making timed and its memory counted."""
         with self.phase(agent, "context"):
             ctx = self.model.context(**self.settings | settings)
-        ctx.watch = self._look if self._watch else None
+        ctx.watch = self._look
         with ctx, self.holding(ctx.nbytes):
             yield ctx
 
     @contextmanager
     def holding(self, n_bytes: int) -> Iterator[None]:
         """Count KV memory that is held for a while."""
-        self._held += n_bytes
-        self.kv_bytes = max(self.kv_bytes, self._held)
+        with self._lock:
+            self._held += n_bytes
+            self.kv_bytes = max(self.kv_bytes, self._held)
         try:
             yield
         finally:
-            self._held -= n_bytes
+            with self._lock:
+                self._held -= n_bytes
 
-    def whole_prompt(self, agent: Agent) -> list[int]:
+    def whole_prompt(self, agent: Branch) -> list[int]:
         """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
         return [*self.tokens[: agent.n_prefix].tolist(), *agent.prompt.tolist()]
 
@@ -146,104 +157,16 @@ class Run:
         with self.phase(None, "capture", ctx.state_bytes()):
             return KVSnapshot.capture(ctx, self.tokens[: ctx.n_past()])
 
-    # -- what readers see
-
     def so_far(self) -> pd.DataFrame:
         """The timeline while the run goes on, its open spans as long as they are now."""
         now = self.now()
-        return pd.DataFrame([*self.spans, *(Span(*span, now, 0) for span in self._open)])
-
-    @cached_property
-    def timeline(self) -> pd.DataFrame:
-        """A row a span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
-        return pd.DataFrame(self.spans).sort_values("start_ms", kind="stable", ignore_index=True)
-
-    @cached_property
-    def agents(self) -> pd.DataFrame:
-        """A row an agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
-        ms = self._phases
-        answered = self.timeline[self.timeline.phase == "generate"].groupby("agent").start_ms.min()
-        activation = ms[list(ACTIVATION)].sum(axis=1)
-        return pd.DataFrame(
-            {
-                "agent": ms.index,
-                "prompt_tokens": [len(agent.prompt) for agent in self.branches],
-                "activation_ms": activation.to_numpy(),
-                "branch_ms": ms["branch"].to_numpy(),
-                "ttft_ms": (activation + ms["branch"] + ms["choose"]).to_numpy(),
-                "generate_ms": ms["generate"].to_numpy(),
-                "first_token_at_ms": answered.reindex(ms.index).to_numpy(),
-                "answer_tokens": [len(agent.tokens) for agent in self.branches],
-                "answer": list(self.answers.values()),
-            }
-        )
-
-    @cached_property
-    def _phases(self) -> pd.DataFrame:
-        """Milliseconds by agent (row) and phase (column), 0 where an agent has no such phase."""
-        spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
-        phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum")
-        names = [agent.name for agent in self.branches]
-        return phases.reindex(index=names, columns=[*ACTIVATION, "branch", "choose", "generate"]).fillna(0.0)
-
-    @cached_property
-    def answers(self) -> dict[str, str]:
-        """The answers' text by agent."""
-        return {agent.name: self.model.detokenize(agent.tokens) for agent in self.branches}
-
-    @cached_property
-    def errors(self) -> dict[str, SwarmKVError]:
-        """Why agents have no answer, by their names."""
-        return {agent.name: agent.error for agent in self.branches if agent.error is not None}
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """The run in one record. Per-agent times are means over the agents, last_ttft_ms is the last one's.
-
-        Since the run's start: end_to_end_ms until the last answer, last_first_token_ms until every agent has a token.
-        """
-        ms = (self.timeline.end_ms - self.timeline.start_ms).groupby(self.timeline.phase).sum()
-        prefills = (self.timeline.phase == "prefill").sum()
-        means = self.agents[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
-        return {
-            "strategy": self.strategy,
-            "depth": len(self.tokens),
-            "n_agents": len(self.branches),
-            "prefill_ms": ms.get("prefill", 0.0) / max(prefills, 1),
-            "capture_ms": ms.get("capture", 0.0),
-            **{f"{phase}_ms": self._phases[phase].mean() for phase in ACTIVATION if phase != "prefill"},
-            **means.to_dict(),
-            "last_ttft_ms": float(self.agents.ttft_ms.iloc[-1]),
-            "last_first_token_ms": float(self.agents.first_token_at_ms.max()),
-            "end_to_end_ms": float(self.timeline.end_ms.max()),
-            "kv_bytes": self.kv_bytes,
-            "copied_bytes": int(self.timeline.bytes.sum()),
-        }
-
-    def compare(self, reference: "Run | Sequence[Agent]") -> pd.DataFrame:
-        """How exact this run's answers are against another's (naive): a row an agent.
-
-        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
-        there are none (a peer's); same_tokens of the whole answer.
-        """
-        rows = []
-        others = reference.branches if isinstance(reference, Run) else reference
-        for mine, theirs in zip(self.branches, others, strict=True):
-            rows.append(
-                {
-                    "agent": mine.name,
-                    "max_abs_logit_diff": _compare(mine, theirs, lambda p, q: float(np.abs(q - p).max())),
-                    "kl": _compare(mine, theirs, kl_divergence),
-                    "same_tokens": mine.tokens == theirs.tokens,
-                }
-            )
-        return pd.DataFrame(rows)
+        begun = [Span(lane, phase, start, now, 0) for lane, (phase, start) in list(self._open.items())]
+        return pd.DataFrame([*self.spans, *begun])
 
     def _look(self) -> None:
-        """Let the watcher look; its drawing is not measured."""
-        with self.off_the_clock():
-            self._watch(self)
-
-
-def _compare(mine: Agent, theirs: Agent, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    return float("nan") if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)
+        """Let the watcher look, one thread at a time; its drawing is not measured, unless other threads go on."""
+        if self._ended:
+            raise SwarmKVError("the run was ended in another thread")
+        if self._watch:
+            with self._lock, self.off_the_clock() if self._threads == 1 else nullcontext():
+                self._watch(self)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import GREEDY
-from swarmkv_lab.run import Agent
+from swarmkv_lab.run import Branch
 
 _MEND = "pass another path, or remove this file and what was measured beside it"
 # Rows of one file were measured alike in these respects, or they do not belong together.
@@ -52,7 +52,7 @@ class RunLog:
     def __contains__(self, key: tuple[Round, str]) -> bool:
         return key in self._done
 
-    def append(self, this: Round, record: dict[str, Any], branches: Sequence[Agent]) -> None:
+    def append(self, this: Round, record: dict[str, Any], branches: Sequence[Branch]) -> None:
         """Keep one run: on the disk when this returns."""
         if record["strategy"] == "naive":
             arrays = {f"logits{i}": agent.logits for i, agent in enumerate(branches)}
@@ -69,7 +69,7 @@ class RunLog:
             os.fsync(file.fileno())
         self._done.add((this, record["strategy"]))
 
-    def reference(self, this: Round) -> list[Agent] | None:
+    def reference(self, this: Round) -> list[Branch] | None:
         """The naive answers of a round that was stopped in the middle."""
         if (this, "naive") not in self or not self._answers.exists():
             return None
@@ -77,7 +77,7 @@ class RunLog:
             if tuple(kept["round"]) != this:
                 return None
             return [
-                Agent("", np.empty(0, np.int32), 0, GREEDY, 0, kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
+                Branch("", np.empty(0, np.int32), 0, GREEDY, 0, kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
                 for i in range(this.n_agents)
             ]
 

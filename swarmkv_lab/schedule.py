@@ -14,8 +14,8 @@ Graph = Mapping[str, Sequence[str]]
 
 
 @dataclass(eq=False)
-class Agent:
-    """One reader of the document: its branch's tokens, and its answer once there is one."""
+class Branch:
+    """An agent's part of a run: the tokens of its branch, and its answer once there is one."""
 
     name: str
     prompt: np.ndarray
@@ -41,9 +41,9 @@ class Schedule:
 
     def __init__(
         self,
-        agents: Sequence[Agent],
+        agents: Sequence[Branch],
         after: Graph | None = None,
-        prepare: Callable[[Agent], None] = lambda agent: None,
+        prepare: Callable[[Branch], None] = lambda agent: None,
         *,
         tolerant: bool = False,
     ) -> None:
@@ -52,11 +52,11 @@ class Schedule:
         self.tolerant = tolerant
         self._prepare = prepare
 
-    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Agent]]:
+    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Branch]]:
         """Groups of agents that can answer now. ``advance(n)`` prefills the document to n tokens, when nobody can."""
         sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.agents})
         sorter.prepare()
-        able: list[Agent] = []
+        able: list[Branch] = []
         n_prefilled = 0
         while sorter.is_active():
             able += [self.agents[name] for name in sorter.get_ready()]
@@ -73,7 +73,7 @@ class Schedule:
             able = [agent for agent in able if agent not in now]
             sorter.done(*(agent.name for agent in now))
 
-    def _begin(self, agent: Agent) -> None:
+    def _begin(self, agent: Branch) -> None:
         for name in self.after.get(agent.name, ()):
             if error := self.agents[name].error:
                 agent.error = SwarmKVError(f"{agent.name} comes after {name}, and {error}")
@@ -83,7 +83,7 @@ class Schedule:
         except SwarmKVError as error:
             self.fail(agent, error)
 
-    def fail(self, agent: Agent, error: SwarmKVError) -> None:
+    def fail(self, agent: Branch, error: SwarmKVError) -> None:
         """An agent has no answer: it is noted, or raised where nobody tolerates it."""
         if not self.tolerant:
             raise error

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import islice
 
-from swarmkv_lab.llama import Context, generate_together
-from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama import Context, decode_together, generate_together
+from swarmkv_lab.run import Branch, Run
 from swarmkv_lab.snapshot import KVSnapshot
 
 Strategy = Callable[[Run], None]
@@ -16,29 +17,33 @@ DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the one that agents
 
 def naive(run: Run) -> None:
     """Every agent prefills the whole document in a context of its own: what default stacks do."""
+
+    def work(agent: Branch) -> None:
+        with run.context(agent) as ctx:
+            with run.phase(agent, "prefill"):
+                ctx.decode(run.tokens[: agent.n_prefix])
+            answer(run, ctx, {DOCUMENT: agent})
+
     for agents in run.schedule.ready(lambda n_tokens: None):
-        for agent in agents:
-            with run.attempt([agent]), run.context(agent) as ctx:
-                with run.phase(agent, "prefill"):
-                    ctx.decode(run.tokens[: agent.n_prefix])
-                answer(run, ctx, {DOCUMENT: agent})
+        run.each(agents, work)
 
 
 def swarmkv(run: Run) -> None:
     """The article: prefill once and serialize; each agent copies the buffer, makes a context, restores, goes on."""
+
+    def work(agent: Branch) -> None:
+        with run.phase(agent, "copy", snapshots[agent].nbytes):
+            branch = snapshots[agent].copy()
+        with run.holding(branch.nbytes), run.context(agent) as ctx:
+            with run.phase(agent, "restore", branch.nbytes):
+                branch.restore(ctx)
+            answer(run, ctx, {DOCUMENT: agent})
+
     with ExitStack() as document, Snapshots(run, document.enter_context(run.context(None))) as snapshots:
         for agents in run.schedule.ready(snapshots.advance):
             if snapshots.is_whole:
                 document.close()  # the article's prefill context is not held any longer
-            for agent in agents:
-                with run.attempt([agent]):
-                    with run.phase(agent, "copy", snapshots[agent].nbytes):
-                        branch = snapshots[agent].copy()
-                    with run.holding(branch.nbytes), run.context(agent) as ctx:
-                        with run.phase(agent, "restore", branch.nbytes):
-                            branch.restore(ctx)
-                        answer(run, ctx, {DOCUMENT: agent})
-                    del branch
+            run.each(agents, work)
 
 
 def pooled(run: Run) -> None:
@@ -46,7 +51,7 @@ def pooled(run: Run) -> None:
     with run.context(None) as ctx, Snapshots(run, ctx) as snapshots:
         for agents in run.schedule.ready(snapshots.advance):
             for agent in agents:
-                with run.attempt([agent]):
+                with run.attempt(agent):
                     with run.phase(agent, "restore", snapshots[agent].nbytes):
                         snapshots[agent].restore(ctx)
                     answer(run, ctx, {DOCUMENT: agent})
@@ -57,7 +62,7 @@ def shared(run: Run) -> None:
     with run.context(None, n_seq_max=2) as ctx:
         for agents in run.schedule.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
             for agent in agents:
-                with run.attempt([agent]):
+                with run.attempt(agent):
                     share(run, ctx, agent, BRANCH)
                     answer(run, ctx, {BRANCH: agent})
                 ctx.clear(BRANCH)  # the document's next cells then follow its last ones, as naive's do
@@ -71,15 +76,16 @@ def batched(run: Run) -> None:
     with run.context(None, n_seq_max=n_seq_max) as ctx:
         for agents in run.schedule.ready(lambda n_tokens: prefill(run, ctx, n_tokens)):
             branches = dict(enumerate(agents, BRANCH))
-            with run.attempt(agents):
-                for seq_id, agent in branches.items():
+            for seq_id, agent in branches.items():
+                with run.attempt(agent):
                     share(run, ctx, agent, seq_id)
-                answer(run, ctx, branches)
+            answer(run, ctx, branches)
             for seq_id in branches:
                 ctx.clear(seq_id)
 
 
 STRATEGIES: Mapping[str, Strategy] = {f.__name__: f for f in (naive, swarmkv, pooled, shared, batched)}
+THREADED = ("naive", "swarmkv")  # their agents have contexts of their own, and may work in threads
 
 
 def prefill(run: Run, ctx: Context, n_tokens: int) -> None:
@@ -92,7 +98,7 @@ def prefill(run: Run, ctx: Context, n_tokens: int) -> None:
             run.snapshot.restore(ctx, DOCUMENT)
 
 
-def share(run: Run, ctx: Context, agent: Agent, seq_id: int) -> None:
+def share(run: Run, ctx: Context, agent: Branch, seq_id: int) -> None:
     """Give an agent's sequence the cells of the document up to its watermark."""
     with run.phase(agent, "share"):
         ctx.share(DOCUMENT, seq_id)
@@ -108,7 +114,7 @@ class Snapshots:
         self._by_length: dict[int, KVSnapshot] = {}
         self._held = ExitStack()
 
-    def __getitem__(self, agent: Agent) -> KVSnapshot:
+    def __getitem__(self, agent: Branch) -> KVSnapshot:
         """The one that an agent reads."""
         return self._by_length[agent.n_prefix]
 
@@ -142,18 +148,26 @@ class Snapshots:
         self._held.close()
 
 
-def answer(run: Run, ctx: Context, branches: Mapping[int, Agent]) -> None:
+def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
     """Decode each agent's prompt after its sequence's prefix, at position len(prefix), and generate the answers.
 
     One agent, or several in step: then every llama_decode carries one token of each that has not finished.
     """
-    agents = list(branches.values())
+
+    def live() -> dict[int, Branch]:
+        return {seq_id: agent for seq_id, agent in branches.items() if agent.error is None}
+
+    def failed(seq_id: int, error: SwarmKVError) -> None:
+        run.schedule.fail(branches[seq_id], error)
+
+    agents = list(live().values())
+    tell = failed if run.schedule.tolerant else None
     with run.phase(agents, "branch"):
-        ctx.decode_many({seq_id: agent.prompt for seq_id, agent in branches.items()})
-    for seq_id, agent in branches.items():
+        decode_together(ctx, {seq_id: agent.prompt for seq_id, agent in live().items()}, tell)
+    for seq_id, agent in live().items():
         agent.logits = ctx.logits(seq_id)
-    asked = {seq_id: (agent.max_tokens, agent.sampling) for seq_id, agent in branches.items()}
-    stream = generate_together(ctx, asked, lambda seq_id: branches[seq_id].error is not None)
+    asked = {seq_id: (agent.max_tokens, agent.sampling) for seq_id, agent in live().items()}
+    stream = generate_together(ctx, asked, lambda seq_id: branches[seq_id].error is not None, tell)
     for phase, steps in (("choose", islice(stream, 1)), ("generate", stream)):
         with run.phase(agents, phase):
             for step in steps:

@@ -1,12 +1,16 @@
 """Pipelines: graphs of agents, watermarks, failures and forks; every strategy gives naive's answers."""
 
+import threading
+
 import numpy as np
 import pytest
+from conftest import load_shape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
+from swarmkv_lab.llama import Context, decode_together
 from swarmkv_lab.pipeline import Agent, Pipeline
 from swarmkv_lab.widgets import stream
 
@@ -299,3 +303,180 @@ def test_a_streams_failures_are_said(twin, text, monkeypatch):
     assert widget.wait(60)
     assert "role='alert'" in widget.message.value
     assert "early failed: no prompt" in widget.message.value
+
+
+def trio():
+    """Three whose groups decode together, and one after them."""
+    return [
+        *(Agent(f"a{i}", [i, i + 1], max_tokens=4) for i in (1, 2, 3)),
+        Agent("last", [9], after=["a1", "a3"], max_tokens=3),
+    ]
+
+
+def break_decodes(monkeypatch, breaks):
+    """Each llama_decode for which ``breaks(sequence ids of its tokens, number of tokens)`` fails."""
+    decode_chunk = Context._decode_chunk
+
+    def decode(self, token, pos, seq, ends):
+        if breaks(set(seq.tolist()), len(seq)):
+            raise lab.DecodeError("llama_decode returned -3, it failed")
+        decode_chunk(self, token, pos, seq, ends)
+
+    monkeypatch.setattr(Context, "_decode_chunk", decode)
+
+
+def test_what_fails_together_is_decoded_one_by_one_and_warned_of(twin, text, monkeypatch):
+    alone = answers(Pipeline(twin, text, trio()).run("shared"))
+    break_decodes(monkeypatch, lambda seqs, n: len(seqs) > 1)
+    with pytest.warns(UserWarning, match=r"llama_decode returned -3.*: 3 sequences are decoded one by one"):
+        run = Pipeline(twin, text, trio()).run("batched")
+    assert run.errors == {}
+    assert answers(run) == alone
+
+
+@pytest.mark.parametrize("at", ["its prompt", "its answer"])
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_decode_that_fails_is_one_agents_failure(twin, text, monkeypatch, broken, at):
+    alone = answers(Pipeline(twin, text, trio()).run("shared"))
+    prompts = 6  # of the three together; 2 alone
+    break_decodes(monkeypatch, lambda seqs, n: broken in seqs and (n in (2, prompts)) == (at == "its prompt"))
+    with pytest.warns(UserWarning, match="one by one"):
+        run = Pipeline(twin, text, trio()).run("batched")
+    failed = f"a{broken}"
+    others = {"a1", "a2", "a3"} - {failed}
+    # the last one takes sequence 1 again
+    assert set(run.errors) == {failed} | ({"last"} if broken != 2 else set())
+    assert "llama_decode returned -3" in str(run.errors[failed])
+    for name in others:
+        assert answers(run)[name] == alone[name]
+
+
+def test_a_draw_that_fails_is_one_agents_failure(twin, text, monkeypatch):
+    spend_logits = Context.spend_logits
+
+    def spend(self, seq_id):
+        row = spend_logits(self, seq_id)
+        return row * np.nan if seq_id == 2 else row
+
+    whole = answers(Pipeline(twin, text, trio()).run("batched"))
+    monkeypatch.setattr(Context, "spend_logits", spend)
+    run = Pipeline(twin, text, trio()).run("batched")
+    assert list(run.errors) == ["a2"]
+    assert "a logit is nan" in str(run.errors["a2"])
+    assert {name: whole[name] for name in ("a1", "a3", "last")} == {
+        name: tokens for name, tokens in answers(run).items() if name != "a2"
+    }
+
+
+def test_a_fan_out_does_not_go_on_after_a_failed_decode(twin, text, monkeypatch):
+    break_decodes(monkeypatch, lambda seqs, n: len(seqs) > 1)
+    with pytest.raises(lab.DecodeError):
+        lab.fan_out(twin, text, [[1], [2]], "batched")
+
+
+def test_windows_slide_on_between_watermarks(tmp_path, rng):
+    """A full cache of windowed layers, shared, has to have room for the agents, and for the document's rest."""
+    tokens = rng.integers(0, 256, 1536, dtype=np.int32)
+    agents = [
+        *(Agent(f"at {n}", [n % 251] * 40, prefix_tokens=n, max_tokens=40) for n in (512, 1024, 1536)),
+        Agent("with the last", [7] * 300, max_tokens=40),
+        Agent("reviewer", [9], after=["at 512", "at 1536"], max_tokens=40),
+    ]
+    with load_shape("sliding window", tmp_path) as windowed:
+        pipeline = Pipeline(windowed, tokens, agents)
+        naive = pipeline.run("naive")
+        for strategy in EXACT:
+            run = pipeline.run(strategy)
+            assert run.errors == {}
+            assert (run.compare(naive).max_abs_logit_diff == 0).all(), strategy
+            assert run.compare(naive).same_tokens.all(), strategy
+        assert pipeline.run("batched").errors == {}
+
+
+def test_an_agent_before_the_window_needs_all_of_it(tmp_path, text):
+    late = [Agent("first", [1], max_tokens=2), Agent("second", [2], ["first"], prefix_tokens=64, max_tokens=4)]
+    with load_shape("sliding window", tmp_path) as windowed:
+        run = Pipeline(windowed, text, late).run("shared")
+        assert list(run.errors) == ["second"]
+        assert "could not go back to 64 tokens" in str(run.errors["second"])
+        whole = Pipeline(windowed, text, late).run("shared", swa_full=True)
+        assert whole.errors == {}
+
+
+def test_a_sequence_that_lost_its_window_is_not_gone_on_from(tmp_path, text, monkeypatch):
+    failed = {}
+    with load_shape("sliding window", tmp_path) as windowed, windowed.context(2048, n_seq_max=2, n_batch=64) as ctx:
+        ctx.decode(np.tile(text, 3), 0)
+        ctx.decode(text, 1)
+        # when the last chunk fails, 0 has overwritten the window that it would go back to, and 1 has decoded nothing
+        break_decodes(monkeypatch, lambda seqs, n: seqs == {0, 1})
+        with pytest.warns(UserWarning, match="1 sequences are decoded one by one"):
+            done = decode_together(ctx, {0: np.tile(text, 3)[:750], 1: text[:4]}, failed.__setitem__)
+        assert (done, list(failed)) == ([1], [0])
+        assert "llama_decode returned -3" in str(failed[0])
+        assert (ctx.n_past(0), ctx.n_past(1)) == (0, 260)
+
+
+@pytest.mark.parametrize("strategy", ["naive", "swarmkv"])
+@pytest.mark.parametrize("per_context", [False, True])
+def test_agents_with_contexts_of_their_own_work_in_threads(twin, text, strategy, per_context):
+    in_turn = Pipeline(twin, text, graph()).run(strategy, n_batch=64, n_threads=1)
+    with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=per_context) as model:
+        run = Pipeline(model, text, graph()).run(strategy, threads=3, n_batch=64, n_threads=1)
+    assert run.errors == {}
+    assert (run.compare(in_turn).max_abs_logit_diff == 0).all()
+    assert answers(run) == answers(in_turn)
+
+
+def test_threads_need_contexts_of_their_own(twin, text):
+    for strategy, threads in (("batched", 2), ("shared", 2), ("pooled", 2), ("naive", 0)):
+        with pytest.raises(lab.SwarmKVError, match=f"threads={threads} with {strategy}: .* naive or swarmkv"):
+            Pipeline(twin, text, graph()).run(strategy, threads=threads)
+
+
+@pytest.mark.parametrize("at", [1, 3, 8])
+def test_an_interrupt_in_one_thread_ends_the_others(twin, text, at):
+    looks = []
+
+    def watch(run):
+        looks.append(run)
+        if len(looks) >= at:
+            raise KeyboardInterrupt
+
+    agents = [Agent(f"a{i}", [i], max_tokens=30) for i in range(1, 7)]
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(twin, text, agents).run("naive", threads=3, watch=watch)
+    assert len(looks) < at + 4
+    assert not [ctx for ctx in twin._contexts if ctx._free.alive]
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_a_failure_in_a_thread_is_that_agents_alone(twin, text):
+    def on_token(name, token):
+        if name == "whole":
+            raise ValueError("enough")
+
+    run = Pipeline(twin, text, graph()).run("naive", threads=3, on_token=on_token)
+    assert set(run.errors) == {"whole", "reviewer"}
+
+
+def test_best_of_n_scores_its_forks_and_leaves_the_state_alone(twin, text):
+    with twin.context(512, n_seq_max=16) as ctx:
+        ctx.decode(text)
+        before = ctx.logits()
+        varied = lab.Sampling(temperature=2.0, seed=3)
+        best = lab.best_of(ctx, 8, max_tokens=6, sampling=varied)
+        assert sorted(best.seed) == list(range(3, 11))
+        assert best.mean_logprob.is_monotonic_decreasing
+        assert len({tuple(tokens) for tokens in best.tokens}) > 1
+        np.testing.assert_array_equal(ctx.logits(), before)
+        assert [ctx.n_past(i) for i in range(16)] == [256] + [0] * 15
+        again = lab.best_of(ctx, 8, max_tokens=6, sampling=varied)
+        assert again.tokens.tolist() == best.tokens.tolist()
+        # the score is the model's own: one token's log-probability, from the logits
+        (first,) = lab.best_of(ctx, 1, max_tokens=1, sampling=varied).itertuples()
+        logits = np.float64(before)
+        expected = logits[first.tokens[0]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+        assert first.mean_logprob == pytest.approx(expected)
+        with pytest.raises(lab.SwarmKVError, match="16 forks were asked for, and 15 of 16 sequences are free"):
+            lab.best_of(ctx, 16)

@@ -24,6 +24,24 @@ def test_a_question_closes_the_users_turn_and_opens_the_assistants(real):
     assert text == "\n\nWho signs?<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_a_pipelines_prompts_are_one_turn_of_the_models_template(real):
+    agents = [
+        lab.Agent("first", "Who sells?", prefix_tokens=40, max_tokens=5),
+        lab.Agent("second", "Who buys?", max_tokens=5),
+        lab.Agent("third", " Shall we? ", after=["second", "first"], max_tokens=5),
+    ]
+    run = lab.Pipeline(real, "The Seller sells. " * 20 + "\n", agents).run("shared")
+    for name, branch in run.schedule.agents.items():
+        text = real.detokenize(run.whole_prompt(branch), special=True)
+        asked = {
+            "first": real.detokenize(run.tokens[:40]).split("user\n")[1] + "\n\nWho sells?",
+            "second": "The Seller sells. " * 20 + "\n\n\nWho buys?",
+            "third": "The Seller sells. " * 20
+            + f"\n\n\nsecond: {run.answers['second']}\n\nfirst: {run.answers['first']}\n\nShall we?",
+        }[name]
+        assert text == real.chat([("user", asked)])
+
+
 def test_generation_ends_with_the_turn(real):
     with real.context(512) as ctx:
         ctx.decode(real.tokenize(real.chat([("user", "Answer with one word: what is the capital of France?")])))

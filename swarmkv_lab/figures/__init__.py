@@ -13,7 +13,7 @@ from swarmkv_lab.figures.grid import (
 from swarmkv_lab.figures.guards import guards
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
 from swarmkv_lab.figures.peers import peers, yardsticks
-from swarmkv_lab.figures.pipeline import graph, pipeline_timeline
+from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.style import save
 
@@ -26,6 +26,7 @@ __all__ = [
     "bytes_per_token",
     "exactness",
     "fidelity",
+    "first_answers",
     "graph",
     "guards",
     "keys_and_values",

@@ -20,7 +20,7 @@ from swarmkv_lab.figures.style import (
     small_print,
     styled,
 )
-from swarmkv_lab.run import ACTIVATION, PREFIX
+from swarmkv_lab.report import ACTIVATION, PREFIX
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:

@@ -2,7 +2,7 @@
 
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, STATE_VERSION, default_threads
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama.generation import decode_together, generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
@@ -16,6 +16,7 @@ __all__ = [
     "Model",
     "Sampler",
     "Sampling",
+    "decode_together",
     "default_threads",
     "generate_together",
 ]

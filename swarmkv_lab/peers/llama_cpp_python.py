@@ -8,7 +8,7 @@ from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
 
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.run import Branch, Run
 from swarmkv_lab.sizing import ggml_type
 from swarmkv_lab.strategies import Strategy
 
@@ -89,7 +89,7 @@ def bound(name: str, llama: Llama) -> Strategy:
     return peer
 
 
-def _generate(run: Run, llama: Llama, agent: Agent) -> None:
+def _generate(run: Run, llama: Llama, agent: Branch) -> None:
     """The agent's answer from ``Llama.generate``, which decodes what its context does not hold yet."""
     prompt = run.whole_prompt(agent)
     stream = llama.generate(prompt, temp=0.0)

@@ -17,7 +17,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
-from swarmkv_lab.run import Agent, Run
+from swarmkv_lab.run import Branch, Run
 
 _STARTS_WITHIN_S = 60
 
@@ -170,7 +170,7 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
         server.__exit__()
 
 
-def _one(run: Run, server: LlamaServer, agent: Agent) -> None:
+def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
     first: list[float] = []
     start = run.now()
     _keep(
@@ -185,7 +185,7 @@ def _one(run: Run, server: LlamaServer, agent: Agent) -> None:
 def _at_once(run: Run, server: LlamaServer) -> None:
     start = run.now()
 
-    def work(agent: Agent) -> tuple[float, float]:
+    def work(agent: Branch) -> tuple[float, float]:
         first: list[float] = []
         _keep(run, agent, server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(run.now())))
         return first[0], run.now()
@@ -197,5 +197,5 @@ def _at_once(run: Run, server: LlamaServer) -> None:
         run.add(agent, "generate", first, end)
 
 
-def _keep(run: Run, agent: Agent, tokens: Sequence[int]) -> None:
+def _keep(run: Run, agent: Branch, tokens: Sequence[int]) -> None:
     agent.tokens += [token for token in tokens if not run.model.is_eog(token)]
