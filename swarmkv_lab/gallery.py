@@ -127,6 +127,22 @@ EXHIBITS = (
         lambda m: _yardsticks(measurements()),
     ),
     Exhibit(
+        "pipeline",
+        "A graph of agents over one document: two begin at their watermarks, in the middle of the prefill, two when it "
+        "ends, and a reviewer reads their answers.",
+        "Two Gantt charts on one time axis, a lane an agent: above, each agent's long prefill bar, one after another; "
+        "below, one prefill bar with two dotted marks, where two agents answer, and the others' short bars at its end.",
+        lambda m: _pipeline(measurements()),
+    ),
+    Exhibit(
+        "first_answers",
+        "When each agent's answer begins: on its watermark, when the whole document is read, or after a prefill of its "
+        "own.",
+        "Dots by agent on an axis of seconds: filled ones, with watermarks, far to the left for the first two agents; "
+        "hollow ones, waiting, all near the prefill's end; naive's each further to the right.",
+        lambda m: figures.first_answers(measurements().pipeline, measurements().pipeline_caption),
+    ),
+    Exhibit(
         "memory_held",
         "KV memory when all agents are alive at once: copies grow with the agents, shared cells hardly.",
         "Paired bars by number of agents: the copied ones grow in proportion, the shared ones stay almost the same.",
@@ -173,6 +189,14 @@ def _peers(reference: Measurements) -> Figure:
 
 def _yardsticks(reference: Measurements) -> Figure:
     return figures.yardsticks(reference.yardsticks, ratios(reference.yardsticks), reference.peers_caption)
+
+
+def _pipeline(reference: Measurements) -> Figure:
+    timelines = {arm: reference.pipeline_timelines[arm] for arm in ("naive", "batched")}
+    rows = reference.pipeline[reference.pipeline.arm == "batched"]
+    return figures.pipeline_timeline(
+        timelines, dict(zip(rows.agent, rows.n_prefix, strict=False)), reference.pipeline_caption
+    )
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:

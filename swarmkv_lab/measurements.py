@@ -63,6 +63,24 @@ class Measurements:
         return pd.read_csv(self._path("warm_ttft.csv"))
 
     @cached_property
+    def pipeline(self) -> pd.DataFrame:
+        """What pipeline_bench.compare_pipeline gave: a row an agent."""
+        return pd.read_csv(self._path("pipeline.csv"))
+
+    @cached_property
+    def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
+        """One timeline an arm, of the round in which naive took its median time."""
+        spans = pd.read_csv(self._path("pipeline_timelines.csv"))
+        naive = self.pipeline[self.pipeline.arm == "naive"].groupby("repeat").end_to_end_ms.first().sort_values()
+        median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
+        return {arm: rows.drop(columns=["repeat", "arm"]) for arm, rows in median.groupby("arm", sort=False)}
+
+    @property
+    def pipeline_caption(self) -> str:
+        """The small print under figures of the pipeline."""
+        return caption(json.loads(self._path("pipeline.json").read_text(encoding="utf-8")))
+
+    @cached_property
     def positions(self) -> pd.DataFrame:
         """What positions.position_error gave."""
         return pd.read_csv(self._path("positions.csv"))

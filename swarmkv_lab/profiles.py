@@ -26,6 +26,8 @@ class Profile:
     """(depths, agents, repeats) of each part of the grid of strategies"""
     peers: tuple[tuple[int, int], ...]
     """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
+    pipeline: int
+    """tokens of the document that a graph of agents reads"""
 
     @property
     def rounds(self) -> list[Round]:
@@ -44,8 +46,8 @@ _FULL = (
 PROFILES = {
     p.name: p
     for p in (
-        Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),)),
-        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1))),
+        Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
+        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1)), 7000),
     )
 }
 

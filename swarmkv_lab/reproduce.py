@@ -23,9 +23,12 @@ from swarmkv_lab.models import load_model
 from swarmkv_lab.peers import PEERS
 from swarmkv_lab.peers.comparison import compare_peers
 from swarmkv_lab.peers.yardsticks import warm_ttft, yardsticks
+from swarmkv_lab.pipeline_bench import compare_pipeline
 from swarmkv_lab.positions import position_error
 from swarmkv_lab.profiles import PROFILE_VARIABLE, Profile, profile
+from swarmkv_lab.provenance import environment
 from swarmkv_lab.resources import REFERENCE, ROOT, RUNS
+from swarmkv_lab.spec import load_pipeline
 from swarmkv_lab.strategies import STRATEGIES
 
 
@@ -53,6 +56,8 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
         if reference:
             _measure_peers(model, tokens, chosen, data)
+            if not _kept(data / "pipeline.json"):
+                _measure_pipeline(model, chosen, data)
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -107,6 +112,17 @@ def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
         yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7).to_csv(data / "yardsticks.csv", index=False)
     if not _kept(data / "warm_ttft.csv"):
         warm_ttft(model, deep, load_agents("dossier")).to_csv(data / "warm_ttft.csv", index=False)
+
+
+def _measure_pipeline(model: Model, chosen: Profile, data: Path) -> None:
+    """The dossier's pipeline, three rounds; the JSON is written last: then it is whole."""
+    repeats = 3
+    rows, timelines = compare_pipeline(load_pipeline("dossier", model, n_tokens=chosen.pipeline), repeats=repeats)
+    rows.to_csv(data / "pipeline.csv", index=False)
+    timelines.to_csv(data / "pipeline_timelines.csv", index=False)
+    if rows.repeat.nunique() < repeats:  # it ends early, with the rounds that it has, when it is interrupted
+        raise KeyboardInterrupt
+    (data / "pipeline.json").write_text(json.dumps(environment(model), indent=1) + "\n", encoding="utf-8")
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

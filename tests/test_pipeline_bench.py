@@ -1,0 +1,109 @@
+"""A pipeline measured: arms in turns, watermarks and waiting, the critical path."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab import figures
+from swarmkv_lab.pipeline_bench import ARMS, compare_pipeline, pipeline_table
+from swarmkv_lab.report import Report, Span
+
+AGENTS = [
+    lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),
+    lab.Agent("whole", [6, 7, 8], max_tokens=5),
+    lab.Agent("reviewer", [9], after=["early", "whole"], max_tokens=6),
+]
+
+
+@pytest.fixture
+def pipeline(twin, rng):
+    return lab.Pipeline(twin, rng.integers(0, 256, 256, dtype=np.int32), AGENTS)
+
+
+def recorded(*spans):
+    run = Report()
+    run.spans = [Span(agent, phase, start, end, 0) for agent, phase, start, end in spans]
+    return run
+
+
+def test_the_critical_path_is_the_longest_way_through_the_graph(pipeline):
+    fan_out = recorded(
+        ("prefix", "context", 0, 2),
+        ("prefix", "prefill", 2, 12),  # to 64
+        ("early", "branch", 12, 15),
+        ("early", "generate", 15, 20),
+        ("prefix", "prefill", 20, 50),  # to 256
+        ("whole", "branch", 50, 51),
+        ("whole", "generate", 51, 55),
+        ("reviewer", "generate", 55, 60),
+    )
+    assert pipeline.critical_path_ms(fan_out) == (2 + 10 + 30) + 5 + 5  # early's 8 are not on it
+    slow = recorded(("prefix", "prefill", 0, 10), ("early", "branch", 10, 90), ("prefix", "prefill", 90, 120))
+    assert pipeline.critical_path_ms(slow) == 10 + 80  # they are now
+    naive = recorded(("early", "prefill", 0, 10), ("whole", "prefill", 10, 50), ("reviewer", "prefill", 50, 95))
+    assert pipeline.critical_path_ms(naive) == 40 + 45
+
+
+def test_waiting_is_the_same_graph_without_watermarks(pipeline):
+    waiting = pipeline.waiting()
+    assert set(waiting.watermarks.values()) == {256}
+    assert waiting.after == pipeline.after
+    assert pipeline.watermarks["early"] == 64
+
+
+def test_arms_take_turns_and_are_compared_with_naive(pipeline):
+    rows, timelines = compare_pipeline(pipeline, repeats=2)
+    assert rows.groupby(["repeat", "arm"], sort=False).size().index.tolist() == [(r, a) for r in (0, 1) for a in ARMS]
+    assert (rows.groupby(["repeat", "arm"]).size() == 3).all()
+    assert set(timelines.columns) == {"agent", "phase", "start_ms", "end_ms", "bytes", "repeat", "arm"}
+    by_arm = rows[rows.repeat == 1].set_index(["arm", "agent"])
+    assert by_arm.loc["shared"].same_tokens.all()
+    assert by_arm.loc["batched, waiting"].same_tokens.isna().all()  # who waits reads more than naive's agent did
+    assert by_arm.loc["batched"].n_prefix.tolist() == [64, 256, 256]
+    assert by_arm.loc["batched, waiting"].n_prefix.tolist() == [256] * 3
+    share = rows.groupby("arm").prefill_before_first.max()
+    assert share["naive"] == 0
+    assert 0 < share["batched"] < 1
+    assert share["batched, waiting"] == pytest.approx(1)
+    assert (rows.critical_path_ms <= rows.end_to_end_ms).all()
+
+    table = pipeline_table(rows)
+    assert table.index.tolist() == list(ARMS)
+    assert table.speedup["naive"] == 1
+    assert table.same_tokens["shared"] == 1
+    assert (table.over_critical >= 0).all()
+    with pytest.raises(lab.SwarmKVError, match="nothing was measured"):
+        pipeline_table(pd.DataFrame())
+
+
+def test_an_interrupt_keeps_whole_rounds(pipeline, monkeypatch):
+    run, calls = lab.Pipeline.run, []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return run(self, *args, **kwargs)
+
+    monkeypatch.setattr(lab.Pipeline, "run", interrupted)
+    rows, _ = compare_pipeline(pipeline, ["naive", "shared"], repeats=5)
+    assert rows.repeat.unique().tolist() == [0]
+    with pytest.raises(KeyboardInterrupt):
+        compare_pipeline(pipeline, ["naive"], repeats=5)
+
+
+def test_an_agent_that_fails_is_not_a_measurement(pipeline):
+    longer = lab.Pipeline(pipeline.model, pipeline.tokens, [lab.Agent("a", [1]), lab.Agent("b", [2] * 4000)])
+    with pytest.raises(lab.ContextBudgetError):
+        compare_pipeline(longer, ["shared"])
+
+
+def test_first_answers_are_drawn_by_arm(pipeline):
+    rows, _ = compare_pipeline(pipeline)
+    figure = figures.first_answers(rows, "a caption")
+    assert "the first answer begins when" in figure.get_label()
+    (ax,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(ARMS)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["early", "whole", "reviewer"]
+    figure.draw_without_rendering()
