@@ -21,6 +21,7 @@ from conftest import ROOT
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 ARTIFACTS = ROOT / "artifacts" / "browser"
 EXPLORERS = {"01_kv_sizing": 3, "02_snapshot_and_rope": 3, "04_depth_and_agents": 2}  # sliders that redraw a picture
+LIVE = ("03_naive_vs_fanout", "06_pipeline")  # what runs and is stopped, in tests of their own
 SETTINGS = {
     "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # all cells are there to be looked at
@@ -112,11 +113,16 @@ def page(browser):
     page.close()
 
 
-def open_and_run(page, lab, name: str) -> None:
-    """Open a notebook as a reader does, and choose Run, Run All Cells."""
+def open_notebook(page, lab, name: str) -> None:
+    """Open a notebook as a reader does."""
     page.goto(lab(f"lab/tree/notebooks/{name}.ipynb").replace("?", "?reset&"))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+
+
+def open_and_run(page, lab, name: str) -> None:
+    """Open a notebook, choose Run, Run All Cells, and look at all of it."""
+    open_notebook(page, lab, name)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     page.wait_for_function(  # cleared first, then counted up to the last cell
@@ -129,6 +135,8 @@ def open_and_run(page, lab, name: str) -> None:
         timeout=240_000,
         polling=200,
     )
+    assert errors(page) == []
+    whole_page(page, name)
 
 
 def whole_page(page, name: str) -> None:
@@ -147,13 +155,17 @@ def errors(page) -> list[str]:
     return found + page.locator(".jupyter-widgets [role=alert]").all_inner_texts()
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab, name):
-    open_and_run(page, lab, name)
+@pytest.mark.parametrize("name", sorted({*NOTEBOOKS} - {*EXPLORERS} - {*LIVE}))
+def test_a_notebook_without_explorers_shows_its_pictures(page, lab, name):
+    open_notebook(page, lab, name)
+    page.wait_for_selector(".jp-OutputArea img")
     assert errors(page) == []
     whole_page(page, name)
-    if name not in EXPLORERS:
-        return
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab, name):
+    open_and_run(page, lab, name)
     picture = page.locator(".jupyter-widgets img").last
     picture.scroll_into_view_if_needed()
     picture.evaluate(STOPWATCH)
@@ -184,7 +196,7 @@ def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab, name)
 
 
 def test_a_race_is_run_exported_and_another_one_stopped(page, lab):
-    open_and_run(page, lab, "03_naive_vs_fanout")
+    open_and_run(page, lab, LIVE[0])
     depth = page.locator(".jupyter-widgets .noUi-handle").first
     depth.focus()
     for _ in range(3):
@@ -214,6 +226,34 @@ def test_a_race_is_run_exported_and_another_one_stopped(page, lab):
     run.click()
     page.get_by_text("write at least one").wait_for()
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def test_a_pipeline_streams_its_answers_and_is_stopped(page, lab):
+    open_and_run(page, lab, LIVE[1])
+    run, stop = page.get_by_role("button", name="Run", exact=True).last, page.get_by_role("button", name="Stop").last
+    answers = page.locator(".jupyter-widgets table").last
+    run.click()
+    page.get_by_text("batched is running").wait_for()
+    page.wait_for_function(  # the security agent has begun, and the reviewer has nothing to read yet
+        r"""() => {
+            const table = [...document.querySelectorAll('.jupyter-widgets table')].pop();
+            const said = table && [...table.rows].map(row => row.innerText.trim());
+            return said && said.some(text => /^security\s+\S/.test(text)) && said.some(text => text === 'reviewer');
+        }""",
+        timeout=60_000,
+        polling=20,
+    )
+    page.screenshot(path=ARTIFACTS / "pipeline.running.png")
+    page.get_by_text("finished", exact=True).wait_for(timeout=120_000)
+    assert all(re.search(rf"{name}\s+\S", answers.inner_text()) for name in ("licence", "cost", "reviewer"))
+    picture = page.locator(".jupyter-widgets img").last
+    picture.scroll_into_view_if_needed()
+    page.screenshot(path=ARTIFACTS / "pipeline.png")
+    run.click()
+    page.get_by_text("batched is running").wait_for()
+    stop.click()
+    page.get_by_text("stopped").last.wait_for()
+    assert errors(page) == []
 
 
 def test_a_notebook_as_a_plain_page(page, serve):
