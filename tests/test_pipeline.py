@@ -174,9 +174,10 @@ def test_a_seed_gives_the_same_answer_in_every_strategy_whose_batches_are_alike(
     assert runs[0]["a1"] != runs[0]["a2"]
 
 
-def test_64_agents_five_deep(twin, text):
+def deep_graph():
+    """64 agents, five deep, on watermarks of all kinds."""
     rng = np.random.default_rng(5)
-    agents = [
+    return [
         Agent(
             f"a{i}",
             [i],
@@ -188,9 +189,31 @@ def test_64_agents_five_deep(twin, text):
         )
         for i in range(64)
     ]
-    run = Pipeline(twin, text, agents).run("batched")
+
+
+def test_64_agents_five_deep(twin, text):
+    run = Pipeline(twin, text, deep_graph()).run("batched")
     assert run.errors == {}
     assert all(answers(run).values())
+
+
+@pytest.mark.parametrize("strategy", ["pooled", "shared", "batched"])
+def test_a_failure_at_any_of_64_nodes(twin, text, strategy):
+    agents = deep_graph()
+    pipeline = Pipeline(twin, text, agents)
+    before = len([ctx for ctx in twin._contexts if ctx._free.alive])
+    for failing in pipeline.after:
+
+        def on_token(name, token, failing=failing):
+            if name == failing:
+                raise ValueError("enough")
+
+        expected = {failing}
+        for agent in agents:  # those after it, and those after them: agents stand in the order of the graph
+            if expected & set(agent.after):
+                expected.add(agent.name)
+        assert set(pipeline.run(strategy, on_token=on_token).errors) == expected
+    assert len([ctx for ctx in twin._contexts if ctx._free.alive]) == before
 
 
 @st.composite

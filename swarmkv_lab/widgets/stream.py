@@ -55,9 +55,10 @@ class Stream(Live):
             self.look()
 
         def on_token(name: str, token: int) -> None:
-            tokens[name].append(token)
-            self.progress.value = sum(map(len, tokens.values())) / most
-            self._show(tokens)
+            with self._begun.off_the_clock():
+                tokens[name].append(token)
+                self.progress.value = sum(map(len, tokens.values())) / most
+                self._show(tokens)
 
         self.run = self.pipeline.run(self.strategy.value, on_token=on_token, watch=watch)
         self.progress.value = 1
