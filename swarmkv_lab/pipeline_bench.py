@@ -1,8 +1,9 @@
 """A pipeline measured: naive beside fan-outs, with watermarks and without."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
@@ -83,3 +84,20 @@ def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
         runs["speedup"] = naive.reindex(runs.index, level="repeat") / runs.end_to_end_s
         runs["same_tokens"] = rows.same_tokens.astype(float).groupby([rows.arm, rows.repeat]).mean()
     return runs.groupby("arm", sort=False).median()
+
+
+def as_text(rows: pd.DataFrame) -> Styler:
+    """Answers as a reader wants them: whole, on the left, without row numbers."""
+    left = {"text-align": "left", "vertical-align": "top"}
+    heads = {"selector": "th", "props": "text-align: left;"}
+    return rows.style.hide().format(precision=3, na_rep="").set_properties(**left).set_table_styles([heads])
+
+
+def failing(name: str, why: str) -> Callable[[str, int], None]:
+    """An on_token that makes one agent fail at its first token."""
+
+    def on_token(agent: str, token: int) -> None:
+        if agent == name:
+            raise ValueError(why)
+
+    return on_token
