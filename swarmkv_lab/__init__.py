@@ -1,12 +1,10 @@
 """SwarmKV Lab: prefill a document once, fan its KV cache out to many agents, and measure what that saves."""
 
-from swarmkv_lab.article import table as article_table
-from swarmkv_lab.ask import describe
-from swarmkv_lab.bench import bench, steady_rows
-from swarmkv_lab.catalogue import catalogue, geometry
-from swarmkv_lab.costmodel import CostModel, held_out
-from swarmkv_lab.divergence import kl_divergence
-from swarmkv_lab.documents import load_agents, load_document
+from swarmkv_lab.analysis.article import table as article_table
+from swarmkv_lab.analysis.costmodel import CostModel, held_out
+from swarmkv_lab.analysis.divergence import kl_divergence
+from swarmkv_lab.analysis.measurements import measurements
+from swarmkv_lab.cli.snapshots import describe
 from swarmkv_lab.errors import (
     ContextBudgetError,
     DecodeError,
@@ -16,31 +14,33 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     refused,
 )
-from swarmkv_lab.experiment import fan_out, shared_prefix
-from swarmkv_lab.fidelity import kv_type_fidelity
-from swarmkv_lab.forks import best_of
-from swarmkv_lab.grid import race, sweep
-from swarmkv_lab.guards import compare_guards, without_guard
-from swarmkv_lab.limits import restore_against_memcpy
+from swarmkv_lab.fanout.best_of import best_of
+from swarmkv_lab.fanout.documents import load_agents, load_document
+from swarmkv_lab.fanout.fan_out import fan_out, shared_prefix
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.spec import load_pipeline
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama import Context, LlamaGuard, Model, Sampling
-from swarmkv_lab.measurements import measurements
-from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
-from swarmkv_lab.models import load_model, model_path
-from swarmkv_lab.pipeline import Agent, Pipeline
-from swarmkv_lab.positions import position_error
-from swarmkv_lab.prefix_cache import prefill
-from swarmkv_lab.profiles import profile
-from swarmkv_lab.provenance import caption
-from swarmkv_lab.rope import Rope
-from swarmkv_lab.run import Run
-from swarmkv_lab.sizing import KVGeometry
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.spec import load_pipeline
-from swarmkv_lab.state import SequenceState
-from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.tuning import fastest_settings, tune
-from swarmkv_lab.twins import twin
-from swarmkv_lab.weigh import weigh
+from swarmkv_lab.llama.loading import load_model, model_path
+from swarmkv_lab.measure.bench import bench, steady_rows
+from swarmkv_lab.measure.fidelity import kv_type_fidelity
+from swarmkv_lab.measure.grid import race, sweep
+from swarmkv_lab.measure.guards import compare_guards, without_guard
+from swarmkv_lab.measure.kv import weigh
+from swarmkv_lab.measure.limits import restore_against_memcpy
+from swarmkv_lab.measure.positions import position_error
+from swarmkv_lab.measure.profiles import profile
+from swarmkv_lab.measure.provenance import caption
+from swarmkv_lab.measure.tuning import fastest_settings, tune
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
+from swarmkv_lab.sizing.twins import twin
+from swarmkv_lab.snapshot.prefix_cache import prefill
+from swarmkv_lab.snapshot.rope import Rope
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.state import SequenceState
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, flushed to the disk, then renamed into it."""
+"""The lab's files: where they lie, and how one is written: beside its place, flushed, then renamed into it."""
 
 import os
 import secrets
@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from platformdirs import user_cache_path
+
 from swarmkv_lab.errors import SwarmKVError
 
 try:
@@ -14,7 +16,21 @@ try:
 except ImportError:  # Windows, where a file that is open cannot be removed: that is lock enough
     fcntl = None
 
+CACHE_VARIABLE = "SWARMKV_CACHE"
+_PACKAGE = Path(__file__).parent
+ROOT = _PACKAGE.parent
+_IN_CHECKOUT = (ROOT / "data" / "catalogue.csv").is_file()
+DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"  # beside the package, or inside an installed wheel
+REFERENCE = DATA / "reference"
+RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # what a reader measures and exports
 _SUFFIX = ".swarmkv-tmp"
+
+
+def cache_folder() -> Path:
+    """The folder for models, twins and cached prefixes: $SWARMKV_CACHE, or the user's cache folder."""
+    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @contextmanager

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.sizing import KVGeometry
-from swarmkv_lab.twins import write_twin
+from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.twins import write_twin
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = [

@@ -9,7 +9,7 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.architectures import NOT_SIZED
+from swarmkv_lab.sizing.architectures import NOT_SIZED
 
 
 def test_decode_appends_at_the_sequences_next_position(twin, document, question):

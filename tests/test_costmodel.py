@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.costmodel import bound
+from swarmkv_lab.analysis.costmodel import bound
 
 DEPTHS, AGENTS = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
 

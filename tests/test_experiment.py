@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.bench import bench, table
-from swarmkv_lab.divergence import kl_divergence
-from swarmkv_lab.grid import measure, rounds
+from swarmkv_lab.analysis.divergence import kl_divergence
+from swarmkv_lab.measure.bench import bench, table
+from swarmkv_lab.measure.grid import measure, rounds
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_bench_reports_ratios_from_one_run(twin, document, question):
 def test_bench_measures_a_disturbed_round_again(twin, document, question, monkeypatch):
     """The second round's prefills are far apart: it is reported, and neither in the medians nor among the runs."""
     steady = iter([True, False, True])
-    monkeypatch.setattr(sys.modules["swarmkv_lab.bench"], "_is_steady", lambda _runs: next(steady))
+    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "_is_steady", lambda _runs: next(steady))
     report, runs = bench(
         twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=2, spare=2, agents=[question]
     )
@@ -126,7 +126,7 @@ def test_bench_measures_a_disturbed_round_again(twin, document, question, monkey
 
 
 def test_bench_without_a_steady_round_says_so(twin, document, question, monkeypatch):
-    monkeypatch.setattr(sys.modules["swarmkv_lab.bench"], "STEADY", 0)
+    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "STEADY", 0)
     report, runs = bench(
         twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=1, spare=1, agents=[question]
     )

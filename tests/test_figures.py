@@ -4,7 +4,7 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.bench import bench
+from swarmkv_lab.measure.bench import bench
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import html.parser
 import pytest
 from conftest import ROOT
 
-from swarmkv_lab import gallery
+from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.measurements import Measurements, measurements
+from swarmkv_lab.figures import gallery
 
 
 class Page(html.parser.HTMLParser):

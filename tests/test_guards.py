@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.guards import WAYS
+from swarmkv_lab.measure.guards import WAYS
 
 
 @pytest.mark.real
@@ -17,7 +17,7 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
     assert said.startswith(("it died of SIG", "it ended with status", "it hung"))
     assert "survived" not in said
     commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
-    assert not [command for command in commands if command.endswith("-m swarmkv_lab.guards")]
+    assert not [command for command in commands if command.endswith("-m swarmkv_lab.measure.guards")]
 
 
 def test_all_ways_answer_alike(twin, document, question):

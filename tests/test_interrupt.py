@@ -126,7 +126,7 @@ PHASES = {
     "context": "swarmkv_lab.llama.Model.context",
     "decode": "swarmkv_lab.llama.context.Context._decode_chunk",
     "capture": "swarmkv_lab.llama.Context.get_state",
-    "copy": "swarmkv_lab.snapshot.KVSnapshot.copy",
+    "copy": "swarmkv_lab.snapshot.snapshot.KVSnapshot.copy",
     "restore": "swarmkv_lab.llama.Context.set_state",
     "share": "swarmkv_lab.llama.Context.share",
     "choose": "swarmkv_lab.llama.sampling.Sampler.sample",

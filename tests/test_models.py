@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import models
+from swarmkv_lab.llama import loading as models
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from conftest import QUESTIONS
 
 import swarmkv_lab as lab
 from swarmkv_lab import peers
-from swarmkv_lab.bench import bench
 from swarmkv_lab.cli import main
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.peers.comparison import AT_ONCE, compare_peers, peers_table
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.measure.bench import bench
+from swarmkv_lab.measure.peer_bench import AT_ONCE, compare_peers, peers_table
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
-from swarmkv_lab.strategies import STRATEGIES
 
 pytestmark = pytest.mark.real
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.llama import Context, decode_together
-from swarmkv_lab.pipeline import Agent, Pipeline
 from swarmkv_lab.widgets import stream
 
 EXACT = ["swarmkv", "pooled", "shared"]

@@ -6,8 +6,8 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.pipeline_bench import ARMS, compare_pipeline, pipeline_table
-from swarmkv_lab.report import Report, Span
+from swarmkv_lab.fanout.report import Report, Span
+from swarmkv_lab.measure.pipeline_bench import ARMS, compare_pipeline, pipeline_table
 
 AGENTS = [
     lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.positions import position_error
+from swarmkv_lab.measure.positions import position_error
 
 
 def test_rotation_is_relative_and_keeps_lengths(rng):

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from swarmkv_lab.profiles import PROFILES
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.measure.profiles import PROFILES
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -8,9 +8,9 @@ import swarmkv_lab as lab
 from swarmkv_lab import peers
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.measure.yardsticks import ratios, warm_ttft, yardsticks
 from swarmkv_lab.peers import build
 from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
-from swarmkv_lab.peers.yardsticks import ratios, warm_ttft, yardsticks
 
 try:
     build.program("llama-server")

@@ -7,7 +7,7 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.snapshot import KVIdentity
+from swarmkv_lab.snapshot.snapshot import KVIdentity
 
 KV_TYPES = ["f32", "f16", "bf16", "q8_0", ("f16", "q8_0"), ("q8_0", "f16")]
 

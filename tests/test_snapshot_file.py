@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
-from swarmkv_lab import atomic, mapped
-from swarmkv_lab.snapshot_file import FORMAT, SnapshotHeader
+from swarmkv_lab import files as atomic
+from swarmkv_lab.snapshot import mapped
+from swarmkv_lab.snapshot.file import FORMAT, SnapshotHeader
 
 NAME = "doc.kv.safetensors"
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.sizing import KV_TYPES, KVGeometry
+from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry
 
 
 def captured(model, document, **settings):

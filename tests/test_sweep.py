@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import experiment, grid
+from swarmkv_lab.fanout import fan_out as experiment
+from swarmkv_lab.measure import grid
 
 GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["naive", "shared", "batched"], repeats=2, max_tokens=2)
 RUNS = 2 * 2 * 3 * 2

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.limits import _pieces
 from swarmkv_lab.llama import Sampler
+from swarmkv_lab.measure.limits import _pieces
 
 
 def test_every_combination_is_measured(twin, document):

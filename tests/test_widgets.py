@@ -10,14 +10,14 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.catalogue import catalogue, geometry
-from swarmkv_lab.costmodel import CostModel
-from swarmkv_lab.measurements import measurements
-from swarmkv_lab.memory import agents_bytes
+from swarmkv_lab.analysis.costmodel import CostModel
+from swarmkv_lab.analysis.measurements import measurements
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.memory import agents_bytes
 from swarmkv_lab.widgets import latency_explorer, race, sizing_explorer, snapshot_inspector
 
 explorer_module = sys.modules["swarmkv_lab.widgets.explorer"]
-measurements_module = sys.modules["swarmkv_lab.measurements"]
+measurements_module = sys.modules["swarmkv_lab.analysis.measurements"]
 race_module = sys.modules["swarmkv_lab.widgets.race"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.fanout.strategies import STRATEGIES
 
 Array = np.ndarray
 # Basis functions of (depth, agents) for each part.

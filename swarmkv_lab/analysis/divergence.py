@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.schedule import Branch
+from swarmkv_lab.fanout.schedule import Branch
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

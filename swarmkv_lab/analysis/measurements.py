@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from swarmkv_lab.bench import steady_rows
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.provenance import caption
-from swarmkv_lab.resources import REFERENCE, RUNS
+from swarmkv_lab.files import REFERENCE, RUNS
+from swarmkv_lab.measure.bench import steady_rows
+from swarmkv_lab.measure.provenance import caption
 
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from swarmkv_lab import ask
-from swarmkv_lab.bench import bench, table
-from swarmkv_lab.catalogue import geometry
-from swarmkv_lab.documents import load_document
+from swarmkv_lab.cli import snapshots
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.models import load_model, model_path
-from swarmkv_lab.spec import load_pipeline
-from swarmkv_lab.strategies import STRATEGIES
-from swarmkv_lab.tuning import fastest_settings, tune
-from swarmkv_lab.weigh import weigh
+from swarmkv_lab.fanout.documents import load_document
+from swarmkv_lab.fanout.spec import load_pipeline
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.llama.loading import load_model, model_path
+from swarmkv_lab.measure.bench import bench, table
+from swarmkv_lab.measure.kv import weigh
+from swarmkv_lab.measure.tuning import fastest_settings, tune
+from swarmkv_lab.sizing.catalogue import geometry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +120,7 @@ def _size(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from swarmkv_lab.reproduce import reproduce  # brings in matplotlib and Jupyter, which the others do without
+    from swarmkv_lab.cli.reproduce import reproduce  # brings in matplotlib and Jupyter, which the others do without
 
     reproduce(args.profile, reference=args.reference)
     return 0
@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
     one.set_defaults(command=_model)
 
-    ask.add_commands(commands)
+    snapshots.add_commands(commands)
 
     one = commands.add_parser("bench", help="measure strategies against each other")
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")

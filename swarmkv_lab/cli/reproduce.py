@@ -12,24 +12,25 @@ import pandas as pd
 from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from swarmkv_lab import article, gallery
-from swarmkv_lab.bench import bench, table
-from swarmkv_lab.documents import load_agents, load_document
+from swarmkv_lab.analysis import article
+from swarmkv_lab.analysis.measurements import Measurements
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.grid import sweep_rounds
+from swarmkv_lab.fanout.documents import load_agents, load_document
+from swarmkv_lab.fanout.spec import load_pipeline
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.figures import gallery
+from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_lab.llama import Model
-from swarmkv_lab.measurements import Measurements
-from swarmkv_lab.models import load_model
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.measure.bench import bench, table
+from swarmkv_lab.measure.grid import sweep_rounds
+from swarmkv_lab.measure.peer_bench import compare_peers
+from swarmkv_lab.measure.pipeline_bench import compare_pipeline
+from swarmkv_lab.measure.positions import position_error
+from swarmkv_lab.measure.profiles import PROFILE_VARIABLE, Profile, profile
+from swarmkv_lab.measure.provenance import environment
+from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 from swarmkv_lab.peers import PEERS
-from swarmkv_lab.peers.comparison import compare_peers
-from swarmkv_lab.peers.yardsticks import warm_ttft, yardsticks
-from swarmkv_lab.pipeline_bench import compare_pipeline
-from swarmkv_lab.positions import position_error
-from swarmkv_lab.profiles import PROFILE_VARIABLE, Profile, profile
-from swarmkv_lab.provenance import environment
-from swarmkv_lab.resources import REFERENCE, ROOT, RUNS
-from swarmkv_lab.spec import load_pipeline
-from swarmkv_lab.strategies import STRATEGIES
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:

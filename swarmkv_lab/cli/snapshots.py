@@ -6,16 +6,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab import prefix_cache, storage
-from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.experiment import fan_out
-from swarmkv_lab.models import load_model
-from swarmkv_lab.prefix_cache import prefill
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.snapshot_file import SnapshotHeader
-from swarmkv_lab.state import SequenceState
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.fanout.documents import load_document
+from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.snapshot import prefix_cache, storage
+from swarmkv_lab.snapshot.file import SnapshotHeader
+from swarmkv_lab.snapshot.prefix_cache import prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.state import SequenceState
 
 
 def add_commands(commands: Any) -> None:

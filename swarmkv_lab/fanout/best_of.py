@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.divergence import log_softmax
+from swarmkv_lab.analysis.divergence import log_softmax
 from swarmkv_lab.llama import Context, Sampler, Sampling, generate_together
 
 VARIED = Sampling(temperature=0.8)

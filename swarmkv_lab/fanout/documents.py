@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.resources import DATA
+from swarmkv_lab.files import DATA
 
 _FOLDER = DATA / "documents"
 

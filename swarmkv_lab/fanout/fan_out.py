@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
+from swarmkv_lab.fanout.run import Branch, Run
+from swarmkv_lab.fanout.schedule import Schedule
+from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
 from swarmkv_lab.llama import GREEDY, Model, Sampling
-from swarmkv_lab.run import Branch, Run
-from swarmkv_lab.schedule import Schedule
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.strategies import STRATEGIES, Strategy
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Prompt = str | Sequence[int] | np.ndarray
 Prompts = Sequence[Prompt] | Mapping[str, Prompt]

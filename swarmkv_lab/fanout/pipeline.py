@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab import run, schedule
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.experiment import Prompt, budget, strategy_named
+from swarmkv_lab.fanout import run, schedule
+from swarmkv_lab.fanout.fan_out import Prompt, budget, strategy_named
+from swarmkv_lab.fanout.report import PREFIX
+from swarmkv_lab.fanout.strategies import THREADED, Strategy
 from swarmkv_lab.llama import GREEDY, Model, Sampling
-from swarmkv_lab.report import PREFIX
-from swarmkv_lab.strategies import THREADED, Strategy
 
 
 @dataclass(frozen=True)

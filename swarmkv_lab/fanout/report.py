@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.divergence import compare_answers
+from swarmkv_lab.analysis.divergence import compare_answers
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.llama import Model
-from swarmkv_lab.schedule import Branch
 
 PREFIX = "prefix"  # the lane of the work that is done once for all agents
 ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix

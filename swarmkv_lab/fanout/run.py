@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.report import PREFIX, Report, Span
+from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.llama import Context, Model
-from swarmkv_lab.report import PREFIX, Report, Span
-from swarmkv_lab.schedule import Branch, Schedule
-from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 class Run(Report):

@@ -6,11 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab.documents import load_document
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.documents import load_document
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.files import DATA
 from swarmkv_lab.llama import Model, Sampling
-from swarmkv_lab.pipeline import Agent, Pipeline
-from swarmkv_lab.resources import DATA
 
 _NUMBER = (int, float)
 _SAMPLING: dict[str, Any] = {one.name: int if one.type in (int, "int") else _NUMBER for one in fields(Sampling)}

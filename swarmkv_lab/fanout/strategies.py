@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from itertools import islice
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.run import Branch, Run
 from swarmkv_lab.llama import Context, decode_together, generate_together
-from swarmkv_lab.run import Branch, Run
-from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Strategy = Callable[[Run], None]
 """Answers a run's agents, and records who did what when."""

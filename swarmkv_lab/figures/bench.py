@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.article import PUBLISHED, times
+from swarmkv_lab.analysis.article import PUBLISHED, times
+from swarmkv_lab.fanout.report import ACTIVATION, PREFIX
 from swarmkv_lab.figures.style import (
     BASELINE,
     OURS,
@@ -20,7 +21,6 @@ from swarmkv_lab.figures.style import (
     small_print,
     styled,
 )
-from swarmkv_lab.report import ACTIVATION, PREFIX
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:

@@ -8,11 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.costmodel import held_out
-from swarmkv_lab.measurements import Measurements, measurements
-from swarmkv_lab.memory import agents_by_budget, catalogue_bytes
-from swarmkv_lab.peers.comparison import AT_ONCE
-from swarmkv_lab.peers.yardsticks import ratios
+from swarmkv_lab.analysis.costmodel import held_out
+from swarmkv_lab.analysis.measurements import Measurements, measurements
+from swarmkv_lab.measure.peer_bench import AT_ONCE
+from swarmkv_lab.measure.yardsticks import ratios
+from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from swarmkv_lab.costmodel import CostModel
+from swarmkv_lab.analysis.costmodel import CostModel
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures.style import (
     STRATEGY,

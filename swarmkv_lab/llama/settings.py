@@ -6,7 +6,7 @@ import llama_cpp
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.sizing import UBATCH, KVGeometry, KVType, ggml_type, kv_types, pad
+from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, kv_types, pad
 
 _MAX_SEQUENCES = llama_cpp.llama_max_parallel_sequences()
 _MAX_TOKENS = 2**31 - 1  # positions are int32

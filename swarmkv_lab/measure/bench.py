@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.costmodel import bound
-from swarmkv_lab.experiment import Prompts
-from swarmkv_lab.grid import measure, record, rounds
-from swarmkv_lab.limits import restore_against_memcpy
+from swarmkv_lab.analysis.costmodel import bound
+from swarmkv_lab.fanout.fan_out import Prompts
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
 from swarmkv_lab.llama import Model
-from swarmkv_lab.provenance import environment
-from swarmkv_lab.run import Run
-from swarmkv_lab.strategies import STRATEGIES, Strategy
+from swarmkv_lab.measure.grid import measure, record, rounds
+from swarmkv_lab.measure.limits import restore_against_memcpy
+from swarmkv_lab.measure.provenance import environment
 
 STEADY = 1.1  # the prefill is the same work for all strategies: so much apart within a round, the machine was disturbed
 TIMES = [f"{what}_ms" for what in (

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.divergence import kl_divergence
+from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import Context, Model
-from swarmkv_lab.sizing import KV_TYPES, KVType
+from swarmkv_lab.sizing.geometry import KV_TYPES, KVType
 
 
 def kv_type_fidelity(

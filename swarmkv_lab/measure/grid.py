@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.documents import load_agents
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.experiment import Prompts, budget, fan_out, named_prompts
+from swarmkv_lab.fanout.documents import load_agents
+from swarmkv_lab.fanout.fan_out import Prompts, budget, fan_out, named_prompts
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama import Model
-from swarmkv_lab.provenance import environment
-from swarmkv_lab.run import Run
-from swarmkv_lab.runlog import Round, RunLog
-from swarmkv_lab.strategies import Strategy
+from swarmkv_lab.measure.provenance import environment
+from swarmkv_lab.measure.runlog import Round, RunLog
 
 # How much longer a token's prefill takes at depth: attention's share of it doubles the time near this many tokens on
 # the default model. Only the progress bar's estimate of the time left depends on it.

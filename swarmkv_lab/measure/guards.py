@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import GREEDY, Context, LlamaGuard, Model, default_threads, generate_together
-from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Answers = list[list[int]]
 _DOCUMENT = 0
@@ -83,7 +83,7 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
         "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
         "rounds": rounds,
     }
-    command = [sys.executable, "-m", "swarmkv_lab.guards"]
+    command = [sys.executable, "-m", "swarmkv_lab.measure.guards"]
     # Else a thread that fails an assertion forks a debugger, and two of them wait for each other's for ever.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     with tempfile.TemporaryFile("w+") as out:  # not a pipe, which whatever outlives the process would hold open

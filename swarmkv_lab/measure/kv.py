@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.catalogue import catalogue, geometry
 from swarmkv_lab.llama import Model
-from swarmkv_lab.models import load_model
-from swarmkv_lab.sizing import KVGeometry, KVType
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.twins import twin
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType
+from swarmkv_lab.sizing.twins import twin
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 def weigh(

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from swarmkv_lab.llama import Model
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.state import SequenceState
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.state import SequenceState
 
 
 def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **settings: Any) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.documents import load_agents
-from swarmkv_lab.experiment import Prompts, named_prompts, shared_prefix
-from swarmkv_lab.grid import sweep
+from swarmkv_lab.fanout.documents import load_agents
+from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama import Model
+from swarmkv_lab.measure.grid import sweep
 from swarmkv_lab.peers import opened
-from swarmkv_lab.strategies import STRATEGIES
 
 AT_ONCE = ("batched", "server_cold", "server_unified", "server_primed")
 """They answer all agents at the same time; with the others an agent's turn comes when the one before has its answer."""

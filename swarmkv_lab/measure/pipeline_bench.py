@@ -7,9 +7,9 @@ from pandas.io.formats.style import Styler
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.pipeline import Pipeline
-from swarmkv_lab.report import PREFIX
-from swarmkv_lab.run import Run
+from swarmkv_lab.fanout.pipeline import Pipeline
+from swarmkv_lab.fanout.report import PREFIX
+from swarmkv_lab.fanout.run import Run
 
 WAITING = ", waiting"
 """Ends the name of an arm in which nobody begins before the whole document is read."""

@@ -7,9 +7,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fidelity import divergence, predictions
 from swarmkv_lab.llama import Model
-from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.measure.fidelity import divergence, predictions
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 WHOLE, HALF, NOTHING = "whole prefix", "second half", "nothing"
 

@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.grid import rounds
-from swarmkv_lab.runlog import Round
+from swarmkv_lab.measure.grid import rounds
+from swarmkv_lab.measure.runlog import Round
 
 PROFILE_VARIABLE = "SWARMKV_PROFILE"
 

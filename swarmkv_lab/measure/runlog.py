@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.run import Branch
 from swarmkv_lab.llama import GREEDY
-from swarmkv_lab.run import Branch
 
 _MEND = "pass another path, or remove this file and what was measured beside it"
 # Rows of one file were measured alike in these respects, or they do not belong together.

@@ -14,13 +14,13 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.experiment import Prompts, named_prompts, shared_prefix
+from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
+from swarmkv_lab.fanout.strategies import BRANCH, DOCUMENT
 from swarmkv_lab.llama import Context, Model, Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 from swarmkv_lab.peers.server import LlamaServer
-from swarmkv_lab.sizing import UBATCH
-from swarmkv_lab.strategies import BRANCH, DOCUMENT
+from swarmkv_lab.sizing.geometry import UBATCH
 
 OURS = "swarmkv_lab"
 

@@ -9,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 from swarmkv_lab.peers.hugging_face import HUGGING_FACE_PEER, hugging_face, require
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS, bound, llama_cpp_python
 from swarmkv_lab.peers.server import SERVER_PEERS
-from swarmkv_lab.strategies import Strategy
 
 PEERS = (*LLAMA_PEERS, *SERVER_PEERS, HUGGING_FACE_PEER)
 

@@ -8,8 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama import default_threads
-from swarmkv_lab.models import cache_folder
 
 PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
 # The lab's own build has the same: optimised, for this machine's processor. What programs need beyond it is left out.

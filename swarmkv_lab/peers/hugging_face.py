@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.run import Run
-from swarmkv_lab.strategies import Strategy
 
 HUGGING_FACE_PEER = "transformers"
 

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
 
+from swarmkv_lab.fanout.run import Branch, Run
+from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.run import Branch, Run
-from swarmkv_lab.sizing import ggml_type
-from swarmkv_lab.strategies import Strategy
+from swarmkv_lab.sizing.geometry import ggml_type
 
 
 @contextmanager

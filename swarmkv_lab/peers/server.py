@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.run import Branch, Run
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
-from swarmkv_lab.run import Branch, Run
 
 _STARTS_WITHIN_S = 60
 

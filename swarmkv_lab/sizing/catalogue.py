@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.resources import DATA
-from swarmkv_lab.sizing import KVGeometry, every_nth_full
+from swarmkv_lab.files import DATA
+from swarmkv_lab.sizing.geometry import KVGeometry, every_nth_full
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama import Model

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from swarmkv_lab.architectures import NOT_SIZED, WINDOWED
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
-from swarmkv_lab.gguf_header import read_header
+from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
+from swarmkv_lab.sizing.gguf_header import read_header
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama import Model

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from swarmkv_lab.catalogue import catalogue, geometry
-from swarmkv_lab.sizing import KVGeometry, KVType
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
 MOST_AGENTS = 255  # llama.cpp has 256 sequences a context, and the document takes one

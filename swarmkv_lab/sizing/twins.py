@@ -9,8 +9,8 @@ import numpy as np
 from gguf import GGUFWriter
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.models import cache_folder
-from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.files import cache_folder
+from swarmkv_lab.sizing.geometry import KVGeometry
 
 N_EMBD, N_FF, N_VOCAB = 32, 32, 256
 

@@ -14,8 +14,8 @@ import numpy as np
 import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
-from swarmkv_lab.identity import KVIdentity
-from swarmkv_lab.sizing import KVGeometry, kv_types
+from swarmkv_lab.sizing.geometry import KVGeometry, kv_types
+from swarmkv_lab.snapshot.identity import KVIdentity
 
 FORMAT = "swarmkv-snapshot/1"
 _MOST_HEADER = 1 << 20

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from swarmkv_lab.errors import SnapshotMismatchError
 from swarmkv_lab.llama import LLAMA_CPP_VERSION, STATE_VERSION
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing import KVGeometry
+from swarmkv_lab.sizing.geometry import KVGeometry
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama import Context, Model

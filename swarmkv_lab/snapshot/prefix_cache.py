@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from swarmkv_lab import storage
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
-from swarmkv_lab.identity import KVIdentity
+from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.models import cache_folder
-from swarmkv_lab.snapshot import KVSnapshot
-from swarmkv_lab.snapshot_file import SnapshotHeader
+from swarmkv_lab.snapshot import storage
+from swarmkv_lab.snapshot.file import SnapshotHeader
+from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 BYTES_VARIABLE = "SWARMKV_CACHE_BYTES"
 _DEFAULT_BYTES = 4 << 30

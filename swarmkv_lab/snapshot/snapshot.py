@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from swarmkv_lab import storage
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.identity import KVIdentity
 from swarmkv_lab.llama import Context
-from swarmkv_lab.snapshot_file import SnapshotHeader
-from swarmkv_lab.state import SequenceState
+from swarmkv_lab.snapshot import storage
+from swarmkv_lab.snapshot.file import SnapshotHeader
+from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.snapshot.state import SequenceState
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama import Model

@@ -7,10 +7,10 @@ import pandas as pd
 from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.sizing import KV_TYPES, KVGeometry, ggml_type, row_bytes
+from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, row_bytes
 
 if TYPE_CHECKING:
-    from swarmkv_lab.identity import KVIdentity
+    from swarmkv_lab.snapshot.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}

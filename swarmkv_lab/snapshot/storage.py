@@ -9,9 +9,9 @@ import fsspec
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
-from swarmkv_lab.atomic import replacing
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.mapped import MappedFile
+from swarmkv_lab.files import replacing
+from swarmkv_lab.snapshot.mapped import MappedFile
 
 
 class Source(Protocol):

@@ -12,9 +12,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.figures import save
-from swarmkv_lab.resources import RUNS
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.files import RUNS
 
 WIDE = ipywidgets.Layout(width="min(100%, 46em)")
 LABEL = {"description_width": "9em"}

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
 from swarmkv_lab.llama import Model
-from swarmkv_lab.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
 
 _SHOWN = 96  # tokens of one picture

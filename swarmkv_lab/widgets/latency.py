@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.article import PUBLISHED, PUBLISHED_RUNS
-from swarmkv_lab.costmodel import CostModel
+from swarmkv_lab.analysis.article import PUBLISHED, PUBLISHED_RUNS
+from swarmkv_lab.analysis.costmodel import CostModel
+from swarmkv_lab.analysis.measurements import MINE_NAME, REFERENCE_NAME, measurements
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.measurements import MINE_NAME, REFERENCE_NAME, measurements
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, row, table
 
 _DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)

@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.documents import load_agents, load_document
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.grid import measure, rounds
+from swarmkv_lab.fanout.documents import load_agents, load_document
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama import Model
-from swarmkv_lab.models import load_model
-from swarmkv_lab.run import Run
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.measure.grid import measure, rounds
 from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, picture, row, table
 from swarmkv_lab.widgets.live import Live
 

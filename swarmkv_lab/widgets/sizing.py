@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.catalogue import catalogue, geometry
-from swarmkv_lab.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
-from swarmkv_lab.sizing import KV_TYPES
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KV_TYPES
+from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)

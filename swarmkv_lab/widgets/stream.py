@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.pipeline import Pipeline
-from swarmkv_lab.run import Run
-from swarmkv_lab.strategies import STRATEGIES
+from swarmkv_lab.fanout.pipeline import Pipeline
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.widgets.explorer import LOOK, picture, table
 from swarmkv_lab.widgets.live import Live
 

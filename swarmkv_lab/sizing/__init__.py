@@ -1,0 +1,1 @@
+"""How big is it? KV geometry, GGUF headers, the catalogue, and twins: numbers, without llama.cpp."""
