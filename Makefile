@@ -29,9 +29,11 @@ dashboard: $(VENV)/.dashboard ## the notebooks as plain web pages on loopback, w
 	$(BIN)/jupyter server --ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.default_url=/voila \
 		--ServerApp.open_browser=True
 
-lint: $(READY)
+lint: $(READY) ## style, the direction of imports, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 reference: $(READY) ## for maintainers: measure in full and replace what the repository shows
 	rm -f data/reference/*.csv data/reference/*.json

@@ -1,7 +1,11 @@
 """One family of errors: whatever a caller does wrong ends in a SwarmKVError, never in a dead kernel."""
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+INT32_MAX = 2**31 - 1
 
 
 class SwarmKVError(Exception):
@@ -28,9 +32,23 @@ class SnapshotCorruptError(SwarmKVError):
     """The snapshot's bytes are not what capture wrote."""
 
 
+def whole_number(name: str, value: Any, least: int = 0, most: int = INT32_MAX) -> int:
+    """``value`` as an int, if it is a whole number from least to most; otherwise a SwarmKVError that names it.
+
+    Every number on its way to llama.cpp passes here: ctypes would cut it to 32 bits without a word.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or not least <= number <= most:
+        raise SwarmKVError(f"{name}={value!r}: it must be a whole number from {least:,} to {most:,}")
+    return number
+
+
 @contextmanager
 def refused() -> Iterator[None]:
-    """For a demonstration: print how what stands below is refused, and fail if it is not."""
+    """For a demonstration: print the error that the block raises; AssertionError when it raises none."""
     try:
         yield
     except SwarmKVError as error:

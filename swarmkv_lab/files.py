@@ -1,11 +1,13 @@
 """The lab's files: where they lie, and how one is written: beside its place, flushed, then renamed into it."""
 
+import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from platformdirs import user_cache_path
 
@@ -14,7 +16,7 @@ from swarmkv_lab.errors import SwarmKVError
 try:
     import fcntl
 except ImportError:  # Windows, where a file that is open cannot be removed: that is lock enough
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "SWARMKV_CACHE"
 _PACKAGE = Path(__file__).parent
@@ -31,6 +33,21 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab"))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: a number that is none (NaN, infinite) is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if hasattr(value, "item"):  # numpy's scalars
+            value = value.item()
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(value), indent=indent, allow_nan=False)
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.divergence import kl_divergence
-from swarmkv_lab.measure.bench import bench, table
-from swarmkv_lab.measure.grid import measure, rounds
+from swarmkv_lab.analysis.summary import bench_text
+from swarmkv_lab.measure.bench import bench
+from swarmkv_lab.measure.grid import measure, plan, rounds
 
 
 @pytest.fixture
@@ -72,9 +73,9 @@ def test_sweep_is_interleaved_and_tidy(twin, document, question):
 
 
 def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
-    (_, run, _), *_ = measure(
-        twin, document, rounds([20], [5], 1), ["shared"], agents={"x": question, "y": question[:2]}, max_tokens=1
-    )
+    once = rounds([20], [5], 1)
+    asked = plan(twin, document, once, ["shared"], agents={"x": question, "y": question[:2]}, max_tokens=1)
+    (_, run, _), *_ = measure(asked, once)
     assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
 
 
@@ -108,7 +109,7 @@ def test_bench_reports_ratios_from_one_run(twin, document, question):
     assert (shared["max_abs_logit_diff"], shared["same_tokens"]) == (0, True)
     assert 1 < naive["end_to_end_bound"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
-    assert "end to end x" in table(report)
+    assert "end to end x" in bench_text(report)
 
 
 def test_bench_measures_a_disturbed_round_again(twin, document, question, monkeypatch):
@@ -116,28 +117,42 @@ def test_bench_measures_a_disturbed_round_again(twin, document, question, monkey
     steady = iter([True, False, True])
     monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "_is_steady", lambda _runs: next(steady))
     report, runs = bench(
-        twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=2, spare=2, agents=[question]
+        twin,
+        document,
+        depth=50,
+        n_agents=1,
+        strategies=["naive", "shared"],
+        repeats=2,
+        max_retries=2,
+        agents=[question],
     )
     assert [row["steady"] for row in report["runs"]] == [True, True, False, False, True, True]
     assert len(runs) == 4
     kept = [row["end_to_end_ms"] for row in report["runs"] if row["steady"] and row["strategy"] == "naive"]
     assert report["summary"]["naive"]["end_to_end_ms"] == pytest.approx(np.median(kept))
-    assert "medians of 2 interleaved runs (1 more," in table(report)
+    assert "medians of 2 interleaved runs (1 more," in bench_text(report)
 
 
 def test_bench_without_a_steady_round_says_so(twin, document, question, monkeypatch):
     monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "STEADY", 0)
     report, runs = bench(
-        twin, document, depth=50, n_agents=1, strategies=["naive", "shared"], repeats=1, spare=1, agents=[question]
+        twin,
+        document,
+        depth=50,
+        n_agents=1,
+        strategies=["naive", "shared"],
+        repeats=1,
+        max_retries=1,
+        agents=[question],
     )
     assert len(report["runs"]) == len(runs) == 4
-    assert "speed changed during each of the 2 rounds" in table(report)
+    assert "speed changed during each of the 2 rounds" in bench_text(report)
 
 
 def test_bench_without_naive_has_no_speedups(twin, document, question):
     report, _ = bench(twin, document, depth=50, n_agents=1, strategies=["shared"], repeats=1, agents=[question])
     assert report["summary"]["shared"]["ttft_speedup"] is None
-    assert "-" in table(report)
+    assert "-" in bench_text(report)
 
 
 def test_kl_divergence_against_its_definition(rng):
@@ -154,10 +169,10 @@ def test_a_watcher_sees_the_run_grow_and_its_looking_is_not_measured(twin, docum
     monkeypatch.setattr(time, "perf_counter", lambda: now() + spent[0])
 
     def watch(run):
-        seen.append(run.so_far())
+        seen.append(run.timeline)
         spent[0] += 1000  # seconds, by the clock that the run goes by
 
-    run = lab.fan_out(twin, document, [question] * 2, "naive", max_tokens=4, n_batch=64, watch=watch)
+    run = lab.fan_out(twin, document, [question] * 2, "naive", max_tokens=4, n_batch=64, callback=watch)
     assert len(seen) == 2 * (5 + 1 + 3)  # before each llama_decode: chunks of the document, the question, the answer
     assert [len(frame) for frame in seen] == sorted(len(frame) for frame in seen)
     assert (seen[3].phase.iloc[-1], seen[3].agent.iloc[-1]) == ("prefill", "agent 1")
@@ -169,10 +184,10 @@ def test_what_a_watcher_raises_ends_the_run_and_frees_its_contexts(twin, documen
     before = [ctx for ctx in twin._contexts if ctx._free.alive]
 
     def watch(run):
-        if run.so_far().phase.iloc[-1] == "branch":
+        if run.timeline.phase.iloc[-1] == "branch":
             raise KeyError("enough")
 
     for strategy in lab.STRATEGIES:
         with pytest.raises(KeyError, match="enough"):
-            lab.fan_out(twin, document, [question] * 2, strategy, watch=watch)
+            lab.fan_out(twin, document, [question] * 2, strategy, callback=watch)
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == before

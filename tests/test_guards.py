@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.measure.guards import WAYS
+from swarmkv_lab.measure.guards import VARIANTS
 
 
 @pytest.mark.real
@@ -22,9 +22,9 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
 
 def test_all_ways_answer_alike(twin, document, question):
     frame = lab.compare_guards(twin, document, [question, question[:5]], max_tokens=4, repeats=2)
-    assert list(frame.way.unique()) == list(WAYS)
-    assert len(frame) == 2 * len(WAYS)
-    exact = frame[~frame.way.isin(["one batch", "threads, one context"])]
+    assert list(frame.variant.unique()) == list(VARIANTS)
+    assert len(frame) == 2 * len(VARIANTS)
+    exact = frame[~frame.variant.isin(["one batch", "threads, one context"])]
     assert exact.same_tokens.all()
     assert (frame.latency_ms > 0).all()
     assert (frame.tokens_per_s > 0).all()

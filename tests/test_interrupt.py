@@ -18,8 +18,8 @@ def is_free(guard) -> bool:
     free = []
 
     def enter():
-        if guard._lock.acquire(blocking=False):
-            guard._lock.release()
+        if guard.acquire(blocking=False):
+            guard.release()
             free.append(True)
 
     thread = threading.Thread(target=enter)
@@ -129,7 +129,7 @@ PHASES = {
     "copy": "swarmkv_lab.snapshot.snapshot.KVSnapshot.copy",
     "restore": "swarmkv_lab.llama.Context.set_state",
     "share": "swarmkv_lab.llama.Context.share",
-    "choose": "swarmkv_lab.llama.sampling.Sampler.sample",
+    "sample": "swarmkv_lab.llama.sampling.Sampler.sample",
     "roll back": "swarmkv_lab.llama.Context._go_back",
 }
 

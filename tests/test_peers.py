@@ -8,11 +8,12 @@ from conftest import QUESTIONS
 
 import swarmkv_lab as lab
 from swarmkv_lab import peers
+from swarmkv_lab.analysis.summary import peers_table
 from swarmkv_lab.cli import main
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.measure.bench import bench
-from swarmkv_lab.measure.peer_bench import AT_ONCE, compare_peers, peers_table
+from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
 
 pytestmark = pytest.mark.real
@@ -73,10 +74,6 @@ def test_a_comparison_decodes_what_all_prompts_begin_with_once(real, dossier):
     naive = frame[(frame.strategy == "naive") & (frame.n_agents == 3)].iloc[0]
     assert naive.last_first_token_ms > 3 * naive.ttft_ms  # it waits for the others, and for their answers
     assert table["3 agents"]["as naive"].drop("batched").eq(1).all()
-
-
-def test_every_peer_is_asked_at_once_or_in_turns():
-    assert set(AT_ONCE) < {*peers.PEERS, *STRATEGIES}
 
 
 def test_peers_whose_programs_are_not_here_are_named_with_what_they_need(real, monkeypatch, capsys):

@@ -74,7 +74,7 @@ def test_an_agent_on_a_watermark_begins_before_the_prefill_ends(twin, text, stra
 def test_no_token_is_prefilled_that_nobody_reads(twin, text):
     decoded = []
     run = Pipeline(twin, text, [Agent("a", [1], prefix_tokens=100, max_tokens=1)]).run(
-        "shared", watch=lambda run: decoded.append(run)
+        "shared", callback=lambda run: decoded.append(run)
     )
     assert answers(run)["a"]
     assert len(decoded) == 2  # 100 tokens and a question
@@ -161,7 +161,7 @@ def test_an_interrupt_at_any_decode_ends_the_run_and_frees_its_contexts(twin, te
 
     before = [ctx for ctx in twin._contexts if ctx._free.alive]
     with pytest.raises(KeyboardInterrupt):
-        Pipeline(twin, text, graph()).run(strategy, watch=watch)
+        Pipeline(twin, text, graph()).run(strategy, callback=watch)
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == before
 
 
@@ -375,14 +375,14 @@ def test_a_decode_that_fails_is_one_agents_failure(twin, text, monkeypatch, brok
 
 
 def test_a_draw_that_fails_is_one_agents_failure(twin, text, monkeypatch):
-    spend_logits = Context.spend_logits
+    pop_logits = Context.pop_logits
 
     def spend(self, seq_id):
-        row = spend_logits(self, seq_id)
+        row = pop_logits(self, seq_id)
         return row * np.nan if seq_id == 2 else row
 
     whole = answers(Pipeline(twin, text, trio()).run("batched"))
-    monkeypatch.setattr(Context, "spend_logits", spend)
+    monkeypatch.setattr(Context, "pop_logits", spend)
     run = Pipeline(twin, text, trio()).run("batched")
     assert list(run.errors) == ["a2"]
     assert "a logit is nan" in str(run.errors["a2"])
@@ -468,7 +468,7 @@ def test_an_interrupt_in_one_thread_ends_the_others(twin, text, at):
 
     agents = [Agent(f"a{i}", [i], max_tokens=30) for i in range(1, 7)]
     with pytest.raises(KeyboardInterrupt):
-        Pipeline(twin, text, agents).run("naive", threads=3, watch=watch)
+        Pipeline(twin, text, agents).run("naive", threads=3, callback=watch)
     assert len(looks) < at + 4
     assert not [ctx for ctx in twin._contexts if ctx._free.alive]
     assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]

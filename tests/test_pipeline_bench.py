@@ -6,8 +6,9 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.fanout.report import Report, Span
-from swarmkv_lab.measure.pipeline_bench import ARMS, compare_pipeline, pipeline_table
+from swarmkv_lab.analysis.summary import pipeline_table
+from swarmkv_lab.analysis.timeline import critical_path_ms, own_ms
+from swarmkv_lab.measure.pipeline_bench import VARIANTS, compare_pipeline
 
 AGENTS = [
     lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),
@@ -22,12 +23,13 @@ def pipeline(twin, rng):
 
 
 def recorded(*spans):
-    run = Report()
-    run.spans = [Span(agent, phase, start, end, 0) for agent, phase, start, end in spans]
-    return run
+    return pd.DataFrame(spans, columns=["agent", "phase", "start_ms", "end_ms"])
 
 
 def test_the_critical_path_is_the_longest_way_through_the_graph(pipeline):
+    def longest(timeline):
+        return critical_path_ms(timeline, pipeline.after, pipeline.watermarks)
+
     fan_out = recorded(
         ("prefix", "context", 0, 2),
         ("prefix", "prefill", 2, 12),  # to 64
@@ -38,11 +40,19 @@ def test_the_critical_path_is_the_longest_way_through_the_graph(pipeline):
         ("whole", "generate", 51, 55),
         ("reviewer", "generate", 55, 60),
     )
-    assert pipeline.critical_path_ms(fan_out) == (2 + 10 + 30) + 5 + 5  # early's 8 are not on it
+    assert longest(fan_out) == (2 + 10 + 30) + 5 + 5  # early's 8 are not on it
     slow = recorded(("prefix", "prefill", 0, 10), ("early", "branch", 10, 90), ("prefix", "prefill", 90, 120))
-    assert pipeline.critical_path_ms(slow) == 10 + 80  # they are now
+    assert longest(slow) == 10 + 80  # they are now
     naive = recorded(("early", "prefill", 0, 10), ("whole", "prefill", 10, 50), ("reviewer", "prefill", 50, 95))
-    assert pipeline.critical_path_ms(naive) == 40 + 45
+    assert longest(naive) == 40 + 45
+
+
+def test_packed_agents_share_the_time_of_their_group():
+    """Three decode together for 6 ms, two for 4 more, one for 3 more: nobody is charged all 13."""
+    spans = recorded(
+        ("a", "generate", 10, 16), ("b", "generate", 10, 20), ("c", "generate", 10, 23), ("c", "branch", 0, 5)
+    )
+    assert own_ms(spans).tolist() == [2, 2 + 2, 2 + 2 + 3, 5]
 
 
 def test_waiting_is_the_same_graph_without_watermarks(pipeline):
@@ -54,22 +64,24 @@ def test_waiting_is_the_same_graph_without_watermarks(pipeline):
 
 def test_arms_take_turns_and_are_compared_with_naive(pipeline):
     rows, timelines = compare_pipeline(pipeline, repeats=2)
-    assert rows.groupby(["repeat", "arm"], sort=False).size().index.tolist() == [(r, a) for r in (0, 1) for a in ARMS]
-    assert (rows.groupby(["repeat", "arm"]).size() == 3).all()
-    assert set(timelines.columns) == {"agent", "phase", "start_ms", "end_ms", "bytes", "repeat", "arm"}
-    by_arm = rows[rows.repeat == 1].set_index(["arm", "agent"])
-    assert by_arm.loc["shared"].same_tokens.all()
-    assert by_arm.loc["batched, waiting"].same_tokens.isna().all()  # who waits reads more than naive's agent did
-    assert by_arm.loc["batched"].n_prefix.tolist() == [64, 256, 256]
-    assert by_arm.loc["batched, waiting"].n_prefix.tolist() == [256] * 3
-    share = rows.groupby("arm").prefill_before_first.max()
+    assert rows.groupby(["repeat", "variant"], sort=False).size().index.tolist() == [
+        (r, a) for r in (0, 1) for a in VARIANTS
+    ]
+    assert (rows.groupby(["repeat", "variant"]).size() == 3).all()
+    assert set(timelines.columns) == {"agent", "phase", "start_ms", "end_ms", "bytes", "repeat", "variant"}
+    by_variant = rows[rows.repeat == 1].set_index(["variant", "agent"])
+    assert by_variant.loc["shared"].same_tokens.all()
+    assert by_variant.loc["batched, waiting"].same_tokens.isna().all()  # who waits reads more than naive's agent did
+    assert by_variant.loc["batched"].n_prefix.tolist() == [64, 256, 256]
+    assert by_variant.loc["batched, waiting"].n_prefix.tolist() == [256] * 3
+    share = rows.groupby("variant").prefill_before_first.max()
     assert share["naive"] == 0
     assert 0 < share["batched"] < 1
     assert share["batched, waiting"] == pytest.approx(1)
     assert (rows.critical_path_ms <= rows.end_to_end_ms).all()
 
     table = pipeline_table(rows)
-    assert table.index.tolist() == list(ARMS)
+    assert table.index.tolist() == list(VARIANTS)
     assert table.speedup["naive"] == 1
     assert table.same_tokens["shared"] == 1
     assert (table.over_critical >= 0).all()
@@ -99,11 +111,11 @@ def test_an_agent_that_fails_is_not_a_measurement(pipeline):
         compare_pipeline(longer, ["shared"])
 
 
-def test_first_answers_are_drawn_by_arm(pipeline):
+def test_first_answers_are_drawn_by_variant(pipeline):
     rows, _ = compare_pipeline(pipeline)
     figure = figures.first_answers(rows, "a caption")
     assert "the first answer begins when" in figure.get_label()
     (ax,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(ARMS)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(VARIANTS)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["early", "whole", "reviewer"]
     figure.draw_without_rendering()

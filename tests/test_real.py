@@ -31,7 +31,7 @@ def test_a_pipelines_prompts_are_one_turn_of_the_models_template(real):
         lab.Agent("third", " Shall we? ", after=["second", "first"], max_tokens=5),
     ]
     run = lab.Pipeline(real, "The Seller sells. " * 20 + "\n", agents).run("shared")
-    for name, branch in run.schedule.agents.items():
+    for name, branch in run.schedule.branches.items():
         text = real.detokenize(run.whole_prompt(branch), special=True)
         asked = {
             "first": real.detokenize(run.tokens[:40]).split("user\n")[1] + "\n\nWho sells?",

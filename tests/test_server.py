@@ -6,9 +6,10 @@ from conftest import QUESTIONS
 
 import swarmkv_lab as lab
 from swarmkv_lab import peers
+from swarmkv_lab.analysis.summary import yardstick_ratios
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.yardsticks import ratios, warm_ttft, yardsticks
+from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 from swarmkv_lab.peers import build
 from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
 
@@ -64,7 +65,7 @@ def test_yardsticks_are_measured_beside_ours(real, dossier):
     frame = yardsticks(real, dossier[:100], (1, 2), n_tokens=4, repeats=1)
     assert frame.groupby(["work", "n_agents"]).program.nunique().eq(2).all()
     assert (frame.tokens_per_s > 1).all()
-    assert list(ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]
+    assert list(yardstick_ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]
 
 
 def test_questions_over_a_document_that_is_there_take_turns_with_a_warm_slot(real, dossier):

@@ -112,7 +112,7 @@ def test_the_state_is_mapped_and_begins_on_a_page(saved, twin):
     if not source.mapped:
         pytest.skip("this file system grants no leases")
     loaded = lab.KVSnapshot.load(saved, twin)
-    with loaded.still():
+    with loaded.pinned():
         assert loaded.data.ctypes.data % 4096 == 0
         assert not loaded.data.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
@@ -546,12 +546,12 @@ def test_a_writer_waits_while_the_bytes_are_held(saved, twin):
     if not mapped.MappedFile(saved).mapped:
         pytest.skip("this file system grants no leases")
     order = []
-    with loaded.still():
+    with loaded.pinned():
         code = f"import os; os.truncate({str(saved)!r}, 0)"
         process = subprocess.Popen([sys.executable, "-c", code])
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1.5)
-        with loaded.still():  # once more inside, as restore does
+        with loaded.pinned():  # once more inside, as restore does
             assert loaded.data.sum() > 0
         order.append("read")
     assert process.wait(30) == 0

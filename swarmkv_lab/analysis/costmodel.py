@@ -12,28 +12,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.strategies import STRATEGIES
 
 Array = np.ndarray
+Counts = Sequence[int] | np.ndarray
 # Basis functions of (depth, agents) for each part.
 _BASES = {
     "linear": lambda d, n: [np.ones_like(d), d],
     "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
     "packed": lambda d, n: [np.ones_like(d), n, d * n],  # a step of n agents, each looking back on d tokens
 }
-# Part: (column of a run, basis, the strategies that it is fitted for, one by one or (None) all together).
+# Part: (column of a run, basis, basis where agents are packed). The prefill is fitted for all strategies together.
+_PREFILL = ("prefill_ms", "quadratic", "quadratic")
 _PARTS = {
-    "prefill": ("prefill_ms", "quadratic", None),
-    "capture": ("capture_ms", "linear", ("swarmkv", "pooled")),
-    "activation": ("activation_ms", "linear", ("swarmkv", "pooled", "shared", "batched")),
-    "context": ("context_ms", "linear", ("naive",)),
-    "branch": ("branch_ms", "linear", ("naive", "swarmkv", "pooled", "shared")),
-    "answer": ("generate_ms", "linear", ("naive", "swarmkv", "pooled", "shared")),
-    "packed branch": ("branch_ms", "packed", ("batched",)),
-    "packed answer": ("generate_ms", "packed", ("batched",)),
-    "rest": ("rest_ms", "linear", ("naive", "swarmkv", "pooled", "shared", "batched")),
+    "capture": ("capture_ms", "linear", "linear"),
+    "activation": ("activation_ms", "linear", "linear"),
+    "branch": ("branch_ms", "linear", "packed"),
+    "answer": ("generate_ms", "linear", "packed"),
+    "rest": ("rest_ms", "linear", "linear"),
 }
+# Naive's activation is its own context and its own prefill.
+_BASELINE_PARTS = _PARTS | {"activation": ("context_ms", "linear", "linear")}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class CostModel:
     """Coefficients by (part, strategy or None for all); use ``fit``, ``predict``, ``bound`` and ``break_even``."""
 
     coefficients: dict[tuple[str, str | None], Array]
-    choose_ms: float
+    sample_ms: float
+    """choosing a token"""
+    packed: tuple[str, ...]
+    """the strategies that answer all agents at the same time"""
 
     @classmethod
     def fit(cls, runs: pd.DataFrame) -> "CostModel":
@@ -50,27 +53,28 @@ class CostModel:
         Raises SwarmKVError when naive is missing, or there are too few depths: three carry a parabola.
         """
         depths = runs.depth.nunique() if len(runs) else 0
-        if depths < 3 or "naive" not in set(runs.strategy):
+        if depths < 3 or BASELINE not in set(runs.strategy):
             raise SwarmKVError(f"the cost model needs naive and at least 3 depths, got {depths}: measure a larger grid")
-        if "batched" in set(runs.strategy) and runs.n_agents.nunique() < 2:
-            raise SwarmKVError("batched needs at least 2 numbers of agents, got 1: measure more, or leave it out")
+        packed = tuple(packed_strategies(runs))
+        if packed and runs.n_agents.nunique() < 2:
+            raise SwarmKVError(
+                f"{', '.join(packed)} needs at least 2 numbers of agents, got 1: measure more, or leave it out"
+            )
         runs = runs.assign(rest_ms=_rest(runs))
-        coefficients = {}
-        for part, (column, basis, strategies) in _PARTS.items():
-            for strategy in (None,) if strategies is None else strategies:
-                rows = runs if strategy is None else runs[runs.strategy == strategy]
-                if len(rows):
-                    coefficients[part, strategy] = _least_squares(rows, column, basis)
-        choose = float((runs.ttft_ms - runs.activation_ms - runs.branch_ms).median())
-        return cls(coefficients, choose)
+        coefficients: dict[tuple[str, str | None], Array] = {("prefill", None): _least_squares(runs, *_PREFILL[:2])}
+        for strategy, rows in runs.groupby("strategy", sort=False):
+            for part, (column, alone, together) in _parts(strategy).items():
+                coefficients[part, strategy] = _least_squares(rows, column, together if strategy in packed else alone)
+        sample = float((runs.ttft_ms - runs.activation_ms - runs.branch_ms).median())
+        return cls(coefficients, sample, packed)
 
     @property
     def strategies(self) -> list[str]:
         """The strategies that were measured."""
-        return [name for name in STRATEGIES if ("rest", name) in self.coefficients]
+        return [name for part, name in self.coefficients if part == "rest" and name is not None]
 
-    def predict(self, depths: Sequence[int], n_agents: Sequence[int], strategies: Sequence[str] = ()) -> pd.DataFrame:
-        """A row a (depth, agents, strategy) of the product, with a sweep's column names for what is predicted."""
+    def predict(self, depths: Counts, n_agents: Counts, strategies: Sequence[str] = ()) -> pd.DataFrame:
+        """A row per (depth, agents, strategy) of the product, with a sweep's column names for what is predicted."""
         unknown = set(strategies) - set(self.strategies)
         if unknown or min(*depths, *n_agents) < 1:
             raise SwarmKVError(f"strategies {sorted(unknown)} were not measured, or a depth or agents below 1")
@@ -78,12 +82,12 @@ class CostModel:
         frames = [self._predict(name, d, n) for name in strategies or self.strategies]
         return pd.concat(frames, ignore_index=True)
 
-    def speedup(self, depths: Sequence[int], n_agents: Sequence[int], strategy: str) -> Array:
+    def speedup(self, depths: Counts, n_agents: Counts, strategy: str) -> Array:
         """End to end, naive over the strategy: (depths, agents)."""
         naive, ours = (self.predict(depths, n_agents, [name]).end_to_end_ms for name in ("naive", strategy))
         return (naive / ours).to_numpy().reshape(len(depths), len(n_agents))
 
-    def bound(self, depths: Sequence[int], n_agents: Sequence[int]) -> Array:
+    def bound(self, depths: Counts, n_agents: Counts) -> Array:
         """``bound`` of naive's predictions: (depths, agents)."""
         naive = self.predict(depths, n_agents, ["naive"])
         return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
@@ -96,25 +100,18 @@ class CostModel:
         first = 0 if len(slower) == 0 else int(slower[-1]) + 1
         return None if first == len(faster) else first + 1
 
-    def _part(self, part: str, strategy: str | None, d: Array, n: Array) -> Array:
-        if (part, strategy) not in self.coefficients:
-            return np.zeros_like(d)
-        basis = _BASES[_PARTS[part][1]](d, n)
-        return self.coefficients[part, strategy] @ np.array(basis)
+    def _part(self, part: str, strategy: str, d: Array, n: Array) -> Array:
+        basis = _parts(strategy)[part][2 if strategy in self.packed else 1]
+        return self.coefficients[part, strategy] @ np.array(_BASES[basis](d, n))
 
     def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
-        is_naive, is_packed = strategy == "naive", strategy == "batched"
-        prefill = self._part("prefill", None, d, n)
-        capture = self._part("capture", strategy, d, n)
-        activation = (
-            self._part("context", strategy, d, n) + prefill if is_naive else self._part("activation", strategy, d, n)
-        )
-        packed = "packed " if is_packed else ""
-        branch = self._part(packed + "branch", strategy, d, n)
-        answer = self._part(packed + "answer", strategy, d, n)
-        once = 0.0 if is_naive else prefill + capture
-        each = activation + branch + self.choose_ms + answer
-        total = once + (n * activation + branch + self.choose_ms + answer if is_packed else n * each)
+        prefill = self.coefficients["prefill", None] @ np.array(_BASES[_PREFILL[1]](d, n))
+        capture, activation, branch, answer, rest = (self._part(part, strategy, d, n) for part in _PARTS)
+        once = prefill + capture
+        if strategy == BASELINE:
+            once, activation = np.zeros_like(d), activation + prefill
+        after = branch + self.sample_ms + answer
+        total = once + n * activation + (after if strategy in self.packed else n * after)
         return pd.DataFrame(
             {
                 "strategy": strategy,
@@ -123,9 +120,9 @@ class CostModel:
                 "prefill_ms": prefill,
                 "activation_ms": activation,
                 "branch_ms": branch,
-                "ttft_ms": activation + branch + self.choose_ms,
+                "ttft_ms": activation + branch + self.sample_ms,
                 "generate_ms": answer,
-                "end_to_end_ms": total + self._part("rest", strategy, d, n),
+                "end_to_end_ms": total + rest,
             }
         )
 
@@ -143,7 +140,7 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
     """Every point of a grid predicted by a model that has not seen it: by="point", its (depth, agents).
 
     by="depth" is harder: the model has not seen the depth at all, and the deepest one is an extrapolation; "n_agents"
-    likewise. A row a (depth, agents, strategy): measured medians, predictions (predicted_...), relative errors
+    likewise. A row per (depth, agents, strategy): measured medians, predictions (predicted_...), relative errors
     (error_...).
     """
     metrics = ["ttft_ms", "end_to_end_ms"]
@@ -151,8 +148,8 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
     frames = []
     for _, hidden in runs.groupby(["depth", "n_agents"] if by == "point" else by):
         model = CostModel.fit(runs.drop(index=hidden.index))
-        axes = (sorted(hidden[axis].unique()) for axis in ("depth", "n_agents"))
-        predicted = model.predict(*axes, list(hidden.strategy.unique())).set_index(key)[metrics]
+        depths, n_agents = (sorted(hidden[axis].unique()) for axis in ("depth", "n_agents"))
+        predicted = model.predict(depths, n_agents, list(hidden.strategy.unique())).set_index(key)[metrics]
         frames.append(hidden.groupby(key)[metrics].median().join(predicted.add_prefix("predicted_")))
     table = pd.concat(frames).reset_index()
     for metric in metrics:
@@ -160,12 +157,22 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
     return table
 
 
+def packed_strategies(runs: pd.DataFrame) -> list[str]:
+    """The names of those, in a table of runs, that answer all agents at the same time: there are no turns."""
+    if "packed" not in runs:
+        raise SwarmKVError("the runs have no column packed, which says who answers all agents at once: measure again")
+    return list(runs.strategy[runs.packed.astype(bool)].unique())
+
+
+def _parts(strategy: str) -> dict[str, tuple[str, str, str]]:
+    return _BASELINE_PARTS if strategy == BASELINE else _PARTS
+
+
 def _rest(runs: pd.DataFrame) -> pd.Series:
     """End to end less the parts that are modelled: making contexts that no agent waits for, and Python between them."""
-    is_packed = runs.strategy == "batched"
     after = runs.ttft_ms - runs.activation_ms + runs.generate_ms
-    once = np.where(runs.strategy == "naive", 0.0, runs.prefill_ms + runs.capture_ms)
-    parts = once + runs.n_agents * runs.activation_ms + np.where(is_packed, 1, runs.n_agents) * after
+    once = np.where(runs.strategy == BASELINE, 0.0, runs.prefill_ms + runs.capture_ms)
+    parts = once + runs.n_agents * runs.activation_ms + np.where(runs.packed, 1, runs.n_agents) * after
     return (runs.end_to_end_ms - parts).clip(lower=0.0)
 
 

@@ -1,17 +1,14 @@
-"""Divergence: how far apart two predictions of the next token, and two runs' answers, are."""
+"""Divergence: how far apart two predictions of the next token are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
-
-from swarmkv_lab.fanout.schedule import Branch
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
     x = np.float64(logits) - np.max(logits)
-    return x - np.log(np.exp(x).sum())
+    return np.asarray(x - np.log(np.exp(x).sum()))
 
 
 def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
@@ -20,20 +17,8 @@ def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
     return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))
 
 
-def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:
-    """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
-    rows = []
-    for my, other in zip(mine, theirs, strict=True):
-        rows.append(
-            {
-                "agent": my.name,
-                "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
-                "kl": _compare(my, other, kl_divergence),
-                "same_tokens": my.tokens == other.tokens,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    return float("nan") if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)
+def divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:
+    """kl_mean and kl_max in nats, from the reference, and top1, the share of the same arg-max, over rows of logits."""
+    kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
+    same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
+    return {"kl_mean": float(np.mean(kl)), "kl_max": float(np.max(kl)), "top1": float(np.mean(same))}

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from swarmkv_lab.analysis.summary import steady_rows
+from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import REFERENCE, RUNS
-from swarmkv_lab.measure.bench import steady_rows
-from swarmkv_lab.measure.provenance import caption
 
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
@@ -33,7 +33,7 @@ class Measurements:
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
-        """One timeline a strategy."""
+        """One timeline per strategy."""
         spans = pd.read_csv(self._path("timelines.csv"))
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
@@ -54,26 +54,26 @@ class Measurements:
 
     @cached_property
     def yardsticks(self) -> pd.DataFrame:
-        """What peers.yardsticks gave."""
+        """What measure.yardsticks gave."""
         return pd.read_csv(self._path("yardsticks.csv"))
 
     @cached_property
     def warm_ttft(self) -> pd.DataFrame:
-        """What peers.yardsticks.warm_ttft gave."""
+        """What measure.yardsticks.warm_ttft gave."""
         return pd.read_csv(self._path("warm_ttft.csv"))
 
     @cached_property
     def pipeline(self) -> pd.DataFrame:
-        """What pipeline_bench.compare_pipeline gave: a row an agent."""
+        """What measure.pipeline_bench.compare_pipeline gave: a row per agent."""
         return pd.read_csv(self._path("pipeline.csv"))
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
-        """One timeline an arm, of the round in which naive took its median time."""
+        """One timeline per variant, of the round in which naive took its median time."""
         spans = pd.read_csv(self._path("pipeline_timelines.csv"))
-        naive = self.pipeline[self.pipeline.arm == "naive"].groupby("repeat").end_to_end_ms.first().sort_values()
+        naive = self.pipeline[self.pipeline.variant == BASELINE].groupby("repeat").end_to_end_ms.first().sort_values()
         median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
-        return {arm: rows.drop(columns=["repeat", "arm"]) for arm, rows in median.groupby("arm", sort=False)}
+        return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
 
     @property
     def pipeline_caption(self) -> str:
@@ -82,7 +82,7 @@ class Measurements:
 
     @cached_property
     def positions(self) -> pd.DataFrame:
-        """What positions.position_error gave."""
+        """What measure.positions.position_error gave."""
         return pd.read_csv(self._path("positions.csv"))
 
     @property
@@ -120,3 +120,8 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
         raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
     folders = [RUNS / profile for profile in ("full", "quick")]  # the bench is written last: then it is whole
     return Measurements(next((folder for folder in folders if (folder / "bench.json").is_file()), folders[-1]))
+
+
+def caption(env: dict[str, Any]) -> str:
+    """The small print under a figure."""
+    return f"{env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"

@@ -1,7 +1,6 @@
 """swarmkv-lab: the headless door to the lab."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,16 +9,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+import swarmkv_lab as lab
+from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli import snapshots
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.fanout.spec import load_pipeline
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama.loading import load_model, model_path
-from swarmkv_lab.measure.bench import bench, table
-from swarmkv_lab.measure.kv import weigh
-from swarmkv_lab.measure.tuning import fastest_settings, tune
-from swarmkv_lab.sizing.catalogue import geometry
+from swarmkv_lab.files import as_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _model(args: argparse.Namespace) -> int:
-    print(model_path(args.model))
+    print(lab.model_path(args.model))
     return 0
 
 
@@ -44,45 +38,43 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json is not None and not args.json.resolve().parent.is_dir():
         raise SwarmKVError(f"--json {args.json}: its folder does not exist")
     settings: dict[str, Any] = {"n_threads": args.threads} if args.threads is not None else {}
-    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
-        tokens = model.tokenize(load_document(args.document))
+    with lab.load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
+        tokens = model.tokenize(lab.load_document(args.document))
         if args.tune:
-            tuned = tune(model, tokens[: args.depth], n_threads=None if args.threads is None else [args.threads])
-            settings |= fastest_settings(tuned, args.agents, args.max_tokens)
+            tuned = lab.tune(model, tokens[: args.depth], n_threads=None if args.threads is None else [args.threads])
+            settings |= lab.fastest_settings(tuned, args.agents, args.max_tokens)
             print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, for all: {settings}\n")
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:
-            from swarmkv_lab import peers  # which bring llama-cpp-python's own caches along
-
             n_ctx = args.depth + 1024 + args.max_tokens
             strategies += open_peers.enter_context(
-                peers.opened(args.peers.split(","), model, n_ctx, **settings)
+                lab.peers.opened(args.peers.split(","), model, n_ctx, **settings)
             ).values()
-        report, _ = bench(
+        report, _ = lab.bench(
             model,
             tokens,
             depth=args.depth,
             n_agents=args.agents,
             strategies=strategies,
             repeats=args.repeats,
-            spare=args.repeats,
+            max_retries=args.repeats,
             max_tokens=args.max_tokens,
             **settings,
         )
-    print(table(report))
+    print(bench_text(report))
     if args.json is not None:
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(as_json(report, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
 def _pipeline(args: argparse.Namespace) -> int:
-    with load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
-        pipeline = load_pipeline(args.spec, model)
+    with lab.load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
+        pipeline = lab.load_pipeline(args.spec, model)
         with tqdm(total=sum(agent.max_tokens for agent in pipeline.agents), unit="token", desc="answers") as bar:
             run = pipeline.run(args.strategy, on_token=lambda name, token: bar.update())
         if args.json:
             errors = {name: str(error) for name, error in run.errors.items()}
-            print(json.dumps({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
+            print(as_json({**run.metrics, "agents": run.agents.to_dict("records"), "errors": errors}))
         else:
             for agent in run.agents[~run.agents.agent.isin(run.errors)].itertuples():
                 print(
@@ -97,7 +89,7 @@ def _pipeline(args: argparse.Namespace) -> int:
 def _size(args: argparse.Namespace) -> int:
     key, _, value = args.kv_type.partition(",")
     kv_type = (key, value) if value else key
-    shape = geometry(args.source)
+    shape = lab.geometry(args.source)
     record = {
         "source": args.source,
         "tokens": args.tokens,
@@ -107,12 +99,14 @@ def _size(args: argparse.Namespace) -> int:
         "measured_bytes": None,
     }
     if args.measure:
-        record["measured_bytes"] = weigh(args.source, args.tokens, kv_type, progress=not args.json)["measured_bytes"]
+        record["measured_bytes"] = lab.measure_kv(args.source, args.tokens, kv_type, progress=not args.json)[
+            "measured_bytes"
+        ]
     if args.json:
-        print(json.dumps(record))
+        print(as_json(record))
         return 0
     print(f"{args.source}, {args.tokens:,} tokens, KV in {args.kv_type}")
-    print(f"  predicted  {record['snapshot_bytes']:>18,} bytes a snapshot, {record['bytes_per_token']:,} a token")
+    print(f"  predicted  {record['snapshot_bytes']:>18,} bytes per snapshot, {record['bytes_per_token']:,} per token")
     if args.measure:
         difference = record["measured_bytes"] - record["snapshot_bytes"]
         print(f"  measured   {record['measured_bytes']:>18,} bytes, {difference:+,} from the prediction")
@@ -120,7 +114,7 @@ def _size(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from swarmkv_lab.cli.reproduce import reproduce  # brings in matplotlib and Jupyter, which the others do without
+    from swarmkv_lab.cli.reproduce import reproduce  # brings in Jupyter, which the others do without
 
     reproduce(args.profile, reference=args.reference)
     return 0
@@ -139,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("bench", help="measure strategies against each other")
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
     one.add_argument("--agents", type=int, default=2)
-    one.add_argument("--strategies", default=",".join(STRATEGIES), help="comma-separated")
+    one.add_argument("--strategies", default=",".join(lab.STRATEGIES), help="comma-separated")
     one.add_argument("--peers", help="comma-separated, such as llama_state,server_warm; an unknown one lists all")
     one.add_argument("--repeats", type=int, default=3)
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
@@ -153,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("pipeline", help="a graph of agents over one document, from a TOML file")
     one.add_argument("spec", help="the file's path, or dossier")
-    one.add_argument("--strategy", choices=list(STRATEGIES), default="batched")
+    one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="batched")
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
     one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
     one.add_argument("--json", action="store_true", help="one JSON object instead of text")

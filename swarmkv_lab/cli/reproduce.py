@@ -1,33 +1,31 @@
 """reproduce: the article's experiment on this machine, its figures, and every notebook executed."""
 
-import json
-import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import numpy as np
 import pandas as pd
-from nbclient import NotebookClient
 from tqdm.auto import tqdm
 
-from swarmkv_lab.analysis import article
+from swarmkv_lab.analysis.article import article_table
 from swarmkv_lab.analysis.measurements import Measurements
+from swarmkv_lab.analysis.summary import bench_text
+from swarmkv_lab.cli.notebooks import execute
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.documents import load_agents, load_document
 from swarmkv_lab.fanout.spec import load_pipeline
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.figures import gallery
-from swarmkv_lab.files import REFERENCE, ROOT, RUNS
-from swarmkv_lab.llama import Model
+from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json
 from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.measure.bench import bench, table
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.measure.bench import bench
 from swarmkv_lab.measure.grid import sweep_rounds
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.positions import position_error
-from swarmkv_lab.measure.profiles import PROFILE_VARIABLE, Profile, profile
+from swarmkv_lab.measure.profiles import Profile, profile
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 from swarmkv_lab.peers import PEERS
@@ -67,11 +65,11 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     for path in tqdm(notebooks, desc="notebooks", unit="notebook"):
         nbformat.write(execute(path, chosen.name), out / path.name)
 
-    print(table(measured.bench))
+    print(bench_text(measured.bench))
     print(
         f"\nThe article's experiment, published and measured here ({chosen.depth:,} tokens, profile {chosen.name}):\n"
     )
-    print(article.table(measured.bench).to_string())
+    print(article_table(measured.bench).to_string())
     print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
 
 
@@ -90,7 +88,7 @@ def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
         n_agents=2,
         strategies=list(STRATEGIES),
         repeats=chosen.repeats,
-        spare=chosen.repeats,
+        max_retries=chosen.repeats,
         max_tokens=chosen.max_tokens,
     )
     turns = [runs[i : i + len(STRATEGIES)] for i in range(0, len(runs), len(STRATEGIES))]
@@ -100,14 +98,23 @@ def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
     pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(data / "bench.csv", index=False)
     if report["restore"] is None:  # bench ends early, with what it has, when it is interrupted
         raise KeyboardInterrupt
-    (data / "bench.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (data / "bench.json").write_text(as_json(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
     """Strategies beside all peers, and beside llama.cpp's own benchmarks; make peers comes first."""
     for depth, repeats in chosen.peers:
-        path, how = data / f"peers_{depth}.csv", {"max_tokens": chosen.max_tokens, "repeats": repeats}
-        compare_peers(model, tokens, depth=depth, n_agents=(1, 4, 8), peers=PEERS, path=path, **how)
+        path = data / f"peers_{depth}.csv"
+        compare_peers(
+            model,
+            tokens,
+            depth=depth,
+            n_agents=(1, 4, 8),
+            peers=PEERS,
+            path=path,
+            max_tokens=chosen.max_tokens,
+            repeats=repeats,
+        )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     if not _kept(data / "yardsticks.csv"):
         yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7).to_csv(data / "yardsticks.csv", index=False)
@@ -123,45 +130,4 @@ def _measure_pipeline(model: Model, chosen: Profile, data: Path) -> None:
     timelines.to_csv(data / "pipeline_timelines.csv", index=False)
     if rows.repeat.nunique() < repeats:  # it ends early, with the rounds that it has, when it is interrupted
         raise KeyboardInterrupt
-    (data / "pipeline.json").write_text(json.dumps(environment(model), indent=1) + "\n", encoding="utf-8")
-
-
-def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
-    """A notebook, executed in its folder under a profile, and cleaned for publication."""
-    notebook = nbformat.read(path, as_version=4)
-    env = os.environ | {PROFILE_VARIABLE: profile_name}
-    client = NotebookClient(
-        notebook,
-        timeout=1200,
-        kernel_name="python3",
-        record_timing=False,
-        resources={"metadata": {"path": path.parent}},
-        extra_arguments=["--log-level=ERROR"],  # its warnings are about the kernel's transport
-    )
-    client.execute(env=env)
-    return clean(notebook)
-
-
-def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what a reader on the web has no use for: widgets' state, progress bars, paths of this machine."""
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [_without_paths(output) for output in cell.outputs if _is_worth_keeping(output)]
-    return notebook
-
-
-def _is_worth_keeping(output: Any) -> bool:
-    is_progress = output.output_type == "stream" and output.name == "stderr"
-    is_widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return not (is_progress or is_widget)
-
-
-def _without_paths(output: Any) -> Any:
-    text = json.dumps(output)
-    for folder in (str(ROOT), str(Path.home())):
-        text = text.replace(json.dumps(folder)[1:-1], "~")
-    return nbformat.from_dict(json.loads(text))
+    (data / "pipeline.json").write_text(as_json(environment(model), indent=1) + "\n", encoding="utf-8")

@@ -1,21 +1,12 @@
 """The commands around snapshot files: prefill today, ask tomorrow, and see what a file is."""
 
 import argparse
-import json
 import time
-from pathlib import Path
 from typing import Any
 
+import swarmkv_lab as lab
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.fanout.fan_out import fan_out
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.snapshot import prefix_cache, storage
-from swarmkv_lab.snapshot.file import SnapshotHeader
-from swarmkv_lab.snapshot.prefix_cache import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_lab.snapshot.state import SequenceState
+from swarmkv_lab.files import as_json
 
 
 def add_commands(commands: Any) -> None:
@@ -33,7 +24,9 @@ def add_commands(commands: Any) -> None:
     one = commands.add_parser("ask", help="questions over a prefilled document, which is not read again")
     one.add_argument("file", help="what prefill wrote")
     one.add_argument("questions", nargs="+", metavar="QUESTION")
-    one.add_argument("--strategy", default="shared", choices=list(STRATEGIES), help="naive reads the document again")
+    one.add_argument(
+        "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
+    )
     one.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
     one.add_argument("--threads", type=int)
     one.add_argument("--model", **model)
@@ -53,12 +46,12 @@ def add_commands(commands: Any) -> None:
 def _prefill(args: argparse.Namespace) -> int:
     key, _, value = args.kv_type.partition(",")
     settings = {"n_threads": args.threads} if args.threads is not None else {}
-    with load_model(args.model) as model:
-        tokens = model.tokenize(load_document(args.document))
+    with lab.load_model(args.model) as model:
+        tokens = model.tokenize(lab.load_document(args.document))
         if args.depth is not None and not 1 <= args.depth <= len(tokens):
             raise SwarmKVError(f"--depth {args.depth}: the document has {len(tokens):,} tokens")
         start = time.perf_counter()
-        snapshot = prefill(model, tokens[: args.depth], kv_type=(key, value) if value else key, **settings)
+        snapshot = lab.prefill(model, tokens[: args.depth], kv_type=(key, value) if value else key, **settings)
         prefilled = time.perf_counter()
         snapshot.save(args.out)
         saved = time.perf_counter()
@@ -72,14 +65,14 @@ def _prefill(args: argparse.Namespace) -> int:
 def _ask(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     settings = {"n_threads": args.threads} if args.threads is not None else {}
-    with load_model(args.model) as model:
+    with lab.load_model(args.model) as model:
         loaded = time.perf_counter()
-        snapshot = KVSnapshot.load(args.file, model)
+        snapshot = lab.KVSnapshot.load(args.file, model)
         begun = time.perf_counter()
         questions = dict(enumerate(args.questions, 1))
         agents = {f"question {i}": question for i, question in questions.items()}
-        run = fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, **settings)
-    first = run.timeline[run.timeline.phase == "choose"].end_ms.min()
+        run = lab.fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, **settings)
+    first = run.timeline[run.timeline.phase == "sample"].end_ms.min()
     times = {
         "model_ms": 1e3 * (loaded - start),
         "load_ms": 1e3 * (begun - loaded),
@@ -89,7 +82,7 @@ def _ask(args: argparse.Namespace) -> int:
     answers = list(run.answers.values())
     if args.json:
         tokens = [agent.tokens for agent in run.branches]
-        print(json.dumps({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
+        print(as_json({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
         return 0
     for question, answer in zip(args.questions, answers, strict=True):
         print(f"> {question}\n{answer.strip()}\n")
@@ -102,22 +95,10 @@ def _ask(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a snapshot file is, checked as far as it can be without its model: header, checksums, structure."""
-    source = storage.read(path)
-    with source.still():
-        header = SnapshotHeader.read(source.data, Path(path).name)
-        identity = header.identity
-        _, data = header.split(source.data)
-        header.require_state(data)
-        SequenceState(data, identity.geometry).require(header.n_tokens, identity)
-    return {"tokens": header.n_tokens, "kv_bytes": header.kv_bytes, "file_bytes": header.end, **header.metadata}
-
-
 def _inspect(args: argparse.Namespace) -> int:
-    about = describe(args.file)
+    about = lab.describe(args.file)
     if args.json:
-        print(json.dumps(about))
+        print(as_json(about))
         return 0
     for name, value in about.items():
         print(f"{name:<16} {value:,}" if isinstance(value, int) else f"{name:<16} {value}")
@@ -126,6 +107,8 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _cache(args: argparse.Namespace) -> int:
+    from swarmkv_lab.snapshot import prefix_cache
+
     if args.action == "clear":
         print(f"removed {prefix_cache.evict(0)} snapshots")
         return 0

@@ -1,4 +1,4 @@
-"""Forks: many goings-on from one state of an agent, in step."""
+"""best_of: many continuations of one state of an agent, in step."""
 
 from dataclasses import replace
 
@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.analysis.divergence import log_softmax
-from swarmkv_lab.llama import Context, Sampler, Sampling, generate_together
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama.sampling import Sampler, Sampling
 
 VARIED = Sampling(temperature=0.8)
 
@@ -16,8 +18,8 @@ def best_of(
 ) -> pd.DataFrame:
     """n answers from where a sequence stands (its logits are there), each with a seed of its own: the best one first.
 
-    A row a fork: seed (``sampling.seed`` and the numbers after it), answer, tokens (its ids), and the score,
-    mean_logprob (nats a token, by the model at temperature 1). Forks share the sequence's cells, and end with this.
+    A row per fork: seed (``sampling.seed`` and the numbers after it), answer, tokens (its ids), and the score,
+    mean_logprob (nats per token, by the model at temperature 1). Forks share the sequence's cells, and end with this.
     Raises SwarmKVError when fewer than n sequences of the context are free.
     """
     with ctx.fork(n, seq_id) as forks:

@@ -37,4 +37,5 @@ def load_agents(name: str = "dossier") -> dict[str, str]:
     path = _FOLDER / f"{name}.agents.json"
     if not path.is_file():
         raise SwarmKVError(f"document {name!r} comes with no agents: pass prompts of your own")
-    return json.loads(path.read_text(encoding="utf-8"))
+    agents: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return agents

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
-from swarmkv_lab.fanout.run import Branch, Run
-from swarmkv_lab.fanout.schedule import Schedule
-from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
-from swarmkv_lab.llama import GREEDY, Model, Sampling
+from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch, Schedule
+from swarmkv_lab.fanout.strategies import Strategy, strategy_named
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
+from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Prompt = str | Sequence[int] | np.ndarray
@@ -28,54 +30,82 @@ def fan_out(
     sampling: Sampling = GREEDY,
     n_ctx: int | None = None,
     repeats: int = 1,
-    watch: Callable[[Run], None] | None = None,
+    callback: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> Run:
     """All agents answer over one document (``tokens``, its prefix) by one strategy, of STRATEGIES or of peers.opened.
 
-    tokens: or a snapshot of them, which every strategy but naive restores instead of prefilling.
-    n_ctx: cells of each context, None for as many as the budget needs. settings: kv_type, flash_attn, n_batch,
+    tokens: or a snapshot of them, which every strategy but naive restores instead of prefilling. max_tokens: of each
+    answer. n_ctx: cells of each context, None for as many as the budget needs. settings: kv_type, flash_attn, n_batch,
     n_threads as in Context. repeats: run that often and return the run of median end_to_end_ms, the rest in its
-    ``repeats``. watch: called with the run before each llama_decode; what it raises ends the run.
+    ``repeats``. callback: called with the run before each llama_decode; what it raises ends the run.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
     """
-    answer = strategy_named(strategy)
-    if max_tokens < 0 or repeats < 1:
-        raise SwarmKVError(f"max_tokens={max_tokens} and repeats={repeats}: at least 0 and at least 1")
+    chosen = strategy_named(strategy)
+    whole_number("repeats", repeats, 1)
     snapshot = tokens if isinstance(tokens, KVSnapshot) else None
     if snapshot is not None:
         kept = snapshot.identity
         settings = {"kv_type": kept.kv_type, "flash_attn": kept.flash_attn, "swa_full": kept.swa_full} | settings
-    prefix = model.check_tokens(tokens if snapshot is None else snapshot.tokens)
-    prompts = named_prompts(model, agents)
-    name = answer.__name__
-    lengths = {agent: len(prompt) for agent, prompt in prompts.items()}
-    settings["n_ctx"] = budget(model, name, len(prefix), lengths, max_tokens, n_ctx)
-    runs = []
-    for _ in range(repeats):
-        branches = [Branch(agent, prompt, max_tokens, sampling, len(prefix)) for agent, prompt in prompts.items()]
-        run = Run(model, prefix, Schedule(branches), name, settings, watch, snapshot)
-        answer(run)
-        runs.append(run)
+    prefix = model.check_tokens(tokens.tokens if isinstance(tokens, KVSnapshot) else tokens)
+    asked: dict[str, Any] = {
+        "prompts": named_prompts(model, agents),
+        "max_tokens": max_tokens,
+        "sampling": sampling,
+        "settings": ContextSettings.of(n_ctx=n_ctx, **settings),
+        "snapshot": snapshot,
+        "callback": callback,
+    }
+    runs = [run_once(model, prefix, chosen, **asked) for _ in range(repeats)]
     runs.sort(key=lambda run: run.metrics["end_to_end_ms"])
     median = runs[(len(runs) - 1) // 2]
     median.repeats = pd.DataFrame([run.metrics for run in runs])
     return median
 
 
-def strategy_named(strategy: str | Strategy) -> Strategy:
-    """One of STRATEGIES by its name, or a callable as it is."""
-    if isinstance(strategy, str) and strategy not in STRATEGIES:
-        raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[strategy] if isinstance(strategy, str) else strategy
+def run_once(
+    model: Model,
+    prefix: np.ndarray,
+    strategy: Strategy,
+    *,
+    prompts: Mapping[str, np.ndarray],
+    max_tokens: int,
+    settings: ContextSettings,
+    sampling: Sampling = GREEDY,
+    snapshot: KVSnapshot | None = None,
+    callback: Callable[[Run], None] | None = None,
+) -> Run:
+    """One run of what fan_out is asked for, checked and tokenized."""
+    lengths = {name: len(prompt) for name, prompt in prompts.items()}
+    settings = budget(model, strategy, len(prefix), lengths, max_tokens, settings)
+    branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in prompts.items()]
+    run = Run(
+        model,
+        prefix,
+        Schedule(branches),
+        strategy.name,
+        settings,
+        packed=strategy.packs,
+        snapshot=snapshot,
+        callback=callback,
+    )
+    strategy.answer(run)
+    return run
 
 
 def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:
     """Named branch tokens from whatever form the prompts were given in."""
-    if isinstance(agents, str) or len(agents) == 0:
+    if isinstance(agents, str) or not isinstance(agents, Mapping | Sequence | np.ndarray) or len(agents) == 0:
         raise SwarmKVError("agents is a list of prompts, or a dict of them by name, with at least one in it")
     named = agents if isinstance(agents, Mapping) else {f"agent {i}": p for i, p in enumerate(agents, 1)}
-    return {name: model.ask(p) if isinstance(p, str) else model.check_tokens(p) for name, p in named.items()}
+    if other := [name for name in named if not isinstance(name, str)]:
+        raise SwarmKVError(f"an agent's name is text, and {other[0]!r} is not")
+    return {name: tokens_of(model, prompt) for name, prompt in named.items()}
+
+
+def tokens_of(model: Model, prompt: Prompt) -> np.ndarray:
+    """A prompt's branch tokens, int32 (n,)."""
+    return model.ask(prompt) if isinstance(prompt, str) else model.check_tokens(prompt)
 
 
 def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -91,9 +121,18 @@ def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tupl
 
 
 def budget(
-    model: Model, strategy: str, n_prefix: int, lengths: Mapping[str, int], max_tokens: int, n_ctx: int | None
-) -> int:
-    """The cells that a strategy's contexts need, or ContextBudgetError: nothing is decoded that cannot be finished."""
+    model: Model,
+    strategy: Strategy,
+    n_prefix: int,
+    lengths: Mapping[str, int],
+    max_tokens: int,
+    settings: ContextSettings,
+) -> ContextSettings:
+    """The settings with the cells that a strategy's contexts need: nothing is decoded that cannot be finished.
+
+    lengths: tokens of each agent's prompt; max_tokens: of each answer. Raises ContextBudgetError with all the numbers.
+    """
+    whole_number("max_tokens", max_tokens)
     longest = max(lengths.values())
     position = n_prefix + longest + max_tokens
     if position > model.n_ctx_train:
@@ -101,16 +140,25 @@ def budget(
             f"prefix {n_prefix:,} + longest branch {longest:,} + max_tokens {max_tokens:,} = {position:,} positions, "
             f"and {model.name} was trained for {model.n_ctx_train:,}: shorten the document or the answer"
         )
+    if strategy.shares and not settings.kv_unified:
+        raise SwarmKVError(
+            f"{strategy.name} needs kv_unified=True: with split caches no agent can be given the document's cells"
+        )
+    if strategy.shares and strategy.packs and len(lengths) >= MAX_SEQUENCES:
+        raise SwarmKVError(
+            f"{len(lengths)} agents: {strategy.name} answers at most {MAX_SEQUENCES - 1} in one batch, since a context "
+            f"of llama.cpp has {MAX_SEQUENCES} sequences and the document takes one: ask fewer at a time"
+        )
     tails = sum(length + max_tokens for length in lengths.values())
-    need = n_prefix + tails if strategy == "batched" else position
-    if n_ctx is not None and need > n_ctx:
+    need = n_prefix + tails if strategy.packs else position
+    if settings.n_ctx is not None and need > settings.n_ctx:
         parts = (
             f"{len(lengths)} branches and answers {tails:,}"
-            if strategy == "batched"
-            else (f"longest branch {longest:,} + max_tokens {max_tokens:,}")
+            if strategy.packs
+            else f"longest branch {longest:,} + max_tokens {max_tokens:,}"
         )
         raise ContextBudgetError(
-            f"prefix {n_prefix:,} + {parts} = {need:,} tokens do not fit n_ctx={n_ctx:,}: "
+            f"prefix {n_prefix:,} + {parts} = {need:,} tokens do not fit n_ctx={settings.n_ctx:,}: "
             f"pass n_ctx={need} or more, or None"
         )
-    return n_ctx or need
+    return settings.sized(need)

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout import run, schedule
-from swarmkv_lab.fanout.fan_out import Prompt, budget, strategy_named
-from swarmkv_lab.fanout.report import PREFIX
-from swarmkv_lab.fanout.strategies import THREADED, Strategy
-from swarmkv_lab.llama import GREEDY, Model, Sampling
+from swarmkv_lab.analysis.timeline import critical_path_ms
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout import schedule
+from swarmkv_lab.fanout.fan_out import Prompt, budget, tokens_of
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
+from swarmkv_lab.llama.settings import ContextSettings
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,12 @@ class Pipeline:
         self.agents = list(agents)
         if not self.agents:
             raise SwarmKVError("a pipeline needs at least one agent")
+        schedule.check([agent.name for agent in self.agents], {agent.name: agent.after for agent in self.agents})
         self.after: schedule.Graph = {agent.name: tuple(agent.after) for agent in self.agents}
-        schedule.check([agent.name for agent in self.agents], self.after)
         for agent in self.agents:
-            if not 1 <= self._n_prefix(agent) <= len(self.tokens):
-                raise SwarmKVError(
-                    f"{agent.name}: prefix_tokens={agent.prefix_tokens:,}, and the document has {len(self.tokens):,}"
-                )
-            if agent.max_tokens < 0:
-                raise SwarmKVError(f"{agent.name}: max_tokens={agent.max_tokens}, it must be at least 0")
-        self._asked = {agent.name: self._ask(agent.prompt) for agent in self.agents}
+            whole_number(f"{agent.name}: prefix_tokens", self._n_prefix(agent), 1, len(self.tokens))
+            whole_number(f"{agent.name}: max_tokens", agent.max_tokens)
+        self._asked = {agent.name: tokens_of(model, agent.prompt) for agent in self.agents}
 
     @property
     def watermarks(self) -> dict[str, int]:
@@ -66,22 +64,12 @@ class Pipeline:
         """The same agents without watermarks: nobody begins before the whole document is read."""
         return Pipeline(self.model, self.tokens, [replace(agent, prefix_tokens=None) for agent in self.agents])
 
-    def critical_path_ms(self, this: "run.Run") -> float:
-        """What a run of this would have taken, had every agent and the prefill a machine of their own.
+    def critical_path_ms(self, run: Run) -> float:
+        """What a run of this would have taken, had every agent and the prefill a machine of their own, ms.
 
-        The longest way through the graph: the prefill to an agent's watermark, its own work, that of those after it.
+        The longest way through the graph; where agents were packed into one decode, each is charged its share of it.
         """
-        spans = this.timeline.assign(ms=this.timeline.end_ms - this.timeline.start_ms)
-        prefix = spans[spans.agent == PREFIX]
-        own = spans[spans.agent != PREFIX].groupby("agent").ms.sum()
-        # a prefill ends at each watermark; naive's are the agents' own
-        read = prefix.ms.cumsum()[prefix.phase == "prefill"]
-        ready = dict(zip(sorted(set(self.watermarks.values())), read, strict=False))
-        done: dict[str, float] = {}
-        for name in TopologicalSorter(self.after).static_order():
-            begin = max([ready.get(self.watermarks[name], 0.0), *(done[other] for other in self.after[name])])
-            done[name] = begin + own.get(name, 0.0)
-        return max(done.values())
+        return critical_path_ms(run.timeline, self.after, self.watermarks, run.prefix_lane)
 
     def run(
         self,
@@ -89,10 +77,10 @@ class Pipeline:
         *,
         n_ctx: int | None = None,
         on_token: Callable[[str, int], None] | None = None,
-        watch: "Callable[[run.Run], None] | None" = None,
+        callback: Callable[[Run], None] | None = None,
         threads: int = 1,
         **settings: Any,
-    ) -> "run.Run":
+    ) -> Run:
         """Every agent's answer, by one of STRATEGIES; arguments as in fan_out.
 
         on_token(agent's name, token id) is called for each token of an answer; what it raises is that agent's failure.
@@ -101,30 +89,37 @@ class Pipeline:
         turns at the model's guard, unless it was loaded with guard_per_context=True: then n_threads is best their share
         of the cores. on_token is called in their threads.
         """
-        answer = strategy_named(strategy)
-        if threads < 1 or (threads > 1 and answer.__name__ not in THREADED):
+        chosen = strategy_named(strategy)
+        whole_number("threads", threads, 1)
+        if threads > 1 and not chosen.threaded:
+            able = " or ".join(one.name for one in STRATEGIES.values() if one.threaded)
             raise SwarmKVError(
-                f"threads={threads} with {answer.__name__}: it must be 1, or more with {' or '.join(THREADED)}, whose "
-                "agents have contexts of their own"
+                f"threads={threads} with {chosen.name}: it must be 1, or more with {able}, whose agents have contexts "
+                "of their own"
             )
         lengths = {agent.name: self._longest(agent) + agent.max_tokens for agent in self.agents}
-        settings["n_ctx"] = budget(self.model, answer.__name__, len(self.tokens), lengths, 0, n_ctx)
+        asked = ContextSettings.of(n_ctx=n_ctx, **settings)
         branches = [
-            run.Branch(agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self._n_prefix(agent))
+            schedule.Branch(agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self._n_prefix(agent))
             for agent in self.agents
         ]
-        plan = schedule.Schedule(branches, self.after, lambda agent: self._prepare(agent, plan), tolerant=True)
-        this = run.Run(
-            self.model, self.tokens, plan, answer.__name__, settings, watch, on_token=on_token, threads=threads
+        plan = schedule.Schedule(branches, self.after, lambda branch: self._prepare(branch, plan), tolerant=True)
+        run = Run(
+            self.model,
+            self.tokens,
+            plan,
+            chosen.name,
+            budget(self.model, chosen, len(self.tokens), lengths, 0, asked),
+            packed=chosen.packs,
+            callback=callback,
+            on_token=on_token,
+            threads=threads,
         )
-        answer(this)
-        return this
+        chosen.answer(run)
+        return run
 
     def _n_prefix(self, agent: Agent) -> int:
         return len(self.tokens) if agent.prefix_tokens is None else agent.prefix_tokens
-
-    def _ask(self, prompt: Prompt) -> np.ndarray:
-        return self.model.ask(prompt) if isinstance(prompt, str) else self.model.check_tokens(prompt)
 
     def _heading(self, name: str) -> np.ndarray:
         """What stands before an answer that another agent reads; nothing where there is no vocabulary (a twin)."""
@@ -137,9 +132,9 @@ class Pipeline:
         most = {other.name: other.max_tokens for other in self.agents}
         return len(self._asked[agent.name]) + sum(len(self._heading(name)) + most[name] for name in agent.after)
 
-    def _prepare(self, agent: "run.Branch", plan: schedule.Schedule) -> None:
-        """An agent's prompt: the answers of those before it, in its words' order, then its question."""
+    def _prepare(self, branch: schedule.Branch, plan: schedule.Schedule) -> None:
+        """A branch's prompt: the answers of those before it, in the order that it names them, then its question."""
         parts: list[np.ndarray] = []
-        for name in self.after[agent.name]:
-            parts += [self._heading(name), np.array(plan.agents[name].tokens, np.int32)]
-        agent.prompt = np.concatenate([*parts, self._asked[agent.name]]).astype(np.int32)
+        for name in self.after[branch.name]:
+            parts += [self._heading(name), np.array(plan.branches[name].tokens, np.int32)]
+        branch.prompt = np.concatenate([*parts, self._asked[branch.name]]).astype(np.int32)

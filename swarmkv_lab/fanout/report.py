@@ -1,114 +1,94 @@
-"""Report: what a run's spans and answers amount to, as tables and metrics."""
+"""Report: what a run's spans and answers amount to, as tables and metrics. All of it is derived, none is kept."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.analysis.divergence import compare_answers
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.analysis.divergence import kl_divergence
+from swarmkv_lab.analysis.timeline import ACTIVATION
+from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.llama import Model
 
-PREFIX = "prefix"  # the lane of the work that is done once for all agents
-ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
+_PHASES = [*ACTIVATION, "branch", "sample", "generate"]
 
 
-@dataclass(frozen=True)
-class Span:
-    """One piece of work on one lane; ``bytes`` of KV state were copied by it."""
-
-    agent: str
-    phase: str
-    start_ms: float
-    end_ms: float
-    bytes: int
+def timeline(spans: Sequence[Span]) -> pd.DataFrame:
+    """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
+    return pd.DataFrame(spans, columns=Span._fields).sort_values("start_ms", kind="stable", ignore_index=True)
 
 
-class Report:
-    """What readers see of a run, derived from what it recorded."""
+def phases_ms(spans: Sequence[Span], branches: Sequence[Branch]) -> pd.DataFrame:
+    """Milliseconds by agent (row) and phase (column); NaN for agents that failed or have not begun."""
+    frame = timeline(spans)
+    by_phase = frame.assign(ms=frame.end_ms - frame.start_ms).pivot_table("ms", "agent", "phase", aggfunc="sum")
+    counted = [branch.name for branch in branches if branch.error is None and branch.name in by_phase.index]
+    return by_phase.reindex(counted, columns=_PHASES).fillna(0.0).reindex([branch.name for branch in branches])
 
-    model: Model
-    tokens: np.ndarray
-    branches: list[Branch]
-    strategy: str
-    spans: list[Span]
-    kv_bytes: int
 
-    @cached_property
-    def timeline(self) -> pd.DataFrame:
-        """A row a span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
-        return pd.DataFrame(self.spans).sort_values("start_ms", kind="stable", ignore_index=True)
+def agents(spans: Sequence[Span], branches: Sequence[Branch], answers: Sequence[str]) -> pd.DataFrame:
+    """A row per agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer.
 
-    @cached_property
-    def agents(self) -> pd.DataFrame:
-        """A row an agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
-        ms = self._phases
-        answered = self.timeline[self.timeline.phase == "generate"].groupby("agent").start_ms.min()
-        activation = ms[list(ACTIVATION)].sum(axis=1)
-        return pd.DataFrame(
+    Times of agents that failed are NaN.
+    """
+    ms = phases_ms(spans, branches)
+    begun = timeline([span for span in spans if span.phase == "generate"]).groupby("agent").start_ms.min()
+    activation = ms[list(ACTIVATION)].sum(axis=1, skipna=False)
+    return pd.DataFrame(
+        {
+            "agent": ms.index,
+            "prompt_tokens": [len(branch.prompt) for branch in branches],
+            "activation_ms": activation.to_numpy(),
+            "branch_ms": ms["branch"].to_numpy(),
+            "ttft_ms": (activation + ms["branch"] + ms["sample"]).to_numpy(),
+            "generate_ms": ms["generate"].to_numpy(),
+            "first_token_at_ms": begun.reindex(ms.index).where(activation.notna()).to_numpy(),
+            "answer_tokens": [len(branch.tokens) for branch in branches],
+            "answer": list(answers),
+        }
+    )
+
+
+def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFrame) -> dict[str, Any]:
+    """Times of a run in one record; table: from ``agents``. Agents that failed count in none of them.
+
+    prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Per-agent times are
+    means over the agents, last_ttft_ms is the last one's. Since the run's start: end_to_end_ms until the last answer,
+    last_first_token_ms until every agent has a token.
+    """
+    frame = timeline(spans)
+    ms = (frame.end_ms - frame.start_ms).groupby([frame.phase, frame.agent]).sum()
+    failed = {branch.name for branch in branches if branch.error is not None}
+    prefills = ms["prefill"].drop(labels=failed, errors="ignore") if "prefill" in ms else pd.Series([0.0])
+    by_agent = phases_ms(spans, branches)
+    means = table[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
+    ttft = table.ttft_ms.dropna()
+    return {
+        "prefill_ms": float(prefills.mean()) if len(prefills) else float("nan"),
+        "capture_ms": float(ms["capture"].sum()) if "capture" in ms else 0.0,
+        **{f"{phase}_ms": float(by_agent[phase].mean()) for phase in ACTIVATION if phase != "prefill"},
+        **means.to_dict(),
+        "last_ttft_ms": float(ttft.iloc[-1]) if len(ttft) else float("nan"),
+        "last_first_token_ms": float(table.first_token_at_ms.max()),
+        "end_to_end_ms": float(frame.end_ms.max()),
+    }
+
+
+def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:
+    """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
+    rows = []
+    for my, other in zip(mine, theirs, strict=True):
+        rows.append(
             {
-                "agent": ms.index,
-                "prompt_tokens": [len(agent.prompt) for agent in self.branches],
-                "activation_ms": activation.to_numpy(),
-                "branch_ms": ms["branch"].to_numpy(),
-                "ttft_ms": (activation + ms["branch"] + ms["choose"]).to_numpy(),
-                "generate_ms": ms["generate"].to_numpy(),
-                "first_token_at_ms": answered.reindex(ms.index).to_numpy(),
-                "answer_tokens": [len(agent.tokens) for agent in self.branches],
-                "answer": list(self.answers.values()),
+                "agent": my.name,
+                "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
+                "kl": _compare(my, other, kl_divergence),
+                "same_tokens": my.tokens == other.tokens,
             }
         )
+    return pd.DataFrame(rows)
 
-    @cached_property
-    def _phases(self) -> pd.DataFrame:
-        """Milliseconds by agent (row) and phase (column), 0 where an agent has no such phase."""
-        spans = self.timeline.assign(ms=self.timeline.end_ms - self.timeline.start_ms)
-        phases = spans.pivot_table("ms", "agent", "phase", aggfunc="sum")
-        names = [agent.name for agent in self.branches]
-        return phases.reindex(index=names, columns=[*ACTIVATION, "branch", "choose", "generate"]).fillna(0.0)
 
-    @cached_property
-    def answers(self) -> dict[str, str]:
-        """The answers' text by agent."""
-        return {agent.name: self.model.detokenize(agent.tokens) for agent in self.branches}
-
-    @cached_property
-    def errors(self) -> dict[str, SwarmKVError]:
-        """Why agents have no answer, by their names."""
-        return {agent.name: agent.error for agent in self.branches if agent.error is not None}
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        """The run in one record. Per-agent times are means over the agents, last_ttft_ms is the last one's.
-
-        Since the run's start: end_to_end_ms until the last answer, last_first_token_ms until every agent has a token.
-        """
-        ms = (self.timeline.end_ms - self.timeline.start_ms).groupby(self.timeline.phase).sum()
-        prefills = (self.timeline.phase == "prefill").sum()
-        means = self.agents[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
-        return {
-            "strategy": self.strategy,
-            "depth": len(self.tokens),
-            "n_agents": len(self.branches),
-            "prefill_ms": ms.get("prefill", 0.0) / max(prefills, 1),
-            "capture_ms": ms.get("capture", 0.0),
-            **{f"{phase}_ms": self._phases[phase].mean() for phase in ACTIVATION if phase != "prefill"},
-            **means.to_dict(),
-            "last_ttft_ms": float(self.agents.ttft_ms.iloc[-1]),
-            "last_first_token_ms": float(self.agents.first_token_at_ms.max()),
-            "end_to_end_ms": float(self.timeline.end_ms.max()),
-            "kv_bytes": self.kv_bytes,
-            "copied_bytes": int(self.timeline.bytes.sum()),
-        }
-
-    def compare(self, reference: "Report | Sequence[Branch]") -> pd.DataFrame:
-        """How exact this run's answers are against another's (naive): a row an agent.
-
-        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
-        there are none (a peer's); same_tokens of the whole answer.
-        """
-        return compare_answers(self.branches, reference.branches if isinstance(reference, Report) else reference)
+def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
+    return float("nan") if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)

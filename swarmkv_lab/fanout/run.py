@@ -1,27 +1,30 @@
-"""Run: what one fan-out is asked for, and what it records as it goes: spans, answers, memory."""
+"""Run: one strategy answering all agents once: what it is asked for, and what it records."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.report import PREFIX, Report, Span
+from swarmkv_lab.fanout import report
+from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
-from swarmkv_lab.llama import Context, Model
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
-class Run(Report):
-    """One strategy answering all agents once. Everything reported is derived from its spans and answers.
+class Run:
+    """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.
 
-    ``agents``: DataFrame, a row an agent. ``timeline``: DataFrame, a row a span. ``metrics``: the run's own numbers.
-    ``answers``: text by agent name. Times are ms since the run's start.
+    ``answers``, ``errors``: by agent's name. ``branches``: name, prompt, tokens, logits and error of each agent. All of
+    them can be read while the run goes on, and say what is known then. Times are ms since the run's start.
     """
 
     def __init__(
@@ -30,143 +33,153 @@ class Run(Report):
         tokens: np.ndarray,
         schedule: Schedule,
         strategy: str,
-        settings: dict[str, Any],
-        watch: "Callable[[Run], None] | None" = None,
+        settings: ContextSettings,
+        *,
+        packed: bool = False,
         snapshot: KVSnapshot | None = None,
+        callback: "Callable[[Run], None] | None" = None,
         on_token: Callable[[str, int], None] | None = None,
         threads: int = 1,
     ) -> None:
         self.model = model
         self.tokens = tokens
         self.schedule = schedule
-        self.branches = list(schedule.agents.values())
+        self.branches = list(schedule.branches.values())
         self.strategy = strategy
+        self.packed = packed
         self.settings = settings
         self.snapshot = snapshot
         """of the tokens, when it was there before"""
-        self.spans: list[Span] = []
-        self.kv_bytes = 0
-        """KV memory held at the peak: contexts and snapshots together"""
         self.repeats = pd.DataFrame()
         """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
-        self._watch = watch
+        self.prefix_lane = PREFIX
+        """the name in the timeline of the work that is done once for all agents"""
+        while self.prefix_lane in schedule.branches:
+            self.prefix_lane += " of all"
+        self._callback = callback
         self._on_token = on_token
         self._threads = threads
         self._ended = False
-        self._lock = threading.RLock()
-        self._open: dict[str, tuple[str, float]] = {}
-        self._held = 0
-        self._start = time.perf_counter()
+        self.recorder = Recorder()
 
-    def now(self) -> float:
-        """Milliseconds since the run's start."""
-        return (time.perf_counter() - self._start) * 1e3
+    # -- what readers see
 
-    @contextmanager
-    def off_the_clock(self) -> Iterator[None]:
-        """The run's clock stands still for what is not part of it."""
-        since = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._start += time.perf_counter() - since
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
+        return report.timeline(self.recorder.so_far())
 
-    def add(self, agent: Branch, phase: str, start_ms: float, end_ms: float) -> None:
-        """A piece of an agent's work that was timed by ``now`` elsewhere, such as in a thread."""
-        self.spans.append(Span(agent.name, phase, start_ms, end_ms, 0))
+    @property
+    def answers(self) -> dict[str, str]:
+        """The answers' text by agent."""
+        return {branch.name: self.model.detokenize(branch.tokens) for branch in self.branches}
 
-    @contextmanager
-    def attempt(self, agent: Branch) -> Iterator[None]:
-        """An agent's work: an error in it is this agent's alone, where the schedule tolerates that."""
-        try:
-            yield
-        except SwarmKVError as error:
-            self._open.pop(agent.name, None)
-            self.schedule.fail(agent, error)
+    @property
+    def agents(self) -> pd.DataFrame:
+        """A row per agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
+        return report.agents(self.recorder.so_far(), self.branches, list(self.answers.values()))
 
-    def each(self, agents: Sequence[Branch], work: Callable[[Branch], None]) -> None:
-        """Every agent does its work: one after another, or in as many threads as the run was given."""
+    @property
+    def errors(self) -> dict[str, SwarmKVError]:
+        """Why agents have no answer, by their names."""
+        return {branch.name: branch.error for branch in self.branches if branch.error is not None}
 
-        def one(agent: Branch) -> None:
-            with self.attempt(agent):
-                work(agent)
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The run in one record: strategy, depth, agents, times (report.metrics), bytes held and copied."""
+        spans = self.recorder.so_far()
+        return {
+            "strategy": self.strategy,
+            "packed": self.packed,
+            "depth": len(self.tokens),
+            "n_agents": len(self.branches),
+            **report.metrics(spans, self.branches, self.agents),
+            "kv_bytes": self.recorder.kv_bytes,
+            "copied_bytes": sum(span.bytes for span in spans),
+        }
 
-        if self._threads == 1:
-            for agent in agents:
-                one(agent)
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            jobs = [pool.submit(one, agent) for agent in agents]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-            except BaseException:  # such as Ctrl-C: the other threads end before their next llama_decode
-                self._ended = True
-                pool.shutdown(cancel_futures=True)
-                raise
+    def compare(self, reference: "Run | Sequence[Branch]") -> pd.DataFrame:
+        """How exact this run's answers are against another's (naive): a row per agent.
 
-    def take(self, agent: Branch, token: int) -> None:
-        """The next token of an agent's answer."""
-        agent.tokens.append(token)
-        if self._on_token:
-            try:
-                self._on_token(agent.name, token)
-            except Exception as error:
-                self.schedule.fail(agent, SwarmKVError(f"on_token raised {error!r}"))
+        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
+        there are none (a peer's); same_tokens of the whole answer.
+        """
+        return report.compare_answers(self.branches, reference.branches if isinstance(reference, Run) else reference)
 
-    @contextmanager
-    def phase(self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0) -> Iterator[None]:
+    # -- what strategies do with it
+
+    def phase(
+        self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0
+    ) -> AbstractContextManager[Callable[[str], None]]:
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
         group = [agents] if isinstance(agents, Branch) else agents
-        lanes = [PREFIX] if group is None else [agent.name for agent in group]
-        start = self.now()
-        self._open |= dict.fromkeys(lanes, (name, start))
-        yield
-        end = self.now()
-        for lane in lanes:
-            self._open.pop(lane, None)
-        self.spans += [Span(lane, name, start, end, n_bytes) for lane in lanes]
+        lanes = [self.prefix_lane] if group is None else [branch.name for branch in group]
+        return self.recorder.phase(lanes, name, n_bytes)
 
     @contextmanager
-    def context(self, agent: Branch | None, **settings: Any) -> Iterator[Context]:
+    def context(self, agent: Branch | None, n_seq_max: int = 1) -> Iterator[Context]:
         """A context for a while, its making timed and its memory counted."""
         with self.phase(agent, "context"):
-            ctx = self.model.context(**self.settings | settings)
-        ctx.watch = self._look
-        with ctx, self.holding(ctx.nbytes):
+            ctx = self.model.open_context(replace(self.settings, n_seq_max=max(n_seq_max, self.settings.n_seq_max)))
+        ctx.callback = self._call_back
+        with ctx, self.recorder.holding(ctx.nbytes):
             yield ctx
-
-    @contextmanager
-    def holding(self, n_bytes: int) -> Iterator[None]:
-        """Count KV memory that is held for a while."""
-        with self._lock:
-            self._held += n_bytes
-            self.kv_bytes = max(self.kv_bytes, self._held)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held -= n_bytes
-
-    def whole_prompt(self, agent: Branch) -> list[int]:
-        """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
-        return [*self.tokens[: agent.n_prefix].tolist(), *agent.prompt.tolist()]
 
     def capture(self, ctx: Context) -> KVSnapshot:
         """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""
         with self.phase(None, "capture", ctx.state_bytes()):
             return KVSnapshot.capture(ctx, self.tokens[: ctx.n_past()])
 
-    def so_far(self) -> pd.DataFrame:
-        """The timeline while the run goes on, its open spans as long as they are now."""
-        now = self.now()
-        begun = [Span(lane, phase, start, now, 0) for lane, (phase, start) in list(self._open.items())]
-        return pd.DataFrame([*self.spans, *begun])
+    def each(self, turn: Callable[[Branch], None], advance: Callable[[int], None] = lambda n_tokens: None) -> None:
+        """Every agent takes its turn once it is ready: one after another, or in as many threads as the run was given.
 
-    def _look(self) -> None:
-        """Let the watcher look, one thread at a time; its drawing is not measured, unless other threads go on."""
+        advance: prefills the document on, to so many tokens.
+        """
+
+        def one(branch: Branch) -> None:
+            with self.attempt(branch):
+                turn(branch)
+
+        for branches in self.schedule.ready(advance):
+            if self._threads == 1:
+                for branch in branches:
+                    one(branch)
+                continue
+            with ThreadPoolExecutor(self._threads) as pool:
+                jobs = [pool.submit(one, branch) for branch in branches]
+                try:
+                    for job in as_completed(jobs):
+                        job.result()
+                except BaseException:  # such as Ctrl-C: the other threads end before their next llama_decode
+                    self._ended = True
+                    pool.shutdown(cancel_futures=True)
+                    raise
+
+    @contextmanager
+    def attempt(self, branch: Branch) -> Iterator[None]:
+        """An agent's work: an error in it is this agent's alone, where the schedule tolerates that."""
+        try:
+            yield
+        except SwarmKVError as error:
+            self.schedule.fail(branch, error)
+
+    def take(self, branch: Branch, token: int) -> None:
+        """The next token of an agent's answer."""
+        branch.tokens.append(token)
+        if self._on_token:
+            try:
+                self._on_token(branch.name, token)
+            except Exception as error:
+                self.schedule.fail(branch, SwarmKVError(f"on_token raised {error!r}"))
+
+    def whole_prompt(self, branch: Branch) -> list[int]:
+        """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
+        return [*self.tokens[: branch.n_prefix].tolist(), *branch.prompt.tolist()]
+
+    def _call_back(self) -> None:
+        """Let the callback look, one thread at a time; its time is not measured, unless other threads go on."""
         if self._ended:
             raise SwarmKVError("the run was ended in another thread")
-        if self._watch:
-            with self._lock, self.off_the_clock() if self._threads == 1 else nullcontext():
-                self._watch(self)
+        if self._callback:
+            with self.recorder.lock, self.recorder.stopped() if self._threads == 1 else nullcontext():
+                self._callback(self)

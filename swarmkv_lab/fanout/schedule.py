@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import Sampling
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 
 Graph = Mapping[str, Sequence[str]]
 """{an agent's name: the names of those whose answers it reads}"""
@@ -20,9 +20,9 @@ class Branch:
     name: str
     prompt: np.ndarray
     """int32 (n,): tokens that follow the prefix"""
-    max_tokens: int
-    sampling: Sampling
-    n_prefix: int
+    max_tokens: int = 0
+    sampling: Sampling = GREEDY
+    n_prefix: int = 0
     """tokens of the document that it reads: its watermark"""
     logits: np.ndarray | None = None
     """float32 (n_vocab,): the first ones after the prompt"""
@@ -33,62 +33,67 @@ class Branch:
 
 
 class Schedule:
-    """Agents, those that each comes ``after``, and how its prompt is ``prepared`` from their answers.
+    """Branches, those that each comes ``after``, and how its prompt is ``prepared`` from their answers.
 
-    An agent is ready once the prefill has reached its watermark and all before it have ended. When one fails, those
+    A branch is ready once the prefill has reached its watermark and all before it have ended. When one fails, those
     after it fail with it, and the others go on; without ``tolerant`` the first error is raised instead.
     """
 
     def __init__(
         self,
-        agents: Sequence[Branch],
+        branches: Sequence[Branch],
         after: Graph | None = None,
-        prepare: Callable[[Branch], None] = lambda agent: None,
+        prepare: Callable[[Branch], None] = lambda branch: None,
         *,
         tolerant: bool = False,
     ) -> None:
-        self.agents = {agent.name: agent for agent in agents}
+        self.branches = {branch.name: branch for branch in branches}
         self.after = dict(after or {})
         self.tolerant = tolerant
         self._prepare = prepare
 
+    @property
+    def last_watermark(self) -> int:
+        """Tokens of the document that somebody reads."""
+        return max(branch.n_prefix for branch in self.branches.values())
+
     def ready(self, advance: Callable[[int], None]) -> Iterator[list[Branch]]:
-        """Groups of agents that can answer now. ``advance(n)`` prefills the document to n tokens, when nobody can."""
-        sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.agents})
+        """Groups of branches that can answer now. ``advance(n)`` prefills the document to n tokens, when none can."""
+        sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.branches})
         sorter.prepare()
         able: list[Branch] = []
         n_prefilled = 0
         while sorter.is_active():
-            able += [self.agents[name] for name in sorter.get_ready()]
-            now = [agent for agent in able if agent.n_prefix <= n_prefilled]
+            able += [self.branches[name] for name in sorter.get_ready()]
+            now = [branch for branch in able if branch.n_prefix <= n_prefilled]
             if not now:
                 # also at the watermarks of those that are not able yet: a snapshot is captured as the prefill passes
-                n_prefilled = min(n for agent in self.agents.values() if (n := agent.n_prefix) > n_prefilled)
+                n_prefilled = min(n for branch in self.branches.values() if (n := branch.n_prefix) > n_prefilled)
                 advance(n_prefilled)
                 continue
-            for agent in now:
-                self._begin(agent)
-            if live := [agent for agent in self.agents.values() if agent in now and agent.error is None]:
+            for branch in now:
+                self._begin(branch)
+            if live := [branch for branch in self.branches.values() if branch in now and branch.error is None]:
                 yield live
-            able = [agent for agent in able if agent not in now]
-            sorter.done(*(agent.name for agent in now))
+            able = [branch for branch in able if branch not in now]
+            sorter.done(*(branch.name for branch in now))
 
-    def _begin(self, agent: Branch) -> None:
-        for name in self.after.get(agent.name, ()):
-            if error := self.agents[name].error:
-                agent.error = SwarmKVError(f"{agent.name} comes after {name}, and {error}")
+    def _begin(self, branch: Branch) -> None:
+        for name in self.after.get(branch.name, ()):
+            if error := self.branches[name].error:
+                branch.error = SwarmKVError(f"{branch.name} comes after {name}, and {error}")
                 return
         try:
-            self._prepare(agent)
+            self._prepare(branch)
         except SwarmKVError as error:
-            self.fail(agent, error)
+            self.fail(branch, error)
 
-    def fail(self, agent: Branch, error: SwarmKVError) -> None:
-        """An agent has no answer: it is noted, or raised where nobody tolerates it."""
+    def fail(self, branch: Branch, error: SwarmKVError) -> None:
+        """A branch has no answer: it is noted, or raised where nobody tolerates it."""
         if not self.tolerant:
             raise error
-        agent.error = SwarmKVError(f"{agent.name} failed: {error}")
-        agent.error.__cause__ = error
+        branch.error = SwarmKVError(f"{branch.name} failed: {error}")
+        branch.error.__cause__ = error
 
 
 def check(names: Sequence[str], after: Graph) -> None:
@@ -97,6 +102,8 @@ def check(names: Sequence[str], after: Graph) -> None:
     if twice:
         raise SwarmKVError(f"{', '.join(twice)}: each agent needs a name of its own")
     for name, others in after.items():
+        if isinstance(others, str) or not all(isinstance(other, str) for other in others):
+            raise SwarmKVError(f"{name}: after={others!r}, and it is a list of agents' names")
         unknown = [other for other in others if other not in names]
         if unknown:
             raise SwarmKVError(f"{name} comes after {', '.join(unknown)}, and the agents are {', '.join(names)}")

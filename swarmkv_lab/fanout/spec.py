@@ -10,7 +10,8 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.files import DATA
-from swarmkv_lab.llama import Model, Sampling
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import Sampling
 
 _NUMBER = (int, float)
 _SAMPLING: dict[str, Any] = {one.name: int if one.type in (int, "int") else _NUMBER for one in fields(Sampling)}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_lab.analysis.article import PUBLISHED, times
-from swarmkv_lab.fanout.report import ACTIVATION, PREFIX
+from swarmkv_lab.analysis.timeline import ACTIVATION, PREFIX
 from swarmkv_lab.figures.style import (
     BASELINE,
     OURS,
@@ -24,7 +24,7 @@ from swarmkv_lab.figures.style import (
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
-    """Who did what when: a lane an agent, the strategies above each other on one time axis, then the last one close up.
+    """Who did what when: a lane per agent, the strategies above each other on one axis, then the last one close up.
 
     timelines: Run.timeline by strategy (columns agent, phase, start_ms, end_ms), the baseline first.
     """
@@ -70,7 +70,7 @@ def _lanes(frame: pd.DataFrame) -> list[str]:
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
-    """A timeline's spans as bars, a lane an agent, the prefix's first; scale: axis units a millisecond."""
+    """A timeline's spans as bars, a lane per agent, the prefix's first; scale: axis units per millisecond."""
     lanes = _lanes(frame)
     for phase, spans in frame.groupby("phase"):
         _, colour, hatch = PHASES[phase]

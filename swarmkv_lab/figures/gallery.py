@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
-from swarmkv_lab.measure.peer_bench import AT_ONCE
-from swarmkv_lab.measure.yardsticks import ratios
+from swarmkv_lab.analysis.summary import yardstick_ratios
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
@@ -40,7 +39,7 @@ EXHIBITS = (
         "timeline",
         "Who did what when. Naive prefills the document for every agent; swarmkv once, and what is left of an agent's "
         "own work needs a close-up in milliseconds.",
-        "Two Gantt charts on one time axis, a lane an agent: above, one long prefill bar in each agent's lane, one "
+        "Two Gantt charts on one time axis, a lane per agent: above, one long prefill bar in each agent's lane, one "
         "after another; below, one prefill bar for all. Under them a close-up of the agents' short phases.",
         lambda m: figures.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption),
     ),
@@ -107,22 +106,22 @@ EXHIBITS = (
         "packing",
         "What packing all agents into one decode saves of an agent's own work, shared over batched: next to nothing "
         "for one or two agents, more with each further one, at any depth.",
-        "Curves of saved work against agents, one a depth: near one for one and two agents, then rising.",
+        "Curves of saved work against agents, one per depth: near one for one and two agents, then rising.",
         lambda m: figures.packing(m.grid, m.grid_caption),
     ),
     Exhibit(
         "peers",
         "Beside what people use today: who keeps the last prompt in its slot is as quick for the next agent; who is "
         "asked by all at once, or has to fetch a saved state, is not. Grey and dotted: the limits.",
-        "Two log panels of dots by strategy and peer, a marker a number of agents. Left, the last agent's wait: naive "
-        "far to the right, most others in or near a grey band. Right, end to end: naive and the servers that are asked "
+        "Two log panels of dots by strategy and peer, a marker per number of agents. Left, the last agent's wait: "
+        "naive far to the right, most others in or near a grey band. Right, end to end: naive and the servers asked "
         "by all at once far to the right.",
         lambda m: _peers(measurements()),
     ),
     Exhibit(
         "yardsticks",
         "Batched generation from Python beside llama.cpp's own benchmark in C++, on the same model, depth and threads.",
-        "Dots by agents in a batch, each a share of the benchmark's tokens a second, most of them close to a line at "
+        "Dots by agents in a batch, each a share of the benchmark's tokens per second, most of them close to a line at "
         "100 percent.",
         lambda m: _yardsticks(measurements()),
     ),
@@ -130,7 +129,7 @@ EXHIBITS = (
         "pipeline",
         "A graph of agents over one document: two begin at their watermarks, in the middle of the prefill, two when it "
         "ends, and a reviewer reads their answers.",
-        "Two Gantt charts on one time axis, a lane an agent: above, each agent's long prefill bar, one after another; "
+        "Two Gantt charts on one time axis, a lane per agent: above, each agent's long prefill bar, one after another; "
         "below, one prefill bar with two dotted marks, where two agents answer, and the others' short bars at its end.",
         lambda m: _pipeline(measurements()),
     ),
@@ -150,9 +149,9 @@ EXHIBITS = (
     ),
     Exhibit(
         "bytes_per_token",
-        "What a token weighs in the models that people run, and how the way that attention shares its keys decides it.",
-        "Log-log scatter plot of parameters against KiB of KV cache a token, a marker a kind of attention: multi-head "
-        "highest, latent and windowed attention lowest.",
+        "What a token takes in the models that people run: how attention shares its keys decides it.",
+        "Log-log scatter plot of parameters against KiB of KV cache per token, a marker per kind of attention: "
+        "multi-head highest, latent and windowed attention lowest.",
         lambda m: figures.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES),
     ),
     Exhibit(
@@ -184,16 +183,16 @@ EXHIBITS = (
 def _peers(reference: Measurements) -> Figure:
     """The deepest comparison. Peers need programs of their own, so the gallery shows the reference's."""
     runs = reference.peers[reference.peers.depth == reference.peers.depth.max()]
-    return figures.peers(runs, AT_ONCE, reference.peers_caption)
+    return figures.peers(runs, reference.peers_caption)
 
 
 def _yardsticks(reference: Measurements) -> Figure:
-    return figures.yardsticks(reference.yardsticks, ratios(reference.yardsticks), reference.peers_caption)
+    return figures.yardsticks(reference.yardsticks, yardstick_ratios(reference.yardsticks), reference.peers_caption)
 
 
 def _pipeline(reference: Measurements) -> Figure:
-    timelines = {arm: reference.pipeline_timelines[arm] for arm in ("naive", "batched")}
-    rows = reference.pipeline[reference.pipeline.arm == "batched"]
+    timelines = {name: reference.pipeline_timelines[name] for name in ("naive", "batched")}
+    rows = reference.pipeline[reference.pipeline.variant == "batched"]
     return figures.pipeline_timeline(
         timelines, dict(zip(rows.agent, rows.n_prefix, strict=False)), reference.pipeline_caption
     )

@@ -130,7 +130,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
             row = saved.loc[depth].dropna()
             ax.plot(row.index, row, color=colour, marker=marker, markersize=6, linewidth=1.3, label=f"{depth:,} tokens")
         ax.axhline(1, color="#444444", linewidth=0.8)
-        ax.set(xscale="log", xlabel="agents", ylim=(0, None), ylabel="times less work an agent (measured)")
+        ax.set(xscale="log", xlabel="agents", ylim=(0, None), ylabel="times less work per agent (measured)")
         ax.set_xticks(saved.columns)
         ax.xaxis.set_minor_locator(NullLocator())
         plain_numbers(ax.xaxis)

@@ -7,30 +7,30 @@ from swarmkv_lab.figures.style import BASELINE, OURS, headline, plain_numbers, s
 
 
 def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """Latency and throughput by way, bars the medians and dots the repeats; frame: from guards.compare_guards."""
-    ways = list(dict.fromkeys(frame.way))
-    median = frame.groupby("way")[["latency_ms", "tokens_per_s"]].median()
+    """Latency and throughput by variant, bars the medians and dots the repeats; frame: from compare_guards."""
+    variants = list(dict.fromkeys(frame.variant))
+    median = frame.groupby("variant")[["latency_ms", "tokens_per_s"]].median()
     best = median.tokens_per_s.idxmax()
-    gain = median.tokens_per_s[best] / median.tokens_per_s[ways[0]]
+    gain = median.tokens_per_s[best] / median.tokens_per_s[variants[0]]
     with styled():
         figure = Figure(figsize=(8, 3.2))
         axes = figure.subplots(1, 2, sharey=True)
         for ax, metric, label in zip(
             axes,
             ("latency_ms", "tokens_per_s"),
-            ("an agent's answer, ms (measured)", "tokens a second (measured)"),
+            ("an agent's answer, ms (measured)", "tokens per second (measured)"),
             strict=True,
         ):
-            colours = [OURS if way == best else BASELINE for way in ways]
-            ax.barh(ways, median[metric].reindex(ways), color=colours, height=0.6)
-            ax.plot(frame[metric], frame.way, "o", color="#222222", markersize=3)
-            for y, value in enumerate(median[metric].reindex(ways)):
+            colours = [OURS if variant == best else BASELINE for variant in variants]
+            ax.barh(variants, median[metric].reindex(variants), color=colours, height=0.6)
+            ax.plot(frame[metric], frame.variant, "o", color="#222222", markersize=3)
+            for y, value in enumerate(median[metric].reindex(variants)):
                 ax.text(value, y, f"   {value:,.0f}", va="bottom", fontsize=9)
             ax.set(xlabel=label, xlim=(0, frame[metric].max() * 1.2))
             plain_numbers(ax.xaxis)
             ax.grid(axis="x", color="#E5E5E5", linewidth=0.6)
             ax.set_axisbelow(True)
         axes[0].invert_yaxis()
-        headline(figure, f"{gain:.1f}x the tokens a second: {best}")
+        headline(figure, f"{gain:.1f}x the tokens per second: {best}")
         small_print(figure, caption)
     return figure

@@ -1,28 +1,27 @@
 """Figures of peers: the lab's strategies beside what people use, and llama.cpp's own benchmarks."""
 
-from collections.abc import Collection
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from swarmkv_lab.analysis.costmodel import bound
+from swarmkv_lab.analysis.costmodel import bound, packed_strategies
 from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, plain_numbers, small_print, styled
 
 _PEER = "#555555"
 _MARKERS = ("o", "s", "D", "^", "v")
 
 
-def peers(runs: pd.DataFrame, at_once: Collection[str], caption: str = "") -> Figure:
-    """Strategies and peers at one depth, a marker a number of agents: an agent's wait at its turn, and the whole.
+def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
+    """Strategies and peers at one depth, a marker per number of agents: an agent's wait at its turn, and the whole.
 
-    runs: a comparison's, with naive and shared in it. at_once: those whose agents have no turns of their own.
+    runs: a comparison's, with naive and shared in it.
     """
     times = ["activation_ms", "branch_ms", "ttft_ms", "last_ttft_ms", "generate_ms", "end_to_end_ms"]
     median = runs.groupby(["strategy", "n_agents"], sort=False)[times].median()
     names = list(runs.strategy.unique())[::-1]
     agents = sorted(runs.n_agents.unique())
+    at_once = packed_strategies(runs)  # their agents have no turns
     panels = (  # the first agent of a peer may have to prefill
         ("last_ttft_ms", agents[1:] or agents, "one after another: the last one's TTFT, ms"),
         ("end_to_end_ms", agents, "from the first call to the last answer, ms"),
@@ -79,9 +78,9 @@ def _key(marker: str) -> Line2D:
 
 
 def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> Figure:
-    """Batched generation against agents: the lab's tokens a second over llama-batched-bench's, a dot a repeat.
+    """Batched generation against agents: the lab's tokens per second over llama-batched-bench's, a dot a repeat.
 
-    frame and ratios: from peers.yardsticks.
+    frame: from measure.yardsticks; ratios: from analysis.summary.yardstick_ratios.
     """
     runs = frame[frame.work == "generation"].pivot_table("tokens_per_s", ["n_agents", "repeat"], "program")
     ours = (100 * runs["swarmkv_lab"] / runs["llama-batched-bench"]).reset_index(name="share")
@@ -94,7 +93,7 @@ def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> 
         ax.scatter([agents.index(n) for n in ours.n_agents], ours.share, color=OURS, s=16, alpha=0.8)
         ax.plot(range(len(agents)), median, color=OURS, marker="_", markersize=22, markeredgewidth=2.5, linestyle="")
         ax.set(xlabel="agents in one batch", ylim=(0, 1.1 * ours.share.max()))
-        ax.set_ylabel("% of its tokens a second\n(measured)")
+        ax.set_ylabel("% of its tokens per second\n(measured)")
         ax.set_xticks(range(len(agents)), agents)
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
         ax.set_axisbelow(True)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from swarmkv_lab.fanout.report import PREFIX
+from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.figures.bench import draw_lanes, phase_key
 from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, small_print, styled
 
@@ -66,7 +66,7 @@ def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> 
 def pipeline_timeline(
     timelines: Mapping[str, pd.DataFrame], watermarks: Mapping[str, int], caption: str = ""
 ) -> Figure:
-    """Who did what when, a lane an agent, by strategy; dotted: the watermarks, where the prefill paused for agents.
+    """Who did what when, a lane per agent, by strategy; dotted: the watermarks, where the prefill paused for agents.
 
     timelines: Run.timeline by strategy; watermarks: Pipeline.watermarks.
     """
@@ -95,18 +95,18 @@ def pipeline_timeline(
 
 
 def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
-    """When each agent's answer begins, a mark an arm.
+    """When each agent's answer begins, a mark per variant.
 
     rows: pipeline_bench.compare_pipeline's; medians over its rounds.
     """
-    seconds = rows.groupby(["agent", "arm"], sort=False).first_token_at_ms.median().unstack() / 1e3
-    read = rows[rows.prefill_before_first > 0].groupby("arm").prefill_before_first.median().min()
+    seconds = rows.groupby(["agent", "variant"], sort=False).first_token_at_ms.median().unstack() / 1e3
+    read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median().min()
     with styled():
         figure = Figure(figsize=(8, 1.6 + 0.42 * len(seconds)))
         ax = figure.subplots()
         marks = {}
-        for arm in seconds:
-            strategy, _, waiting = arm.partition(",")
+        for variant in seconds:
+            strategy, _, waiting = variant.partition(",")
             colour, marker = STRATEGY[strategy]
             look = {
                 "color": colour,
@@ -114,8 +114,8 @@ def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
                 "linestyle": "",
                 "markerfacecolor": "white" if waiting else colour,
             }
-            ax.plot(seconds[arm], seconds.index, **look, markersize=7, zorder=3)
-            marks[arm] = Line2D([], [], **look, markersize=6)
+            ax.plot(seconds[variant], seconds.index, **look, markersize=7, zorder=3)
+            marks[variant] = Line2D([], [], **look, markersize=6)
         ax.hlines(seconds.index, 0, seconds.max(axis=1), color="#DDDDDD", linewidth=1)
         ax.set_ylim(len(seconds) - 0.5, -0.5)
         ax.set_xlim(left=0)

@@ -1,4 +1,4 @@
-"""Figures of sizes: what a token, a document and a fleet of agents weigh."""
+"""Figures of sizes: what a token, a document and a fleet of agents take."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ ATTENTION = {
 def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
     """The catalogue's models: parameters against the bytes that a token of an n_tokens document takes in a snapshot.
 
-    frame: a row a model with billions, attention and bytes_per_token (of a snapshot, so that windows count).
+    frame: a row per model with billions, attention and bytes_per_token (of a snapshot, so that windows count).
     """
     with styled():
         figure = Figure(figsize=(8, 5.2))
@@ -34,7 +34,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
                 name, (row.billions, row.bytes_per_token / 1024), (5, 3), textcoords="offset points", fontsize=7.5
             )
         ax.set(xscale="log", yscale="log", xlabel="parameters, billions", xlim=(0.09, 4000))
-        ax.set_ylabel(f"KiB of KV a token, f16, at {n_tokens:,} tokens (predicted)")
+        ax.set_ylabel(f"KiB of KV per token, f16, at {n_tokens:,} tokens (predicted)")
         for axis in (ax.xaxis, ax.yaxis):
             plain_numbers(axis)
         ax.grid(color="#E5E5E5", linewidth=0.6)
@@ -44,7 +44,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
         most, least = frame.bytes_per_token.max(), frame.bytes_per_token.min()
         headline(
             figure,
-            f"How attention shares its keys decides what a token weighs: {least / 1024:.0f} to {most / 1024:,.0f} KiB",
+            f"How attention shares its keys decides what a token takes: {least / 1024:.0f} to {most / 1024:,.0f} KiB",
         )
         small_print(figure, caption)
     return figure

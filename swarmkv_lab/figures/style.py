@@ -23,7 +23,7 @@ PHASES = {
     "restore": ("restore", "#E69F00", "xx"),
     "share": ("share", "#E69F00", ""),
     "branch": ("its question", "#D55E00", ""),
-    "choose": ("its answer", "#009E73", ""),
+    "sample": ("its answer", "#009E73", ""),
     "generate": ("its answer", "#009E73", ""),
 }
 # strategy: (colour, marker)

@@ -1,10 +1,8 @@
-"""The library itself: its version, its log, its threads, and pointers into numpy's memory."""
+"""The library itself: its version, its threads, its return codes, and pointers into numpy's memory."""
 
 import atexit
 import ctypes
-import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +11,11 @@ import numpy as np
 import psutil
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
+from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.log import take_errors as take_errors
 
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
-GGML_LOG_LEVEL_ERROR = 4
 DECODE_CODES = {
     1: "no free cells in the KV cache: raise n_ctx, remove a sequence, or, with sliding windows, pass swa_full=True",
     2: "the decode was aborted",
@@ -25,31 +24,10 @@ DECODE_CODES = {
     -3: "the computation failed",
 }
 
-log = logging.getLogger("swarmkv_lab.llama_cpp")
-log.addHandler(logging.NullHandler())
-_last_errors: deque[str] = deque(maxlen=3)
-
-
-@llama_cpp.llama_log_callback
-def _on_log(level: int, text: bytes, _user_data: Any) -> None:
-    """llama.cpp's log goes to Python's logging at level DEBUG; its errors also end up in our messages."""
-    line = text.decode("utf-8", "replace").rstrip()
-    if level == GGML_LOG_LEVEL_ERROR and line:
-        _last_errors.append(line)
-    log.debug(line)
-
-
-llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
-llama_cpp.llama_backend_init()
+with LlamaGuard():
+    llama_cpp.llama_backend_init()
 # weakref.finalize frees models and contexts at exit too; this handler is older than theirs, so it runs after them.
 atexit.register(llama_cpp.llama_backend_free)
-
-
-def take_errors() -> str:
-    """What llama.cpp logged as errors since the last call, as a suffix for a message."""
-    lines = "; ".join(_last_errors)
-    _last_errors.clear()
-    return f" (llama.cpp: {lines})" if lines else ""
 
 
 def default_threads() -> int:

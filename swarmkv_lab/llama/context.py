@@ -1,35 +1,39 @@
 """Context: sequences of tokens in one KV cache, always decoded at the position where each of them ends."""
 
+import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import Any
 
 import llama_cpp
 import numpy as np
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import ContextBudgetError, DecodeError, SwarmKVError
-from swarmkv_lab.llama.api import DECODE_CODES, require_memory, take_errors
+from swarmkv_lab.errors import (
+    INT32_MAX,
+    ContextBudgetError,
+    DecodeError,
+    SnapshotCorruptError,
+    SwarmKVError,
+    whole_number,
+)
+from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
-from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import Interrupt
-from swarmkv_lab.llama.sampling import GREEDY, Sampling
-from swarmkv_lab.llama.sequences import SequenceMethods
+from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.llama.state import StateMethods
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.weights import Weights
 
 Tokens = Sequence[int] | np.ndarray
 
 
-class Context(SequenceMethods, StateMethods):
+class Context:
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
-    kv_type: one of sizing.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it makes
-    small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
+    kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it
+    makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
     swa_full: layers with a sliding window keep everything rather than the window. n_threads: of a decode, by default
@@ -37,44 +41,43 @@ class Context(SequenceMethods, StateMethods):
     Raises ContextBudgetError when the cache does not fit the machine's memory.
     """
 
-    def __init__(self, model: "Model", settings: ContextSettings) -> None:
+    def __init__(self, model: Weights, settings: ContextSettings, guard: LlamaGuard) -> None:
         self.model = model
         self.settings = settings
+        self.guard = guard
         self.kv_type = settings.kv_pair
         self.flash_attn = settings.uses_flash_attn(model.on_gpu)
         self.n_stream = settings.n_stream
         self.n_seq_max = settings.n_seq_max
-        self.guard = LlamaGuard() if model.guard_per_context else model.guard
+        self.window = 0 if settings.swa_full or not model.sized else model.geometry.window
+        """positions that layers with a sliding window keep; 0: every layer keeps all"""
         self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn) if model.sized else 0
-        """Bytes of K and V that this allocates; 0 for architectures that sizing does not know."""
-        if not model.on_gpu:
-            require_memory(self.nbytes, f"a KV cache of {settings.n_ctx:,} tokens in {'/'.join(self.kv_type)}")
-        with self.guard, model.guard:
-            take_errors()
-            handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
-            if not handle:
-                raise SwarmKVError(f"llama.cpp made no context of {settings.n_ctx:,} tokens{take_errors()}")
-            self._handle = handle
-            self._free = weakref.finalize(self, _free, handle, self.guard)
-            model.adopt(self)
-            self._memory = llama_cpp.llama_get_memory(handle)
-            self.n_ctx = llama_cpp.llama_n_ctx(handle)
-            self.n_ctx_seq = llama_cpp.llama_n_ctx_seq(handle)
-            self.n_batch = llama_cpp.llama_n_batch(handle)
-        self.watch: Callable[[], None] | None = None
-        """Called before each llama_decode, in its thread; what it raises ends the decode as an error does."""
-        self._batch = Batch(self.n_batch)
+        """bytes of K and V that this allocates; 0 for architectures that sizing does not know"""
+        self.callback: Callable[[], None] | None = None
+        """called before each llama_decode, in its thread; what it raises ends the decode as an error does"""
+        self._inside = LlamaGuard()  # held in each of our calls: what is in use is not closed
         self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
+        if not model.on_gpu:
+            require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(self.kv_type)}")
+        with self.guard, model.guard:
+            take_errors()
+            self.kv_rotated = settings.rotates_kv
+            """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
+            handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
+            if not handle:
+                raise SwarmKVError(f"llama.cpp made no context of {settings.cells:,} tokens{take_errors()}")
+            self._handle = handle
+            self._free = weakref.finalize(self, _free, handle, self.guard)
+            self._memory = llama_cpp.llama_get_memory(handle)
+            self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
+            self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
+            self.n_batch: int = llama_cpp.llama_n_batch(handle)
+        self._batch = Batch(self.n_batch)
 
-    @property
-    def handle(self) -> int:
-        """llama.cpp's pointer, while this is open."""
-        if not self._free.alive:
-            raise SwarmKVError("this context is closed: make a new one with model.context(...)")
-        return self._handle
+    # -- decoding
 
     def decode(self, tokens: Tokens, seq_id: int = 0, *, start: int | None = None, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
@@ -90,7 +93,9 @@ class Context(SequenceMethods, StateMethods):
         self, tokens_by_seq: Mapping[int, Tokens], *, starts: Mapping[int, int] | None = None, progress: bool = False
     ) -> None:
         """Append tokens to several sequences at once, packed into as few llama_decode calls as n_batch allows."""
-        with self.guard:
+        if not tokens_by_seq:
+            raise SwarmKVError("there is nothing to decode: name at least one sequence and its tokens")
+        with self.guard, self._inside:
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
             for seq_id, ids in rows.items():
@@ -102,21 +107,22 @@ class Context(SequenceMethods, StateMethods):
             sizes = [len(ids) for ids in rows.values()]
             token = np.concatenate(list(rows.values()))
             seq = np.repeat(np.fromiter(rows, np.int32), sizes)
-            first = past | dict(starts or {})
+            first = past | {seq_id: whole_number("start", at) for seq_id, at in (starts or {}).items()}
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             bar = tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False)
             try:
                 with bar:
                     for start in range(0, len(token), self.n_batch):
-                        if self.watch:
-                            self.watch()
+                        if self.callback:
+                            self.callback()
                         stop = min(start + self.n_batch, len(token))
                         ends = last[(start <= last) & (last < stop)]
                         self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
                         bar.update(stop - start)
             except BaseException:
-                self._roll_back(past)
+                for seq_id, n_past in past.items():
+                    self._go_back(seq_id, n_past)
                 raise
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
@@ -132,20 +138,16 @@ class Context(SequenceMethods, StateMethods):
                 raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{take_errors()}")
             self._logits[int(seq[row])] = np.ctypeslib.as_array(source, (self.model.n_vocab,)).copy()
 
-    def _roll_back(self, past: Mapping[int, int]) -> None:
-        for seq_id, n_past in past.items():
-            self._go_back(seq_id, n_past)
-
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
-        with self.guard:
-            row = self.spend_logits(seq_id)
+        with self.guard, self._inside:
+            row = self.pop_logits(seq_id)
             self._logits[seq_id] = row
             return row.copy()
 
-    def spend_logits(self, seq_id: int) -> np.ndarray:
-        """A sequence's logits, which are then gone: drawing from them twice would repeat the token."""
-        with self.guard:
+    def pop_logits(self, seq_id: int = 0) -> np.ndarray:
+        """A sequence's logits, which are then gone: sampling from them twice would repeat the token."""
+        with self.guard, self._inside:
             self._check_seq(seq_id)
             if seq_id not in self._logits:
                 raise SwarmKVError(f"sequence {seq_id} has no logits: decode its next tokens first")
@@ -157,21 +159,233 @@ class Context(SequenceMethods, StateMethods):
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        return (step[seq_id] for step in generate_together(self, {seq_id: (max_tokens, sampling)}))
+        whole_number("max_tokens", max_tokens)
+        return self._stream(max_tokens, Sampler(sampling), seq_id)
+
+    def _stream(self, max_tokens: int, sampler: Sampler, seq_id: int) -> Iterator[int]:
+        token = n_past = -1
+        for i in range(max_tokens):
+            with self.guard:
+                if i:
+                    if self.n_past(seq_id) != n_past:
+                        raise SwarmKVError(f"sequence {seq_id} was changed while its answer was generated")
+                    self.decode([token], seq_id)
+                token = sampler.sample(self.pop_logits(seq_id))
+                n_past = self.n_past(seq_id)
+            if self.model.is_eog(token):
+                return
+            yield token
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
         return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
 
+    # -- sequences
+
+    def n_past(self, seq_id: int = 0) -> int:
+        """The position of a sequence's next token, which is the number of its tokens unless it was shifted."""
+        with self.guard, self._inside:
+            self._check_seq(seq_id)
+            return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+
+    def share(self, src: int, dst: int) -> None:
+        """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
+
+        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``. With sliding
+        windows src's state is written out and read back first, once, which frees the cells that they have passed.
+        """
+        with self.guard, self._inside:
+            self._check_seq(src)
+            self._check_seq(dst)
+            if self.n_stream > 1:
+                raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
+            if src == dst:
+                raise SwarmKVError(f"sequence {src} cannot be shared with itself")
+            self.clear(dst)
+            self._drop_what_windows_left(src)
+            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            self._shares.add(frozenset((src, dst)))
+            if src in self._logits:
+                self._logits[dst] = self._logits[src]
+
+    @contextmanager
+    def fork(self, n: int, seq_id: int = 0) -> Iterator[list[int]]:
+        """Lease n free sequences, each with all cells of ``seq_id``; they are cleared and free again afterwards.
+
+        Forks can be forked. Raises SwarmKVError when fewer than n sequences of the context's n_seq_max are free.
+        """
+        with self.guard, self._inside:
+            free = [i for i in range(self.n_seq_max) if i not in self._leased and i != seq_id and not self.n_past(i)]
+            if whole_number("n", n, 1) > len(free):
+                raise SwarmKVError(f"{n} forks were asked for, and {len(free)} of {self.n_seq_max} sequences are free")
+            leased = free[:n]
+            self._leased.update(leased)
+        try:
+            for fork in leased:
+                self.share(seq_id, fork)
+            yield leased
+        finally:
+            with self.guard:
+                self._leased.difference_update(leased)
+                if self._free.alive:
+                    for fork in leased:
+                        self.clear(fork)
+
+    def clear(self, seq_id: int | None = None) -> None:
+        """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""
+        with self.guard, self._inside:
+            if seq_id is None:
+                self.handle  # noqa: B018 raises once closed
+                llama_cpp.llama_memory_clear(self._memory, False)
+                self._logits.clear()
+                self._shares.clear()
+                return
+            self._check_seq(seq_id)
+            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
+            self._forget(seq_id)
+
+    def truncate(self, n_tokens: int, seq_id: int = 0) -> None:
+        """Keep a sequence's first n_tokens and remove the rest.
+
+        Raises SwarmKVError, the sequence being empty then, where it cannot go back: in a recurrent state, or to before
+        what a sliding window still has.
+        """
+        with self.guard, self._inside:
+            n_past = self.n_past(seq_id)
+            if whole_number("n_tokens", n_tokens) > n_past:
+                raise SwarmKVError(f"sequence {seq_id} has {n_past:,} tokens: it cannot keep {n_tokens}")
+            if n_tokens < n_past and not self._go_back(seq_id, n_tokens):
+                raise SwarmKVError(
+                    f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty now: a recurrent state "
+                    "keeps no past, and a sliding window only its own, unless swa_full=True"
+                )
+
+    def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
+        """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
+
+        The keys are rotated to their new positions at the next decode, and stored again in the KV type; the sequence
+        then has a gap where they were, or in front of it.
+        """
+        with self.guard, self._inside:
+            n_past = self.n_past(seq_id)
+            if n_past == 0:
+                raise SwarmKVError(f"sequence {seq_id} is empty: there is nothing to shift")
+            whole_number("start", start, 0, n_past - 1)
+            whole_number("delta", delta, 0, INT32_MAX - n_past)
+            if not llama_cpp.llama_memory_can_shift(self._memory):
+                raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
+            llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
+            self._logits.pop(seq_id, None)
+
+    # -- states
+
+    def state_bytes(self, seq_id: int | None = 0) -> int:
+        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None)."""
+        with self.guard, self._inside:
+            if seq_id is None:
+                return int(llama_cpp.llama_state_get_size(self.handle))
+            self._check_seq(seq_id)
+            return int(llama_cpp.llama_state_seq_get_size(self.handle, seq_id))
+
+    def get_state(self, seq_id: int | None = 0) -> np.ndarray:
+        """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data.
+
+        None: the whole context's, by llama_state_get_data. That is another format, which set_state refuses.
+        """
+        with self.guard, self._inside:
+            size = self.state_bytes(seq_id)
+            require_memory(size, "a snapshot")
+            state = np.empty(size, np.uint8)
+            target = pointer(state, ctypes.c_uint8)
+            if seq_id is None:
+                written = llama_cpp.llama_state_get_data(self.handle, target, size)
+            else:
+                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, seq_id)
+        if written != size:
+            raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
+        return state
+
+    def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
+        """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
+        with self.guard, self._inside:
+            self._check_seq(seq_id)
+            self._forget(seq_id)
+            take_errors()
+            size = state.nbytes
+            read = llama_cpp.llama_state_seq_set_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
+            if read == 0 or read != size:  # 0 is llama.cpp's word for refused, also of 0 bytes
+                self.clear(seq_id)
+                raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{take_errors()}")
+
+    # -- opening and closing
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's pointer, while this is open."""
+        if not self._free.alive:
+            raise SwarmKVError("this context is closed: make a new one with model.context(...)")
+        return int(self._handle)
+
     def close(self) -> None:
-        """Free the KV cache. Safe to call twice, and after the model's own close."""
-        self._free()
+        """Free the KV cache. Safe to call twice, and after the model's own close; waits for other threads' calls.
+
+        Raises SwarmKVError when it is called from inside one of its own calls (its callback, a signal handler).
+        """
+        with self.guard:
+            if self._inside.held and self._free.alive:
+                raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
+            self._free()
 
     def __enter__(self) -> "Context":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _check_seq(self, seq_id: int) -> None:
+        self.handle  # noqa: B018 raises once closed
+        if isinstance(seq_id, bool) or not isinstance(seq_id, int | np.integer) or not 0 <= seq_id < self.n_seq_max:
+            raise SwarmKVError(
+                f"sequence {seq_id!r} is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
+            )
+
+    def _forget(self, seq_id: int) -> None:
+        """What a sequence was is gone: its logits, and whom it shared cells with."""
+        self._logits.pop(seq_id, None)
+        self._shares = {pair for pair in self._shares if seq_id not in pair}
+
+    # -- sliding windows
+
+    def _first(self, seq_id: int) -> int:
+        """The first position that a sequence still has; -1 where it has none."""
+        return int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id))
+
+    def _drop_what_windows_left(self, seq_id: int) -> None:
+        """Free the cells that sliding windows have passed: once two sequences share them, llama.cpp never would.
+
+        A sequence's state has only the window's, so that is written and read back. Not where it shares cells already,
+        as they would be doubled: those that it had then were freed then.
+        """
+        if not self.window or self._first(seq_id) >= self.n_past(seq_id) - self.window:
+            return
+        if not any(seq_id in pair for pair in self._shares):
+            logits = self._logits.get(seq_id)
+            self.set_state(self.get_state(seq_id), seq_id)
+            if logits is not None:
+                self._logits[seq_id] = logits
+
+    def _go_back(self, seq_id: int, n_past: int) -> bool:
+        """Remove all from position n_past on, or everything where the rest is no longer whole: whether it was.
+
+        A recurrent state has no past to go back to, and a sliding window may have dropped it, all of it (-1) or some.
+        """
+        self._logits.pop(seq_id, None)
+        removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
+        seen_from = max(0, n_past + 1 - self.window) if self.window else max(0, n_past)
+        whole = removed and self.model.sized and (not n_past or 0 <= self._first(seq_id) <= seen_from)
+        if not whole:
+            self.clear(seq_id)
+        return bool(whole)
 
 
 def _free(handle: Any, guard: LlamaGuard) -> None:

@@ -1,23 +1,18 @@
-"""Generation: sequences that grow by one token a step, all of them in one decode."""
+"""Generation in step: sequences that grow by one token each, all of them in one decode."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.sampling import Sampler, Sampling
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama.context import Context
 
 Failed = Callable[[int, SwarmKVError], None]
 """Told of a sequence that could not go on, and why; without one the error is raised, and ends all of them."""
 
 
 def generate_together(
-    ctx: "Context",
+    ctx: Context,
     asked: Mapping[int, tuple[int, Sampling | Sampler]],
     stopped: Callable[[int], bool] = lambda seq_id: False,
     failed: Failed | None = None,
@@ -28,14 +23,11 @@ def generate_together(
     token of a sequence, whether nobody wants it any more. failed: see decode_together.
     """
     for max_tokens, _ in asked.values():
-        if max_tokens < 0:
-            raise SwarmKVError(f"max_tokens={max_tokens}: it must be at least 0")
+        whole_number("max_tokens", max_tokens)
     return _steps(ctx, asked, stopped, failed)
 
 
-def decode_together(
-    ctx: "Context", tokens_by_seq: Mapping[int, Sequence[int] | np.ndarray], failed: Failed | None = None
-) -> list[int]:
+def decode_together(ctx: Context, tokens_by_seq: Mapping[int, Tokens], failed: Failed | None = None) -> list[int]:
     """``Context.decode_many``, and the sequences that it succeeded for.
 
     With ``failed``, what cannot be decoded together is decoded one by one, which is warned of, and it is told of each
@@ -65,26 +57,33 @@ def decode_together(
 
 
 def _steps(
-    ctx: "Context",
+    ctx: Context,
     asked: Mapping[int, tuple[int, Sampling | Sampler]],
     stopped: Callable[[int], bool],
     failed: Failed | None,
 ) -> Iterator[dict[int, int]]:
+    def gone(seq_id: int, error: SwarmKVError) -> None:
+        if failed is None:
+            raise error
+        failed(seq_id, error)
+
     samplers = {seq_id: how if isinstance(how, Sampler) else Sampler(how) for seq_id, (_, how) in asked.items()}
-    step = dict.fromkeys(asked, -1)
+    step, past = dict.fromkeys(asked, -1), dict.fromkeys(asked, -1)
     for i in range(max((max_tokens for max_tokens, _ in asked.values()), default=0)):
         live = [seq_id for seq_id in step if i < asked[seq_id][0] and not stopped(seq_id)]
         with ctx.guard:
             if i:
+                for seq_id in [seq_id for seq_id in live if ctx.n_past(seq_id) != past[seq_id]]:
+                    live.remove(seq_id)
+                    gone(seq_id, SwarmKVError(f"sequence {seq_id} was changed while its answer was generated"))
                 live = decode_together(ctx, {seq_id: [step[seq_id]] for seq_id in live}, failed)
             step = {}
             for seq_id in live:
                 try:
-                    step[seq_id] = samplers[seq_id].sample(ctx.spend_logits(seq_id))
+                    step[seq_id] = samplers[seq_id].sample(ctx.pop_logits(seq_id))
                 except SwarmKVError as error:
-                    if failed is None:
-                        raise
-                    failed(seq_id, error)
+                    gone(seq_id, error)
+            past = {seq_id: ctx.n_past(seq_id) for seq_id in step}
         step = {seq_id: token for seq_id, token in step.items() if not ctx.model.is_eog(token)}
         if not step:
             return

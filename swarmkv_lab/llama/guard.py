@@ -1,9 +1,10 @@
 """LlamaGuard: one thread at a time inside llama.cpp."""
 
-import threading
+from _thread import RLock
+from weakref import WeakValueDictionary
 
 
-class LlamaGuard:
+class LlamaGuard(RLock):  # type: ignore[misc]  # final for the type checker only
     """A re-entrant lock around calls into llama.cpp.
 
     ctypes releases the GIL during a call, so two Python threads really do enter the library together, and two of
@@ -11,12 +12,20 @@ class LlamaGuard:
     (``with ctx.guard:``) to make several calls one step, such as a decode and the reading of its logits.
     """
 
+    # Entered and left in C, as the lock itself is: no signal can come between taking it and knowing that it is taken.
+
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        _guards[id(self)] = self
 
-    def __enter__(self) -> "LlamaGuard":
-        self._lock.acquire()
-        return self
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread is inside."""
+        return bool(self._is_owned())  # type: ignore[attr-defined]  # as threading.Condition asks
 
-    def __exit__(self, *exc: object) -> None:
-        self._lock.release()
+
+_guards: WeakValueDictionary[int, LlamaGuard] = WeakValueDictionary()
+
+
+def inside() -> bool:
+    """Whether the calling thread holds any guard: what llama.cpp says then, it says to us."""
+    return any((guard := ref()) is not None and guard.held for ref in _guards.valuerefs())

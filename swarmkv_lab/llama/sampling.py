@@ -2,14 +2,16 @@
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.api import pointer
 
+_COLDEST = 1e-4  # logits are divided by it in float32: far below, they overflow, and the draw is no longer a draw
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
@@ -27,23 +29,24 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rules = {
-            "temperature": (0 <= self.temperature < float("inf"), "a finite number of at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0 (0: off)"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1 (1: off)"),
-            "min_p": (0 <= self.min_p <= 1, "from 0 (off) to 1"),
-            "seed": (0 <= self.seed < 2**32 - 1, "from 0 to 2**32 - 2"),
+        whole_number("top_k", self.top_k)
+        whole_number("seed", self.seed, 0, 2**32 - 2)
+        rules: dict[str, tuple[Callable[[float], bool], str]] = {
+            "temperature": (lambda t: t == 0 or _COLDEST <= t < np.inf, f"0, or a finite number from {_COLDEST} on"),
+            "top_p": (lambda p: 0 < p <= 1, "above 0 and at most 1 (1: off)"),
+            "min_p": (lambda p: 0 <= p <= 1, "from 0 (off) to 1"),
         }
         for name, (holds, rule) in rules.items():
-            if not holds:
-                raise SwarmKVError(f"{name} is {getattr(self, name)!r}, it must be {rule}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not holds(float(value)):
+                raise SwarmKVError(f"{name}={value!r}: it must be {rule}")
 
 
 GREEDY = Sampling()
 
 
 class Sampler:
-    """One agent's sampler: greedy, or a chain with a random state of its own, so every agent gets its own."""
+    """Draws one agent's tokens: greedy, or a chain with a random state of its own, so every agent gets its own."""
 
     def __init__(self, sampling: Sampling = GREEDY) -> None:
         self._chain = None

@@ -1,22 +1,29 @@
-"""What a Context is made with: checked, resolved, and turned into llama.cpp's parameters."""
+"""ContextSettings: what a Context is made with, checked, resolved, and turned into llama.cpp's parameters."""
 
-from dataclasses import dataclass
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import Any
 
 import llama_cpp
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, kv_types, pad
+from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, is_quantized, kv_types, pad
 
-_MAX_SEQUENCES = llama_cpp.llama_max_parallel_sequences()
-_MAX_TOKENS = 2**31 - 1  # positions are int32
+ROTATION_VARIABLE = "LLAMA_ATTN_ROT_DISABLE"
+MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
+MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS; with more it writes past an array
 
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """The settings of a Context; see there for their meaning."""
+    """The settings of a Context; see there for their meaning. They travel from a call's door to llama.cpp as they are.
 
-    n_ctx: int
+    n_ctx: None until it is known how many tokens there will be (``sized``).
+    """
+
+    n_ctx: int | None = None
     n_seq_max: int = 1
     kv_type: KVType = "f16"
     flash_attn: bool | str = "auto"
@@ -27,16 +34,30 @@ class ContextSettings:
     n_threads_batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("n_ctx", _MAX_TOKENS), ("n_batch", _MAX_TOKENS), ("n_seq_max", _MAX_SEQUENCES)):
-            if not 1 <= getattr(self, name) <= most:
-                raise SwarmKVError(f"{name}={getattr(self, name)}: it must be from 1 to {most:,}")
-        for name in ("n_threads", "n_threads_batch"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SwarmKVError(f"{name}={getattr(self, name)}: it must be at least 1")
-        if self.flash_attn not in ("auto", True, False):
+        optional = {"n_ctx": INT32_MAX, "n_threads": MAX_THREADS, "n_threads_batch": MAX_THREADS}
+        for name, most in {"n_batch": INT32_MAX, "n_seq_max": MAX_SEQUENCES, **optional}.items():
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                whole_number(name, value, 1, most)
+        for name in ("kv_unified", "swa_full"):
+            if not isinstance(getattr(self, name), bool):
+                raise SwarmKVError(f"{name}={getattr(self, name)!r}: it is True or False")
+        if not isinstance(self.flash_attn, bool) and self.flash_attn != "auto":
             raise SwarmKVError(f"flash_attn={self.flash_attn!r}: it is 'auto', True or False")
-        if self.flash_attn is False and self.v_quantized:
+        if self.flash_attn is False and is_quantized(self.kv_pair[1]):
             raise SwarmKVError(f"V as {self.kv_pair[1]} needs flash attention: pass flash_attn='auto' or True")
+
+    @classmethod
+    def of(cls, **settings: Any) -> "ContextSettings":
+        """From a caller's keywords; SwarmKVError for one that is no setting."""
+        known = cls.__dataclass_fields__
+        if unknown := [name for name in settings if name not in known]:
+            raise SwarmKVError(f"{', '.join(unknown)}: the settings of a context are {', '.join(known)}")
+        return cls(**settings)
+
+    def sized(self, n_ctx: int) -> "ContextSettings":
+        """With so many cells, unless the caller has chosen a number."""
+        return self if self.n_ctx is not None else replace(self, n_ctx=n_ctx)
 
     @property
     def kv_pair(self) -> tuple[str, str]:
@@ -44,13 +65,15 @@ class ContextSettings:
         return kv_types(self.kv_type)
 
     @property
-    def v_quantized(self) -> bool:
-        """Whether V is stored in blocks, which only flash attention can read."""
-        return self.kv_pair[1] not in ("f32", "f16", "bf16")
+    def cells(self) -> int:
+        """n_ctx, once it is known."""
+        if self.n_ctx is None:
+            raise SwarmKVError("n_ctx is not set: say how many tokens the context is to hold")
+        return self.n_ctx
 
     @property
     def n_stream(self) -> int:
-        """Separate caches: one for all sequences, or one a sequence."""
+        """Separate caches: one for all sequences, or one per sequence."""
         return 1 if self.kv_unified else self.n_seq_max
 
     @property
@@ -63,10 +86,15 @@ class ContextSettings:
         """Threads of a decode of several: a prefill, or agents in step."""
         return self.n_threads_batch or self.threads
 
+    @property
+    def rotates_kv(self) -> bool:
+        """Whether a context that is made now rotates a head's elements before it quantizes them."""
+        return any(map(is_quantized, self.kv_pair)) and not _rotation_disabled()
+
     def cache_bytes(self, geometry: KVGeometry, flash_attn: bool) -> int:
         """Bytes of K and V that llama.cpp will allocate."""
         return geometry.cache_bytes(
-            self.n_ctx,
+            self.cells,
             self.kv_type,
             n_seq_max=self.n_seq_max,
             unified=self.kv_unified,
@@ -77,13 +105,13 @@ class ContextSettings:
 
     def uses_flash_attn(self, on_gpu: bool) -> bool:
         """What "auto" comes to."""
-        return (self.v_quantized or on_gpu) if self.flash_attn == "auto" else bool(self.flash_attn)
+        return (is_quantized(self.kv_pair[1]) or on_gpu) if self.flash_attn == "auto" else bool(self.flash_attn)
 
-    def params(self, on_gpu: bool) -> llama_cpp.llama_context_params:
-        """llama.cpp's parameters."""
+    def params(self, on_gpu: bool) -> Any:
+        """llama.cpp's parameters, a llama_context_params."""
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = pad(self.n_ctx)  # llama.cpp pads it too, but cuts n_batch to what it was before
-        params.n_outputs_max = self.n_seq_max  # a row of logits a sequence; fewer than n_seq_max abort the process
+        params.n_ctx = pad(self.cells)  # llama.cpp pads it too, but cuts n_batch to what it was before
+        params.n_outputs_max = self.n_seq_max  # a row of logits per sequence; fewer than n_seq_max abort the process
         params.n_batch = self.n_batch
         params.n_ubatch = min(self.n_batch, UBATCH)
         params.n_seq_max = self.n_seq_max
@@ -94,3 +122,9 @@ class ContextSettings:
         params.swa_full = self.swa_full
         params.offload_kqv = on_gpu
         return params
+
+
+def _rotation_disabled() -> bool:
+    """As llama.cpp reads its environment when it makes a context: a number other than 0."""
+    number = re.match(r"\s*[+-]?\d+", os.environ.get(ROTATION_VARIABLE, ""))
+    return bool(number and int(number.group()))

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.analysis.divergence import kl_divergence
+from swarmkv_lab.analysis.divergence import divergence
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import Context, Model
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVType
 
 
@@ -46,13 +47,6 @@ def predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
         ctx.decode([token])
         rows.append(ctx.logits())
     return rows
-
-
-def divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:
-    """kl_mean and kl_max in nats, from the reference, and top1, the share of the same arg-max, over rows of logits."""
-    kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
-    same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
-    return {"kl_mean": float(np.mean(kl)), "kl_max": float(np.max(kl)), "top1": float(np.mean(same))}
 
 
 def _of_kv_type(

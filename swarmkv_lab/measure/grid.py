@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
-from swarmkv_lab.fanout.fan_out import Prompts, budget, fan_out, named_prompts
+from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts, run_once
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama import Model
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.runlog import Round, RunLog
 
@@ -27,46 +30,89 @@ _DOUBLED_AT = 2600
 
 def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list[Round]:
     """The whole product once, then again: an interrupted sweep has every point rather than some of them often."""
-    if not (depths and n_agents) or min(*depths, *n_agents, repeats) < 1:
-        raise SwarmKVError("depths and n_agents must not be empty, and all of them and repeats at least 1")
+    if not (len(depths) and len(n_agents)):
+        raise SwarmKVError("depths and n_agents must not be empty: name at least one of each")
+    for name, values in (("depths", depths), ("n_agents", n_agents), ("repeats", [repeats])):
+        for value in values:
+            whole_number(name, value, 1)
     return [Round(repeat, depth, n) for repeat in range(repeats) for depth in depths for n in n_agents]
 
 
-def measure(
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured, checked: nothing of it will be refused half way. From ``plan``."""
+
+    model: Model
+    prefix: np.ndarray
+    prompts: Mapping[str, np.ndarray]
+    strategies: Sequence[Strategy]
+    """the baseline first: the others' answers are compared with its"""
+    max_tokens: int
+    settings: ContextSettings
+    callback: Callable[[Run], None] | None
+
+    def run(self, strategy: Strategy, depth: int, n_agents: int) -> Run:
+        """One strategy at one point."""
+        return self._run(strategy, self.prefix[:depth], n_agents, self.max_tokens)
+
+    def warm_up(self, n_agents: int) -> None:
+        """Each strategy once, unmeasured: pages, threads and caches are warm afterwards."""
+        for strategy in self.strategies:
+            self._run(strategy, self.prefix[:64], n_agents, min(1, self.max_tokens))
+
+    def _run(self, strategy: Strategy, prefix: np.ndarray, n_agents: int, max_tokens: int) -> Run:
+        return run_once(
+            self.model,
+            prefix,
+            strategy,
+            prompts=_take(self.prompts, n_agents),
+            max_tokens=max_tokens,
+            settings=self.settings,
+            callback=self.callback,
+        )
+
+
+def plan(
     model: Model,
     tokens: Sequence[int] | np.ndarray,
     rounds: Sequence[Round],
     strategies: Sequence[str | Strategy],
     *,
     agents: Prompts | None = None,
-    log: RunLog | None = None,
-    progress: bool = True,
-    **settings: Any,
-) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
-    """Yield (round, run, exactness against naive), the strategies in turns within each round (A B C, A B C).
-
-    Everything is warmed up once, unmeasured. Agents' prompts are taken in turn from ``agents``, by default the
-    dossier's. Without naive among the strategies exactness is empty. Runs that ``log`` holds are not measured again.
-    """
+    max_tokens: int = 32,
+    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
+    callback: Callable[[Run], None] | None = None,
+) -> Plan:
+    """A Plan, or the SwarmKVError that one of its runs would end with. agents: by default the dossier's."""
     if not strategies:
-        raise SwarmKVError("strategies must not be empty")
+        raise SwarmKVError("strategies must not be empty: name at least one")
     prefix = model.check_tokens(tokens)
     deepest = max(this.depth for this in rounds)
     if deepest > len(prefix):
         raise SwarmKVError(f"depth {deepest:,} is more than the document's {len(prefix):,} tokens")
-    prompts = _prompts(model, agents)
-    groups = {n: _take(prompts, n) for n in sorted({this.n_agents for this in rounds})}
-    named = {one if isinstance(one, str) else one.__name__: one for one in strategies}
-    strategies = sorted(named, key=lambda name: name != "naive")
-    todo = {key: _work(*key) for key in product(rounds, strategies)}
+    prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
+    by_name = {strategy.name: strategy for strategy in map(strategy_named, strategies)}
+    chosen = sorted(by_name.values(), key=lambda strategy: not strategy.is_baseline)
+    for strategy, this in product(chosen, rounds):
+        lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
+        budget(model, strategy, this.depth, lengths, max_tokens, settings)
+    return Plan(model, prefix, prompts, chosen, max_tokens, settings, callback)
+
+
+def measure(
+    plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True, warm_up: bool = True
+) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
+    """Yield (round, run, exactness against naive), the strategies in turns within each round (A B C, A B C).
+
+    Agents' prompts are taken in turn. Without naive among the strategies exactness is empty. Runs that ``log`` holds
+    are not measured again.
+    """
+    todo = {(this, strategy.name): _work(this, strategy) for this, strategy in product(rounds, plan.strategies)}
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
         return
-    for strategy, this in product(strategies, rounds):
-        lengths = {name: len(prompt) for name, prompt in groups[this.n_agents].items()}
-        budget(model, strategy, this.depth, lengths, settings.get("max_tokens", 32), settings.get("n_ctx"))
-    for strategy in strategies:  # pages, threads and caches are warm afterwards
-        fan_out(model, prefix[:64], groups[max(groups)], named[strategy], **settings | {"max_tokens": 1})
+    if warm_up:
+        plan.warm_up(max(this.n_agents for this in rounds))
     bar = tqdm(
         total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
         disable=None if progress else True,
@@ -74,30 +120,45 @@ def measure(
     )  # fmt: skip
     with bar:
         for this in rounds:
-            left = [strategy for strategy in strategies if not (log and (this, strategy) in log)]
-            group = prefix[: this.depth], groups[this.n_agents]
-            reference = log.reference(this) if log else None
-            if (
-                left and reference is None and log and (this, "naive") in log
-            ):  # its answers are gone, its times are kept
-                reference = fan_out(model, *group, "naive", **settings).branches
+            left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
+            reference = _kept_reference(plan, this, log) if left else None
             for strategy in left:
-                bar.set_postfix_str(f"{strategy}, {this.depth:,} tokens, {this.n_agents} agents")
-                run = fan_out(model, *group, named[strategy], **settings)
-                reference = run.branches if strategy == "naive" else reference
+                bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
+                run = plan.run(strategy, this.depth, this.n_agents)
+                reference = run.branches if strategy.is_baseline else reference
                 exactness = run.compare(reference) if reference else pd.DataFrame()
                 if log:
-                    log.append(this, record(this, run, exactness), run.branches)
-                bar.update(todo[this, strategy])
+                    log.append(this, record(this, run, exactness), run.branches if strategy.is_baseline else None)
+                bar.update(todo[this, strategy.name])
                 yield this, run, exactness
 
 
+def _kept_reference(plan: Plan, this: Round, log: RunLog | None) -> Sequence[Branch] | None:
+    """Naive's answers in a round that was stopped in the middle; computed again where only their times were kept."""
+    baseline = plan.strategies[0]
+    if log is None or (this, baseline.name) not in log or not baseline.is_baseline:
+        return None
+    return log.reference(this) or plan.run(baseline, this.depth, this.n_agents).branches
+
+
 def race(
-    model: Model, tokens: Sequence[int] | np.ndarray, agents: Prompts, strategies: Sequence[str], **settings: Any
+    model: Model,
+    tokens: Sequence[int] | np.ndarray,
+    agents: Prompts,
+    strategies: Sequence[str | Strategy],
+    *,
+    max_tokens: int = 32,
+    callback: Callable[[Run], None] | None = None,
+    progress: bool = True,
+    **settings: Any,
 ) -> dict[str, Run]:
     """Each strategy once on the same agents, after a warm-up: the runs by strategy."""
     once = rounds([len(tokens)], [len(agents)], 1)
-    return {run.strategy: run for _, run, _ in measure(model, tokens, once, strategies, agents=agents, **settings)}
+    chosen = ContextSettings.of(**settings)
+    asked = plan(
+        model, tokens, once, strategies, agents=agents, max_tokens=max_tokens, settings=chosen, callback=callback
+    )
+    return {run.strategy: run for _, run, _ in measure(asked, once, progress=progress)}
 
 
 def sweep(
@@ -106,20 +167,32 @@ def sweep(
     *,
     depths: Sequence[int],
     n_agents: Sequence[int],
-    strategies: Sequence[str | Strategy],
+    strategies: Sequence[str | Strategy] = tuple(STRATEGIES),
     repeats: int = 3,
     agents: Prompts | None = None,
+    max_tokens: int = 32,
     path: str | Path | None = None,
+    progress: bool = True,
+    callback: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Measure depths x n_agents x strategies x repeats: a tidy DataFrame, a row a run (columns: data/README.md).
+    """Measure depths x n_agents x strategies x repeats: a tidy DataFrame, a row per run (columns: data/README.md).
 
     path: a CSV that each run is appended to as it is measured, with a JSON of the machine, the versions and the
     settings beside it. The same call goes on from there after an interrupt; a file measured otherwise is refused.
     Without a path an interrupt returns what was measured until then, with a warning.
     """
     return sweep_rounds(
-        model, tokens, rounds(depths, n_agents, repeats), strategies, agents=agents, path=path, **settings
+        model,
+        tokens,
+        rounds(depths, n_agents, repeats),
+        strategies,
+        agents=agents,
+        max_tokens=max_tokens,
+        path=path,
+        progress=progress,
+        callback=callback,
+        settings=ContextSettings.of(**settings),
     )
 
 
@@ -130,20 +203,22 @@ def sweep_rounds(
     strategies: Sequence[str | Strategy],
     *,
     agents: Prompts | None = None,
+    max_tokens: int = 32,
     path: str | Path | None = None,
     progress: bool = True,
-    watch: Callable[[Run], None] | None = None,
-    **settings: Any,
+    callback: Callable[[Run], None] | None = None,
+    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
 ) -> pd.DataFrame:
     """As sweep, over rounds that need not be a whole product."""
-    prompts = _prompts(model, agents)
+    asked = plan(
+        model, tokens, rounds, strategies, agents=agents, max_tokens=max_tokens, settings=settings, callback=callback
+    )
     log = None
     if path is not None:
-        log = RunLog(Path(path), environment(model, **_input(model, tokens, prompts), **settings))
-    how = {"agents": prompts, "log": log, "progress": progress, "watch": watch, **settings}
+        log = RunLog(Path(path), environment(model, settings, **_input(asked), max_tokens=max_tokens))
     records = []
     try:
-        for measured in measure(model, tokens, rounds, strategies, **how):
+        for measured in measure(asked, rounds, log=log, progress=progress):
             records.append(record(*measured))
     except KeyboardInterrupt:
         if log or not records:
@@ -151,7 +226,7 @@ def sweep_rounds(
         warnings.warn(f"interrupted: the {len(records)} runs measured until then are returned", stacklevel=2)
     if log:
         log.close()
-        return log.frame(rounds, [one if isinstance(one, str) else one.__name__ for one in strategies])
+        return log.frame(rounds, [strategy.name for strategy in asked.strategies])
     return pd.DataFrame(records)
 
 
@@ -167,26 +242,22 @@ def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _work(this: Round, strategy: str) -> float:
-    prefills = this.n_agents if strategy == "naive" else 1
+def _work(this: Round, strategy: Strategy) -> float:
+    prefills = this.n_agents if strategy.is_baseline else 1
     return prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
 
 
-def _prompts(model: Model, agents: Prompts | None) -> dict[str, np.ndarray]:
-    return named_prompts(model, load_agents("dossier") if agents is None else agents)
-
-
-def _input(model: Model, tokens: Sequence[int] | np.ndarray, prompts: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _input(asked: Plan) -> dict[str, str]:
     """What the runs read, by its hashes."""
-    asked = b"".join(prompt.tobytes() for prompt in prompts.values())
-    read = {"document_sha256": model.check_tokens(tokens).tobytes(), "prompts_sha256": asked}
+    read = {"document_sha256": asked.prefix.tobytes()}
+    read["prompts_sha256"] = b"".join(prompt.tobytes() for prompt in asked.prompts.values())
     return {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 
 def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     """n prompts, going round again when there are fewer: security, ..., security 2, ..."""
-    rounds = (
+    turns = (
         (name if i < len(prompts) else f"{name} {i // len(prompts) + 1}", prompts[name])
         for i, name in enumerate(islice(cycle(prompts), n))
     )
-    return dict(rounds)
+    return dict(turns)

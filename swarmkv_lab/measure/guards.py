@@ -16,7 +16,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import GREEDY, Context, LlamaGuard, Model, default_threads, generate_together
+from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Answers = list[list[int]]
@@ -27,11 +32,11 @@ _LONGEST_S = 10
 def compare_guards(
     model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
 ) -> pd.DataFrame:
-    """Agents that answer over one prefix in each of WAYS, in turns: a row a way and repeat.
+    """Agents that answer over one prefix in each of VARIANTS, in turns: a row per variant and repeat.
 
     latency_ms: from the start of all to an agent's whole answer, mean; tokens_per_s: of all together; same_tokens: as
-    one after the other. Contexts are made and the prefix is restored before the clock starts; each way has the same
-    number of cores, shared among the contexts that decode at the same time.
+    one after the other. Contexts are made and the prefix is restored before the clock starts; each variant has the
+    same number of cores, shared among the contexts that decode at the same time.
     """
     if model.on_gpu:
         raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
@@ -52,8 +57,8 @@ def compare_guards(
             snapshot.restore(ctx)
         contexts = {1: [whole], 2: many[cores], 3: many[max(1, cores // len(prompts))]}
         expected = None
-        for repeat, way in tqdm([(r, w) for r in range(-1, repeats) for w in WAYS], desc="guards", leave=False):
-            which, how = WAYS[way]
+        for repeat, variant in tqdm([(r, v) for r in range(-1, repeats) for v in VARIANTS], desc="guards", leave=False):
+            which, how = VARIANTS[variant]
             start = time.perf_counter()
             answers, ends = how(contexts[which], prompts, max_tokens)
             seconds = np.array(ends) - start
@@ -63,7 +68,7 @@ def compare_guards(
             rows.append(
                 {
                     "repeat": repeat,
-                    "way": way,
+                    "variant": variant,
                     "latency_ms": 1e3 * seconds.mean(),
                     "tokens_per_s": sum(map(len, answers)) / seconds.max(),
                     "same_tokens": answers == expected,
@@ -128,7 +133,7 @@ def _together(
 def _in_threads(
     contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
 ) -> tuple[Answers, list[float]]:
-    """A thread an agent: in the one context, or each in its own."""
+    """A thread per agent: in the one context, or each in its own."""
     own = list(contexts) * (len(prompts) if len(contexts) == 1 else 1)
     with ThreadPoolExecutor(len(prompts)) as threads:
         jobs = [
@@ -160,9 +165,9 @@ def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> t
     return answer, end
 
 
-Way = Callable[[Sequence[Context], Sequence[np.ndarray], int], tuple[Answers, list[float]]]
-# which contexts: 1 the one of all, 2 one an agent with all cores, 3 one an agent with its share of them
-WAYS: Mapping[str, tuple[int, Way]] = {
+Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], tuple[Answers, list[float]]]
+# which contexts: 1 the one of all, 2 one per agent with all cores, 3 one per agent with its share of them
+VARIANTS: Mapping[str, tuple[int, Variant]] = {
     "in turns": (1, _in_turns),
     "threads, one context": (1, _in_threads),
     "threads, a context each, one guard": (2, _in_threads),
@@ -179,7 +184,7 @@ def _unguarded() -> None:
         ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
         ctx.decode(tokens, _DOCUMENT)
         expected, _ = _in_turns([ctx], prompts, 16)
-        ctx.guard = nullcontext()
+        ctx.guard = ctx._inside = nullcontext()  # type: ignore[assignment]
         signal.alarm(_LONGEST_S)
         for i in range(asked["rounds"]):
             answers, _ = _in_threads([ctx], prompts, 16)

@@ -1,4 +1,4 @@
-"""weigh: a model's KV cache on the scales, or its twin's: bytes predicted and measured, and what moving them takes."""
+"""measure_kv: a model's KV cache, or its twin's: bytes predicted and measured, and what moving them takes."""
 
 import timeit
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 from swarmkv_lab.sizing.twins import twin
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
-def weigh(
+def measure_kv(
     source: str | Path | Model | KVGeometry,
     n_tokens: int,
     kv_type: KVType = "f16",
@@ -32,10 +32,11 @@ def weigh(
     shape = geometry(source)
     predicted = shape.snapshot_bytes(n_tokens, kv_type)
     with ExitStack() as stack:
-        model = source
-        if not isinstance(source, Model):
+        if isinstance(source, Model):
+            model = source
+        else:
             by_twin = isinstance(source, KVGeometry) or source in catalogue().index
-            model = stack.enter_context(load_model(twin(shape) if by_twin else source))
+            model = stack.enter_context(load_model(twin(shape) if by_twin else Path(str(source))))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
         ctx.decode(tokens, progress=progress)
@@ -55,3 +56,6 @@ def weigh(
 def _ms(call: Callable[[], Any]) -> float:
     """The median of a few calls."""
     return float(np.median(timeit.repeat(call, number=1, repeat=5))) * 1e3
+
+
+weigh = measure_kv  # its first name, which notebooks out there still call

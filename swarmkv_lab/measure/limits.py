@@ -1,31 +1,43 @@
 """Limits: what a restore cannot be faster than, the copying of its bytes in memory."""
 
 import timeit
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 
 
-def restore_against_memcpy(model: Model, tokens: np.ndarray, rounds: int = 9, **settings: Any) -> dict[str, Any]:
+def restore_against_memcpy(
+    model: Model,
+    tokens: Sequence[int] | np.ndarray,
+    rounds: int = 9,
+    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
+) -> dict[str, Any]:
     """Restore beside two copies of the same bytes between warm buffers, interleaved; medians in ms.
 
     memcpy_ms: one block, which the C library writes past the caches; ratio: restore over that. pieces_ms: the pieces
     that llama.cpp's cache is made of (a layer's keys; with flash attention off, each element of its values for all
     tokens), which are too small for that.
     """
-    with model.context(**{"n_ctx": len(tokens)} | settings) as ctx:
+    with model.open_context(settings.sized(len(tokens))) as ctx:
         ctx.decode(tokens)
         snapshot = KVSnapshot.capture(ctx, tokens)
         target = snapshot.data.copy()
         pieces = _pieces(snapshot, model, ctx.n_ctx) if model.sized else []
-        calls = (
+
+        def copy_pieces() -> None:
+            for into, piece in pieces:
+                np.copyto(into, piece)
+
+        calls: tuple[Callable[[], None], ...] = (
             lambda: snapshot.restore(ctx),
             lambda: np.copyto(target, snapshot.data),
-            lambda: [np.copyto(into, piece) for into, piece in pieces],
+            copy_pieces,
         )
         seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
     restore, memcpy, in_pieces = (float(each) * 1e3 for each in np.median(seconds[1:], axis=0))

@@ -1,4 +1,4 @@
-"""Comparison: the lab's strategies and its peers on the same prompts, in one sweep."""
+"""Peers measured: the lab's strategies and its peers on the same prompts, in one sweep."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,9 @@ import pandas as pd
 from swarmkv_lab.fanout.documents import load_agents
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
 from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.grid import sweep
 from swarmkv_lab.peers import opened
-
-AT_ONCE = ("batched", "server_cold", "server_unified", "server_primed")
-"""They answer all agents at the same time; with the others an agent's turn comes when the one before has its answer."""
 
 
 def compare_peers(
@@ -45,33 +42,3 @@ def compare_peers(
             model, prefix, depths=[depth], n_agents=n_agents, strategies=[*strategies, *ready.values()],
             agents=branches, repeats=repeats, max_tokens=max_tokens, path=path, **settings,
         )  # fmt: skip
-
-
-def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A comparison at one depth, medians, by strategy: the last agent's first token, end to end, KV memory, answers.
-
-    The last agent's first token is counted from its turn (agents that come one after another; none for AT_ONCE), and
-    from the first call (agents that all come at once). The last column is the share of runs in which all answers have
-    naive's tokens.
-    """
-    most = frame.n_agents.max()
-    times = frame.pivot_table(
-        ["last_ttft_ms", "last_first_token_ms", "end_to_end_ms"], "strategy", "n_agents", aggfunc="median", sort=False
-    )
-    from_turn = times["last_ttft_ms"].astype(object)
-    from_turn.loc[[name for name in AT_ONCE if name in from_turn.index]] = None
-    by_strategy = frame.groupby("strategy", sort=False)
-    return pd.concat(
-        {
-            "last TTFT from its turn, ms": from_turn,
-            "from the first call, ms": times["last_first_token_ms"],
-            "end to end, ms": times["end_to_end_ms"],
-            f"{most} agents": pd.DataFrame(
-                {
-                    "KV MB": frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6,
-                    "as naive": by_strategy.same_tokens.mean(),
-                }
-            ),
-        },
-        axis=1,
-    ).reindex(frame.strategy.unique())

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from swarmkv_lab.analysis.divergence import divergence
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama import Model
-from swarmkv_lab.measure.fidelity import divergence, predictions
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.measure.fidelity import predictions
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 WHOLE, HALF, NOTHING = "whole prefix", "second half", "nothing"

@@ -1,6 +1,7 @@
 """Provenance: where a number was measured, so that it can be read and repeated."""
 
 import platform
+from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -8,13 +9,19 @@ from typing import Any
 
 import psutil
 
-from swarmkv_lab.llama import LLAMA_CPP_VERSION, Model, default_threads
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
 
 _PACKAGES = ("numpy", "pandas", "matplotlib", "jupyterlab", "ipywidgets")
 
 
-def environment(model: Model, **settings: Any) -> dict[str, Any]:
-    """The machine, the versions, the model and the settings of a measurement."""
+def environment(model: Model, settings: ContextSettings = ContextSettings(), **about: Any) -> dict[str, Any]:  # noqa: B008
+    """The machine, the versions, the model and the settings of a measurement, ready for JSON.
+
+    about: what else was chosen; it stands among the settings, which are there where they are not the default.
+    """
+    chosen = {one.name: value for one in fields(settings) if (value := getattr(settings, one.name)) != one.default}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
@@ -27,14 +34,9 @@ def environment(model: Model, **settings: Any) -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "model": model.name,
         "model_hash": model.content_hash,
-        "n_threads": settings.get("n_threads") or default_threads(),
-        "settings": {name: value for name, value in settings.items() if value is not None},
+        "n_threads": settings.threads,
+        "settings": about | chosen,
     }
-
-
-def caption(env: dict[str, Any]) -> str:
-    """The small print under a figure."""
-    return f"{env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"
 
 
 def _processor() -> str:

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.run import Branch
-from swarmkv_lab.llama import GREEDY
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.files import as_json
 
 _MEND = "pass another path, or remove this file and what was measured beside it"
 # Rows of one file were measured alike in these respects, or they do not belong together.
@@ -28,10 +28,10 @@ class Round(NamedTuple):
 
 
 class RunLog:
-    """A CSV with a row a run, appended and flushed to the disk one by one, and beside it a JSON of its provenance.
+    """A CSV with a row per run, appended and flushed to the disk one by one, and beside it a JSON of its provenance.
 
-    The naive answers of a round that is not finished lie in an NPZ beside them: the strategies still to come are
-    compared with them. Raises SwarmKVError when the file is another's, or was measured elsewhere or otherwise.
+    The reference's answers (naive's) of a round that is not finished lie in an NPZ beside them: the strategies still to
+    come are compared with them. Raises SwarmKVError when the file is another's, or was measured elsewhere or otherwise.
     """
 
     def __init__(self, path: Path, environment: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ class RunLog:
         if path.suffix != ".csv":
             raise SwarmKVError(f"{path.name}: a sweep is kept in a file that ends in .csv")
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(environment, indent=1, default=repr) + "\n"
+        text = as_json(environment, indent=1) + "\n"
         if path.exists() or sidecar.exists():
             _require_same(path, sidecar, json.loads(text))
             _drop_torn_line(path)
@@ -52,11 +52,11 @@ class RunLog:
     def __contains__(self, key: tuple[Round, str]) -> bool:
         return key in self._done
 
-    def append(self, this: Round, record: dict[str, Any], branches: Sequence[Branch]) -> None:
-        """Keep one run: on the disk when this returns."""
-        if record["strategy"] == "naive":
-            arrays = {f"logits{i}": agent.logits for i, agent in enumerate(branches)}
-            arrays |= {f"tokens{i}": np.array(agent.tokens, np.int32) for i, agent in enumerate(branches)}
+    def append(self, this: Round, record: dict[str, Any], reference: Sequence[Branch] | None = None) -> None:
+        """Keep one run: on the disk when this returns. reference: its answers, when others are compared with them."""
+        if reference is not None:
+            arrays: dict[str, Any] = {f"logits{i}": branch.logits for i, branch in enumerate(reference)}
+            arrays |= {f"tokens{i}": np.array(branch.tokens, np.int32) for i, branch in enumerate(reference)}
             np.savez(self._answers, round=np.array(this), **arrays)
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, record)
@@ -70,14 +70,14 @@ class RunLog:
         self._done.add((this, record["strategy"]))
 
     def reference(self, this: Round) -> list[Branch] | None:
-        """The naive answers of a round that was stopped in the middle."""
-        if (this, "naive") not in self or not self._answers.exists():
+        """The reference's answers in a round that was stopped in the middle."""
+        if not self._answers.exists():
             return None
         with np.load(self._answers) as kept:
             if tuple(kept["round"]) != this:
                 return None
             return [
-                Branch("", np.empty(0, np.int32), 0, GREEDY, 0, kept[f"logits{i}"], kept[f"tokens{i}"].tolist())
+                Branch("", np.empty(0, np.int32), logits=kept[f"logits{i}"], tokens=kept[f"tokens{i}"].tolist())
                 for i in range(this.n_agents)
             ]
 

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.llama import Context, Model, default_threads
+from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
 
 _BRANCH, _ANSWER = 16, 8  # tokens of a question and of an answer
 
@@ -23,7 +25,7 @@ def tune(
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: a row a combination, medians.
+    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: a row per combination, medians.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms. n_threads: by default 1, 2, 4 ... up to
     the physical cores. It is not done behind flash_attn="auto", which is the same on every day: a snapshot is read back
@@ -59,5 +61,10 @@ def _times(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
     steps = tokens[:_ANSWER, None]
     prefill = timeit.timeit(lambda: ctx.decode(tokens), number=1)
     branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
-    token = timeit.timeit(lambda: [ctx.decode(step) for step in steps], number=1) / len(steps)
+    token = timeit.timeit(lambda: _decode_each(ctx, steps), number=1) / len(steps)
     return 1e3 * prefill, 1e3 * branch, 1e3 * token
+
+
+def _decode_each(ctx: Context, steps: np.ndarray) -> None:
+    for step in steps:
+        ctx.decode(step)

@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from swarmkv_lab.analysis.summary import OURS
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
-from swarmkv_lab.fanout.strategies import BRANCH, DOCUMENT
-from swarmkv_lab.llama import Context, Model, Sampler
+from swarmkv_lab.fanout.strategies import sequences
+from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 from swarmkv_lab.peers.server import LlamaServer
 from swarmkv_lab.sizing.geometry import UBATCH
-
-OURS = "swarmkv_lab"
 
 
 def yardsticks(
@@ -34,7 +36,7 @@ def yardsticks(
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Tokens a second of the prefill, and of a batched generation after it, ours beside llama.cpp's programs, in turns.
+    """Tokens per second of the prefill, and of a batched generation after it, ours beside llama.cpp's, in turns.
 
     Columns work ("prefill" or "generation"), n_agents, program, repeat, tokens_per_s. Every program has the same depth,
     threads, batch sizes, KV type and flash attention; all agents share the document's cells and generate n_tokens each
@@ -43,7 +45,7 @@ def yardsticks(
     """
     most = max(n_agents)
     n_ctx = len(tokens) + most * (n_tokens + 1)
-    plan = ContextSettings(n_ctx, n_seq_max=1 << most.bit_length(), **settings)
+    plan = ContextSettings(n_ctx, n_seq_max=sequences(most), **settings)
     rows = []
     with model.context(n_ctx, n_seq_max=plan.n_seq_max, **settings) as ctx:
         for repeat in tqdm(range(repeats + 1), desc="yardsticks", unit="round"):  # the first one is a warm-up
@@ -78,7 +80,7 @@ def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int
         def ours(prompt: np.ndarray) -> None:
             ctx.share(DOCUMENT, BRANCH)
             ctx.decode(prompt, BRANCH)
-            sampler.sample(ctx.spend_logits(BRANCH))
+            sampler.sample(ctx.pop_logits(BRANCH))
 
         def theirs(prompt: np.ndarray) -> None:
             server.complete([*prefix.tolist(), *prompt.tolist()], 1)
@@ -91,26 +93,16 @@ def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int
     return frame[frame.repeat > 0].reset_index(drop=True)
 
 
-def ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """By work and number of agents: medians of both programs' tokens a second, and of ours over theirs in each repeat.
-
-    The two of a repeat were measured right after one another: the processor's clock was mostly the same.
-    """
-    frame = frame.assign(whose=np.where(frame.program == OURS, "ours", "theirs"))
-    rates = frame.pivot_table("tokens_per_s", ["work", "n_agents", "repeat"], "whose", sort=False)
-    return rates.assign(ratio=rates.ours / rates.theirs).groupby(level=["work", "n_agents"], sort=False).median()
-
-
 def _generation(ctx: Context, n_agents: int, n_tokens: int) -> float:
     sampler = Sampler()
     agents = range(DOCUMENT + 1, DOCUMENT + 1 + n_agents)
     for seq_id in agents:
         ctx.share(DOCUMENT, seq_id)
-    step = {seq_id: [sampler.sample(ctx.spend_logits(seq_id))] for seq_id in agents}
+    step = {seq_id: [sampler.sample(ctx.pop_logits(seq_id))] for seq_id in agents}
     start = time.perf_counter()
     for _ in range(n_tokens):
         ctx.decode_many(step)
-        step = {seq_id: [sampler.sample(ctx.spend_logits(seq_id))] for seq_id in agents}
+        step = {seq_id: [sampler.sample(ctx.pop_logits(seq_id))] for seq_id in agents}
     rate = n_agents * n_tokens / (time.perf_counter() - start)
     for seq_id in agents:
         ctx.clear(seq_id)
@@ -119,7 +111,7 @@ def _generation(ctx: Context, n_agents: int, n_tokens: int) -> float:
 
 def _batched_bench(model: Model, plan: ContextSettings, depth: int, n_agents: int, n_tokens: int) -> float:
     asked: dict[str, Any] = {
-        "-c": plan.n_ctx,
+        "-c": plan.cells,
         "-npp": depth,
         "-ntg": n_tokens,
         "-npl": n_agents,

@@ -1,4 +1,4 @@
-"""Peers: what people use instead, behind the strategies' interface: a function that answers a run's agents.
+"""Peers: what people use instead, behind the strategies' interface: each is a Strategy.
 
 Each is set up as its own users would set it up, with the lab's threads, batch size, KV types and flash attention.
 """
@@ -10,11 +10,11 @@ from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 from swarmkv_lab.peers.hugging_face import HUGGING_FACE_PEER, hugging_face, require
-from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS, bound, llama_cpp_python
+from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS, llama_cpp_python, on
 from swarmkv_lab.peers.server import SERVER_PEERS
 
 PEERS = (*LLAMA_PEERS, *SERVER_PEERS, HUGGING_FACE_PEER)
@@ -33,12 +33,12 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
     missing = _missing(names)
     if missing:
         raise SwarmKVError("; ".join(missing.values()))
-    plan = ContextSettings(n_ctx, **settings)
+    plan = ContextSettings.of(n_ctx=n_ctx, **settings)
     ready: dict[str, Strategy] = {name: SERVER_PEERS[name] for name in names if name in SERVER_PEERS}
     with ExitStack() as stack:
         if asked := [name for name in names if name in LLAMA_PEERS]:
             llama = stack.enter_context(llama_cpp_python(model, plan))
-            ready |= {name: bound(name, llama) for name in asked}
+            ready |= {name: on(name, llama) for name in asked}
         if HUGGING_FACE_PEER in names:
             ready[HUGGING_FACE_PEER] = stack.enter_context(hugging_face(model, plan))
         yield {name: ready[name] for name in names}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import cache_folder
-from swarmkv_lab.llama import default_threads
+from swarmkv_lab.llama.api import default_threads
 
 PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
 # The lab's own build has the same: optimised, for this machine's processor. What programs need beyond it is left out.

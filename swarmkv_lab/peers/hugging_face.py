@@ -1,4 +1,4 @@
-"""Hugging Face transformers on the CPU: the same weights, dequantized, and a copy of the prefix's cache an agent."""
+"""Hugging Face transformers on the CPU: the same weights, dequantized, and a copy of the prefix's cache per agent."""
 
 import copy
 import timeit
@@ -11,7 +11,7 @@ import numpy as np
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 
 HUGGING_FACE_PEER = "transformers"
@@ -53,7 +53,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
         prefix = DynamicCache(config=llm.config)
         with run.phase(None, "prefill"):
             decode(prefix, run.tokens)
-        with run.holding(_nbytes(prefix)):
+        with run.recorder.holding(_nbytes(prefix)):
             for agent in run.branches:
                 with run.phase(agent, "copy", _nbytes(prefix)):
                     cache = copy.deepcopy(prefix)
@@ -66,12 +66,11 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                         if len(agent.tokens) >= agent.max_tokens:
                             break
                         token = int(decode(cache, np.array([token])).argmax())
-                with run.holding(_nbytes(cache)):  # as large as it has become
+                with run.recorder.holding(_nbytes(cache)):  # as large as it has become
                     del cache
 
-    peer.__name__ = HUGGING_FACE_PEER
     try:
-        yield peer
+        yield Strategy(HUGGING_FACE_PEER, peer)
     finally:
         torch.set_num_threads(before[0])
         logging.set_verbosity(before[1])
@@ -85,8 +84,8 @@ def _faster_dtype() -> Any:
     """bfloat16 where the processor multiplies it faster than float32, by a short measurement."""
     import torch
 
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    def seconds(dtype: Any) -> float:
         a, b = torch.ones(512, 576, dtype=dtype), torch.ones(576, 1536, dtype=dtype)
-        seconds[dtype] = min(timeit.repeat(lambda a=a, b=b: a @ b, number=3, repeat=5))
-    return min(seconds, key=seconds.get)
+        return min(timeit.repeat(lambda: a @ b, number=3, repeat=5))
+
+    return min((torch.float32, torch.bfloat16), key=seconds)

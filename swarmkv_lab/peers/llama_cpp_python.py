@@ -6,9 +6,10 @@ from contextlib import contextmanager
 
 from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
 
-from swarmkv_lab.fanout.run import Branch, Run
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import ggml_type
 
@@ -19,7 +20,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]
     key, value = map(ggml_type, settings.kv_pair)
     llama = Llama(
         str(model.path),
-        n_ctx=settings.n_ctx,
+        n_ctx=settings.cells,
         n_batch=settings.n_batch,
         n_threads=settings.threads,
         n_threads_batch=settings.threads_batch,
@@ -42,7 +43,7 @@ def llama_state(run: Run, llama: Llama) -> None:
         llama.eval(run.tokens.tolist())
     with run.phase(None, "capture"):
         state = llama.save_state()
-    with run.holding(_cache_bytes(run, llama) + state.llama_state_size):
+    with run.recorder.holding(_cache_bytes(run, llama) + state.llama_state_size):
         for agent in run.branches:
             with run.phase(agent, "restore", state.llama_state_size):
                 llama.load_state(state)
@@ -52,7 +53,7 @@ def llama_state(run: Run, llama: Llama) -> None:
 def llama_prefix(run: Run, llama: Llama) -> None:
     """One ``Llama`` object asked again: it keeps the prefix that a prompt has in common with the one before."""
     _forget(llama)
-    with run.holding(_cache_bytes(run, llama)):
+    with run.recorder.holding(_cache_bytes(run, llama)):
         for agent in run.branches:
             _generate(run, llama, agent)
 
@@ -76,17 +77,16 @@ LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
 }
 
 
-def bound(name: str, llama: Llama) -> Strategy:
+def on(name: str, llama: Llama) -> Strategy:
     """One of LLAMA_PEERS on this object, as a strategy."""
 
-    def peer(run: Run) -> None:
+    def answer(run: Run) -> None:
         try:
             LLAMA_PEERS[name](run, llama)
         finally:
             llama.set_cache(None)
 
-    peer.__name__ = name
-    return peer
+    return Strategy(name, answer)
 
 
 def _generate(run: Run, llama: Llama, agent: Branch) -> None:
@@ -106,7 +106,7 @@ def _generate(run: Run, llama: Llama, agent: Branch) -> None:
 def _complete_all(run: Run, llama: Llama) -> None:
     """Completions with a cache: agents that are not related, each with the whole prompt, as a server gets them."""
     _forget(llama)
-    with run.holding(_cache_bytes(run, llama)):
+    with run.recorder.holding(_cache_bytes(run, llama)):
         for i, agent in enumerate(run.branches):
             prompt = run.whole_prompt(agent)
             if i:  # another conversation has been there in between, or the context would need no cache
@@ -118,7 +118,7 @@ def _complete_all(run: Run, llama: Llama) -> None:
                 for _ in chunks:
                     pass
             in_memory = llama.cache.cache_size if isinstance(llama.cache, LlamaRAMCache) else 0
-            with run.holding(in_memory):  # one state more than before
+            with run.recorder.holding(in_memory):  # one state more than before
                 pass
             keys = llama.cache.cache if isinstance(llama.cache, LlamaDiskCache) else llama.cache.cache_state
             (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # what it was kept under

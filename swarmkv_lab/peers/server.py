@@ -1,6 +1,7 @@
 """llama-server, as its users run it: agents at once or one after another, and slots saved and restored."""
 
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -8,14 +9,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.client import HTTPConnection
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.run import Branch, Run
-from swarmkv_lab.llama import Model
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.strategies import Strategy
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 
@@ -31,14 +36,12 @@ class LlamaServer:
             self.port = probe.getsockname()[1]
         self.key = secrets.token_hex(16)
         self.folder = tempfile.TemporaryDirectory()
-        self.log = Path(self.folder.name) / "log"
         key_type, value_type = settings.kv_pair
         options = {
             "model": model.path,
             "host": "127.0.0.1",
             "port": self.port,
-            "api-key": self.key,
-            "ctx-size": settings.n_ctx,
+            "ctx-size": settings.cells,
             "parallel": n_slots,
             "batch-size": settings.n_batch,
             "threads": settings.threads,
@@ -49,61 +52,77 @@ class LlamaServer:
             "flash-attn": "on" if settings.uses_flash_attn(model.on_gpu) else "off",
             "slot-save-path": self.folder.name,
         }
-        command = [program("llama-server"), *(text for name, value in options.items() for text in (f"--{name}", value))]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [*map(str, command), "--no-ui", *arguments], stdout=log, stderr=subprocess.STDOUT
-            )
+        flags = (text for name, value in options.items() for text in (f"--{name}", value))
+        self.command = [*map(str, (program("llama-server"), *flags)), "--no-ui", *arguments]
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=httpx.Timeout(3600),  # a long queue
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # a proxy has no business on loopback
+        )
 
     def __enter__(self) -> "LlamaServer":
+        log = Path(self.folder.name) / "log"
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
+            )
         until = time.monotonic() + _STARTS_WITHIN_S
-        while time.monotonic() < until and self.process.poll() is None:
-            try:
-                self.ask("GET", "/health")
-            except (OSError, SwarmKVError):
-                time.sleep(0.05)
-            else:
-                return self
-        said = self.log.read_text(errors="replace")
-        self.__exit__()
-        raise SwarmKVError(f"llama-server did not start: {said[-800:]}")
+        try:
+            while time.monotonic() < until and self.process.poll() is None:
+                try:
+                    self.ask("GET", "/health")
+                except SwarmKVError:
+                    time.sleep(0.05)
+                else:
+                    return self
+            raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
+        except BaseException:  # also Ctrl-C
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc: object) -> None:
         self.process.kill()
         self.process.wait()
+        self.client.close()
         self.folder.cleanup()
 
     def ask(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """One request with a JSON answer."""
-        with self._request(method, path, body) as answer:
+        with self._answer(method, path, body) as answer:
             return json.loads(answer.read())
 
     def complete(
         self, prompt: Sequence[int], n: int, on_first: Callable[[], None] = lambda: None, **body: Any
     ) -> list[int]:
-        """Greedy tokens after a prompt of token ids; on_first is called when the first one has come."""
+        """Greedy tokens after a prompt of token ids; on_first is called when the first one has come.
+
+        Raises SwarmKVError when none comes.
+        """
         body |= {"prompt": list(prompt), "n_predict": n, "temperature": 0.0, "stream": True, "return_tokens": True}
         tokens: list[int] = []
-        with self._request("POST", "/completion", body) as answer:
-            for line in answer:
-                if line.startswith(b"data: ") and (new := json.loads(line[6:]).get("tokens")):
+        with self._answer("POST", "/completion", body) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
                     if not tokens:
                         on_first()
                     tokens += new
+        if not tokens:
+            raise SwarmKVError("llama-server answered without a token")
         return tokens
 
     @contextmanager
-    def _request(self, method: str, path: str, body: dict[str, Any]) -> Iterator[Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=3600)  # a long queue
+    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
         try:
-            headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(body) if body else None, headers)
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise SwarmKVError(f"llama-server answered {path} with {answer.status}: {answer.read()[:300]!r}")
-            yield answer
-        finally:
-            connection.close()
+            with self.client.stream(method, path, json=body or None) as answer:
+                if answer.status_code != 200:
+                    raise SwarmKVError(
+                        f"llama-server answered {path} with {answer.status_code}: {answer.read()[:300]!r}"
+                    )
+                yield answer
+        except httpx.HTTPError as error:
+            raise SwarmKVError(f"llama-server did not answer {path}: {error}") from error
 
 
 def server_cold(run: Run) -> None:
@@ -148,54 +167,53 @@ def server_slots(run: Run) -> None:
             _one(run, server, agent)
 
 
-SERVER_PEERS: Mapping[str, Callable[[Run], None]] = {
-    f.__name__: f for f in (server_cold, server_unified, server_primed, server_warm, server_slots)
+SERVER_PEERS: Mapping[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("server_cold", server_cold, packs=True),
+        Strategy("server_unified", server_unified, packs=True),
+        Strategy("server_primed", server_primed, packs=True),
+        Strategy("server_warm", server_warm),
+        Strategy("server_slots", server_slots),
+    )
 }
 
 
 @contextmanager
 def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server that has done something, started while the clock stands still; its memory counts."""
-    most = max(len(agent.prompt) + agent.max_tokens for agent in run.branches)
-    settings = ContextSettings(**run.settings | {"n_ctx": n_slots * (len(run.tokens) + most + 1)})
+    most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
+    settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
     n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
-    with run.off_the_clock():
-        server = LlamaServer(run.model, settings, n_slots, *arguments).__enter__()
-    try:
-        with run.off_the_clock():
+    with ExitStack() as stack:
+        with run.recorder.stopped():
+            server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))
             server.complete(run.branches[0].prompt.tolist(), 2, cache_prompt=False)
-        with run.holding(n_bytes):
+        with run.recorder.holding(n_bytes):
             yield server
-    finally:
-        server.__exit__()
 
 
 def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
-    first: list[float] = []
-    start = run.now()
-    _keep(
-        run,
-        agent,
-        server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(run.now()), id_slot=0),
-    )
-    run.add(agent, "branch", start, first[0])
-    run.add(agent, "generate", first[0], run.now())
+    start = run.recorder.now()
+    _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
 
 
 def _at_once(run: Run, server: LlamaServer) -> None:
-    start = run.now()
-
-    def work(agent: Branch) -> tuple[float, float]:
-        first: list[float] = []
-        _keep(run, agent, server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(run.now())))
-        return first[0], run.now()
-
+    start = run.recorder.now()
     with ThreadPoolExecutor(len(run.branches)) as threads:
-        ends = list(threads.map(work, run.branches))
-    for agent, (first, end) in zip(run.branches, ends, strict=True):
-        run.add(agent, "branch", start, first)
-        run.add(agent, "generate", first, end)
+        times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
+    for agent, (first, end) in zip(run.branches, times, strict=True):
+        _record(run, agent, start, first, end)
 
 
-def _keep(run: Run, agent: Branch, tokens: Sequence[int]) -> None:
+def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
+    """Have an agent's answer: when its first token came, and when all had come."""
+    now, first = run.recorder.now, list[float]()
+    tokens = server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(now()), **body)
     agent.tokens += [token for token in tokens if not run.model.is_eog(token)]
+    return first[0], now()
+
+
+def _record(run: Run, agent: Branch, start: float, first: float, end: float) -> None:
+    run.recorder.add(agent.name, "branch", start, first)
+    run.recorder.add(agent.name, "generate", first, end)

@@ -2,21 +2,17 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import DATA
-from swarmkv_lab.sizing.geometry import KVGeometry, every_nth_full
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama import Model
+from swarmkv_lab.sizing.geometry import HasGeometry, KVGeometry, every_nth_full
 
 
 @cache
 def catalogue() -> pd.DataFrame:
-    """A row a model, by name; columns as data/README.md says, and ``attention``: MHA, GQA, MLA or sliding window."""
+    """One row per model; columns as data/README.md says, and ``attention``: MHA, GQA, MLA or sliding window."""
     frame = pd.read_csv(DATA / "catalogue.csv", index_col="name")
     frame["attention"] = "GQA"
     frame.loc[frame.n_head_kv == frame.n_head, "attention"] = "MHA"
@@ -25,11 +21,13 @@ def catalogue() -> pd.DataFrame:
     return frame
 
 
-def geometry(source: "str | Path | Model | KVGeometry") -> KVGeometry:
+def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
     """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read."""
     if isinstance(source, KVGeometry):
         return source
     if not isinstance(source, str | Path):
+        if not hasattr(source, "geometry"):
+            raise SwarmKVError(f"{source!r} is neither a catalogue name, a GGUF's path, a Model nor a KVGeometry")
         return KVGeometry.of(source)
     if source in catalogue().index:
         return _geometry(str(source))

@@ -1,20 +1,17 @@
 """KVGeometry: how many bytes of KV a token, a snapshot and a context take, before anything is decoded."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
 from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama import Model
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KVType = str | tuple[str, str]
@@ -25,13 +22,18 @@ _MOST_LAYERS = 1 << 12
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
     """(key type, value type) from one name for both or a pair."""
-    pair = (kv_type, kv_type) if isinstance(kv_type, str) else tuple(kv_type)
+    pair = (kv_type, kv_type) if isinstance(kv_type, str) else kv_type
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise SwarmKVError(f"kv_type is one name or (key type, value type), got {kv_type!r}")
     for name in pair:
         if name not in KV_TYPES:
             raise SwarmKVError(f"KV type {name!r} is not one of {', '.join(KV_TYPES)}")
-    if len(pair) != 2:
-        raise SwarmKVError(f"kv_type is one name or (key type, value type), got {kv_type!r}")
-    return pair
+    return pair[0], pair[1]
+
+
+def is_quantized(kv_type: str) -> bool:
+    """Whether a KV type stores elements in blocks that share a scale."""
+    return kv_type not in ("f32", "f16", "bf16")
 
 
 def ggml_type(kv_type: str) -> GGMLQuantizationType:
@@ -44,12 +46,20 @@ def row_bytes(n_elements: int, kv_type: str) -> int:
     block, size = GGML_QUANT_SIZES[ggml_type(kv_type)]
     if n_elements % block:
         raise SwarmKVError(f"a row of {n_elements} elements does not divide into {kv_type} blocks of {block}")
-    return n_elements // block * size
+    return int(n_elements // block * size)
 
 
 def pad(n: int, to: int = 256) -> int:
     """n rounded up: llama.cpp makes caches in steps of 256 cells."""
     return -(-n // to) * to
+
+
+class HasGeometry(Protocol):
+    """A loaded model, as far as sizing is concerned."""
+
+    @property
+    def geometry(self) -> "KVGeometry":
+        """Its KV geometry."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +94,21 @@ class KVGeometry:
     # -- where it comes from
 
     @classmethod
-    def of(cls, model: "Model") -> "KVGeometry":
+    def of(cls, model: "HasGeometry") -> "KVGeometry":
         """The geometry of a loaded model."""
-        return cls.from_gguf(model.path)
+        return model.geometry
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> "KVGeometry":
-        """The geometry in a GGUF's header; no weights are read.
+        """The geometry in a GGUF's header; no weights are read. Raises as from_header."""
+        return cls.from_header(read_header(path), Path(path).name)
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, Any], path: str) -> "KVGeometry":
+        """The geometry in what read_header gave; path: the file's name, for messages.
 
         Raises SwarmKVError for architectures whose state does not follow from the number of tokens.
         """
-        header = read_header(path)
         arch = str(header.get("general.architecture", ""))
         if arch in NOT_SIZED:
             raise SwarmKVError(f"{arch} models {NOT_SIZED[arch]}: measure the state with Context.state_bytes instead")
@@ -102,7 +116,7 @@ class KVGeometry:
         def get(key: str, default: Any = None) -> Any:
             value = header.get(f"{arch}.{key}", default)
             if value is None:
-                raise ModelNotFoundError(f"{Path(path).name}: its header has no {arch}.{key}")
+                raise ModelNotFoundError(f"{path}: its header has no {arch}.{key}")
             return value
 
         def count(key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
@@ -118,13 +132,14 @@ class KVGeometry:
             for n in (heads if isinstance(heads, list) else [heads] * n_block)
         )
         if len(per_layer) != n_block:
-            raise ModelNotFoundError(f"{Path(path).name}: {len(per_layer)} head counts for {n_block} layers")
+            raise ModelNotFoundError(f"{path}: {len(per_layer)} head counts for {n_block} layers")
         head_dim = None
         if f"{arch}.attention.key_length" not in header:
             queries = get("attention.head_count")
             most = max(queries, default=0) if isinstance(queries, list) else queries
             head_dim = count("embedding_length") // _count(path, "attention.head_count", most)
-        window, swa = 0, ()
+        window = 0
+        swa: tuple[bool, ...] = ()
         if arch in WINDOWED:
             n, default = WINDOWED[arch]
             window = count("attention.sliding_window", default, least=0)
@@ -191,7 +206,8 @@ class KVGeometry:
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
         cells = (size, size if swa_full else windowed)
         per_cell = _cell_bytes(self, kv_types(kv_type), flash_attn)
-        return sum(map(operator.mul, cells, per_cell)) * (1 if unified else n_seq_max)
+        total: int = sum(map(operator.mul, cells, per_cell))
+        return total * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes of one token's K rows and of its V rows in some layers."""
@@ -229,8 +245,8 @@ def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
     return tuple(layer % n < n - 1 for layer in range(n_layer))
 
 
-def _count(path: str | Path, key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
+def _count(path: str, key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
     """A header's number, if it is one and not absurd."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ModelNotFoundError(f"{Path(path).name}: {key} is {value!r}, expected {least} to {most:,}")
+        raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
     return value

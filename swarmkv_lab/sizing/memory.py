@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -25,12 +26,12 @@ def agents_bytes(
     return geometry.cache_bytes(n_tokens + n_agents * tail, kv_type, n_seq_max=1 + n_agents)
 
 
-def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: object) -> int:
+def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: Any) -> int:
     """The most agents, up to MOST_AGENTS, whose KV cache fits ``budget`` bytes; arguments as in agents_bytes."""
     return bisect_right(range(1, MOST_AGENTS + 1), budget, key=lambda n: agents_bytes(geometry, n_tokens, n, **how))
 
 
-def memory_by_agents(geometry: KVGeometry, most: int, **how: object) -> pd.DataFrame:
+def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFrame:
     """Bytes that 1 to ``most`` agents hold: columns agents, copied, shared; arguments as in agents_bytes; predicted."""
     agents = range(1, most + 1)
     columns = {layout: [agents_bytes(geometry, n_agents=n, layout=layout, **how) for n in agents] for layout in LAYOUTS}

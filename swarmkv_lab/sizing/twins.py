@@ -1,15 +1,13 @@
 """Twins: GGUFs with a big model's KV geometry and next to no weights, so that its cache can be measured anywhere."""
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from gguf import GGUFWriter
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import cache_folder
+from swarmkv_lab.files import cache_folder, replacing
 from swarmkv_lab.sizing.geometry import KVGeometry
 
 N_EMBD, N_FF, N_VOCAB = 32, 32, 256
@@ -25,13 +23,8 @@ def twin(geometry: KVGeometry) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
     if not path.is_file():
-        handle, fresh = tempfile.mkstemp(dir=folder, prefix=".twin-")
-        os.close(handle)
-        try:
-            write_twin(Path(fresh), geometry)
-            os.replace(fresh, path)  # whole or not at all, whoever else writes it at the same time
-        finally:
-            Path(fresh).unlink(missing_ok=True)
+        with replacing(path) as fresh:
+            write_twin(Path(fresh.name), geometry)
     return path
 
 

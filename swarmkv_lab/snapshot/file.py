@@ -35,11 +35,11 @@ class SnapshotHeader:
     @classmethod
     def of(cls, identity: KVIdentity, tokens: np.ndarray, data: np.ndarray) -> "SnapshotHeader":
         """The header of a new file; the state is read once, for its checksum."""
-        metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
+        metadata = {_KEYS.get(k, k): v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
         metadata |= {
             "format": FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "checksum": xxhash.xxh3_128_hexdigest(data),
+            "checksum": xxhash.xxh3_128_hexdigest(data.data),
             "header_checksum": _UNSEALED,
         }
         header = cls(metadata, len(tokens), data.nbytes)
@@ -106,7 +106,7 @@ class SnapshotHeader:
 
     def require_state(self, data: np.ndarray) -> None:
         """Read the state: SnapshotCorruptError unless its checksum is the header's."""
-        if (found := xxhash.xxh3_128_hexdigest(data)) != self.metadata["checksum"]:
+        if (found := xxhash.xxh3_128_hexdigest(data.data)) != self.metadata["checksum"]:
             raise SnapshotCorruptError(
                 f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
                 "the file was damaged; prefill again"
@@ -116,7 +116,8 @@ class SnapshotHeader:
     def identity(self) -> KVIdentity:
         """What the state belongs to. Raises SnapshotCorruptError where the header does not say it."""
         try:
-            identity = KVIdentity(**{name: read(self.metadata[name]) for name, read in _FIELDS.items()})
+            said = {name: self.metadata[_KEYS.get(name, name)] for name in _FIELDS}
+            identity = KVIdentity(**{name: read(said[name]) for name, read in _FIELDS.items()})
             identity.settings  # noqa: B018 raises when no context can have them
             return identity
         except _MALFORMED as error:
@@ -138,13 +139,15 @@ def _of(kind: type) -> Callable[[str], Any]:
 
 
 def _geometry(text: str) -> KVGeometry:
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in _of(dict)(text).items()}
+    values: dict[str, Any] = _of(dict)(text)
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     for value in values.values():
         if not all(type(n) in (int, bool) for n in (value if isinstance(value, tuple) else (value,))):
             raise TypeError(f"{value!r:.40} are no numbers")
     return KVGeometry(**values)
 
 
+_KEYS = {"kv_rotated": "mixed"}  # what the format calls it
 _FIELDS: dict[str, Callable[[str], Any]] = {
     "model": str,
     "model_name": str,
@@ -154,7 +157,7 @@ _FIELDS: dict[str, Callable[[str], Any]] = {
     "flash_attn": _of(bool),
     "n_stream": _of(int),
     "swa_full": _of(bool),
-    "mixed": _of(bool),
+    "kv_rotated": _of(bool),
     "state_version": _of(int),
     "llama_cpp": str,
 }

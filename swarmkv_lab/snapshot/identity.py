@@ -1,17 +1,13 @@
 """KVIdentity: what must agree between the context that was captured and the one that is restored."""
 
-import os
-import re
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, replace
 
 from swarmkv_lab.errors import SnapshotMismatchError
-from swarmkv_lab.llama import LLAMA_CPP_VERSION, STATE_VERSION
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, STATE_VERSION
+from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.sizing.geometry import KVGeometry
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama import Context, Model
 
 
 @dataclass(frozen=True)
@@ -31,8 +27,8 @@ class KVIdentity:
     """1 for a unified cache, else one stream a sequence"""
     swa_full: bool
     """whether windowed layers keep everything"""
-    mixed: bool
-    """whether llama.cpp mixes the elements of a head before it quantizes them; $LLAMA_ATTN_ROT_DISABLE says no"""
+    kv_rotated: bool
+    """whether llama.cpp rotates a head's elements before it quantizes them; $LLAMA_ATTN_ROT_DISABLE says no"""
     state_version: int
     """llama.cpp's LLAMA_STATE_SEQ_VERSION"""
     llama_cpp: str
@@ -52,12 +48,12 @@ class KVIdentity:
         )
 
     @classmethod
-    def of(cls, ctx: "Context") -> "KVIdentity":
+    def of(cls, ctx: Context) -> "KVIdentity":
         """A context's identity."""
-        return cls.asked_for(ctx.model, ctx.settings)
+        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated)
 
     @classmethod
-    def asked_for(cls, model: "Model", settings: ContextSettings) -> "KVIdentity":
+    def asked_for(cls, model: Weights, settings: ContextSettings) -> "KVIdentity":
         """The identity that a context with these settings will have."""
         geometry = model.geometry if model.sized else None
         return cls(
@@ -68,7 +64,7 @@ class KVIdentity:
             flash_attn=settings.uses_flash_attn(model.on_gpu),
             n_stream=settings.n_stream,
             swa_full=settings.swa_full and geometry is not None and geometry.window > 0,
-            mixed=any(name not in ("f32", "f16", "bf16") for name in settings.kv_pair) and not _mixing_disabled(),
+            kv_rotated=settings.rotates_kv,
             state_version=STATE_VERSION,
             llama_cpp=LLAMA_CPP_VERSION,
             model_name=model.name,
@@ -80,7 +76,8 @@ class KVIdentity:
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
         if self.model != other.model:  # the rest of the model differs with it
             del pairs["architecture"], pairs["geometry"]
-            pairs["model"] = tuple(f"{one.model_name} {one.model[:12]}" for one in (self, other))
+            mine, its = (f"{one.model_name} {one.model[:12]}" for one in (self, other))
+            pairs["model"] = mine, its
         differences = [
             f"{name} {mine!r}, the context has {its!r}" for name, (mine, its) in pairs.items() if mine != its
         ]
@@ -89,9 +86,3 @@ class KVIdentity:
                 f"the snapshot has {'; '.join(differences)}: restore it into a context with the snapshot's model and "
                 "settings, or prefill again"
             )
-
-
-def _mixing_disabled() -> bool:
-    """As llama.cpp reads its environment: a number other than 0."""
-    number = re.match(r"\s*[+-]?\d+", os.environ.get("LLAMA_ATTN_ROT_DISABLE", ""))
-    return bool(number and int(number.group()))

@@ -18,18 +18,18 @@ from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 _POPULATE_READ = 22  # Linux's MADV_POPULATE_READ, which mmap names from Python 3.13 on
 
 
 class MappedFile:
-    """``data``: the file, uint8 (n,), read-only; touch it only inside ``still()``.
+    """``data``: the file, uint8 (n,), read-only; touch it only inside ``pinned()``.
 
     A page that the file no longer has kills the process that touches it (SIGBUS), so a mapping alone would leave the
-    kernel's life to whoever truncates the file. While ``still()`` lasts we hold a lease: who opens the file for writing
-    waits until we are done. Where the system grants no leases (another user's file, a network share, not Linux), the
-    file is read into memory instead, and ``mapped`` is False.
+    kernel's life to whoever truncates the file. While ``pinned()`` lasts we hold a lease: whoever opens the file to
+    write waits until we are done. Where the system grants no leases (another user's file, a network share, not Linux),
+    the file is read into memory instead, and ``mapped`` is False.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,11 +53,12 @@ class MappedFile:
             else:
                 with open(self._fd, "rb", closefd=False) as file:
                     self.data = np.frombuffer(file.read(), np.uint8)
-        except OSError as error:
-            raise SwarmKVError(f"{self.name} could not be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file that became empty just now
+            reason = getattr(error, "strerror", None) or error
+            raise SwarmKVError(f"{self.name} could not be read: {reason}") from error
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def pinned(self) -> Iterator[None]:
         """While this lasts the bytes can be touched, in any thread.
 
         Raises SnapshotCorruptError when the file was changed since it was opened, or is open for writing.
@@ -72,7 +73,8 @@ class MappedFile:
         try:
             if _version(os.fstat(self._fd)) != self._version:
                 raise SnapshotCorruptError(f"{self.name} was changed on the disk since it was loaded: load it again")
-            self._read_ahead()
+            with self._lock:
+                self._read_ahead()
             yield
         finally:
             with self._lock:

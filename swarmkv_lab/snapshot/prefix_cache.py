@@ -16,7 +16,7 @@ import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.files import cache_folder
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.file import SnapshotHeader
@@ -38,13 +38,13 @@ def prefill(
     shorter prefix are used (and none where layers have a sliding window, whose cells would lie in another order).
     """
     ids = model.check_tokens(tokens)
-    chosen = ContextSettings(**{"n_ctx": len(ids)} | settings)
+    chosen = ContextSettings.of(**settings).sized(len(ids))
     kept = PrefixCache(model, chosen) if cache else None
     found = kept.find(ids) if kept else None
     if found is not None and len(found.tokens) == len(ids):
         return found
-    with model.context(**{"n_ctx": len(ids)} | settings) as ctx:
-        if found is not None:
+    with model.open_context(chosen) as ctx:
+        if kept is not None and found is not None:
             found.restore(ctx)
             ctx.truncate(kept.usable(len(found.tokens), len(ids)))
         ctx.decode(ids[ctx.n_past() :], progress=progress)
@@ -120,7 +120,7 @@ class PrefixCache:
 
     def path(self, tokens: np.ndarray) -> Path:
         """Where the snapshot of these tokens lies."""
-        return folder() / f"{self.prefix}-{len(tokens):09d}-{xxhash.xxh3_128_hexdigest(tokens)}{_ENDING}"
+        return folder() / f"{self.prefix}-{len(tokens):09d}-{xxhash.xxh3_128_hexdigest(tokens.data)}{_ENDING}"
 
 
 def folder() -> Path:
@@ -149,7 +149,7 @@ def cached() -> pd.DataFrame:
     for path, status in _by_use():
         try:
             source = storage.read(path)
-            with source.still():
+            with source.pinned():
                 model = SnapshotHeader.read(source.data, path.name).identity.model_name
         except SwarmKVError:
             model = "damaged"

@@ -1,14 +1,11 @@
 """Rope: rotary position embedding in numpy, as llama.cpp applies it to keys."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.weights import Weights
 
 _PLAIN, _HALVES = "plain", "halves"
 _PAIRS = {0: _PLAIN, 2: _HALVES}  # llama.cpp's rope types: pairs (0,1), (2,3), ...; or (0,n/2), (1,n/2+1), ...
@@ -23,7 +20,7 @@ class Rope:
     pairs: str
 
     @classmethod
-    def of(cls, model: "Model") -> "Rope":
+    def of(cls, model: Weights) -> "Rope":
         """A model's; SwarmKVError where llama.cpp does more than to turn pairs (scaled or multi-axis RoPE)."""
         arch = model.metadata["general.architecture"]
         scaling = model.metadata.get(f"{arch}.rope.scaling.type", "none")

@@ -1,27 +1,26 @@
 """KVSnapshot: the KV state of one prefix, captured once, restored into as many contexts as there are agents."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.llama import Context
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.state import SequenceState
-
-if TYPE_CHECKING:
-    from swarmkv_lab.llama import Model
 
 
 class KVSnapshot:
     """A sequence's KV state on the host: read-only bytes that any number of branches restore from.
 
     ``data``: uint8 (nbytes,), llama.cpp's own sequence state; when the snapshot was loaded from a file, touch it only
-    inside ``still()``. ``tokens``: int32 (n,), the prefix that it holds. ``identity``: what it belongs to.
+    inside ``pinned()``. ``tokens``: int32 (n,), the prefix that it holds. ``identity``: what it belongs to.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class KVSnapshot:
         return self.data.nbytes
 
     @classmethod
-    def capture(cls, ctx: Context, tokens: np.ndarray | list[int], seq_id: int = 0) -> "KVSnapshot":
+    def capture(cls, ctx: Context, tokens: Sequence[int] | np.ndarray, seq_id: int = 0) -> "KVSnapshot":
         """Copy a sequence's state to the host; ``tokens`` are the ones that it was decoded from."""
         ids = ctx.model.check_tokens(tokens).copy()
         with ctx.guard:
@@ -72,7 +71,7 @@ class KVSnapshot:
             raise ContextBudgetError(
                 f"the snapshot holds {len(self.tokens):,} tokens and the context {ctx.n_ctx_seq:,}: make it larger"
             )
-        with ctx.guard, self.still():
+        with ctx.guard, self.pinned():
             self._check()
             ctx.set_state(self.data, seq_id)
             if ctx.n_past(seq_id) != len(self.tokens):
@@ -90,15 +89,15 @@ class KVSnapshot:
                 f"a snapshot of {self.identity.model_name} ({self.identity.architecture}) cannot be saved: "
                 "what it must look like is not known, so that it could not be checked when it is loaded"
             )
-        with self.still():
+        with self.pinned():
             self._check()
             header = SnapshotHeader.of(self.identity, self.tokens, self.data)
             with storage.write(path) as file:
-                for part in (header.render(), self.tokens, self.data):
+                for part in (header.render(), self.tokens.data, self.data.data):
                     file.write(part)
 
     @classmethod
-    def load(cls, path: str | Path, model: "Model", *, defer_check: bool = False) -> "KVSnapshot":
+    def load(cls, path: str | Path, model: Weights, *, defer_check: bool = False) -> "KVSnapshot":
         """A saved snapshot for this model, memory mapped where the system keeps a mapped file still.
 
         defer_check: leave the state's checksum, which reads every byte, to the first use. Header and tokens are checked
@@ -106,7 +105,7 @@ class KVSnapshot:
         SnapshotMismatchError when it is another model's or llama.cpp's.
         """
         source = storage.read(path)
-        with source.still():
+        with source.pinned():
             header = SnapshotHeader.read(source.data, Path(path).name)
             identity = header.identity
             identity.require(KVIdentity.asked_for(model, identity.settings))
@@ -116,27 +115,27 @@ class KVSnapshot:
                 snapshot._check()
         return snapshot
 
-    def still(self) -> AbstractContextManager[None]:
+    def pinned(self) -> AbstractContextManager[None]:
         """While this lasts a loaded snapshot's file cannot be changed, and ``data`` can be read."""
-        return self._source.still()
+        return self._source.pinned()
 
     def state(self) -> SequenceState:
         """The bytes taken apart: positions, and each layer's keys and values."""
         if self.identity.geometry is None:
             raise SwarmKVError(f"{self.identity.architecture}: the geometry of its state is not known")
-        with self.still():
+        with self.pinned():
             return SequenceState(self._own_data(), self.identity.geometry)
 
     def copy(self) -> "KVSnapshot":
         """The same snapshot in memory of its own, as the article copies the host buffer for each branch."""
-        with self.still():
+        with self.pinned():
             self._check()
             snapshot = KVSnapshot(self.data.copy(), self.tokens, self.identity)
         snapshot._checked = True
         return snapshot
 
     def _own_data(self) -> np.ndarray:
-        """The bytes, to keep for longer than ``still()`` lasts."""
+        """The bytes, to keep for longer than ``pinned()`` lasts."""
         return self.data if isinstance(self._source, storage.InMemory) else self.data.copy()
 
     def _check(self) -> None:
@@ -148,3 +147,16 @@ class KVSnapshot:
         if (geometry := self.identity.geometry) is not None:
             SequenceState(self.data, geometry).require(len(self.tokens), self.identity)
         self._checked = True
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a snapshot file says of itself, as a dict; header, checksums and structure are checked, no model is needed.
+
+    Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
+    """
+    source = storage.read(path)
+    with source.pinned():
+        header = SnapshotHeader.read(source.data, Path(path).name)
+        tokens, data = header.split(source.data)
+        KVSnapshot(data, tokens.copy(), header.identity, source=source, header=header)._check()
+    return {"tokens": header.n_tokens, "kv_bytes": header.kv_bytes, "file_bytes": header.end, **header.metadata}

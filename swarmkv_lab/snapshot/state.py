@@ -1,16 +1,14 @@
 """SequenceState: what the bytes of a snapshot are, read as numpy arrays that look into them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, row_bytes
-
-if TYPE_CHECKING:
-    from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
+from swarmkv_lab.snapshot.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
@@ -19,7 +17,7 @@ _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
 class SequenceState:
     """A sequence's state taken apart: positions, and each layer's keys and values.
 
-    ``parts``: DataFrame, a row a field in the order of the file: part, offset and bytes, and its value where it is one
+    ``parts``: DataFrame, one row per field in the order of the file: part, offset, bytes, and its value where it is one
     number. Nothing is copied until keys or values are asked for. Raises SnapshotCorruptError where the bytes are not
     such a state of this geometry.
     """
@@ -40,7 +38,7 @@ class SequenceState:
         if self._at != data.nbytes:
             raise SnapshotCorruptError(f"the state should end at byte {self._at:,}, and has {data.nbytes:,}")
 
-    def require(self, n_tokens: int, identity: "KVIdentity") -> None:
+    def require(self, n_tokens: int, identity: KVIdentity) -> None:
         """Raise SnapshotCorruptError unless this is what capturing n_tokens under this identity gives.
 
         Cells may lie in any order; each position from 0 on (in a window: the last ones) is there once.
@@ -96,7 +94,7 @@ class SequenceState:
         rows, kv_type = self._rows[which, layer]
         whole = np.ascontiguousarray(rows).reshape(len(rows), -1)
         elements = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
-        return _unmixed(elements, which) if kv_type not in ("f32", "f16", "bf16") else elements
+        return _unrotated(elements, which) if is_quantized(kv_type) else elements
 
     def _read_cache(self, layers: list[int]) -> np.ndarray:
         """One of llama.cpp's caches: cells, then all layers' keys, then all layers' values."""
@@ -141,7 +139,7 @@ class SequenceState:
             size = self._number(f"{name}: row bytes", "<u8")
             if size != expected:
                 raise SnapshotCorruptError(f"{name}: rows of {size} bytes, the model's take {expected}")
-            rows = self._take(name, n * expected).reshape(n, expected)
+            rows = self._take(name, n * expected).reshape(n, 1, expected)
         self._rows[which, layer] = rows, _TYPES[number]
 
     def _number(self, part: str, dtype: str) -> int:
@@ -159,8 +157,8 @@ class SequenceState:
         return taken
 
 
-def _unmixed(elements: np.ndarray, which: str) -> np.ndarray:
-    """Elements as attention means them: llama.cpp mixes a head's before it quantizes them, so that none stands out.
+def _unrotated(elements: np.ndarray, which: str) -> np.ndarray:
+    """Elements as attention means them: llama.cpp rotates a head's before it quantizes them, so that none stands out.
 
     It multiplies stretches of 64 of the values, and of the largest power of two that divides a head of the keys, by an
     orthonormal Hadamard matrix, which is its own inverse; heads that 64 does not divide are left alone.

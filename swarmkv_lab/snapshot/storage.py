@@ -15,18 +15,18 @@ from swarmkv_lab.snapshot.mapped import MappedFile
 
 
 class Source(Protocol):
-    """A file's bytes to read: ``data``, uint8 (n,), which may be touched while ``still()`` lasts."""
+    """A file's bytes to read: ``data``, uint8 (n,), which may be touched while ``pinned()`` lasts."""
 
     data: np.ndarray
 
-    def still(self) -> AbstractContextManager[None]:
+    def pinned(self) -> AbstractContextManager[None]:
         """Keep the bytes as they are for a while."""
 
 
 class InMemory:
     """Bytes that nobody else can reach."""
 
-    still = staticmethod(nullcontext)
+    pinned = staticmethod(nullcontext)
 
     def __init__(self, data: np.ndarray) -> None:
         self.data = data

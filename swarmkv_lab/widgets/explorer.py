@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.figures import save
+from swarmkv_lab.figures.style import STRATEGY
 from swarmkv_lab.files import RUNS
 
 WIDE = ipywidgets.Layout(width="min(100%, 46em)")
@@ -27,12 +27,12 @@ def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
 
 
 class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
-    """A checkbox a strategy, by name."""
+    """A checkbox per strategy, by name."""
 
-    def __init__(self, ticked: Collection[str] = tuple(STRATEGIES)) -> None:
+    def __init__(self, ticked: Collection[str] = tuple(STRATEGY)) -> None:
         look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
         super().__init__(
-            {name: ipywidgets.Checkbox(value=name in ticked, description=name, **look) for name in STRATEGIES}
+            {name: ipywidgets.Checkbox(value=name in ticked, description=name, **look) for name in STRATEGY}
         )
 
     @property
@@ -116,7 +116,7 @@ def alert(error: Exception) -> str:
     return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
 
 
-def table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
+def html_table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
     """An HTML table, which a narrow window scrolls: the first cell of each row is its heading."""
     cell = "style='text-align:left;vertical-align:top;padding-right:2em'"
     top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.llama import Model
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table
 
 _SHOWN = 96  # tokens of one picture
 
@@ -41,7 +41,7 @@ class SnapshotInspector(Explorer):
         return figures.keys_and_values(keys, values, title, first=self._first)
 
     def data(self) -> pd.DataFrame:
-        """What is shown, a row a token: position, k0 ..., v0 ..."""
+        """What is shown, a row per token: position, k0 ..., v0 ..."""
         keys, values = (pd.DataFrame(rows[self._window, self._head]) for rows in self._rows())
         positions = pd.Series(self.state.positions_of(self.layer.value)[self._window], name="position")
         return pd.concat([positions, keys.add_prefix("k"), values.add_prefix("v")], axis=1)
@@ -57,7 +57,7 @@ class SnapshotInspector(Explorer):
             *((part.part, f"{part.bytes:,} bytes from byte {part.offset:,} on") for part in of_layer.itertuples()),
             ("the text from here", text),
         ]
-        return table(rows, f"KV state of {self.model.name}")
+        return html_table(rows, f"KV state of {self.model.name}")
 
     @property
     def _window(self) -> slice:

@@ -12,7 +12,7 @@ from swarmkv_lab.analysis.article import PUBLISHED, PUBLISHED_RUNS
 from swarmkv_lab.analysis.costmodel import CostModel
 from swarmkv_lab.analysis.measurements import MINE_NAME, REFERENCE_NAME, measurements
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, row, table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, html_table, row
 
 _DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)
 _PUBLISHED = "published"
@@ -89,7 +89,7 @@ class LatencyExplorer(Explorer):
             for run in model.predict(*here, self.shown.ticked).itertuples()
         ]
         head = ["", *figures.METRICS.values(), "over naive (first token, end to end)"]
-        return table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
+        return html_table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
 
     @property
     def _kind(self) -> str:

@@ -11,10 +11,10 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.documents import load_agents, load_document
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama import Model
 from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.measure.grid import measure, rounds
-from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, picture, row, table
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.measure.grid import measure, plan, rounds
+from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, html_table, picture, row
 from swarmkv_lab.widgets.live import Live
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
@@ -37,7 +37,7 @@ class Race(Live):
         self.depth = ipywidgets.SelectionSlider(options=options, value=depth, description="Depth, tokens", **LOOK)
         self.questions = ipywidgets.Textarea(
             value="\n".join(list(load_agents("dossier").values())[:3]), rows=4,
-            description="Questions", tooltip="One line an agent", **LOOK,
+            description="Questions", tooltip="One line per agent", **LOOK,
         )  # fmt: skip
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
         self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
@@ -49,7 +49,7 @@ class Race(Live):
         return figures.lanes(self._timelines())
 
     def data(self) -> pd.DataFrame:
-        """The timelines as far as they have come, a row a span."""
+        """The timelines as far as they have come, a row per span."""
         return pd.concat([spans.assign(strategy=name) for name, spans in self._timelines().items()], ignore_index=True)
 
     def redraw(self) -> None:
@@ -61,7 +61,7 @@ class Race(Live):
         runs, live = dict(self.runs), self._live  # the race's thread goes on meanwhile
         timelines = {name: run.timeline for name, run in runs.items()}
         if live is not None and live.strategy not in timelines:
-            timelines[live.strategy] = live.so_far()
+            timelines[live.strategy] = live.timeline
         if not timelines:
             raise SwarmKVError("nothing has run yet: press Run")
         return timelines
@@ -77,14 +77,14 @@ class Race(Live):
         names = self.shown.ticked
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
-            raise SwarmKVError("there is no question: write at least one, a line each")
+            raise SwarmKVError("there is no question: write at least one, one per line")
         self.say("warming up")
         if self.model is None:
             self.model = load_model()
         depth = self.depth.value
         tokens = self.model.tokenize(load_document(self.document.value))
 
-        def watch(run: Run) -> None:
+        def callback(run: Run) -> None:
             races = len(run.tokens) == depth  # rather than warming up
             if races:
                 self._live = run
@@ -92,8 +92,10 @@ class Race(Live):
             self.look(draw=races)
 
         once = rounds([depth], [len(questions)], 1)
-        settings = {"agents": questions, "max_tokens": self.max_tokens.value, "watch": watch, "progress": False}
-        for _, run, _ in measure(self.model, tokens, once, names, **settings):
+        asked = plan(
+            self.model, tokens, once, names, agents=questions, max_tokens=self.max_tokens.value, callback=callback
+        )
+        for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
             self.progress.value = len(self.runs) / len(names)
             self.redraw()
@@ -107,7 +109,7 @@ class Race(Live):
             "the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in self.runs.values()
         ]
         rows += [("end to end", *times), (f"against {first.strategy}", *same)]
-        return table(rows, "Answers, and how long all of them took (measured)", ["", *self.runs])
+        return html_table(rows, "Answers, and how long all of them took (measured)", ["", *self.runs])
 
 
 def race(model: Model | None = None, **start: Any) -> Race:

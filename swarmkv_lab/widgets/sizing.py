@@ -10,7 +10,7 @@ from swarmkv_lab import figures
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
 from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _BUDGETS_GB = (2, 4, 6, 8, 12, 16, 24, 32, 48, 80, 141, 192)
@@ -78,7 +78,7 @@ class SizingExplorer(Explorer):
                 f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit",
             ),
         ]
-        return table(rows, f"KV cache, predicted ({_TAIL} tokens of its own for each agent)")
+        return html_table(rows, f"KV cache, predicted ({_TAIL} tokens of its own for each agent)")
 
     @property
     def _how(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from swarmkv_lab import figures
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.widgets.explorer import LOOK, picture, table
+from swarmkv_lab.figures.style import STRATEGY
+from swarmkv_lab.widgets.explorer import LOOK, html_table, picture
 from swarmkv_lab.widgets.live import Live
 
 
@@ -26,20 +26,20 @@ class Stream(Live):
     def __init__(self, pipeline: Pipeline, strategy: str = "batched") -> None:
         self.pipeline = pipeline
         self.run: Run | None = None
-        self.strategy = ipywidgets.Dropdown(options=list(STRATEGIES), value=strategy, description="Strategy", **LOOK)
+        self.strategy = ipywidgets.Dropdown(options=list(STRATEGY), value=strategy, description="Strategy", **LOOK)
         super().__init__([self.strategy], "pipeline")
 
     def figure(self) -> Figure:
         """The timeline as far as it has come."""
-        return figures.lanes({self._begun.strategy: self._begun.so_far()})
+        return figures.lanes({self._begun.strategy: self._begun.timeline})
 
     def data(self) -> pd.DataFrame:
-        """The timeline as far as it has come, a row a span."""
-        return self._begun.so_far()
+        """The timeline as far as it has come, a row per span."""
+        return self._begun.timeline
 
     def redraw(self) -> None:
         """Nothing to see before the first span."""
-        if self.run is not None and len(self.run.so_far()):
+        if self.run is not None and len(self.run.timeline):
             self.picture.value = picture(self.figure())
 
     def work(self) -> None:
@@ -49,18 +49,18 @@ class Stream(Live):
         most = sum(agent.max_tokens for agent in self.pipeline.agents)
         self._show(tokens)
 
-        def watch(run: Run) -> None:
+        def callback(run: Run) -> None:
             self.run = run
             self.say(f"{run.strategy} is running")
             self.look()
 
         def on_token(name: str, token: int) -> None:
-            with self._begun.off_the_clock():
+            with self._begun.recorder.stopped():
                 tokens[name].append(token)
                 self.progress.value = sum(map(len, tokens.values())) / most
                 self._show(tokens)
 
-        self.run = self.pipeline.run(self.strategy.value, on_token=on_token, watch=watch)
+        self.run = self.pipeline.run(self.strategy.value, on_token=on_token, callback=callback)
         self.progress.value = 1
         self.redraw()
         for error in self.run.errors.values():
@@ -74,7 +74,7 @@ class Stream(Live):
 
     def _show(self, tokens: dict[str, list[int]]) -> None:
         said = [(name, self.pipeline.model.detokenize(answer)) for name, answer in tokens.items()]
-        self.answers.value = table(said, "What the agents say")
+        self.answers.value = html_table(said, "What the agents say")
 
 
 def stream(pipeline: Pipeline, **start: Any) -> Stream:

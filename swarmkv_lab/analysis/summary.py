@@ -1,0 +1,173 @@
+"""Summaries of measured runs: medians and speed-ups of a bench, of a comparison with peers, of a pipeline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.analysis.costmodel import bound, packed_strategies
+from swarmkv_lab.analysis.timeline import BASELINE
+from swarmkv_lab.errors import SwarmKVError
+
+TIMES = [f"{what}_ms" for what in (
+    "prefill", "activation", "branch", "ttft", "last_ttft", "last_first_token", "generate", "end_to_end"
+)]  # fmt: skip
+OURS = "swarmkv_lab"
+
+
+def steady_rows(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The runs that a bench's medians are of, a row each: those of the steady rounds, when there is one."""
+    frame = pd.DataFrame(records).drop(columns="agents")
+    return frame[frame.steady] if frame.steady.any() else frame
+
+
+def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """A bench by strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
+
+    end_to_end_bound is costmodel.bound of naive's medians. Of the steady rounds, when there is one.
+    """
+    frame = steady_rows(records)
+    medians = frame.groupby("strategy", sort=False)[TIMES].median()
+    naive = medians.loc[BASELINE] if BASELINE in medians.index else None
+    summary = {}
+    for strategy, median in medians.iterrows():
+        runs = frame[frame.strategy == strategy]
+        row: dict[str, Any] = {"repeats": len(runs), **median.to_dict()}
+        row["end_to_end_spread_ms"] = [float(runs.end_to_end_ms.min()), float(runs.end_to_end_ms.max())]
+        for metric in ("activation", "ttft", "end_to_end"):
+            speedup = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
+            row[f"{metric}_speedup"] = speedup
+        row["end_to_end_bound"] = None if naive is None else float(bound(naive, int(runs.n_agents.iloc[0])))
+        row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
+        if naive is not None:
+            row["max_abs_logit_diff"] = float(runs.max_abs_logit_diff.max())
+            row["kl"] = float(runs.kl.max())
+            row["same_tokens"] = bool(runs.same_tokens.all())
+        summary[str(strategy)] = row
+    return summary
+
+
+def bench_text(report: dict[str, Any]) -> str:
+    """A bench's summary as text for a terminal."""
+    summary = pd.DataFrame(report["summary"]).T
+    columns = {
+        "prefill_ms": ("prefill ms", "{:,.0f}"),
+        "activation_ms": ("activation ms", "{:,.2f}"),
+        "ttft_ms": ("TTFT ms", "{:,.1f}"),
+        "end_to_end_ms": ("end to end ms", "{:,.0f}"),
+        "activation_speedup": ("activation x", "{:,.0f}"),
+        "ttft_speedup": ("TTFT x", "{:,.1f}"),
+        "end_to_end_speedup": ("end to end x", "{:.2f}"),
+        "kv_bytes": ("KV MB", "{:,.1f}"),
+        "max_abs_logit_diff": ("max |dlogit|", "{:.3g}"),
+        "same_tokens": ("same tokens", "{}"),
+    }
+    summary["kv_bytes"] = summary.kv_bytes / 1e6
+    shown = pd.DataFrame(
+        {
+            title: [_cell(form, value) for value in summary[key]]
+            for key, (title, form) in columns.items()
+            if key in summary
+        },
+        index=summary.index,
+    )
+    env, restore = report["environment"], report["restore"]
+    spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
+    limit = summary.end_to_end_bound.iloc[0]
+    lines = [
+        f"measured: {env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}",
+        f"{env['settings']['depth']:,} tokens, {env['settings']['n_agents']} agents, "
+        f"medians of {int(summary.repeats.min())} interleaved runs{_disturbed(report)}; per-agent times are means over "
+        "the agents",
+        "",
+        shown.to_string(),
+        "",
+        f"end to end, min-max ms: {spread}",
+        f"end-to-end bound N(P+B)/(P+N*B) for branches one after another: {_cell('{:.2f}x', limit)}",
+    ]
+    if restore is not None:  # an interrupt leaves it out
+        lines.append(
+            f"restore {restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
+            f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _disturbed(report: dict[str, Any]) -> str:
+    """How many rounds the medians leave out."""
+    others = {row["repeat"] for row in report["runs"] if not row["steady"]}
+    if not others:
+        return ""
+    if all(not row["steady"] for row in report["runs"]):
+        return f" (the machine's speed changed during each of the {len(others)} rounds: measure again on a quieter one)"
+    return f" ({len(others)} more, during which the machine's speed changed, left out)"
+
+
+def _cell(form: str, value: Any) -> str:
+    return "-" if value is None or pd.isna(value) else form.format(value)
+
+
+def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A comparison at one depth, medians, by strategy: the last agent's first token, end to end, KV memory, answers.
+
+    The last agent's first token is counted from its turn (agents that come one after another; none for those that are
+    packed), and from the first call (agents that all come at once). The last column is the share of runs in which all
+    answers have naive's tokens.
+    """
+    most = frame.n_agents.max()
+    times = frame.pivot_table(
+        ["last_ttft_ms", "last_first_token_ms", "end_to_end_ms"], "strategy", "n_agents", aggfunc="median", sort=False
+    )
+    from_turn = times["last_ttft_ms"].astype(object)
+    from_turn.loc[packed_strategies(frame)] = None
+    by_strategy = frame.groupby("strategy", sort=False)
+    return pd.concat(
+        {
+            "last TTFT from its turn, ms": from_turn,
+            "from the first call, ms": times["last_first_token_ms"],
+            "end to end, ms": times["end_to_end_ms"],
+            f"{most} agents": pd.DataFrame(
+                {
+                    "KV MB": frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6,
+                    "as naive": by_strategy.same_tokens.mean(),
+                }
+            ),
+        },
+        axis=1,
+    ).reindex(frame.strategy.unique())
+
+
+def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """By work and number of agents: medians of both programs' tokens per second, and of ours over theirs.
+
+    frame: from measure.yardsticks. The two of a repeat were measured right after one another: the processor's clock was
+    mostly the same, so the ratio is taken within each repeat.
+    """
+    frame = frame.assign(whose=np.where(frame.program == OURS, "ours", "theirs"))
+    rates = frame.pivot_table("tokens_per_s", ["work", "n_agents", "repeat"], "whose", sort=False)
+    return rates.assign(ratio=rates.ours / rates.theirs).groupby(level=["work", "n_agents"], sort=False).median()
+
+
+def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Medians over the rounds, a row per variant: seconds, and shares of the prefill and of the critical path.
+
+    rows: from measure.pipeline_bench.compare_pipeline; measured.
+    """
+    if rows.empty:
+        raise SwarmKVError("nothing was measured: compare_pipeline gives rows")
+    runs = rows.groupby(["variant", "repeat"], sort=False).agg(
+        first_s=("first_token_at_ms", "min"),
+        prefill_s=("prefill_ms", "first"),
+        end_to_end_s=("end_to_end_ms", "first"),
+        critical_s=("critical_path_ms", "first"),
+        read_before_first=("prefill_before_first", "first"),
+    )
+    seconds = [name for name in runs if name.endswith("_s")]
+    runs[seconds] /= 1e3
+    runs["over_critical"] = runs.end_to_end_s / runs.critical_s - 1
+    if BASELINE in rows.variant.to_numpy():
+        naive = runs.end_to_end_s.xs(BASELINE, level="variant")
+        runs["speedup"] = naive.reindex(runs.index, level="repeat") / runs.end_to_end_s
+        runs["same_tokens"] = rows.same_tokens.astype(float).groupby([rows.variant, rows.repeat]).mean()
+    return runs.groupby("variant", sort=False).median()

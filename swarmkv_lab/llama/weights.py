@@ -1,0 +1,232 @@
+"""Weights: a GGUF in memory: its tensors, its vocabulary and chat template, and the shape of its KV cache."""
+
+import ctypes
+import hashlib
+import os
+import weakref
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
+from swarmkv_lab.llama.api import pointer, take_errors, text_of
+from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.sizing.architectures import NOT_SIZED
+from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.gguf_header import read_header
+
+_gpu_guard = LlamaGuard()  # all models on GPUs share their queues
+
+
+class Weights:
+    """What Model is without its contexts: text to tokens and back, metadata, geometry. It never changes.
+
+    Calls into llama.cpp take ``guard``; those that only look at the vocabulary take a guard of their own, so that text
+    need not wait for another thread's decode. Closing waits for both.
+    """
+
+    def __init__(self, path: str | Path, n_gpu_layers: int = -1) -> None:
+        self.path = Path(path)
+        self.on_gpu = bool(n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload())
+        self.guard = _gpu_guard if self.on_gpu else LlamaGuard()
+        self._text_guard = LlamaGuard()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        with self.guard, self._text_guard:
+            take_errors()
+            before = self._file_version()
+            handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+            if not handle:
+                raise ModelNotFoundError(f"{self.path.name} is not a model that llama.cpp can load{take_errors()}")
+            self._handle = handle
+            self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
+            self._vocab = llama_cpp.llama_model_get_vocab(handle)
+            # Who is loaded is read now: the file may be another one tomorrow.
+            self.content_hash = _content_hash(self.path)
+            """sha256 over the file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB"""
+            self._header = read_header(self.path)
+            if self._file_version() != before:
+                self._free()
+                raise ModelNotFoundError(f"{self.path.name} was changed while it was being loaded: load it again")
+            if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
+                self._free()
+                raise SwarmKVError(f"{self.path.name} is not a decoder-only model: it has no prefix to share")
+            self.metadata = self._read_metadata()
+            """the GGUF's scalar key-value pairs, as text"""
+            self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+            """tokens in the vocabulary, and so logits in a row"""
+            self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+            """whether it knows words: a twin knows token ids only"""
+            self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(handle)
+            """the context length that the model was trained for, tokens"""
+            self.rope_type: int = llama_cpp.llama_model_rope_type(handle)
+            """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, -1 none"""
+            bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+            self.bos = np.array([bos] if bos >= 0 else [], np.int32)
+            """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
+            template = llama_cpp.llama_model_chat_template(handle, None)
+            self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+            """the chat template as it stands in the GGUF: llama.cpp recognises it, nobody executes it"""
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's pointer, while this is open."""
+        if not self._free.alive:
+            raise SwarmKVError("this model is closed: load it again")
+        return int(self._handle)
+
+    @property
+    def name(self) -> str:
+        """The file's name without .gguf: it tells the quantization, which general.name often does not."""
+        return self.path.stem
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name for the kind of model."""
+        return self.metadata.get("general.architecture", "")
+
+    @property
+    def sized(self) -> bool:
+        """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
+        return self.architecture not in NOT_SIZED
+
+    @cached_property
+    def geometry(self) -> KVGeometry:
+        """The shape of the KV cache."""
+        return KVGeometry.from_header(self._header, self.path.name)
+
+    def tokenize(self, text: str, add_bos: bool = True) -> np.ndarray:
+        """Text to token ids, int32 (n,). A BOS goes first where the model wants one, and special tokens are parsed.
+
+        A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
+        """
+        if not isinstance(text, str):
+            raise SwarmKVError(f"the text is a {type(text).__name__}: pass a str")
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise SwarmKVError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+        if not self.has_vocabulary:
+            raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
+        tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
+        with self._text_guard:
+            self.handle  # noqa: B018 raises once closed
+            n = llama_cpp.llama_tokenize(
+                self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), len(tokens), add_bos, True
+            )
+        if n < 0:
+            raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {n})")
+        return tokens[:n].copy()
+
+    def detokenize(self, tokens: Sequence[int] | np.ndarray, special: bool = False) -> str:
+        """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
+        if not self.has_vocabulary:
+            return " ".join(str(int(token)) for token in tokens)
+        ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
+        text = ctypes.create_string_buffer(64 * len(ids) + 64)
+        while (n := self._detokenize(ids, text, special)) < 0:
+            text = ctypes.create_string_buffer(-n)
+        return text.raw[:n].decode("utf-8", "replace")
+
+    def _detokenize(self, ids: np.ndarray, text: Any, special: bool) -> int:
+        first = pointer(ids, ctypes.c_int32)
+        with self._text_guard:
+            self.handle  # noqa: B018 raises once closed
+            return int(llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special))
+
+    def check_tokens(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Token ids as int32 (n,), or one error that says which id the vocabulary does not have."""
+        try:
+            ids = np.asarray(tokens)
+        except ValueError as error:  # rows of several lengths
+            raise SwarmKVError(f"expected a 1-D sequence of token ids: {error}") from error
+        if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
+            raise SwarmKVError(f"expected a non-empty 1-D sequence of token ids, got {ids.dtype} of shape {ids.shape}")
+        outside = (ids < 0) | (ids >= self.n_vocab)
+        if outside.any():
+            raise SwarmKVError(f"token id {ids[outside][0]} is outside the vocabulary (0 to {self.n_vocab - 1})")
+        return np.ascontiguousarray(ids, np.int32)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether a token ends the generation: end of text or of the assistant's turn."""
+        with self._text_guard:
+            self.handle  # noqa: B018 raises once closed
+            return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> str:
+        """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
+        if self.chat_template is None:
+            raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
+        pairs = [(role.encode(), content.encode()) for role, content in messages]
+        array = (llama_cpp.llama_chat_message * len(pairs))(*(llama_cpp.llama_chat_message(*pair) for pair in pairs))
+        text = ctypes.create_string_buffer(2 * sum(len(r) + len(c) for r, c in pairs) + 256)
+        for _ in range(2):  # a second time if the first buffer was too small
+            with self._text_guard:
+                n = llama_cpp.llama_chat_apply_template(
+                    self.chat_template.encode(), array, len(pairs), True, text, len(text)
+                )
+            if n < 0:
+                raise SwarmKVError(
+                    f"llama.cpp does not know the chat template of {self.name}: write the prompt plainly"
+                )
+            if n <= len(text):
+                break
+            text = ctypes.create_string_buffer(n)
+        return text.raw[:n].decode("utf-8", "replace")
+
+    def read(self, document: str) -> np.ndarray:
+        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template."""
+        return self.tokenize(self._turn[0] + document)
+
+    def ask(self, question: str) -> np.ndarray:
+        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template."""
+        if not question.strip():
+            raise SwarmKVError("an agent's prompt is empty: give it at least one word")
+        return self.tokenize("\n\n" + question.strip() + self._turn[1], add_bos=False)
+
+    @cached_property
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and after a user's words."""
+        if self.chat_template is None:
+            return "", "\n"
+        before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
+        return before, after
+
+    def close(self) -> None:
+        """Free the weights. Safe to call twice."""
+        if self._text_guard.held:  # a signal handler, in the middle of one of the methods above
+            raise SwarmKVError(f"{self.name} is at work in this thread: close it when the call has returned")
+        self._free()
+
+    def _file_version(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise ModelNotFoundError(f"{self.path} cannot be read: {error}") from error
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def _read_metadata(self) -> dict[str, str]:
+        count = llama_cpp.llama_model_meta_count(self._handle)
+        keys = [text_of(llama_cpp.llama_model_meta_key_by_index, self._handle, i) for i in range(count)]
+        values = [text_of(llama_cpp.llama_model_meta_val_str_by_index, self._handle, i) for i in range(count)]
+        return dict(zip(keys, values, strict=True))
+
+
+def _content_hash(path: Path) -> str:
+    blocks, block = 256, 1 << 16
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        for i in range(blocks):
+            file.seek(max(0, size - block) * i // (blocks - 1) if size > blocks * block else i * block)
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def _free(handle: int, guard: LlamaGuard, text_guard: LlamaGuard) -> None:
+    with guard, text_guard:
+        llama_cpp.llama_model_free(handle)

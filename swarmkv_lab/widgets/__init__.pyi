@@ -1,0 +1,10 @@
+from .inspector import SnapshotInspector as SnapshotInspector
+from .inspector import snapshot_inspector as snapshot_inspector
+from .latency import LatencyExplorer as LatencyExplorer
+from .latency import latency_explorer as latency_explorer
+from .race import Race as Race
+from .race import race as race
+from .sizing import SizingExplorer as SizingExplorer
+from .sizing import sizing_explorer as sizing_explorer
+from .stream import Stream as Stream
+from .stream import stream as stream
