@@ -11,9 +11,7 @@ from swarmkv_lab.cli import main
 
 @pytest.mark.real
 def test_bench_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        sys.modules["swarmkv_lab.measure.bench"], "_is_steady", lambda _runs: True
-    )  # whatever the machine does
+    monkeypatch.setattr("swarmkv_lab.measure.bench._is_steady", lambda _runs: True)  # whatever the machine does
     out = tmp_path / "bench.json"
     arguments = "bench --depth 64 --agents 2 --strategies naive,pooled,shared --repeats 2 --max-tokens 3 --threads 2"
     assert main([*arguments.split(), "--json", str(out)]) == 0

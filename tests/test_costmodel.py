@@ -26,7 +26,8 @@ def made_up(depth: int, n: int, strategy: str) -> dict:
     each = branch + 0.5 + answer
     total = (0 if naive else prefill + capture) + n * activation + (1 if packed else n) * each + 9
     return {
-        "strategy": strategy, "depth": depth, "n_agents": n, "prefill_ms": prefill, "capture_ms": capture,
+        "strategy": strategy, "packed": packed, "depth": depth, "n_agents": n,
+        "prefill_ms": prefill, "capture_ms": capture,
         "context_ms": context, "activation_ms": activation, "branch_ms": branch, "ttft_ms": activation + branch + 0.5,
         "generate_ms": answer, "end_to_end_ms": total,
     }  # fmt: skip
@@ -40,7 +41,7 @@ def runs():
 def test_parts_are_recovered(runs):
     model = lab.CostModel.fit(runs)
     np.testing.assert_allclose(model.coefficients["prefill", None], [20, 3, 5e-4], rtol=1e-6)
-    np.testing.assert_allclose(model.coefficients["packed branch", "batched"], [20, 30, 0.02], rtol=1e-6)
+    np.testing.assert_allclose(model.coefficients["branch", "batched"], [20, 30, 0.02], rtol=1e-6)
     np.testing.assert_allclose(model.coefficients["activation", "pooled"], [0, 2e-3], atol=1e-6)
 
 

@@ -1,6 +1,5 @@
 """fan_out and sweep: budgets before decodes, clear errors, interleaving, tidy tables."""
 
-import sys
 import time
 
 import numpy as np
@@ -84,8 +83,8 @@ def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     [
         ({"depths": [301]}, "depth 301 is more than the document's 300"),
         ({"depths": []}, "must not be empty"),
-        ({"repeats": 0}, "at least 1"),
-        ({"n_agents": [0]}, "at least 1"),
+        ({"repeats": 0}, "repeats=0: it must be a whole number from 1"),
+        ({"n_agents": [0]}, "n_agents=0: it must be a whole number from 1"),
         ({"strategies": []}, "must not be empty"),
         ({"strategies": ["naive", "nope"]}, "'nope' is not one of"),
     ],
@@ -115,7 +114,7 @@ def test_bench_reports_ratios_from_one_run(twin, document, question):
 def test_bench_measures_a_disturbed_round_again(twin, document, question, monkeypatch):
     """The second round's prefills are far apart: it is reported, and neither in the medians nor among the runs."""
     steady = iter([True, False, True])
-    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "_is_steady", lambda _runs: next(steady))
+    monkeypatch.setattr("swarmkv_lab.measure.bench._is_steady", lambda _runs: next(steady))
     report, runs = bench(
         twin,
         document,
@@ -134,7 +133,7 @@ def test_bench_measures_a_disturbed_round_again(twin, document, question, monkey
 
 
 def test_bench_without_a_steady_round_says_so(twin, document, question, monkeypatch):
-    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.bench"], "STEADY", 0)
+    monkeypatch.setattr("swarmkv_lab.measure.bench.STEADY", 0)
     report, runs = bench(
         twin,
         document,

@@ -20,7 +20,7 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
     assert not [command for command in commands if command.endswith("-m swarmkv_lab.measure.guards")]
 
 
-def test_all_ways_answer_alike(twin, document, question):
+def test_all_variants_answer_alike(twin, document, question):
     frame = lab.compare_guards(twin, document, [question, question[:5]], max_tokens=4, repeats=2)
     assert list(frame.variant.unique()) == list(VARIANTS)
     assert len(frame) == 2 * len(VARIANTS)
@@ -30,7 +30,7 @@ def test_all_ways_answer_alike(twin, document, question):
     assert (frame.tokens_per_s > 0).all()
     figure = figures.guards(frame, "twin")
     assert isinstance(figure, Figure)
-    assert "x the tokens a second: " in figure.get_label()
+    assert "x the tokens per second: " in figure.get_label()
 
 
 def test_the_guards_are_put_back(twin, document, question):

@@ -123,14 +123,14 @@ def test_being_asked_changes_no_bit(twin, document, n, monkeypatch):
 
 
 PHASES = {
-    "context": "swarmkv_lab.llama.Model.context",
+    "context": "swarmkv_lab.llama.model.Model.open_context",
     "decode": "swarmkv_lab.llama.context.Context._decode_chunk",
-    "capture": "swarmkv_lab.llama.Context.get_state",
+    "capture": "swarmkv_lab.llama.context.Context.get_state",
     "copy": "swarmkv_lab.snapshot.snapshot.KVSnapshot.copy",
-    "restore": "swarmkv_lab.llama.Context.set_state",
-    "share": "swarmkv_lab.llama.Context.share",
+    "restore": "swarmkv_lab.llama.context.Context.set_state",
+    "share": "swarmkv_lab.llama.context.Context.share",
     "sample": "swarmkv_lab.llama.sampling.Sampler.sample",
-    "roll back": "swarmkv_lab.llama.Context._go_back",
+    "roll back": "swarmkv_lab.llama.context.Context._go_back",
 }
 
 

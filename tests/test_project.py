@@ -55,19 +55,6 @@ def test_no_file_names_a_path_of_some_machine():
             assert not folders.search(path.read_text(encoding="utf-8")), name
 
 
-def test_files_stay_one_idea_long():
-    for path in (ROOT / "swarmkv_lab").rglob("*.py"):
-        assert path.read_text().count("\n") <= 250, path.name
-
-
-def test_llama_cpp_is_called_from_one_room_only():
-    for path in (ROOT / "swarmkv_lab").rglob("*.py"):
-        if (
-            path.parent.name != "llama" and path.name != "llama_cpp_python.py"
-        ):  # which drive llama-cpp-python's own class
-            assert not re.search(r"^\s*(import|from) llama_cpp", path.read_text(), re.M), path.name
-
-
 def test_the_readmes_table_is_the_reference_measurement():
     summary = json.loads((ROOT / "data/reference/bench.json").read_text())["summary"]
     readme = (ROOT / "README.md").read_text()
@@ -110,3 +97,17 @@ def test_no_committed_file_is_large():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     large = {name: size for name in files if (size := (ROOT / name).stat().st_size) > 1_000_000}
     assert not large
+
+
+def test_contributing_names_the_folders_that_there_are_in_the_order_of_their_imports():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    named = [name.rstrip("/") for row in rows for name in re.findall(r"`([\w./]+)`", row)]
+    package = ROOT / "swarmkv_lab"
+    there = {path.name for path in package.iterdir() if path.name[0] not in "_." and path.suffix != ".pyi"}
+    assert set(named) == there
+    (layers,) = (
+        contract["layers"]
+        for contract in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    assert [name.removesuffix(".py") for name in named] == layers

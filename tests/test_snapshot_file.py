@@ -192,7 +192,7 @@ def test_another_version_or_shape_is_named_on_load(snapshot, twin, tmp_path, cha
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"kv_type": ("q8_0", "f16"), "mixed": True}, lab.SnapshotCorruptError, "K of layer 0 is f16, .* q8_0"),
+        ({"kv_type": ("q8_0", "f16"), "kv_rotated": True}, lab.SnapshotCorruptError, "K of layer 0 is f16, .* q8_0"),
         ({"flash_attn": True}, lab.SnapshotCorruptError, "transposed"),
         ({"n_stream": 2}, lab.SnapshotCorruptError, "stream"),
         ({"n_stream": 10**6}, lab.SnapshotCorruptError, "does not say"),
@@ -222,17 +222,20 @@ def test_a_sequence_that_the_context_does_not_have(saved, twin, seq_id):
         loaded.restore(ctx, seq_id)
 
 
-def test_mixing_that_the_environment_turned_off(tmp_path, document, monkeypatch):
+def test_a_rotation_that_the_environment_turned_off(tmp_path, document, monkeypatch):
     with load_shape("one layer", tmp_path) as model:
         with model.context(512, kv_type="q8_0") as ctx:
             ctx.decode(document)
             snapshot = lab.KVSnapshot.capture(ctx, document)
         monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
-        with model.context(512, kv_type="q8_0") as ctx, pytest.raises(lab.SnapshotMismatchError, match="mixed True"):
+        with (
+            model.context(512, kv_type="q8_0") as ctx,
+            pytest.raises(lab.SnapshotMismatchError, match="kv_rotated True"),
+        ):
             snapshot.restore(ctx)
         with model.context(512) as ctx:
             ctx.decode(document)
-            lab.KVSnapshot.capture(ctx, document).restore(ctx)  # f16 is never mixed
+            lab.KVSnapshot.capture(ctx, document).restore(ctx)  # f16 is never rotated
 
 
 def test_an_architecture_whose_states_cannot_be_checked_is_not_saved(snapshot, tmp_path):

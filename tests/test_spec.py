@@ -62,7 +62,7 @@ def test_the_dossiers_pipeline_at_any_length(real):
         ("max_tokens = 3", "max_tokens = '3'", "agents.early: max_tokens is '3', of the wrong type"),
         ("max_tokens = 3", "max_tokens = true", "max_tokens is True, of the wrong type"),
         ("seed = 4", "sead = 4", "agents.late.sampling: 'sead' is not one of temperature, "),
-        ("seed = 4", "top_p = 7", "top_p is 7, it must be"),
+        ("seed = 4", "top_p = 7", "top_p=7: it must be"),
         ("[agents.late]", "[agents.early]", "spec.toml is not TOML: "),
         ("after = [\"early\"]", "after = [\"nobody\"]", "late comes after nobody"),
         ("document = \"notes.txt\"\n", "", "spec.toml has no document"),

@@ -33,15 +33,15 @@ def stop_after(monkeypatch):
     def arm(n):
         left = iter([None] * n)
 
-        def fan_out(*args, **kwargs):
+        def run_once(*args, **kwargs):
             if kwargs.get("max_tokens") != 1:  # the warm-up
                 try:
                     next(left)
                 except StopIteration:
                     raise KeyboardInterrupt from None
-            return experiment.fan_out(*args, **kwargs)
+            return experiment.run_once(*args, **kwargs)
 
-        monkeypatch.setattr(grid, "fan_out", fan_out)
+        monkeypatch.setattr(grid, "run_once", run_once)
 
     return arm
 

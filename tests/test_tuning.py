@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama import Sampler
+from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.measure.limits import _pieces
 
 
@@ -34,7 +34,7 @@ def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
         assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
     with twin.context(256, n_threads=2) as ctx:
         assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
-    with pytest.raises(lab.SwarmKVError, match="n_threads_batch=0: it must be at least 1"):
+    with pytest.raises(lab.SwarmKVError, match="n_threads_batch=0: it must be a whole number from 1"):
         twin.context(256, n_threads_batch=0)
 
 

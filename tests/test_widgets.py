@@ -262,7 +262,7 @@ def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, message):
 
 def test_a_failure_nobody_foresaw_is_said_and_gives_the_buttons_back(twin, runs_folder, monkeypatch):
     widget = race(twin)
-    monkeypatch.setattr(race_module, "measure", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(race_module, "plan", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(type(twin), "tokenize", lambda *_, **__: [1])
     widget.run_button.click()
     assert widget.wait(10)

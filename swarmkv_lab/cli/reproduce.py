@@ -21,7 +21,7 @@ from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.bench import bench
-from swarmkv_lab.measure.grid import sweep_rounds
+from swarmkv_lab.measure.grid import plan, sweep_rounds
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.positions import position_error
@@ -46,9 +46,8 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     data.mkdir(parents=True, exist_ok=True)
     with load_model() as model:
         tokens = model.tokenize(load_document("dossier"))
-        sweep_rounds(
-            model, tokens, chosen.rounds, list(STRATEGIES), max_tokens=chosen.max_tokens, path=data / "grid.csv"
-        )
+        grid = plan(model, tokens, chosen.rounds, list(STRATEGIES), max_tokens=chosen.max_tokens)
+        sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
         if not _kept(data / "bench.json"):
             _measure_bench(model, tokens, chosen, data)
         if not _kept(data / "positions.csv"):

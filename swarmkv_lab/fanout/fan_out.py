@@ -90,7 +90,7 @@ def run_once(
         callback=callback,
     )
     strategy.answer(run)
-    return run
+    return run.ended()
 
 
 def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:

@@ -116,7 +116,7 @@ class Pipeline:
             threads=threads,
         )
         chosen.answer(run)
-        return run
+        return run.ended()
 
     def _n_prefix(self, agent: Agent) -> int:
         return len(self.tokens) if agent.prefix_tokens is None else agent.prefix_tokens

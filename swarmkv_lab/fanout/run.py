@@ -60,6 +60,7 @@ class Run:
         self._on_token = on_token
         self._threads = threads
         self._ended = False
+        self._texts: dict[str, str] = {}
         self.recorder = Recorder()
 
     # -- what readers see
@@ -72,7 +73,7 @@ class Run:
     @property
     def answers(self) -> dict[str, str]:
         """The answers' text by agent."""
-        return {branch.name: self.model.detokenize(branch.tokens) for branch in self.branches}
+        return self._texts or {branch.name: self.model.detokenize(branch.tokens) for branch in self.branches}
 
     @property
     def agents(self) -> pd.DataFrame:
@@ -171,6 +172,11 @@ class Run:
                 self._on_token(branch.name, token)
             except Exception as error:
                 self.schedule.fail(branch, SwarmKVError(f"on_token raised {error!r}"))
+
+    def ended(self) -> "Run":
+        """The run, whose answers are text from now on: they outlive the model."""
+        self._texts = self.answers
+        return self
 
     def whole_prompt(self, branch: Branch) -> list[int]:
         """The document's tokens and the agent's: what somebody who knows of no prefix is given."""

@@ -46,8 +46,7 @@ class Weights:
             self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
             self._vocab = llama_cpp.llama_model_get_vocab(handle)
             # Who is loaded is read now: the file may be another one tomorrow.
-            self.content_hash = _content_hash(self.path)
-            """sha256 over the file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB"""
+            self.content_hash = content_hash(self.path)
             self._header = read_header(self.path)
             if self._file_version() != before:
                 self._free()
@@ -216,7 +215,8 @@ class Weights:
         return dict(zip(keys, values, strict=True))
 
 
-def _content_hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """sha256 over a file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB."""
     blocks, block = 256, 1 << 16
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))

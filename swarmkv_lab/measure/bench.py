@@ -12,6 +12,7 @@ from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.grid import measure, plan, record, rounds
 from swarmkv_lab.measure.limits import restore_against_memcpy
@@ -30,6 +31,7 @@ def bench(
     repeats: int = 3,
     max_retries: int = 0,
     max_tokens: int = 16,
+    sampling: Sampling = GREEDY,
     agents: Prompts | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Run]]:
@@ -41,7 +43,8 @@ def bench(
     """
     chosen = ContextSettings.of(**settings)
     tries = rounds([depth], [n_agents], repeats + whole_number("max_retries", max_retries))
-    asked = plan(model, tokens, tries, strategies, agents=agents, max_tokens=max_tokens, settings=chosen)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
+    asked = plan(model, tokens, tries, strategies, agents=agents, settings=chosen, **how)
     about = {"depth": depth, "n_agents": n_agents, "repeats": repeats, "max_tokens": max_tokens}
     env = environment(model, chosen, **about)
     records: list[dict[str, Any]] = []

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.runlog import Round, RunLog
@@ -48,25 +49,19 @@ class Plan:
     strategies: Sequence[Strategy]
     """the baseline first: the others' answers are compared with its"""
     max_tokens: int
+    sampling: Sampling
     settings: ContextSettings
     callback: Callable[[Run], None] | None
 
-    def run(self, strategy: Strategy, depth: int, n_agents: int) -> Run:
+    def run(self, strategy: Strategy, depth: int, n_agents: int, max_tokens: int | None = None) -> Run:
         """One strategy at one point."""
-        return self._run(strategy, self.prefix[:depth], n_agents, self.max_tokens)
-
-    def warm_up(self, n_agents: int) -> None:
-        """Each strategy once, unmeasured: pages, threads and caches are warm afterwards."""
-        for strategy in self.strategies:
-            self._run(strategy, self.prefix[:64], n_agents, min(1, self.max_tokens))
-
-    def _run(self, strategy: Strategy, prefix: np.ndarray, n_agents: int, max_tokens: int) -> Run:
         return run_once(
             self.model,
-            prefix,
+            self.prefix[:depth],
             strategy,
             prompts=_take(self.prompts, n_agents),
-            max_tokens=max_tokens,
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            sampling=self.sampling,
             settings=self.settings,
             callback=self.callback,
         )
@@ -80,6 +75,7 @@ def plan(
     *,
     agents: Prompts | None = None,
     max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
     settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
     callback: Callable[[Run], None] | None = None,
 ) -> Plan:
@@ -96,7 +92,7 @@ def plan(
     for strategy, this in product(chosen, rounds):
         lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
         budget(model, strategy, this.depth, lengths, max_tokens, settings)
-    return Plan(model, prefix, prompts, chosen, max_tokens, settings, callback)
+    return Plan(model, prefix, prompts, chosen, max_tokens, sampling, settings, callback)
 
 
 def measure(
@@ -111,8 +107,9 @@ def measure(
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
         return
-    if warm_up:
-        plan.warm_up(max(this.n_agents for this in rounds))
+    if warm_up:  # pages, threads and caches are warm afterwards
+        for strategy in plan.strategies:
+            plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
     bar = tqdm(
         total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
         disable=None if progress else True,
@@ -148,16 +145,15 @@ def race(
     strategies: Sequence[str | Strategy],
     *,
     max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
     callback: Callable[[Run], None] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Run]:
-    """Each strategy once on the same agents, after a warm-up: the runs by strategy."""
+    """Each strategy once on the same agents, after a warm-up: the runs by strategy; arguments as in fan_out."""
     once = rounds([len(tokens)], [len(agents)], 1)
-    chosen = ContextSettings.of(**settings)
-    asked = plan(
-        model, tokens, once, strategies, agents=agents, max_tokens=max_tokens, settings=chosen, callback=callback
-    )
+    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
+    asked = plan(model, tokens, once, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
     return {run.strategy: run for _, run, _ in measure(asked, once, progress=progress)}
 
 
@@ -171,6 +167,7 @@ def sweep(
     repeats: int = 3,
     agents: Prompts | None = None,
     max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
     path: str | Path | None = None,
     progress: bool = True,
     callback: Callable[[Run], None] | None = None,
@@ -180,45 +177,27 @@ def sweep(
 
     path: a CSV that each run is appended to as it is measured, with a JSON of the machine, the versions and the
     settings beside it. The same call goes on from there after an interrupt; a file measured otherwise is refused.
-    Without a path an interrupt returns what was measured until then, with a warning.
+    Without a path an interrupt returns what was measured until then, with a warning. The rest is as in fan_out.
     """
-    return sweep_rounds(
-        model,
-        tokens,
-        rounds(depths, n_agents, repeats),
-        strategies,
-        agents=agents,
-        max_tokens=max_tokens,
-        path=path,
-        progress=progress,
-        callback=callback,
-        settings=ContextSettings.of(**settings),
-    )
+    grid = rounds(depths, n_agents, repeats)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
+    asked = plan(model, tokens, grid, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
+    return sweep_rounds(asked, grid, path=path, progress=progress)
 
 
 def sweep_rounds(
-    model: Model,
-    tokens: Sequence[int] | np.ndarray,
-    rounds: Sequence[Round],
-    strategies: Sequence[str | Strategy],
-    *,
-    agents: Prompts | None = None,
-    max_tokens: int = 32,
-    path: str | Path | None = None,
-    progress: bool = True,
-    callback: Callable[[Run], None] | None = None,
-    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
+    plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None, progress: bool = True
 ) -> pd.DataFrame:
     """As sweep, over rounds that need not be a whole product."""
-    asked = plan(
-        model, tokens, rounds, strategies, agents=agents, max_tokens=max_tokens, settings=settings, callback=callback
-    )
     log = None
     if path is not None:
-        log = RunLog(Path(path), environment(model, settings, **_input(asked), max_tokens=max_tokens))
+        about = {**_input(plan), "max_tokens": plan.max_tokens}
+        if plan.sampling != GREEDY:
+            about["sampling"] = asdict(plan.sampling)
+        log = RunLog(Path(path), environment(plan.model, plan.settings, **about))
     records = []
     try:
-        for measured in measure(asked, rounds, log=log, progress=progress):
+        for measured in measure(plan, rounds, log=log, progress=progress):
             records.append(record(*measured))
     except KeyboardInterrupt:
         if log or not records:
@@ -226,7 +205,7 @@ def sweep_rounds(
         warnings.warn(f"interrupted: the {len(records)} runs measured until then are returned", stacklevel=2)
     if log:
         log.close()
-        return log.frame(rounds, [strategy.name for strategy in asked.strategies])
+        return log.frame(rounds, [strategy.name for strategy in plan.strategies])
     return pd.DataFrame(records)
 
 
@@ -247,10 +226,10 @@ def _work(this: Round, strategy: Strategy) -> float:
     return prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
 
 
-def _input(asked: Plan) -> dict[str, str]:
+def _input(plan: Plan) -> dict[str, str]:
     """What the runs read, by its hashes."""
-    read = {"document_sha256": asked.prefix.tobytes()}
-    read["prompts_sha256"] = b"".join(prompt.tobytes() for prompt in asked.prompts.values())
+    read = {"document_sha256": plan.prefix.tobytes()}
+    read["prompts_sha256"] = b"".join(prompt.tobytes() for prompt in plan.prompts.values())
     return {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 

@@ -1,0 +1,139 @@
+"""close() while something is going on: it waits, or what runs ends with one clear error; the process lives."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import llama_cpp
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+
+
+@pytest.mark.parametrize("what", ["context", "model"])
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_a_callback_cannot_close_what_is_at_work(twin, document, question, what, strategy):
+    with lab.load_model(twin.path) as model:
+        opened = []
+        open_context = model.open_context
+        model.open_context = lambda settings: opened.append(open_context(settings)) or opened[-1]
+        close = model.close if what == "model" else lambda: opened[-1].close()
+        with pytest.raises(lab.SwarmKVError, match="this context is at work in this thread: close it when the call"):
+            lab.fan_out(model, document, [question], strategy, max_tokens=2, callback=lambda run: close())
+        assert not [ctx for ctx in model._contexts if ctx._free.alive]
+        run = lab.fan_out(model, document, [question], strategy, max_tokens=2)  # the model lives on
+        assert run.compare(lab.fan_out(twin, document, [question], strategy, max_tokens=2)).same_tokens.all()
+
+
+def test_a_signal_handler_cannot_close_what_is_at_work(twin, document):
+    with twin.context(60_416, n_batch=1) as ctx:
+        before = signal.signal(signal.SIGUSR1, lambda *_: ctx.close())
+        try:
+            timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            with pytest.raises(lab.SwarmKVError, match="at work in this thread"):
+                ctx.decode_many({0: np.tile(document, 200)})
+        finally:
+            timer.join()
+            signal.signal(signal.SIGUSR1, before)
+        ctx.clear()
+        ctx.decode(document)
+
+
+ROUNDS = """
+import random, sys, threading, time
+import numpy as np
+import swarmkv_lab as lab
+
+path, what, n_rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+random.seed(1)
+tokens = np.arange(200, dtype=np.int32)
+
+
+def pipeline(model):
+    run = lab.Pipeline(model, tokens, [lab.Agent("a", [1]), lab.Agent("b", [2])]).run("naive", threads=2, n_threads=1)
+    for error in run.errors.values():
+        raise error
+
+
+for i in range(n_rounds):
+    model = lab.load_model(path, n_gpu_layers=0, guard_per_context=bool(i % 2))
+    ctx = model.context(512, n_threads=1)
+    work = {
+        "fan_out": lambda: lab.fan_out(
+            model, tokens, [[1, 2]] * 3, random.choice(list(lab.STRATEGIES)), max_tokens=4, n_threads=1
+        ),
+        "pipeline": lambda: pipeline(model),
+        "context": lambda: (ctx.clear(), ctx.decode(tokens), list(ctx.stream(4)), ctx.get_state(), ctx.logits),
+        "text": lambda: (model.detokenize(model.tokenize("Who sells the company, and why? " * 50)), model.ask("Who?")),
+        "is_eog": lambda: [model.is_eog(token) for token in range(200)],
+    }[what]
+    said = []
+
+    def go():
+        try:
+            while True:
+                work()
+        except lab.SwarmKVError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    time.sleep(random.uniform(0, 0.02))
+    (ctx if what == "context" and i % 3 else model).close()
+    thread.join(60)
+    assert not thread.is_alive(), "it hangs"
+    assert said and "closed" in said[0], said
+    model.close()
+print("alive")
+"""
+
+
+def close_while_running(path, what, n_rounds):
+    done = subprocess.run(
+        [sys.executable, "-c", ROUNDS, str(path), what, str(n_rounds)], capture_output=True, text=True, timeout=600
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("what", ["fan_out", "pipeline", "context", "is_eog"])
+def test_closing_while_another_thread_is_at_it(twin, what):
+    close_while_running(twin.path, what, 20)
+
+
+@pytest.mark.real
+def test_closing_while_another_thread_reads_and_writes_text(real):
+    close_while_running(real.path, "text", 20)
+
+
+def test_models_on_one_gpu_take_turns(twin, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "llama_supports_gpu_offload", lambda: True)
+    with lab.load_model(twin.path) as one, lab.load_model(twin.path) as other:
+        assert one.guard is other.guard
+        with one.context(256) as a, other.context(256) as b:
+            assert a.guard is b.guard
+        with pytest.raises(lab.SwarmKVError, match="guard_per_context=True needs n_gpu_layers=0"):
+            lab.load_model(twin.path, guard_per_context=True)
+    with lab.load_model(twin.path, n_gpu_layers=0) as one, lab.load_model(twin.path, n_gpu_layers=0) as other:
+        assert one.guard is not other.guard
+
+
+def test_what_was_loaded_stays_what_it_is(tmp_path, document, question):
+    """Another file under the same name later on is another model: hash and geometry are those of the loaded one."""
+    from conftest import load_shape
+
+    with load_shape("two layers", tmp_path) as model:
+        before = model.content_hash, model.geometry
+        other = tmp_path / "other"
+        other.mkdir()
+        load_shape("one layer", other).close()
+        os.replace(other / "twin.gguf", model.path)
+        assert (model.content_hash, model.geometry) == before
+        snapshot = lab.prefill(model, document)
+    with lab.load_model(tmp_path / "twin.gguf") as replaced:
+        assert replaced.content_hash != before[0]
+        with replaced.context(512) as ctx, pytest.raises(lab.SnapshotMismatchError, match="the snapshot has model"):
+            snapshot.restore(ctx)

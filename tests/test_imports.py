@@ -1,0 +1,84 @@
+"""Importing: next to nothing is loaded before it is used, and what needs no llama.cpp works without it."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+from conftest import ROOT
+
+import swarmkv_lab as lab
+
+
+def python(program, *arguments):
+    """What a fresh process prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_lab_loads_nothing_heavy():
+    heavy = ["llama_cpp", "numpy", "pandas", "matplotlib", "ipywidgets", "gguf", "fsspec", "tqdm"]
+    print_loaded = f"import sys, swarmkv_lab; print([name for name in {heavy} if name in sys.modules])"
+    assert python(print_loaded).strip() == "[]"
+
+
+def test_every_public_name_is_there_and_none_is_a_module_in_disguise():
+    rooms = {path.name for path in (ROOT / "swarmkv_lab").iterdir() if path.is_dir()} | {"errors", "files"}
+    for name in lab.__all__:
+        assert isinstance(getattr(lab, name), types.ModuleType) == (name in rooms), name
+    assert set(lab.__all__) <= set(dir(lab))
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        lab.nothing_of_the_kind  # noqa: B018
+
+
+WITHOUT_LLAMA_CPP = """
+import sys
+sys.modules["llama_cpp"] = None  # as where it is not installed
+from pathlib import Path
+import swarmkv_lab as lab
+from swarmkv_lab.figures import gallery
+from swarmkv_lab.widgets import latency_explorer, sizing_explorer
+
+print(lab.geometry("llama-3.1-70b").snapshot_bytes(3501, kv_type="q8_0"))
+print(lab.geometry(lab.twin(lab.geometry("smollm2-135m"))) == lab.geometry("smollm2-135m"))
+print(len(lab.agents_by_budget(["qwen2.5-7b"], [8], 8192)))
+reference = lab.measurements("reference")
+print(lab.CostModel.fit(reference.grid).speedup([1024], [4], "shared").shape)
+print(lab.article_table(reference.bench).shape)
+print(len(gallery.draw(reference, Path(sys.argv[1]))))
+print(sizing_explorer().numbers["snapshot_bytes"] > 0, len(latency_explorer().data()) > 0)
+try:
+    lab.load_model
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_sizing_analysis_figures_and_explorers_need_no_llama_cpp(tmp_path):
+    lines = python(WITHOUT_LLAMA_CPP, tmp_path).splitlines()
+    assert lines[0] == str(lab.geometry("llama-3.1-70b").snapshot_bytes(3501, kv_type="q8_0"))
+    assert lines[1:6] == ["True", "2", "(1, 1)", "(6, 6)", str(len(list(tmp_path.glob("*.png"))) + 1)]
+    assert lines[6] == "True True"
+    assert "pip install llama-cpp-python" in lines[7]
+
+
+LOUD_AND_SILENT = """
+import os, sys, swarmkv_lab as lab
+from llama_cpp import Llama
+with lab.load_model(sys.argv[1]) as model, model.context(256) as ctx:
+    ctx.decode([1, 2, 3])
+    print("ours is silent", file=sys.stderr, flush=True)
+    Llama(sys.argv[1], n_ctx=256, verbose=True).close()
+"""
+
+
+def test_llama_cpp_pythons_own_log_is_not_silenced(twin):
+    done = subprocess.run(
+        [sys.executable, "-c", LOUD_AND_SILENT, str(twin.path)], capture_output=True, text=True, cwd=ROOT
+    )
+    before, _, after = done.stderr.partition("ours is silent\n")
+    assert before == ""
+    assert "llama_model_loader" in after

@@ -1,0 +1,190 @@
+"""A run: what it says while it goes on, what an error leaves behind, and one meaning for each of its numbers."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.analysis.timeline import PREFIX
+from swarmkv_lab.cli import main
+from swarmkv_lab.fanout.strategies import Strategy
+from swarmkv_lab.files import as_json
+
+
+def spans_ms(run, agent, phase):
+    spans = run.timeline[(run.timeline.agent == agent) & (run.timeline.phase == phase)]
+    return (spans.end_ms - spans.start_ms).tolist()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_a_callback_may_read_everything_and_freezes_nothing(twin, document, question, strategy):
+    seen = []
+
+    def callback(run):
+        seen.append((len(run.timeline), run.metrics, run.agents, dict(run.answers), run.errors))
+
+    run = lab.fan_out(twin, document, [question, question[:3]], strategy, max_tokens=4, callback=callback)
+    assert len(run.timeline) >= seen[-1][0] > seen[0][0]
+    assert run.agents.answer_tokens.tolist() == [4, 4]
+    assert seen[0][2].answer_tokens.tolist() == [0, 0]
+    assert seen[0][2].ttft_ms.isna().iloc[1] or strategy == "batched"  # not begun: no number
+    assert run.metrics["end_to_end_ms"] == run.timeline.end_ms.max() > seen[-1][1]["end_to_end_ms"]
+    assert run.answers == {branch.name: twin.detokenize(branch.tokens) for branch in run.branches}
+    undisturbed = lab.fan_out(twin, document, [question, question[:3]], strategy, max_tokens=4)
+    assert run.compare(undisturbed).same_tokens.all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize("phase", ["prefill", "branch", "generate"])
+def test_a_span_ends_with_the_error_that_leaves_it(twin, document, question, strategy, phase):
+    runs = []
+
+    def callback(run):
+        runs.append(run)
+        if run.timeline.phase.iloc[-1] == phase:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        lab.fan_out(twin, document, [question, question], strategy, max_tokens=4, callback=callback)
+    run = runs[-1]
+    left = run.timeline
+    assert left.phase.iloc[-1] == phase
+    assert left.equals(run.timeline)  # also a moment later
+
+
+def graph(max_tokens=4):
+    return [
+        lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=max_tokens),
+        lab.Agent("whole", [6, 7, 8], max_tokens=max_tokens),
+    ]
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_who_failed_counts_in_no_mean(twin, document, strategy):
+    def on_token(name, token):
+        if name == "early":
+            raise ValueError("enough")
+
+    run = lab.Pipeline(twin, document, graph()).run(strategy, on_token=on_token)
+    times = ["activation_ms", "branch_ms", "ttft_ms", "generate_ms", "first_token_at_ms"]
+    agents = run.agents.set_index("agent")
+    assert agents.loc["early", times].isna().all()
+    assert agents.loc["whole", times].notna().all()
+    for name in times[:4]:
+        assert run.metrics[name] == agents[name]["whole"]
+    assert run.metrics["last_ttft_ms"] == agents.ttft_ms["whole"]
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_the_prefill_is_all_of_the_documents_and_a_mean_where_each_agent_has_its_own(twin, document, strategy):
+    run = lab.Pipeline(twin, document, graph()).run(strategy)
+    if strategy == "naive":
+        lanes = [spans_ms(run, name, "prefill") for name in ("early", "whole")]
+        assert run.metrics["prefill_ms"] == pytest.approx(np.mean([sum(lane) for lane in lanes]))
+    else:
+        both = spans_ms(run, PREFIX, "prefill")
+        assert len(both) == 2
+        assert run.metrics["prefill_ms"] == pytest.approx(sum(both))
+
+
+def test_a_packed_agents_span_ends_with_its_own_answer(twin, document):
+    agents = [lab.Agent("short", [1], max_tokens=2), lab.Agent("long", [2], max_tokens=30)]
+    run = lab.Pipeline(twin, document, agents).run("batched")
+    (short,), (long,) = (spans_ms(run, name, "generate") for name in ("short", "long"))
+    assert short < long
+    assert run.timeline.end_ms.max() == run.timeline[run.timeline.agent == "long"].end_ms.max()
+
+
+def test_nothing_is_restored_that_nobody_disturbed(twin, document):
+    """swarmkv's agents have contexts of their own, so that its prefill just goes on; pooled's use the prefill's."""
+    pipeline = lab.Pipeline(twin, document, graph())
+    restored = {name: len(spans_ms(pipeline.run(name), PREFIX, "restore")) for name in ("swarmkv", "pooled")}
+    assert restored == {"swarmkv": 0, "pooled": 1}
+    late = [lab.Agent("first", [1], max_tokens=2), lab.Agent("second", [2], ["first"], 64, max_tokens=2)]
+    assert spans_ms(lab.Pipeline(twin, document, late).run("pooled"), PREFIX, "restore") == []  # no agent at 64
+
+
+def test_a_snapshot_that_is_there_needs_no_context_to_prefill_in(twin, document, question):
+    snapshot = lab.prefill(twin, document)
+    run = lab.fan_out(twin, snapshot, [question, question], "swarmkv", max_tokens=2)
+    assert run.timeline.phase.value_counts()["context"] == 2
+    assert spans_ms(run, PREFIX, "context") == []
+    assert run.metrics["kv_bytes"] == twin.geometry.cache_bytes(300 + 9 + 2) + 2 * snapshot.nbytes
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_an_agent_may_have_any_name(twin, document, question, strategy):
+    names = ["prefix", "prefix of all", "", "a\nb", "naive"]
+    run = lab.fan_out(twin, document, dict.fromkeys(names, question), strategy, max_tokens=2)
+    assert run.agents.agent.tolist() == names
+    assert run.agents.ttft_ms.notna().all()
+    if strategy != "naive":
+        assert spans_ms(run, "prefix", "prefill") == []
+        assert len(spans_ms(run, run.prefix_lane, "prefill")) == 1
+
+
+def test_json_has_no_numbers_that_json_does_not_know(capsys, tmp_path, twin, monkeypatch):
+    assert json.loads(as_json({"a": [float("nan"), np.float32("inf"), np.int64(3)], "b": (np.bool_(True), None)})) == {
+        "a": [None, None, 3], "b": [True, None],
+    }  # fmt: skip
+    monkeypatch.setattr(lab.Pipeline, "run", failed_run(twin))
+    spec = tmp_path / "p.toml"
+    spec.write_text('document = "dossier"\ntokens = 64\n[agents.a]\nprompt = "Who sells?"\nmax_tokens = 2\n')
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    assert main(["pipeline", str(spec), "--json"]) == 1
+    record = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert record["ttft_ms"] is None
+    assert list(record["errors"]) == ["a"]
+
+
+def failed_run(model):
+    def on_token(name, token):
+        raise ValueError("enough")
+
+    run = lab.Pipeline(model, [1, 2, 3], [lab.Agent("a", [1], max_tokens=2)]).run("shared", on_token=on_token)
+    return lambda *_args, **_kwargs: run
+
+
+def test_a_run_outlives_its_model(twin, document, question):
+    with lab.load_model(twin.path) as model:
+        runs = [lab.fan_out(model, document, [question], max_tokens=3), lab.Pipeline(model, document, graph()).run()]
+    for run in runs:
+        assert run.agents.answer.tolist() == list(run.answers.values())
+        assert all(run.answers.values())
+
+
+def test_a_strategy_says_what_it_is():
+    said = {name: (s.name, s.packs, s.shares, s.threaded, s.is_baseline) for name, s in lab.STRATEGIES.items()}
+    assert said == {
+        "naive": ("naive", False, False, True, True),
+        "swarmkv": ("swarmkv", False, False, True, False),
+        "pooled": ("pooled", False, False, False, False),
+        "shared": ("shared", False, True, False, False),
+        "batched": ("batched", True, True, False, False),
+    }
+
+
+def test_a_strategy_of_ones_own(twin, document, question):
+    """What a peer is: a name and a function that answers a run's agents."""
+    mine = Strategy("mine", lab.STRATEGIES["shared"].answer, shares=True)
+    run = lab.fan_out(twin, document, [question], mine, max_tokens=3)
+    assert run.strategy == "mine"
+    assert run.compare(lab.fan_out(twin, document, [question], "naive", max_tokens=3)).same_tokens.all()
+
+
+def test_who_shares_cells_needs_one_cache(twin, document, question):
+    for strategy in ("shared", "batched"):
+        with pytest.raises(lab.SwarmKVError, match=f"{strategy} needs kv_unified=True"):
+            lab.fan_out(twin, document, [question], strategy, kv_unified=False)
+    with pytest.raises(lab.SwarmKVError, match="256 agents: batched answers at most 255 in one batch"):
+        lab.fan_out(twin, document, [question] * 256, "batched", max_tokens=0)
+
+
+def test_settings_that_are_none(twin, document, question):
+    with pytest.raises(lab.SwarmKVError, match="n_thread, colour: the settings of a context are n_ctx, n_seq_max"):
+        lab.fan_out(twin, document, [question], n_thread=2, colour="red")
