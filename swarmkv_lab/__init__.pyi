@@ -1,68 +1,45 @@
-from . import analysis as analysis
-from . import cli as cli
-from . import errors as errors
-from . import fanout as fanout
-from . import figures as figures
-from . import files as files
-from . import llama as llama
-from . import measure as measure
-from . import peers as peers
-from . import sizing as sizing
-from . import snapshot as snapshot
+# The public names, and the file that each lives in.
+# fmt: off
+# isort: off
+from . import analysis as analysis, cli as cli, errors as errors, fanout as fanout, figures as figures, files as files
+from . import llama as llama, measure as measure, peers as peers, sizing as sizing, snapshot as snapshot
 from . import widgets as widgets
 from .analysis.article import article_table as article_table
-from .analysis.costmodel import CostModel as CostModel
-from .analysis.costmodel import held_out as held_out
+from .analysis.costmodel import CostModel as CostModel, held_out as held_out
 from .analysis.divergence import kl_divergence as kl_divergence
-from .analysis.measurements import caption as caption
-from .analysis.measurements import measurements as measurements
+from .analysis.measurements import caption as caption, measurements as measurements
 from .analysis.summary import steady_rows as steady_rows
-from .errors import ContextBudgetError as ContextBudgetError
-from .errors import DecodeError as DecodeError
-from .errors import ModelNotFoundError as ModelNotFoundError
-from .errors import SnapshotCorruptError as SnapshotCorruptError
-from .errors import SnapshotMismatchError as SnapshotMismatchError
-from .errors import SwarmKVError as SwarmKVError
-from .errors import refused as refused
+from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
+from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
+from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError, refused as refused
 from .fanout.best_of import best_of as best_of
-from .fanout.documents import load_agents as load_agents
-from .fanout.documents import load_document as load_document
-from .fanout.fan_out import fan_out as fan_out
-from .fanout.fan_out import shared_prefix as shared_prefix
-from .fanout.pipeline import Agent as Agent
-from .fanout.pipeline import Pipeline as Pipeline
+from .fanout.documents import load_agents as load_agents, load_document as load_document
+from .fanout.fan_out import fan_out as fan_out, shared_prefix as shared_prefix
+from .fanout.pipeline import Agent as Agent, Pipeline as Pipeline
 from .fanout.run import Run as Run
 from .fanout.spec import load_pipeline as load_pipeline
 from .fanout.strategies import STRATEGIES as STRATEGIES
 from .llama.context import Context as Context
 from .llama.guard import LlamaGuard as LlamaGuard
-from .llama.loading import load_model as load_model
-from .llama.loading import model_path as model_path
+from .llama.loading import load_model as load_model, model_path as model_path
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
-from .measure.grid import race as race
-from .measure.grid import sweep as sweep
-from .measure.guards import compare_guards as compare_guards
-from .measure.guards import without_guard as without_guard
-from .measure.kv import measure_kv as measure_kv
-from .measure.kv import weigh as weigh
+from .measure.grid import race as race, sweep as sweep
+from .measure.guards import compare_guards as compare_guards, without_guard as without_guard
+from .measure.kv import measure_kv as measure_kv, weigh as weigh
 from .measure.limits import restore_against_memcpy as restore_against_memcpy
 from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
-from .measure.tuning import fastest_settings as fastest_settings
-from .measure.tuning import tune as tune
-from .sizing.catalogue import catalogue as catalogue
-from .sizing.catalogue import geometry as geometry
+from .measure.tuning import fastest_settings as fastest_settings, tune as tune
+from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry
-from .sizing.memory import agents_by_budget as agents_by_budget
-from .sizing.memory import catalogue_bytes as catalogue_bytes
+from .sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .sizing.twins import twin as twin
 from .snapshot.prefix_cache import prefill as prefill
 from .snapshot.rope import Rope as Rope
-from .snapshot.snapshot import KVSnapshot as KVSnapshot
-from .snapshot.snapshot import describe as describe
+from .snapshot.snapshot import KVSnapshot as KVSnapshot, describe as describe
 from .snapshot.state import SequenceState as SequenceState
 
 __version__: str

@@ -1,7 +1,3 @@
 """python -m swarmkv_lab: the same as swarmkv-lab."""
 
-import sys
-
-from swarmkv_lab.cli import main
-
-sys.exit(main())
+import swarmkv_lab.cli.__main__  # noqa: F401

@@ -1,4 +1,4 @@
-"""The lab's files: where they lie, and how one is written: beside its place, flushed, then renamed into it."""
+"""The lab's files: where they are, and atomic writing: to a temporary file, flushed to disk, then renamed."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from swarmkv_lab.errors import SwarmKVError
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is open cannot be removed: that is lock enough
+except ImportError:  # Windows does not remove a file that is open, so no lock is needed there
     fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "SWARMKV_CACHE"
 _PACKAGE = Path(__file__).parent
 ROOT = _PACKAGE.parent
 _IN_CHECKOUT = (ROOT / "data" / "catalogue.csv").is_file()
-DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"  # beside the package, or inside an installed wheel
+DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"  # in the checkout, or inside an installed wheel
 REFERENCE = DATA / "reference"
-RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # what a reader measures and exports
+RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # the user's own measurements and exports
 _SUFFIX = ".swarmkv-tmp"
 
 
@@ -36,7 +36,7 @@ def cache_folder() -> Path:
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every reader takes: a number that is none (NaN, infinite) is null."""
+    """JSON text with null for NaN and infinity, which standard JSON does not have."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -52,12 +52,12 @@ def as_json(value: Any, indent: int | None = None) -> str:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which takes the path's place when the block has ended well.
+    """Yield a binary file to write; it replaces the file at ``path`` when the block ends without an error.
 
-    Until then, and on any error, interrupt or kill, what was there stays. Temporary files that a killed process left
-    in the folder are removed. Raises SwarmKVError with the system's reason when it cannot be written.
+    Until then, and after an error, an interrupt or a kill, the old file stays as it was. Temporary files of killed
+    processes in the same folder are removed. Raises SwarmKVError with the system's reason if it cannot be written.
     """
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(os.path.realpath(path))  # a symbolic link stays, and the file that it points to is replaced
     try:
         if target.is_dir():
             raise IsADirectoryError(None, "it is a folder")
@@ -77,7 +77,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files whose writers are gone: a writer holds a lock on its own, and its death releases it."""
+    """Remove temporary files of processes that have ended: a running writer holds a lock on its file."""
     for path in folder.glob(f".*{_SUFFIX}"):
         with suppress(OSError), path.open("rb") as file:
             _lock(file)
@@ -85,12 +85,12 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _temporary(target: Path) -> BinaryIO:
-    """A new file beside the target, locked where the file system has locks (where not, nobody removes it either)."""
+    """A new file beside the target, locked if the file system has locks (if not, other processes never remove it)."""
     while True:
         file = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}{_SUFFIX}").open("xb")
         try:
             _lock(file)
-        except BlockingIOError:  # another process has found it unlocked and is removing it
+        except BlockingIOError:  # another process saw it before it was locked, and is removing it
             file.close()
             continue
         except OSError:
@@ -106,7 +106,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename itself last. Some file systems do not have this, and then it lasts as they can."""
+    """Flush the folder, so that the rename survives a power failure. Not every file system supports this."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -82,10 +82,7 @@ def test_no_token_is_prefilled_that_nobody_reads(twin, text):
 
 
 def test_agents_of_a_late_turn_read_no_further_than_their_watermark(twin, text):
-    late = [
-        Agent("first", [1], max_tokens=2),
-        Agent("second", [2], after=["first"], prefix_tokens=64, max_tokens=4),
-    ]
+    late = [Agent("first", [1], max_tokens=2), Agent("second", [2], after=["first"], prefix_tokens=64, max_tokens=4)]
     runs = {name: Pipeline(twin, text, late).run(name, n_batch=64) for name in lab.STRATEGIES}
     for name in ("swarmkv", "pooled", "shared", "batched"):  # one agent at a time: batched has naive's shapes too
         assert (runs[name].compare(runs["naive"]).max_abs_logit_diff == 0).all(), name

@@ -1,1 +1,1 @@
-"""DataFrames in, DataFrames out: cost model, summaries, the article's table. No llama.cpp and no model."""
+"""Analysis of measured runs: cost model, summaries, the article's table. Needs neither llama.cpp nor a model."""

@@ -1,8 +1,8 @@
-"""CostModel: what every strategy takes at any depth and for any number of agents, fitted to measured runs.
+"""CostModel: the latencies of every strategy at any depth and number of agents, fitted to measured runs.
 
-All times are in milliseconds. A run is put together from its parts: the prefill a + b d + c d^2 (attention looks back
-on everything before it), and parts that grow at most linearly with the depth d, because each of their tokens looks back
-on d others or each of their bytes belongs to one of d cells.
+All times are in milliseconds. A run's time is the sum of its parts. The prefill takes a + b d + c d^2 at depth d,
+because attention reads all tokens before the current one. The other parts grow at most linearly with d, because each of
+their tokens attends to d tokens of the document, or because they move the bytes of d cells.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from swarmkv_lab.errors import SwarmKVError
 
 Array = np.ndarray
 Counts = Sequence[int] | np.ndarray
-# Basis functions of (depth, agents) for each part.
+# Basis functions of (depth d, number of agents n).
 _BASES = {
     "linear": lambda d, n: [np.ones_like(d), d],
     "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
-    "packed": lambda d, n: [np.ones_like(d), n, d * n],  # a step of n agents, each looking back on d tokens
+    "packed": lambda d, n: [np.ones_like(d), n, d * n],  # one step of n agents, each of which attends to d tokens
 }
-# Part: (column of a run, basis, basis where agents are packed). The prefill is fitted for all strategies together.
+# Part: (column of a run, basis, basis if agents are packed). The prefill is fitted once for all strategies.
 _PREFILL = ("prefill_ms", "quadratic", "quadratic")
 _PARTS = {
     "capture": ("capture_ms", "linear", "linear"),
@@ -32,25 +32,26 @@ _PARTS = {
     "answer": ("generate_ms", "linear", "packed"),
     "rest": ("rest_ms", "linear", "linear"),
 }
-# Naive's activation is its own context and its own prefill.
+# Naive's activation is a new context and a prefill; the prefill is fitted separately.
 _BASELINE_PARTS = _PARTS | {"activation": ("context_ms", "linear", "linear")}
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """Coefficients by (part, strategy or None for all); use ``fit``, ``predict``, ``bound`` and ``break_even``."""
+    """Fitted coefficients by (part, strategy); the strategy is None for the prefill, which all share. From ``fit``."""
 
     coefficients: dict[tuple[str, str | None], Array]
     sample_ms: float
-    """choosing a token"""
+    """time to sample one token, ms"""
     packed: tuple[str, ...]
-    """the strategies that answer all agents at the same time"""
+    """names of the strategies that answer all agents at the same time"""
 
     @classmethod
     def fit(cls, runs: pd.DataFrame) -> "CostModel":
-        """Least squares of the relative errors over a sweep's runs, part by part.
+        """Fit each part to a sweep's runs by least squares of the relative errors.
 
-        Raises SwarmKVError when naive is missing, or there are too few depths: three carry a parabola.
+        Raises SwarmKVError if naive is missing, if there are fewer than 3 depths (a parabola needs 3), or if a packed
+        strategy was measured with only one number of agents.
         """
         depths = runs.depth.nunique() if len(runs) else 0
         if depths < 3 or BASELINE not in set(runs.strategy):
@@ -60,7 +61,7 @@ class CostModel:
             raise SwarmKVError(
                 f"{', '.join(packed)} needs at least 2 numbers of agents, got 1: measure more, or leave it out"
             )
-        runs = runs.assign(rest_ms=_rest(runs))
+        runs = runs.assign(rest_ms=_rest(runs, packed))
         coefficients: dict[tuple[str, str | None], Array] = {("prefill", None): _least_squares(runs, *_PREFILL[:2])}
         for strategy, rows in runs.groupby("strategy", sort=False):
             for part, (column, alone, together) in _parts(strategy).items():
@@ -74,26 +75,30 @@ class CostModel:
         return [name for part, name in self.coefficients if part == "rest" and name is not None]
 
     def predict(self, depths: Counts, n_agents: Counts, strategies: Sequence[str] = ()) -> pd.DataFrame:
-        """A row per (depth, agents, strategy) of the product, with a sweep's column names for what is predicted."""
+        """Predicted times in ms, a row per (depth, agents, strategy), columns as in a sweep; default: all strategies.
+
+        Raises SwarmKVError for a strategy that was not measured, and for a depth or a number of agents below 1.
+        """
         unknown = set(strategies) - set(self.strategies)
         if unknown or min(*depths, *n_agents) < 1:
-            raise SwarmKVError(f"strategies {sorted(unknown)} were not measured, or a depth or agents below 1")
+            wrong = f"strategies {sorted(unknown)} were not measured" if unknown else "a depth or n_agents is below 1"
+            raise SwarmKVError(f"the cost model cannot predict this: {wrong}")
         d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
         frames = [self._predict(name, d, n) for name in strategies or self.strategies]
         return pd.concat(frames, ignore_index=True)
 
     def speedup(self, depths: Counts, n_agents: Counts, strategy: str) -> Array:
-        """End to end, naive over the strategy: (depths, agents)."""
+        """Naive's end-to-end time divided by the strategy's: array (depths, agents)."""
         naive, ours = (self.predict(depths, n_agents, [name]).end_to_end_ms for name in ("naive", strategy))
         return (naive / ours).to_numpy().reshape(len(depths), len(n_agents))
 
     def bound(self, depths: Counts, n_agents: Counts) -> Array:
-        """``bound`` of naive's predictions: (depths, agents)."""
+        """The upper limit of the speed-up (function ``bound``) from naive's predictions: array (depths, agents)."""
         naive = self.predict(depths, n_agents, ["naive"])
         return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
 
     def break_even(self, strategy: str, n_agents: int = 2, deepest: int = 8192) -> int | None:
-        """The shallowest document from which the strategy is faster end to end than naive; None if there is none."""
+        """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``."""
         depths = range(1, deepest + 1)
         faster = self.speedup(depths, [n_agents], strategy)[:, 0] > 1
         slower = np.flatnonzero(~faster)
@@ -128,20 +133,20 @@ class CostModel:
 
 
 def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
-    """N(P+B)/(P+N*B): the most that branches decoded one after another can gain end to end.
+    """N(P+B)/(P+N*B): the upper limit of the end-to-end speed-up if branches are decoded one after another.
 
-    P is naive's activation, B an agent's own work: its branch, choosing a token and its answer.
+    P is naive's activation. B is an agent's own work: its branch, sampling its first token, and its answer.
     """
     p, b = naive.activation_ms, naive.ttft_ms - naive.activation_ms + naive.generate_ms
     return n_agents * (p + b) / (p + n_agents * b)
 
 
 def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
-    """Every point of a grid predicted by a model that has not seen it: by="point", its (depth, agents).
+    """Predict every point of a grid with a model that was fitted without it.
 
-    by="depth" is harder: the model has not seen the depth at all, and the deepest one is an extrapolation; "n_agents"
-    likewise. A row per (depth, agents, strategy): measured medians, predictions (predicted_...), relative errors
-    (error_...).
+    by: what the model has not seen: "point", the same (depth, agents); "depth", all runs at that depth, so that the
+    deepest is an extrapolation; "n_agents" likewise. Returns a row per (depth, agents, strategy): measured medians in
+    ms, predictions (predicted_...) and relative errors (error_...).
     """
     metrics = ["ttft_ms", "end_to_end_ms"]
     key = ["strategy", "depth", "n_agents"]
@@ -158,32 +163,32 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
 
 
 def packed_strategies(runs: pd.DataFrame) -> list[str]:
-    """The names of those, in a table of runs, that answer all agents at the same time: there are no turns."""
-    if "packed" not in runs:
-        raise SwarmKVError("the runs have no column packed, which says who answers all agents at once: measure again")
-    return list(runs.strategy[runs.packed.astype(bool)].unique())
+    """The names of the strategies in these runs that answer all agents at the same time, not in turns."""
+    # older files have no such column, and batched was then the only packed strategy
+    packed = runs.packed.astype(bool) if "packed" in runs else runs.strategy == "batched"
+    return list(runs.strategy[packed].unique())
 
 
 def _parts(strategy: str) -> dict[str, tuple[str, str, str]]:
     return _BASELINE_PARTS if strategy == BASELINE else _PARTS
 
 
-def _rest(runs: pd.DataFrame) -> pd.Series:
-    """End to end less the parts that are modelled: making contexts that no agent waits for, and Python between them."""
+def _rest(runs: pd.DataFrame, packed: Sequence[str]) -> pd.Series:
+    """End-to-end time minus the modelled parts: creating contexts that no agent waits for, and Python code."""
     after = runs.ttft_ms - runs.activation_ms + runs.generate_ms
     once = np.where(runs.strategy == BASELINE, 0.0, runs.prefill_ms + runs.capture_ms)
-    parts = once + runs.n_agents * runs.activation_ms + np.where(runs.packed, 1, runs.n_agents) * after
+    parts = once + runs.n_agents * runs.activation_ms + np.where(runs.strategy.isin(packed), 1, runs.n_agents) * after
     return (runs.end_to_end_ms - parts).clip(lower=0.0)
 
 
 def _least_squares(rows: pd.DataFrame, column: str, basis: str) -> Array:
-    """Coefficients of the least squared relative errors: a short document counts as much as a long one.
+    """Coefficients with the least squared relative errors: a short document counts as much as a long one.
 
-    None is below zero, as no work takes less than no time: where one would be, the others are fitted without it.
+    No coefficient is negative, because no work takes negative time: if one would be, the others are fitted without it.
     """
     d, n = rows.depth.to_numpy(float), rows.n_agents.to_numpy(float)
     y = rows[column].to_numpy(float)
-    weight = 1 / np.maximum(y, max(np.median(y) / 10, 1e-3))  # what is next to nothing need not be met to a percent
+    weight = 1 / np.maximum(y, max(np.median(y) / 10, 1e-3))  # times near 0 need no small relative error
     design = np.array(_BASES[basis](d, n)).T * weight[:, None]
     kept = np.arange(design.shape[1])
     while True:

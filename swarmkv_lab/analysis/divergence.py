@@ -1,4 +1,4 @@
-"""Divergence: how far apart two predictions of the next token are."""
+"""Divergence: how different two predictions of the next token are."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
 
 
 def divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:
-    """kl_mean and kl_max in nats, from the reference, and top1, the share of the same arg-max, over rows of logits."""
+    """Compare rows of logits: kl_mean and kl_max (nats, from the reference) and top1 (share with the same arg-max)."""
     kl = [kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]
     same = [p.argmax() == q.argmax() for p, q in zip(reference, logits, strict=True)]
     return {"kl_mean": float(np.mean(kl)), "kl_max": float(np.max(kl)), "top1": float(np.mean(same))}

@@ -1,4 +1,4 @@
-"""Measurements: what one machine measured, read back from its folder for figures, notebooks and explorers."""
+"""Measurements: the saved measurements of one machine, for figures, notebooks and explorers."""
 
 import json
 from functools import cached_property
@@ -16,7 +16,7 @@ REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
 class Measurements:
-    """The files of one folder (data/README.md tells their columns), read when they are asked for."""
+    """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,48 +28,48 @@ class Measurements:
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
-        """The bench's runs that its medians are of, a row each."""
+        """The runs behind the bench's medians, a row per run."""
         return steady_rows(self.bench["runs"])
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
-        """One timeline per strategy."""
+        """The bench's timelines by strategy, a row per span."""
         spans = pd.read_csv(self._path("timelines.csv"))
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
     @cached_property
     def grid(self) -> pd.DataFrame:
-        """The sweep's runs, a row each."""
+        """The sweep's runs, a row per run."""
         return pd.read_csv(self._path("grid.csv"))
 
     @cached_property
     def peers(self) -> pd.DataFrame:
-        """The comparisons with peers, a row a run."""
+        """The comparisons with peers, a row per run."""
         return pd.concat([pd.read_csv(path) for path in self._peers], ignore_index=True)
 
     @property
     def peers_caption(self) -> str:
-        """The small print under figures of the peers and the yardsticks."""
+        """The caption of figures of the peers and the yardsticks."""
         return caption(json.loads(self._peers[0].with_suffix(".json").read_text(encoding="utf-8")))
 
     @cached_property
     def yardsticks(self) -> pd.DataFrame:
-        """What measure.yardsticks gave."""
+        """The result of measure.yardsticks.yardsticks."""
         return pd.read_csv(self._path("yardsticks.csv"))
 
     @cached_property
     def warm_ttft(self) -> pd.DataFrame:
-        """What measure.yardsticks.warm_ttft gave."""
+        """The result of measure.yardsticks.warm_ttft."""
         return pd.read_csv(self._path("warm_ttft.csv"))
 
     @cached_property
     def pipeline(self) -> pd.DataFrame:
-        """What measure.pipeline_bench.compare_pipeline gave: a row per agent."""
+        """The result of measure.pipeline_bench.compare_pipeline: a row per agent."""
         return pd.read_csv(self._path("pipeline.csv"))
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
-        """One timeline per variant, of the round in which naive took its median time."""
+        """The pipeline's timelines by variant, from the round in which naive took its median time."""
         spans = pd.read_csv(self._path("pipeline_timelines.csv"))
         naive = self.pipeline[self.pipeline.variant == BASELINE].groupby("repeat").end_to_end_ms.first().sort_values()
         median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
@@ -77,27 +77,27 @@ class Measurements:
 
     @property
     def pipeline_caption(self) -> str:
-        """The small print under figures of the pipeline."""
+        """The caption of figures of the pipeline."""
         return caption(json.loads(self._path("pipeline.json").read_text(encoding="utf-8")))
 
     @cached_property
     def positions(self) -> pd.DataFrame:
-        """What measure.positions.position_error gave."""
+        """The result of measure.positions.position_error."""
         return pd.read_csv(self._path("positions.csv"))
 
     @property
     def caption(self) -> str:
-        """The small print under figures of the bench, which measures on the same machine as all the rest."""
+        """The caption of figures of the bench, and of other measurements that have no caption of their own."""
         return caption(self.bench["environment"])
 
     @property
     def grid_caption(self) -> str:
-        """The small print under figures of the grid."""
+        """The caption of figures of the grid."""
         return caption(json.loads(self._path("grid.json").read_text(encoding="utf-8")))
 
     @property
     def grid_depth(self) -> int:
-        """The deepest document that was measured with the most agents."""
+        """The largest depth, in tokens, that was measured with the largest number of agents."""
         return int(self.grid.depth[self.grid.n_agents == self.grid.n_agents.max()].max())
 
     @property
@@ -113,15 +113,18 @@ class Measurements:
 
 
 def measurements(name: str = REFERENCE_NAME) -> Measurements:
-    """ "reference": the maintainers' machine. "mine": this one's, of the largest profile that was measured here."""
+    """The measurements called "reference" (the maintainers' machine) or "mine" (this machine, its largest profile).
+
+    Raises SwarmKVError for another name.
+    """
     if name == REFERENCE_NAME:
         return Measurements(REFERENCE)
     if name != MINE_NAME:
         raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
-    folders = [RUNS / profile for profile in ("full", "quick")]  # the bench is written last: then it is whole
+    folders = [RUNS / profile for profile in ("full", "quick")]  # bench.json exists only after a complete bench
     return Measurements(next((folder for folder in folders if (folder / "bench.json").is_file()), folders[-1]))
 
 
 def caption(env: dict[str, Any]) -> str:
-    """The small print under a figure."""
+    """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
     return f"{env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"

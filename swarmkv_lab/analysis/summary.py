@@ -1,4 +1,4 @@
-"""Summaries of measured runs: medians and speed-ups of a bench, of a comparison with peers, of a pipeline."""
+"""Summaries of measured runs: medians and speed-ups of a bench, a comparison with peers, and a pipeline."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,15 +17,15 @@ OURS = "swarmkv_lab"
 
 
 def steady_rows(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """The runs that a bench's medians are of, a row each: those of the steady rounds, when there is one."""
+    """The runs behind a bench's medians, a row per run: those of the steady rounds, or all if no round is steady."""
     frame = pd.DataFrame(records).drop(columns="agents")
     return frame[frame.steady] if frame.steady.any() else frame
 
 
 def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A bench by strategy: medians, spreads (min, max), speed-ups over naive from the medians, and exactness.
+    """Summarize a bench by strategy: median times in ms, spread [min, max], speed-ups over naive, bytes, exactness.
 
-    end_to_end_bound is costmodel.bound of naive's medians. Of the steady rounds, when there is one.
+    Uses the rows of ``steady_rows``. end_to_end_bound is costmodel.bound of naive's medians.
     """
     frame = steady_rows(records)
     medians = frame.groupby("strategy", sort=False)[TIMES].median()
@@ -84,9 +84,10 @@ def bench_text(report: dict[str, Any]) -> str:
         shown.to_string(),
         "",
         f"end to end, min-max ms: {spread}",
-        f"end-to-end bound N(P+B)/(P+N*B) for branches one after another: {_cell('{:.2f}x', limit)}",
+        "upper limit of the end-to-end speed-up if branches run one after another, N(P+B)/(P+N*B): "
+        f"{_cell('{:.2f}x', limit)}",
     ]
-    if restore is not None:  # an interrupt leaves it out
+    if restore is not None:  # after an interrupt it is missing
         lines.append(
             f"restore {restore['restore_ms']:.1f} ms, warm memcpy of the same {restore['bytes']:,} bytes "
             f"{restore['memcpy_ms']:.1f} ms: ratio {restore['ratio']:.2f}"
@@ -95,13 +96,13 @@ def bench_text(report: dict[str, Any]) -> str:
 
 
 def _disturbed(report: dict[str, Any]) -> str:
-    """How many rounds the medians leave out."""
+    """A note on the rounds that the medians leave out."""
     others = {row["repeat"] for row in report["runs"] if not row["steady"]}
     if not others:
         return ""
     if all(not row["steady"] for row in report["runs"]):
         return f" (the machine's speed changed during each of the {len(others)} rounds: measure again on a quieter one)"
-    return f" ({len(others)} more, during which the machine's speed changed, left out)"
+    return f" ({len(others)} more, left out because the machine's speed changed during them)"
 
 
 def _cell(form: str, value: Any) -> str:
@@ -109,11 +110,11 @@ def _cell(form: str, value: Any) -> str:
 
 
 def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A comparison at one depth, medians, by strategy: the last agent's first token, end to end, KV memory, answers.
+    """Medians of a comparison at one depth, a row per strategy: last agent's first token, end to end, KV memory.
 
-    The last agent's first token is counted from its turn (agents that come one after another; none for those that are
-    packed), and from the first call (agents that all come at once). The last column is the share of runs in which all
-    answers have naive's tokens.
+    "last TTFT from its turn" is for agents that come one after another (empty for strategies that answer all at once).
+    "from the first call" is for agents that all come at once: the time until every agent has its first token. "as
+    naive" is the share of runs in which all answers have naive's tokens.
     """
     most = frame.n_agents.max()
     times = frame.pivot_table(
@@ -139,10 +140,10 @@ def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """By work and number of agents: medians of both programs' tokens per second, and of ours over theirs.
+    """Medians by work and number of agents: tokens per second of both programs (ours, theirs) and ours / theirs.
 
-    frame: from measure.yardsticks. The two of a repeat were measured right after one another: the processor's clock was
-    mostly the same, so the ratio is taken within each repeat.
+    frame: from measure.yardsticks. Within a repeat both programs ran directly after each other, mostly at the same
+    processor clock, so the ratio is taken within each repeat.
     """
     frame = frame.assign(whose=np.where(frame.program == OURS, "ours", "theirs"))
     rates = frame.pivot_table("tokens_per_s", ["work", "n_agents", "repeat"], "whose", sort=False)
@@ -150,12 +151,14 @@ def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Medians over the rounds, a row per variant: seconds, and shares of the prefill and of the critical path.
+    """Medians over the rounds, a row per variant: times in seconds, and shares.
 
-    rows: from measure.pipeline_bench.compare_pipeline; measured.
+    read_before_first: share of the prefill done before the first answer. over_critical: end-to-end time over the
+    critical path, minus 1. speedup and same_tokens: against naive. rows: from measure.pipeline_bench.compare_pipeline.
+    Raises SwarmKVError if rows is empty.
     """
     if rows.empty:
-        raise SwarmKVError("nothing was measured: compare_pipeline gives rows")
+        raise SwarmKVError("nothing was measured: pass the rows of compare_pipeline")
     runs = rows.groupby(["variant", "repeat"], sort=False).agg(
         first_s=("first_token_at_ms", "min"),
         prefill_s=("prefill_ms", "first"),

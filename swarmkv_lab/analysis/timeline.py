@@ -1,20 +1,20 @@
-"""Timelines read: who worked how long, and what the whole could have taken at best."""
+"""Reading timelines: how long each agent worked, and the shortest time that the run could have taken."""
 
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
 
 import pandas as pd
 
-PREFIX = "prefix"  # the lane of the work that is done once for all agents
+PREFIX = "prefix"  # the lane of the work done once for all agents
 BASELINE = "naive"  # the strategy that all others are compared with
 ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
 
 
 def own_ms(timeline: pd.DataFrame) -> pd.Series:
-    """Each span's own part of its time, ms: where agents were packed into one decode, they share it equally.
+    """Each span's own share of its time in ms: agents packed into one decode share its time equally.
 
-    timeline: a row per span, columns agent, phase, start_ms and end_ms. Spans of one phase that begin at the same
-    moment are one packed piece of work, which an agent leaves when its own span ends.
+    timeline: a row per span, columns agent, phase, start_ms and end_ms. Spans of one phase that start at the same
+    moment are packed work; an agent takes part in it until its own span ends.
     """
     own = timeline.end_ms - timeline.start_ms
     for _, packed in timeline.groupby(["phase", "start_ms"]):
@@ -29,16 +29,16 @@ def own_ms(timeline: pd.DataFrame) -> pd.Series:
 def critical_path_ms(
     timeline: pd.DataFrame, after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int], prefix: str = PREFIX
 ) -> float:
-    """What a run would have taken, had every agent and the prefill a machine of their own: the longest way, ms.
+    """The run's time in ms if the prefill and every agent had its own machine: the longest path through the graph.
 
-    That is the prefill to an agent's watermark, its own work (``own_ms``), and that of the agents after it.
-    after: whose answers each agent reads. watermarks: tokens of the document that it reads. prefix: the lane of the
-    work that is done for all.
+    A path is the prefill up to an agent's watermark, the agent's own work (``own_ms``), and that of the agents after
+    it. after: the agents whose answers each agent reads. watermarks: tokens of the document that each agent reads.
+    prefix: the lane of the work done for all agents.
     """
     spans = timeline.assign(ms=own_ms(timeline))
     own = spans[spans.agent != prefix].groupby("agent").ms.sum()
     once = spans[spans.agent == prefix].sort_values("start_ms")
-    # a prefill ends at each watermark; naive's are the agents' own
+    # this lane has one prefill span per watermark; with naive it has none, because every agent prefills
     read = once.ms.cumsum()[once.phase == "prefill"]
     ready = dict(zip(sorted(set(watermarks.values())), read, strict=False))
     done: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""swarmkv-lab: the headless door to the lab."""
+"""swarmkv-lab: the lab's command line, for use without Jupyter."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ from swarmkv_lab.files import as_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 2 and one line on stderr for anything a caller can mend."""
+    """Run one command and return its exit status: 2, with one line on stderr, for an error that the user can fix."""
     args = _parser().parse_args(argv)
     try:
         return args.command(args)
@@ -43,7 +43,7 @@ def _bench(args: argparse.Namespace) -> int:
         if args.tune:
             tuned = lab.tune(model, tokens[: args.depth], n_threads=None if args.threads is None else [args.threads])
             settings |= lab.fastest_settings(tuned, args.agents, args.max_tokens)
-            print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, for all: {settings}\n")
+            print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, used for all strategies: {settings}\n")
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:
             n_ctx = args.depth + 1024 + args.max_tokens
@@ -114,7 +114,7 @@ def _size(args: argparse.Namespace) -> int:
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from swarmkv_lab.cli.reproduce import reproduce  # brings in Jupyter, which the others do without
+    from swarmkv_lab.cli.reproduce import reproduce  # imports Jupyter, which no other command needs
 
     reproduce(args.profile, reference=args.reference)
     return 0
@@ -124,46 +124,46 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="swarmkv-lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("model", help="print the path of the model, fetching the default one if need be")
+    one = commands.add_parser("model", help="print the path of a model; the default model is fetched if necessary")
     one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
     one.set_defaults(command=_model)
 
     snapshots.add_commands(commands)
 
-    one = commands.add_parser("bench", help="measure strategies against each other")
+    one = commands.add_parser("bench", help="compare strategies on one document")
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
-    one.add_argument("--agents", type=int, default=2)
-    one.add_argument("--strategies", default=",".join(lab.STRATEGIES), help="comma-separated")
-    one.add_argument("--peers", help="comma-separated, such as llama_state,server_warm; an unknown one lists all")
-    one.add_argument("--repeats", type=int, default=3)
+    one.add_argument("--agents", type=int, default=2, help="number of agents")
+    one.add_argument("--strategies", default=",".join(lab.STRATEGIES), help="names, comma-separated")
+    one.add_argument("--peers", help="names, such as llama_state,server_warm; an unknown name lists all")
+    one.add_argument("--repeats", type=int, default=3, help="how often each strategy is measured")
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
     one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
-    one.add_argument("--threads", type=int)
-    one.add_argument("--tune", action="store_true", help="first measure which settings are the fastest, for all alike")
-    one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
-    one.add_argument("--json", type=Path, help="write the report here")
+    one.add_argument("--threads", type=int, help="by default the physical cores")
+    one.add_argument("--tune", action="store_true", help="first measure the fastest settings, and use them for all")
+    one.add_argument("--n-gpu-layers", type=int, default=-1, help="layers on the GPU; -1: all that the build can")
+    one.add_argument("--json", type=Path, help="also write the report to this file")
     one.set_defaults(command=_bench)
 
-    one = commands.add_parser("pipeline", help="a graph of agents over one document, from a TOML file")
+    one = commands.add_parser("pipeline", help="run a graph of agents over one document, from a TOML file")
     one.add_argument("spec", help="the file's path, or dossier")
     one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="batched")
     one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
-    one.add_argument("--n-gpu-layers", type=int, default=-1, help="-1: all that the build can offload")
+    one.add_argument("--n-gpu-layers", type=int, default=-1, help="layers on the GPU; -1: all that the build can")
     one.add_argument("--json", action="store_true", help="one JSON object instead of text")
     one.set_defaults(command=_pipeline)
 
-    one = commands.add_parser("size", help="how many bytes a snapshot takes, with or without the model's weights")
+    one = commands.add_parser("size", help="predict the bytes of a snapshot; needs no weights")
     one.add_argument("source", metavar="NAME_OR_PATH", help="a catalogue name such as qwen2.5-7b, or a GGUF's path")
-    one.add_argument("--tokens", type=int, default=3501)
-    one.add_argument("--kv-type", default="f16", help="one type, or K,V: f16,q8_0")
-    one.add_argument("--measure", action="store_true", help="ask llama.cpp, with the model or its weightless twin")
+    one.add_argument("--tokens", type=int, default=3501, help="tokens in the snapshot")
+    one.add_argument("--kv-type", default="f16", help="one type, or key and value types such as f16,q8_0")
+    one.add_argument("--measure", action="store_true", help="also measure with llama.cpp: the GGUF itself, or a twin")
     one.add_argument("--json", action="store_true", help="one JSON object instead of text")
     one.set_defaults(command=_size)
 
-    one = commands.add_parser("reproduce", help="the article's experiment, the figures and the notebooks")
-    one.add_argument("--profile", choices=["quick", "full"], default="quick")
-    one.add_argument("--reference", action="store_true", help="for maintainers: replace what the repository shows")
+    one = commands.add_parser("reproduce", help="run the article's experiment, the figures and the notebooks")
+    one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
+    one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
     one.set_defaults(command=_reproduce)
     return parser
 

@@ -1,4 +1,4 @@
-"""Notebooks executed and cleaned for publication."""
+"""Execute notebooks and clean them for publication."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from swarmkv_lab.measure.profiles import PROFILE_VARIABLE
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
-    """A notebook, executed in its folder under a profile, and cleaned for publication."""
+    """Execute a notebook in its folder with a profile, and return it cleaned for publication."""
     notebook = nbformat.read(path, as_version=4)
     env = os.environ | {PROFILE_VARIABLE: profile_name}
     client = NotebookClient(
@@ -29,7 +29,7 @@ def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what a reader on the web has no use for: widgets' state, progress bars, paths of this machine."""
+    """Remove what is useless on the web: widget state, progress bars, and paths of this machine."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

@@ -1,4 +1,4 @@
-"""reproduce: the article's experiment on this machine, its figures, and every notebook executed."""
+"""reproduce: run the article's experiment on this machine, draw the figures and execute every notebook."""
 
 import sys
 from pathlib import Path
@@ -32,11 +32,11 @@ from swarmkv_lab.peers import PEERS
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
-    """Measure, draw, execute the notebooks, and end with the article's table beside ours.
+    """Measure, draw the figures, execute the notebooks, and print the article's numbers beside ours.
 
-    Data and executed notebooks go to data/runs/PROFILE, figures to figures/. What is already measured there is kept, so
-    that an interrupted call goes on where it was. With ``reference`` (for maintainers) it is data/reference, and
-    notebooks/ themselves are replaced; remove the data first to measure them again.
+    Data and executed notebooks go to data/runs/PROFILE, figures to figures/. Data that is already there is kept, so
+    that an interrupted call can be continued; remove it to measure again. With ``reference`` (for maintainers) the data
+    goes to data/reference, and notebooks/ is replaced. Raises SwarmKVError outside a checkout of the project.
     """
     chosen = profile(profile_name)
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -79,7 +79,7 @@ def _kept(path: Path) -> bool:
 
 
 def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
-    """The article's experiment, two agents at the profile's depth; the JSON is written last: then it is whole."""
+    """The article's experiment: two agents at the profile's depth. The JSON is written last, as a sign of the end."""
     report, runs = bench(
         model,
         tokens,
@@ -95,13 +95,13 @@ def _measure_bench(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
     median = [run.timeline.assign(strategy=run.strategy) for run in turns[(len(turns) - 1) // 2]]
     pd.concat(median).to_csv(data / "timelines.csv", index=False)
     pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(data / "bench.csv", index=False)
-    if report["restore"] is None:  # bench ends early, with what it has, when it is interrupted
+    if report["restore"] is None:  # bench was interrupted: it returns what it has measured
         raise KeyboardInterrupt
     (data / "bench.json").write_text(as_json(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
-    """Strategies beside all peers, and beside llama.cpp's own benchmarks; make peers comes first."""
+    """Compare strategies with all peers and with llama.cpp's own benchmarks; needs ``make peers``."""
     for depth, repeats in chosen.peers:
         path = data / f"peers_{depth}.csv"
         compare_peers(
@@ -122,11 +122,11 @@ def _measure_peers(model: Model, tokens: np.ndarray, chosen: Profile, data: Path
 
 
 def _measure_pipeline(model: Model, chosen: Profile, data: Path) -> None:
-    """The dossier's pipeline, three rounds; the JSON is written last: then it is whole."""
+    """The dossier's pipeline, three rounds. The JSON is written last, as a sign of the end."""
     repeats = 3
     rows, timelines = compare_pipeline(load_pipeline("dossier", model, n_tokens=chosen.pipeline), repeats=repeats)
     rows.to_csv(data / "pipeline.csv", index=False)
     timelines.to_csv(data / "pipeline_timelines.csv", index=False)
-    if rows.repeat.nunique() < repeats:  # it ends early, with the rounds that it has, when it is interrupted
+    if rows.repeat.nunique() < repeats:  # interrupted: it returns the complete rounds
         raise KeyboardInterrupt
     (data / "pipeline.json").write_text(as_json(environment(model), indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The commands around snapshot files: prefill today, ask tomorrow, and see what a file is."""
+"""Commands for snapshot files: prefill, ask, inspect, and the prefix cache."""
 
 import argparse
 import time
@@ -10,35 +10,35 @@ from swarmkv_lab.files import as_json
 
 
 def add_commands(commands: Any) -> None:
-    """Add prefill, ask, inspect and cache to a command line."""
+    """Add the commands prefill, ask, inspect and cache to an argparse parser."""
     model = {"help": "a GGUF's path or org/repo:file.gguf"}
-    one = commands.add_parser("prefill", help="read a document once and keep its KV state in a file")
+    one = commands.add_parser("prefill", help="prefill a document once and save its KV state in a file")
     one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
     one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
     one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
-    one.add_argument("--kv-type", default="f16", help="one type, or K,V: f16,q8_0")
-    one.add_argument("--threads", type=int)
+    one.add_argument("--kv-type", default="f16", help="one type, or key and value types such as f16,q8_0")
+    one.add_argument("--threads", type=int, help="by default the physical cores")
     one.add_argument("--model", **model)
     one.set_defaults(command=_prefill)
 
-    one = commands.add_parser("ask", help="questions over a prefilled document, which is not read again")
-    one.add_argument("file", help="what prefill wrote")
+    one = commands.add_parser("ask", help="ask questions over a prefilled document, which is not read again")
+    one.add_argument("file", help="a file that prefill wrote: a path or a URL")
     one.add_argument("questions", nargs="+", metavar="QUESTION")
     one.add_argument(
         "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
     )
     one.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
-    one.add_argument("--threads", type=int)
+    one.add_argument("--threads", type=int, help="by default the physical cores")
     one.add_argument("--model", **model)
     one.add_argument("--json", action="store_true", help="one JSON object instead of text")
     one.set_defaults(command=_ask)
 
-    one = commands.add_parser("inspect", help="what a snapshot file is; needs no model")
-    one.add_argument("file")
+    one = commands.add_parser("inspect", help="describe and check a snapshot file; needs no model")
+    one.add_argument("file", help="a file that prefill wrote: a path or a URL")
     one.add_argument("--json", action="store_true", help="one JSON object instead of text")
     one.set_defaults(command=_inspect)
 
-    one = commands.add_parser("cache", help="the snapshots that lab.prefill(..., cache=True) keeps")
+    one = commands.add_parser("cache", help="list or clear the snapshots that lab.prefill(..., cache=True) keeps")
     one.add_argument("action", choices=["list", "clear"])
     one.set_defaults(command=_cache)
 
@@ -102,7 +102,7 @@ def _inspect(args: argparse.Namespace) -> int:
         return 0
     for name, value in about.items():
         print(f"{name:<16} {value:,}" if isinstance(value, int) else f"{name:<16} {value}")
-    print("whole: both checksums hold, and the state has the structure that its header says")
+    print("whole: both checksums match, and the state has the structure that the header describes")
     return 0
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
+@dataclass(eq=False)
 class Run:
     """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.
 
@@ -27,41 +28,36 @@ class Run:
     them can be read while the run goes on, and say what is known then. Times are ms since the run's start.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        tokens: np.ndarray,
-        schedule: Schedule,
-        strategy: str,
-        settings: ContextSettings,
-        *,
-        packed: bool = False,
-        snapshot: KVSnapshot | None = None,
-        callback: "Callable[[Run], None] | None" = None,
-        on_token: Callable[[str, int], None] | None = None,
-        threads: int = 1,
-    ) -> None:
-        self.model = model
-        self.tokens = tokens
-        self.schedule = schedule
-        self.branches = list(schedule.branches.values())
-        self.strategy = strategy
-        self.packed = packed
-        self.settings = settings
-        self.snapshot = snapshot
-        """of the tokens, when it was there before"""
-        self.repeats = pd.DataFrame()
-        """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
-        self.prefix_lane = PREFIX
-        """the name in the timeline of the work that is done once for all agents"""
-        while self.prefix_lane in schedule.branches:
-            self.prefix_lane += " of all"
-        self._callback = callback
-        self._on_token = on_token
-        self._threads = threads
-        self._ended = False
-        self._texts: dict[str, str] = {}
-        self.recorder = Recorder()
+    model: Model
+    tokens: np.ndarray
+    schedule: Schedule
+    strategy: str
+    settings: ContextSettings
+    packed: bool = False
+    """whether all agents are answered at the same time, rather than in turns"""
+    snapshot: KVSnapshot | None = None
+    """of the tokens, when it was there before"""
+    callback: "Callable[[Run], None] | None" = None
+    on_token: Callable[[str, int], None] | None = None
+    threads: int = 1
+    repeats: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
+    recorder: Recorder = field(default_factory=Recorder)
+    _stopped: bool = False
+    _texts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The agents' branches, in their order."""
+        return list(self.schedule.branches.values())
+
+    @property
+    def prefix_lane(self) -> str:
+        """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
+        lane = PREFIX
+        while lane in self.schedule.branches:
+            lane += " of all"
+        return lane
 
     # -- what readers see
 
@@ -142,17 +138,17 @@ class Run:
                 turn(branch)
 
         for branches in self.schedule.ready(advance):
-            if self._threads == 1:
+            if self.threads == 1:
                 for branch in branches:
                     one(branch)
                 continue
-            with ThreadPoolExecutor(self._threads) as pool:
+            with ThreadPoolExecutor(self.threads) as pool:
                 jobs = [pool.submit(one, branch) for branch in branches]
                 try:
                     for job in as_completed(jobs):
                         job.result()
                 except BaseException:  # such as Ctrl-C: the other threads end before their next llama_decode
-                    self._ended = True
+                    self._stopped = True
                     pool.shutdown(cancel_futures=True)
                     raise
 
@@ -167,9 +163,9 @@ class Run:
     def take(self, branch: Branch, token: int) -> None:
         """The next token of an agent's answer."""
         branch.tokens.append(token)
-        if self._on_token:
+        if self.on_token:
             try:
-                self._on_token(branch.name, token)
+                self.on_token(branch.name, token)
             except Exception as error:
                 self.schedule.fail(branch, SwarmKVError(f"on_token raised {error!r}"))
 
@@ -184,8 +180,8 @@ class Run:
 
     def _call_back(self) -> None:
         """Let the callback look, one thread at a time; its time is not measured, unless other threads go on."""
-        if self._ended:
+        if self._stopped:
             raise SwarmKVError("the run was ended in another thread")
-        if self._callback:
-            with self.recorder.lock, self.recorder.stopped() if self._threads == 1 else nullcontext():
-                self._callback(self)
+        if self.callback:
+            with self.recorder.lock, self.recorder.stopped() if self.threads == 1 else nullcontext():
+                self.callback(self)

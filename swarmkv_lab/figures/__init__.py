@@ -1,4 +1,4 @@
-"""Figures: a DataFrame in, a matplotlib Figure out, one message each, said in the title."""
+"""Figures: each function takes a DataFrame and returns a matplotlib Figure, whose title says its message."""
 
 from swarmkv_lab.figures.answers import exactness, keys_and_values, position_error
 from swarmkv_lab.figures.bench import activation, article, lanes, strategies, timeline
@@ -16,35 +16,3 @@ from swarmkv_lab.figures.peers import peers, yardsticks
 from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.style import save
-
-__all__ = [
-    "METRICS",
-    "activation",
-    "agents_that_fit",
-    "article",
-    "broadcast",
-    "bytes_per_token",
-    "exactness",
-    "fidelity",
-    "first_answers",
-    "graph",
-    "guards",
-    "keys_and_values",
-    "lanes",
-    "latency",
-    "latency_against_agents",
-    "latency_against_depth",
-    "memory_against_agents",
-    "memory_held",
-    "packing",
-    "peers",
-    "pipeline_timeline",
-    "position_error",
-    "predicted_against_measured",
-    "save",
-    "speedup_against_agents",
-    "speedup_map",
-    "strategies",
-    "timeline",
-    "yardsticks",
-]

@@ -1,4 +1,4 @@
-"""Figures of answers: are they the same, and what is a wrong position worth?"""
+"""Figures of answers: whether they are the same, and how moved positions change them."""
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,10 @@ _SHIFTED = {"second half": ("#D55E00", "s"), "whole prefix": ("#0072B2", "o")}
 
 
 def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """The largest logit difference to naive of each of a sweep's runs, and how many runs answer in the same tokens."""
+    """The largest logit difference from naive in each of a sweep's runs, and how many runs have the same tokens."""
     compared = runs[runs.max_abs_logit_diff.notna() & (runs.strategy != "naive")]
     by_name = {name: compared[compared.strategy == name] for name in STRATEGY if name in set(compared.strategy)}
-    rng = np.random.default_rng(0)  # dots beside each other rather than upon each other
+    rng = np.random.default_rng(0)  # spreads the dots, so that they do not overlap
     with styled():
         figure = Figure(figsize=(8, 3.2))
         ax = figure.subplots()
@@ -29,16 +29,16 @@ def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:
                     transform=ax.get_yaxis_transform())  # fmt: skip
         ax.set_yticks(range(len(by_name)), by_name)
         ax.set(ylim=(len(by_name) - 0.5, -0.5), xlim=(-0.01, max(0.1, compared.max_abs_logit_diff.max() * 1.08)))
-        ax.set_xlabel("largest difference of a first-token logit to naive's, any agent of the run (measured)")
+        ax.set_xlabel("largest difference from naive's first-token logits, over all agents of a run (measured)")
         ax.grid(axis="x", color="#E5E5E5", linewidth=0.6)
         exact = [n for n, rows in by_name.items() if (rows.max_abs_logit_diff == 0).all() and rows.same_tokens.all()]
-        headline(figure, f"Naive's first logits to the last bit, in every run: {', '.join(exact) or 'none'}")
+        headline(figure, f"First logits identical to naive's in every run: {', '.join(exact) or 'none'}")
         small_print(figure, caption)
     return figure
 
 
 def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """KL to the unshifted run against how far keys were shifted: frame as from positions.position_error."""
+    """KL to the unshifted run against how far keys were shifted; frame: from measure.positions.position_error."""
     with styled():
         figure = Figure(figsize=(8, 3.8))
         ax = figure.subplots()
@@ -48,7 +48,7 @@ def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax.set(
             xscale="log",
             yscale="log",
-            xlabel="positions shifted by",
+            xlabel="shift, in positions",
             ylabel="KL to the unshifted run, nats\n(measured, mean)",
         )
         mean = frame.groupby("shifted").kl_mean.mean()
@@ -61,12 +61,12 @@ def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
         times = frame[frame.gap == widest].set_index("shifted").kl_mean / mean["nothing"]
         headline(
             figure,
-            f"Moved by {widest:,}: {times['whole prefix']:.1f} times the noise as a whole, "
-            f"{times['second half']:.0f} times with a gap in it",
+            f"Keys moved by {widest:,}: KL {times['whole prefix']:.1f}x the noise floor as a whole, "
+            f"{times['second half']:.0f}x with a gap",
             {
                 "second half moved away": Line2D([], [], color="#D55E00", marker="s"),
                 "whole prefix moved": Line2D([], [], color="#0072B2", marker="o"),
-                "nothing moved, other kernels: the noise floor": Line2D([], [], color="#444444", linestyle=":"),
+                "nothing moved, other kernels (noise floor)": Line2D([], [], color="#444444", linestyle=":"),
             },
         )
         small_print(figure, caption)
@@ -74,7 +74,7 @@ def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first: int = 0) -> Figure:
-    """A stretch of one head's keys and values as pictures: float (n tokens, head_dim) each, from token ``first`` on."""
+    """One head's keys and values as images: float (n_tokens, head_dim) each; first: number of the first token."""
     with styled(layout=False):
         figure = Figure(figsize=(8, 3.7))
         left, right = figure.subplots(1, 2)
@@ -86,7 +86,7 @@ def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first
                 rows.T, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest", extent=ends
             )
             ax.set(xlabel="token")
-            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", fontsize=10, y=1.0)  # y: not searched for
+            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", fontsize=10, y=1.0)  # y: no search
         left.set_ylabel("element of the head")
         quick_headline(figure, title)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of runs and benches: who did what when, and what it cost."""
+"""Figures of runs and benches: who did what when, and how long it took."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ from swarmkv_lab.figures.style import (
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
-    """Who did what when: a lane per agent, the strategies above each other on one axis, then the last one close up.
+    """Who did what when: a lane per agent, all strategies on one time axis, then a close-up of the last strategy.
 
     timelines: Run.timeline by strategy (columns agent, phase, start_ms, end_ms), the baseline first.
     """
@@ -47,12 +47,12 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         close_up = ours.assign(start_ms=ours.start_ms - after, end_ms=ours.end_ms - after)
         draw_lanes(axes[-1], close_up[close_up.end_ms > 0])
         axes[-1].set_xlim(0, (totals[names[-1]] - after) * 1.02)
-        axes[-1].set_title(f"{names[-1]}, close up: what the agents do after the one prefill", fontsize=10)
+        axes[-1].set_title(f"{names[-1]}, close-up: what the agents do after the single prefill", fontsize=10)
         axes[-1].set_xlabel("milliseconds since the prefill ended (measured)")
         n = len(_lanes(baseline))
         headline(
             figure,
-            f"{n} agents, one document: prefilled {n} times or once, {totals[names[0]] / totals[names[-1]]:.2f}x",
+            f"{n} agents, one document: {n} prefills or one, {totals[names[0]] / totals[names[-1]]:.2f}x faster",
             phase_key(set(pd.concat(timelines.values()).phase)),
         )
         small_print(figure, caption)
@@ -60,17 +60,17 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
 
 
 def phase_key(phases: set[str]) -> dict[str, tuple[str, str]]:
-    """A key of these phases' colours and hatches."""
+    """Legend entries for these phases: {label: (colour, hatch)}."""
     return {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
 
 
 def _lanes(frame: pd.DataFrame) -> list[str]:
-    """The lanes from the top: the prefix's, where there is one, then the agents in their order."""
+    """The lanes from the top: the prefix's, if there is one, then the agents in their order."""
     return sorted(frame.agent.unique(), key=lambda name: name != PREFIX)
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
-    """A timeline's spans as bars, a lane per agent, the prefix's first; scale: axis units per millisecond."""
+    """Draw a timeline's spans as bars, a lane per agent, the prefix's lane first; scale: axis units per ms."""
     lanes = _lanes(frame)
     for phase, spans in frame.groupby("phase"):
         _, colour, hatch = PHASES[phase]
@@ -94,7 +94,7 @@ def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
 
 
 def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
-    """All strategies' lanes below each other on one time axis, finished or not: what a race shows while it runs."""
+    """All strategies' lanes on one time axis, also of runs that are not finished: for the live race."""
     heights = [len(_lanes(frame)) + 0.8 for frame in timelines.values()]
     last = max(frame.end_ms.max() for frame in timelines.values()) * 1e-3
     with styled(layout=False):
@@ -114,7 +114,7 @@ def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> Figure:
-    """What each strategy costs: an agent's TTFT, and end to end of all; from a bench summary with naive in it."""
+    """TTFT per agent, and end-to-end time of all agents, by strategy; summary: of a bench with naive."""
     frame = pd.DataFrame(summary).T.iloc[::-1]
     y = np.arange(len(frame))
     colours = [BASELINE if name == "naive" else OURS for name in frame.index]
@@ -154,8 +154,10 @@ def _note(ax: Axes, x: float, y: float, *text: str) -> None:
 
 
 def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """What an agent waits for before its context holds the document, phase by phase; runs: a bench's or a sweep's, of
-    one depth and number of agents."""
+    """Time until an agent's context holds the document, by phase.
+
+    runs: of a bench or a sweep, with naive, at one depth and one number of agents.
+    """
     phases = [phase for phase in ACTIVATION if phase != "prefill"]
     frame = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in phases] + ["activation_ms"]].median()
     ours = frame.drop(index="naive").iloc[::-1]
@@ -176,14 +178,15 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
                 ax,
                 total,
                 name,
-                f"  {total:,.1f} ms; naive {factor:,.0f} times that" if total >= 0.05 else f"  {total:.2f} ms",
+                f"  {total:,.1f} ms; naive: {factor:,.0f}x as long" if total >= 0.05 else f"  {total:.2f} ms",
             )
-        ax.set(xlabel="ms before an agent's context holds the document (measured, median)", xlim=(0, left.max() * 1.6))
+        ax.set(xlabel="ms until an agent's context holds the document (measured, median)", xlim=(0, left.max() * 1.6))
         ax.tick_params(axis="y", length=0)
         depth = int(runs.depth.iloc[0])
         headline(
             figure,
-            f"Naive waits {frame.activation_ms['naive'] / 1e3:,.1f} s for {depth:,} tokens; the others hardly",
+            f"Naive waits {frame.activation_ms['naive'] / 1e3:,.1f} s for {depth:,} tokens; "
+            f"the others at most {ours.activation_ms.max():,.0f} ms",
             {PHASES[phase][0]: PHASES[phase][1:] for phase in phases if frame[f"{phase}_ms"].drop("naive").max() > 0},
         )
         small_print(figure, caption)
@@ -191,7 +194,7 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def article(report: Mapping[str, Any], caption: str = "") -> Figure:
-    """The article's two bars beside ours, each pair as a share of its own baseline; report: a bench's, naive in it."""
+    """The article's two speed-ups and ours, in % of each baseline; report: of a bench with naive and swarmkv."""
     naive, ours = report["summary"]["naive"], report["summary"]["swarmkv"]
     measured = {
         "end to end": (naive["end_to_end_ms"], ours["end_to_end_ms"]),
@@ -221,7 +224,7 @@ def article(report: Mapping[str, Any], caption: str = "") -> Figure:
         headline(
             figure,
             f"Two agents, end to end: {factors[0]:.2f}x published, {factors[1]:.2f}x measured here",
-            {"baseline, naive": BASELINE, "SwarmKV, swarmkv": OURS},
+            {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS},
         )
         small_print(figure, caption)
     return figure

@@ -14,7 +14,7 @@ MAST = np.array([0.15, 0.76])  # the top of the tower
 
 
 def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure:
-    """The article's analogy: a tower that sends the same thing to each phone, and one that broadcasts it once."""
+    """The article's analogy: a tower that sends the same document to each phone, and one that broadcasts it once."""
     with styled():
         figure = Figure(figsize=(8, 3.4))
         left, right = figure.subplots(1, 2)
@@ -24,8 +24,8 @@ def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure
         for radius in (0.18, 0.34, 0.50, 0.66):
             right.add_patch(Arc(MAST, 2 * radius, 2 * radius, theta1=-52, theta2=18, color=BASELINE, linewidth=3))
         for ax, title, times in (
-            (left, "naive: the same document, sent to each", len(agents)),
-            (right, "fan-out: sent once, and all tune in", 1),
+            (left, "naive: the document is sent to each", len(agents)),
+            (right, "fan-out: it is sent once, to all", 1),
         ):
             _tower(ax)
             for agent, phone in zip(agents, phones, strict=True):
@@ -34,7 +34,7 @@ def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure
             ax.set_title(title, fontsize=10)
             ax.set(xlim=(0, 1.5), ylim=(0, 1.04), aspect="equal")
             ax.axis("off")
-        headline(figure, "A cell tower does not send the news once per phone")
+        headline(figure, "A tower broadcasts the news once, not once per phone")
     return figure
 
 

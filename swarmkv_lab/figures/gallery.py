@@ -1,4 +1,4 @@
-"""Gallery: every figure of the lab, drawn from one folder of measurements, and a page that shows them all."""
+"""Gallery: every figure of the lab, drawn from one folder of measurements, and a web page with all of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A figure of the gallery. caption: what to read off it. alt: what it looks like, for those who do not see it."""
+    """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it."""
 
     name: str
     caption: str
@@ -30,158 +30,172 @@ class Exhibit:
 EXHIBITS = (
     Exhibit(
         "broadcast",
-        "The idea: one prefill is broadcast to all agents, as a tower broadcasts the news to all phones.",
-        "Drawing. Left: each agent reads the document for itself. Right: the document is read once and every agent is "
-        "given the result.",
+        "The idea: the document is prefilled once, and all agents use the result, as all phones receive one broadcast.",
+        "Drawing of two towers with three phones each. Left: the tower sends the document to each phone separately. "
+        "Right: the tower broadcasts it once to all phones.",
         lambda m: figures.broadcast(),
     ),
     Exhibit(
         "timeline",
-        "Who did what when. Naive prefills the document for every agent; swarmkv once, and what is left of an agent's "
-        "own work needs a close-up in milliseconds.",
-        "Two Gantt charts on one time axis, a lane per agent: above, one long prefill bar in each agent's lane, one "
-        "after another; below, one prefill bar for all. Under them a close-up of the agents' short phases.",
+        "Who did what when. naive prefills the document for every agent; swarmkv prefills it once. The agents' "
+        "remaining work is so short that it is shown again below, in milliseconds.",
+        "Two Gantt charts on one time axis, a lane per agent. Above, each agent's lane has a long prefill bar, one "
+        "after another. Below, there is one prefill bar for all agents. A third chart shows the agents' short phases "
+        "enlarged.",
         lambda m: figures.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption),
     ),
     Exhibit(
         "strategies",
-        "Every strategy in one run: an agent's time to first token (logarithmic) and the whole, end to end.",
-        "Two panels by strategy. Left, dots on a logarithmic axis: naive far to the right, all others close together "
-        "on the left. Right, bars: naive twice as long as the others, which end near the dotted bound.",
+        "All strategies compared: the time to an agent's first token (logarithmic axis), and the end-to-end time of "
+        "all agents. The dotted bound is the shortest end-to-end time if branches run one after another.",
+        "Two panels with a row per strategy. Left, dots on a logarithmic axis: naive is far to the right, all others "
+        "are close together on the left. Right, bars: naive's is about twice as long as the others, which end near "
+        "the dotted bound.",
         lambda m: figures.strategies(m.bench["summary"], m.caption),
     ),
     Exhibit(
         "article",
-        "The article's two numbers beside ours, each pair as a share of its own baseline: other hardware, another "
-        "model, the same effect.",
-        "Two panels of paired bars, published and measured. End to end, the second bar of each pair is about half of "
-        "the first; for the activation it is a few percent.",
+        "The article's two results and ours, each in percent of its own baseline. Hardware and model differ; the "
+        "effect is the same.",
+        "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
+        "as long as the first. For the activation it is a few percent of the first.",
         lambda m: figures.article(m.bench, m.caption),
     ),
     Exhibit(
         "activation",
-        "Where an agent's wait goes. A private copy and a new context cost mostly the touching of fresh memory; a warm "
-        "context only the copying; shared cells nothing that can be seen.",
-        "Stacked horizontal bars by strategy: swarmkv has new context, copy and restore; pooled a short restore; "
-        "shared and batched no visible bar.",
+        "What an agent waits for before its question can be decoded. With swarmkv, a new context and a private copy, "
+        "which take time mostly because their memory is new. With pooled, only the copying into an existing context. "
+        "With shared cells, almost nothing.",
+        "Stacked horizontal bars by strategy: swarmkv has new context, copy and restore; pooled has a short restore; "
+        "shared and batched have no visible bar.",
         lambda m: figures.activation(m.bench_runs, m.caption),
     ),
     Exhibit(
         "latency_against_depth",
-        "Latency against the document's depth: points are measured, curves are the cost model's.",
-        "Two log-log panels. Time to first token: naive rises steeply and runs far above the others. End to end: naive "
-        "runs above the others at a constant distance.",
+        "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
+        "Two panels with logarithmic axes. Time to first token: naive rises steeply and is far above the others. End "
+        "to end: naive is above the others at a constant distance.",
         lambda m: figures.latency_against_depth(m.grid, caption=m.grid_caption),
     ),
     Exhibit(
         "latency_against_agents",
-        "Latency against the number of agents: naive pays the prefill again for each, the others only the agent's own "
-        "work. Packed agents (batched) wait for each other: their first tokens come later, the last one sooner.",
-        "Two log-log panels. Time to first token: naive flat and high; batched rises with the agents, the rest flat "
-        "and low. End to end: naive rises in proportion to the agents, the others hardly.",
+        "Latency against the number of agents. With naive, every agent adds a prefill; with the others, only its own "
+        "work. batched packs all agents into one batch: first tokens come later, but the last answer comes sooner.",
+        "Two panels with logarithmic axes. Time to first token: naive is flat and high, batched rises with the number "
+        "of agents, the others are flat and low. End to end: naive rises in proportion to the number of agents, the "
+        "others rise little.",
         lambda m: figures.latency_against_agents(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
         "speedup_against_agents",
-        "The speed-up nears its bound: branches that run one after another cannot gain more than N(P+B)/(P+NB); "
-        "packing makes B smaller and may pass it.",
-        "Rising curves by strategy close under a dashed bound; batched runs above it.",
+        "The end-to-end speed-up comes close to its bound. If branches run one after another, it cannot exceed "
+        "N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) makes B smaller, "
+        "so it can exceed this bound.",
+        "Rising curves by strategy, most of them just below a dashed bound; batched is above the bound.",
         lambda m: figures.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
         "speedup_map",
-        "Speed-up of shared over naive, end to end, for any document and any number of agents: colour and contours are "
-        "predicted, boxed numbers measured.",
-        "Heat map of depth against agents with contour lines: dark at one agent, brightest at the top right.",
+        "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
+        "are predicted; numbers in boxes are measured.",
+        "Heat map with document length on the x axis, the number of agents on the y axis, and contour lines: dark for "
+        "one agent, brightest at the top right.",
         lambda m: figures.speedup_map(m.grid, caption=m.grid_caption),
     ),
     Exhibit(
         "predicted_against_measured",
-        "How far the cost model can be trusted: each point was predicted by a model fitted without it.",
-        "Two log-log scatter plots of predicted against measured latency; most points lie in or near a grey band of "
-        "10 percent around the diagonal.",
+        "How accurate the cost model is: each point was predicted by a model that was fitted without it.",
+        "Two scatter plots of predicted against measured latency, with logarithmic axes. Most points are in or near a "
+        "grey band of 10 percent around the diagonal.",
         lambda m: figures.predicted_against_measured(held_out(m.grid), m.grid_caption),
     ),
     Exhibit(
         "packing",
-        "What packing all agents into one decode saves of an agent's own work, shared over batched: next to nothing "
-        "for one or two agents, more with each further one, at any depth.",
-        "Curves of saved work against agents, one per depth: near one for one and two agents, then rising.",
+        "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
+        "after another (shared): almost none for one or two agents, and more for each further agent, at any depth.",
+        "One curve per depth: the ratio of work against the number of agents. It is near 1 for one and two agents, "
+        "then it rises.",
         lambda m: figures.packing(m.grid, m.grid_caption),
     ),
     Exhibit(
         "peers",
-        "Beside what people use today: who keeps the last prompt in its slot is as quick for the next agent; who is "
-        "asked by all at once, or has to fetch a saved state, is not. Grey and dotted: the limits.",
-        "Two log panels of dots by strategy and peer, a marker per number of agents. Left, the last agent's wait: "
-        "naive far to the right, most others in or near a grey band. Right, end to end: naive and the servers asked "
-        "by all at once far to the right.",
+        "The lab's strategies beside programs that people use today. A program that keeps the last prompt in its slot "
+        "is as fast for the next agent. It is slower if it receives all agents at once, or if it has to load a saved "
+        "state. Grey band: the time to decode a question alone. Dotted lines: bounds for branches one after another.",
+        "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
+        "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
+        "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
         lambda m: _peers(measurements()),
     ),
     Exhibit(
         "yardsticks",
-        "Batched generation from Python beside llama.cpp's own benchmark in C++, on the same model, depth and threads.",
-        "Dots by agents in a batch, each a share of the benchmark's tokens per second, most of them close to a line at "
-        "100 percent.",
+        "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
+        "model, depth and threads.",
+        "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
+        "line at 100 percent.",
         lambda m: _yardsticks(measurements()),
     ),
     Exhibit(
         "pipeline",
-        "A graph of agents over one document: two begin at their watermarks, in the middle of the prefill, two when it "
-        "ends, and a reviewer reads their answers.",
-        "Two Gantt charts on one time axis, a lane per agent: above, each agent's long prefill bar, one after another; "
-        "below, one prefill bar with two dotted marks, where two agents answer, and the others' short bars at its end.",
+        "A graph of agents over one document. Two agents begin at their watermarks, while the prefill still goes on; "
+        "two begin when it ends; and a reviewer reads their answers.",
+        "Two Gantt charts on one time axis, a lane per agent. Above, each agent has a long prefill bar, one after "
+        "another. Below, there is one prefill bar with two dotted lines, where two agents answer; the other agents "
+        "have short bars at its end.",
         lambda m: _pipeline(measurements()),
     ),
     Exhibit(
         "first_answers",
-        "When each agent's answer begins: on its watermark, when the whole document is read, or after a prefill of its "
-        "own.",
-        "Dots by agent on an axis of seconds: filled ones, with watermarks, far to the left for the first two agents; "
-        "hollow ones, waiting, all near the prefill's end; naive's each further to the right.",
+        "When each agent's answer begins: at its watermark, after the prefill of the whole document (waiting), or "
+        "after a prefill of its own (naive).",
+        "Dots by agent on an axis of seconds. Filled dots (with watermarks) are far to the left for the first two "
+        "agents. Hollow dots (waiting) are all near the end of the prefill. naive's dots are further to the right "
+        "from agent to agent.",
         lambda m: figures.first_answers(measurements().pipeline, measurements().pipeline_caption),
     ),
     Exhibit(
         "memory_held",
-        "KV memory when all agents are alive at once: copies grow with the agents, shared cells hardly.",
-        "Paired bars by number of agents: the copied ones grow in proportion, the shared ones stay almost the same.",
+        "KV memory when all agents are alive at once: copies grow with the number of agents, shared cells only a "
+        "little.",
+        "Paired bars by number of agents: the bars for copies grow in proportion, the bars for a shared cache stay "
+        "almost the same.",
         lambda m: figures.memory_held(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
         "bytes_per_token",
-        "What a token takes in the models that people run: how attention shares its keys decides it.",
-        "Log-log scatter plot of parameters against KiB of KV cache per token, a marker per kind of attention: "
-        "multi-head highest, latent and windowed attention lowest.",
+        "KV cache per token of popular models. The kind of attention decides its size.",
+        "Scatter plot of KiB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
+        "attention: multi-head attention is highest, latent and sliding-window attention are lowest.",
         lambda m: figures.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES),
     ),
     Exhibit(
         "agents_that_fit",
-        "How many readers of one document fit a memory: with a copy each, and sharing it.",
-        "Four panels, a model each, with paired bars by memory size on a logarithmic axis: the shared bar is several "
-        "times the copied one.",
+        "How many agents over one document fit in memory, with one copy per agent and with a shared document.",
+        "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
+        "times as high as the copied bar.",
         lambda m: figures.agents_that_fit(agents_by_budget(_FLEET, [8, 16, 24, 80], n_tokens=8192), 8192, _SHAPES),
     ),
     Exhibit(
         "exactness",
-        "Are they the same answers? Strategies whose batches have naive's shape agree with it to the last bit; packing "
-        "changes the kernels' shapes and so the rounding.",
-        "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared all at zero; batched spread to "
-        "the right.",
+        "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
+        "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
+        "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
+        "spread to the right.",
         lambda m: figures.exactness(m.grid, m.grid_caption),
     ),
     Exhibit(
         "position_error",
-        "What positions are worth: keys all moved by the same amount cost no more than rounding does, as RoPE is "
-        "relative; a wide gap inside the prefix stands out.",
-        "Three curves of KL divergence against the shift: a gap in the prefix rises with the shift, moving all of it "
-        "stays near the dotted noise floor.",
+        "What happens if cached keys are moved to other positions. If all keys move by the same amount, only the "
+        "rounding changes, because RoPE is relative. A wide gap inside the prefix changes the predictions.",
+        "Two curves of KL divergence against the shift. With a gap in the prefix the curve rises with the shift; with "
+        "the whole prefix moved it stays near the dotted noise floor.",
         lambda m: figures.position_error(m.positions, m.caption),
     ),
 )
 
 
 def _peers(reference: Measurements) -> Figure:
-    """The deepest comparison. Peers need programs of their own, so the gallery shows the reference's."""
+    """The comparison at the largest depth, from the reference: peers need programs that few readers have built."""
     runs = reference.peers[reference.peers.depth == reference.peers.depth.max()]
     return figures.peers(runs, reference.peers_caption)
 
@@ -199,7 +213,7 @@ def _pipeline(reference: Measurements) -> Figure:
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:
-    """Draw every exhibit into a folder as PNG and SVG, and write the index page."""
+    """Draw every exhibit to a folder as PNG and SVG, and write the index page. Returns the paths of PNGs and page."""
     folder.mkdir(parents=True, exist_ok=True)
     for exhibit in EXHIBITS:
         figures.save(exhibit.draw(source), folder, exhibit.name)
@@ -226,8 +240,8 @@ img {{ max-width: 100%; height: auto; border: 1px solid #ddd; }}
 figcaption {{ margin-top: 0.5em; }}
 </style>
 <h1>SwarmKV Lab: figures</h1>
-<p>Drawn from the measurements of one machine, named under each figure. Numbers are measured unless they say predicted
-or published.</p>
+<p>Drawn from measurements of the machine that is named under each figure. Numbers are measured, unless a figure says
+that they are predicted or published.</p>
 {shown}
 </html>
 """

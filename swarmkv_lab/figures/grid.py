@@ -1,4 +1,4 @@
-"""Figures of grids: speed-up, packing and memory over depth and agents, and how well all of it is predicted."""
+"""Figures of grids: speed-up, packing and memory by depth and number of agents, and the cost model's errors."""
 
 from itertools import cycle
 
@@ -24,7 +24,7 @@ from swarmkv_lab.figures.style import (
 
 
 def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """End-to-end speed-up over naive against agents at one depth, under the bound for branches one after another."""
+    """End-to-end speed-up over naive against agents, at one depth, with its bound for branches one after another."""
     at = at_point(runs, "depth", depth)
     total = at.pivot_table(index="n_agents", columns="strategy", values="end_to_end_ms", aggfunc="median")
     speedup = total.rdiv(total["naive"], axis=0)
@@ -51,7 +51,7 @@ def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
 
 
 def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "") -> Figure:
-    """End-to-end speed-up over depth and agents: predicted as colour and contours, measured as numbers."""
+    """End-to-end speed-up over naive by depth and agents: predicted as colour and contours, measured as numbers."""
     model = CostModel.fit(runs)
     total = runs.groupby(["depth", "n_agents", "strategy"]).end_to_end_ms.median().unstack()
     measured = (total["naive"] / total[strategy]).dropna()
@@ -76,16 +76,13 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
             axis.set_minor_locator(NullLocator())
             plain_numbers(axis)
         figure.colorbar(mesh, ax=ax, label="times faster (predicted; boxes: measured)")
-        headline(
-            figure,
-            f"{strategy}: up to {measured.max():.1f}x faster than naive. Agents bring it, depth lets them",
-        )
+        headline(figure, f"{strategy}: up to {measured.max():.1f}x faster than naive (many agents, long document)")
         small_print(figure, caption)
     return figure
 
 
 def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure:
-    """Held-out points against their measurement, with a band of 10 %: table from costmodel.held_out."""
+    """Predictions of held-out points against measurements, with a band of 10 %; table: from costmodel.held_out."""
     metrics = ("ttft_ms", "end_to_end_ms")
     with styled():
         figure = Figure(figsize=(8, 4))
@@ -101,7 +98,7 @@ def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure
             ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms", ylabel="predicted, ms")
             plain_numbers(ax.xaxis), plain_numbers(ax.yaxis)
             error = table[f"error_{metric}"].abs()
-            ax.set_title(f"{METRICS[metric]}: {error.median():.1%} off", fontsize=10)
+            ax.set_title(f"{METRICS[metric]}: error {error.median():.1%}", fontsize=10)
         worst = max(table[f"error_{metric}"].abs().median() for metric in metrics)
         headline(
             figure,
@@ -113,7 +110,7 @@ def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure
 
 
 def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """What an agent's own work takes when agents go one after another (shared) and packed (batched), by depth."""
+    """An agent's own work one after another (shared), divided by packed (batched), against agents, by depth."""
     work = runs[runs.strategy.isin(["shared", "batched"])].copy()
     packed = work.strategy == "batched"
     after = work.ttft_ms - work.activation_ms + work.generate_ms
@@ -130,7 +127,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
             row = saved.loc[depth].dropna()
             ax.plot(row.index, row, color=colour, marker=marker, markersize=6, linewidth=1.3, label=f"{depth:,} tokens")
         ax.axhline(1, color="#444444", linewidth=0.8)
-        ax.set(xscale="log", xlabel="agents", ylim=(0, None), ylabel="times less work per agent (measured)")
+        ax.set(xscale="log", xlabel="agents", ylim=(0, None), ylabel="work, shared / batched (measured)")
         ax.set_xticks(saved.columns)
         ax.xaxis.set_minor_locator(NullLocator())
         plain_numbers(ax.xaxis)
@@ -138,17 +135,17 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
         ax.legend(frameon=False, fontsize=9)
         headline(
             figure,
-            f"Packed, {most} agents have {with_most.min():.1f} to {with_most.max():.1f} times less work each; "
-            f"two have {saved[2].min():.1f} to {saved[2].max():.1f}"
+            f"Packing: {with_most.min():.1f}x to {with_most.max():.1f}x less work per agent for {most} agents, "
+            f"{saved[2].min():.1f}x to {saved[2].max():.1f}x for 2"
             if 2 in saved
-            else f"Packed, {most} agents have {with_most.min():.1f} to {with_most.max():.1f} times less work each",
+            else f"Packing: {with_most.min():.1f}x to {with_most.max():.1f}x less work per agent for {most} agents",
         )
         small_print(figure, caption)
     return figure
 
 
 def memory_held(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """KV memory of agents that are all alive at once, each with a cache or all with one: as allocated, to the byte."""
+    """KV memory of agents that are all alive at once, with one cache per agent and with one shared cache."""
     at = runs[runs.depth == depth].groupby(["strategy", "n_agents"]).kv_bytes.max() / 1e6
     agents = np.array(sorted(at["batched"].index))
     copied, shared = at["naive"].iloc[0] * agents, at["batched"][agents]
@@ -166,11 +163,8 @@ def memory_held(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
         ax.invert_yaxis()
         headline(
             figure,
-            f"{agents[-1]} readers of {depth:,} tokens: {copied.max() / shared.max():.1f}x less memory when they share",
-            {
-                "a cache for each agent": BASELINE,
-                "one shared (both predicted, to the byte)": OURS,
-            },
+            f"{agents[-1]} agents over {depth:,} tokens: sharing takes {copied.max() / shared.max():.1f}x less memory",
+            {"one cache per agent": BASELINE, "one shared cache (both predicted, to the byte)": OURS},
         )
         small_print(figure, caption)
     return figure

@@ -1,4 +1,4 @@
-"""Figures of guards: what agents in threads gain and lose."""
+"""Figures of guards: latency and throughput of agents in threads."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -7,7 +7,7 @@ from swarmkv_lab.figures.style import BASELINE, OURS, headline, plain_numbers, s
 
 
 def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """Latency and throughput by variant, bars the medians and dots the repeats; frame: from compare_guards."""
+    """Latency and throughput by variant: bars are medians, dots are repeats; frame: from compare_guards."""
     variants = list(dict.fromkeys(frame.variant))
     median = frame.groupby("variant")[["latency_ms", "tokens_per_s"]].median()
     best = median.tokens_per_s.idxmax()
@@ -18,7 +18,7 @@ def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
         for ax, metric, label in zip(
             axes,
             ("latency_ms", "tokens_per_s"),
-            ("an agent's answer, ms (measured)", "tokens per second (measured)"),
+            ("ms to an agent's answer (measured)", "tokens per second (measured)"),
             strict=True,
         ):
             colours = [OURS if variant == best else BASELINE for variant in variants]

@@ -1,4 +1,4 @@
-"""Figures of latency: measured points over predicted curves, against depth or agents."""
+"""Figures of latency: measured points and predicted curves, against depth or number of agents."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ from swarmkv_lab.figures.style import (
 METRICS = {
     "ttft_ms": "time to first token",
     "end_to_end_ms": "end to end, all agents",
-    "activation_ms": "an agent's activation",
+    "activation_ms": "activation, per agent",
 }
 AXES = {"depth": "document, tokens", "n_agents": "agents"}
 _CURVE = Line2D([], [], color="#666666", linewidth=1.2)
@@ -43,12 +43,12 @@ def latency(
     title: str = "",
     caption: str = "",
 ) -> Figure:
-    """Latency against ``x`` (depth or n_agents): measured points, median and range, over a cost model's curves.
+    """Latency in ms against ``x`` (depth or n_agents): measured points (median and range) and the model's curves.
 
-    points: a sweep's runs, already at one value of the other axis. curves: from CostModel.predict, the same. kind: what
-    the points are, measured or published. mark: where to draw a dotted line.
+    points: a sweep's runs at one value of the other axis. curves: from CostModel.predict, at the same value. kind: what
+    the points are, measured or published. mark: the x of a dotted line.
     """
-    # One panel is what an explorer draws again and again, and solving the layout would take most of that time.
+    # Explorers redraw a single panel often, and solving the layout would take most of that time.
     quick = len(metrics) == 1
     with styled(layout=not quick):
         figure = Figure(figsize=(8, 3.9))
@@ -61,7 +61,7 @@ def latency(
                 ax.axvline(mark, color="#666666", linestyle=":", linewidth=1)
             _ticks(ax, x, points, curves, log)
             ax.set(xlabel=AXES[x], ylabel="ms")
-            if not quick:  # else the title says it
+            if not quick:  # with one panel, the figure's title says it
                 ax.set_title(METRICS[metric], fontsize=10)
         names = [name for name in STRATEGY if name in set(points.strategy) | set(curves.strategy)]
         key = strategy_key(names) | {kind: _POINT} | ({"predicted": _CURVE} if len(curves) else {})
@@ -92,7 +92,7 @@ def _ticks(ax: Axes, x: str, points: pd.DataFrame, curves: pd.DataFrame, log: bo
     ax.set_xticks(_apart(values, log), minor=False)
     if log:
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_minor_locator(NullLocator())  # they would take half the time of a redraw
+        ax.yaxis.set_minor_locator(NullLocator())  # minor ticks would take half the time of a redraw
     plain_numbers(ax.xaxis)
     plain_numbers(ax.yaxis)
     ax.grid(color="#E5E5E5", linewidth=0.6)
@@ -100,7 +100,7 @@ def _ticks(ax: Axes, x: str, points: pd.DataFrame, curves: pd.DataFrame, log: bo
 
 
 def _apart(values: Sequence[float], log: bool, room: float = 0.17) -> list[float]:
-    """The values that can be labelled without running into each other, the last one first."""
+    """The values whose labels do not overlap; the last value is always kept."""
     scale = np.log(values) if log else np.asarray(values, float)
     span = max(scale[-1] - scale[0], 1e-9)
     kept: list[int] = []
@@ -111,17 +111,17 @@ def _apart(values: Sequence[float], log: bool, room: float = 0.17) -> list[float
 
 
 def at_point(runs: pd.DataFrame, axis: str, value: int) -> pd.DataFrame:
-    """A sweep's runs at one value of an axis; SwarmKVError where naive and shared were not measured there."""
+    """A sweep's runs at one value of an axis. Raises SwarmKVError if naive or shared was not measured there."""
     at = runs[runs[axis] == value]
     missing = {"naive", "shared"} - set(at.strategy)
     if missing:
         measured = sorted(runs[axis].unique().tolist())
-        raise SwarmKVError(f"{axis}={value}: {', '.join(sorted(missing))} not measured there; measured were {measured}")
+        raise SwarmKVError(f"{axis}={value}: {', '.join(sorted(missing))} not measured; choose one of {measured}")
     return at
 
 
 def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = "") -> Figure:
-    """TTFT and end to end against the document's depth, for some number of agents; runs: a sweep's."""
+    """TTFT and end-to-end time against the document's depth, for one number of agents; runs: of a sweep."""
     at = at_point(runs, "n_agents", n_agents)
     deepest = at.depth.max()
     median = at[at.depth == deepest].groupby("strategy")[["ttft_ms", "end_to_end_ms"]].median()
@@ -131,13 +131,13 @@ def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = 
     return latency(
         at,
         CostModel.fit(runs).predict(depths, [n_agents]),
-        title=f"{n_agents} agents, {deepest:,} tokens: first tokens {sooner:,.0f}x sooner, the whole {faster:.1f}x",
+        title=f"{n_agents} agents, {deepest:,} tokens: first token {sooner:,.0f}x sooner, end to end {faster:.1f}x",
         caption=caption,
     )
 
 
 def latency_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """TTFT and end to end against the number of agents, at one depth; runs: a sweep's."""
+    """TTFT and end-to-end time against the number of agents, at one depth; runs: of a sweep."""
     at = at_point(runs, "depth", depth)
     total = at.groupby(["strategy", "n_agents"]).end_to_end_ms.median()
     most = at.n_agents.max()
@@ -145,7 +145,7 @@ def latency_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
         at,
         CostModel.fit(runs).predict([depth], range(1, most + 1)),
         x="n_agents",
-        title=f"{depth:,} tokens, {most} agents: naive {total['naive', most] / 1e3:,.0f} s, "
+        title=f"{depth:,} tokens, {most} agents, end to end: naive {total['naive', most] / 1e3:,.0f} s, "
         f"shared {total['shared', most] / 1e3:,.0f} s",
         caption=caption,
     )

@@ -1,4 +1,4 @@
-"""Figures of peers: the lab's strategies beside what people use, and llama.cpp's own benchmarks."""
+"""Figures of peers: the lab's strategies beside other programs, and beside llama.cpp's own benchmarks."""
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,9 @@ _MARKERS = ("o", "s", "D", "^", "v")
 
 
 def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """Strategies and peers at one depth, a marker per number of agents: an agent's wait at its turn, and the whole.
+    """Strategies and peers at one depth, a marker per number of agents: the last agent's TTFT, and end to end.
 
-    runs: a comparison's, with naive and shared in it.
+    runs: of a comparison with naive and shared.
     """
     times = ["activation_ms", "branch_ms", "ttft_ms", "last_ttft_ms", "generate_ms", "end_to_end_ms"]
     median = runs.groupby(["strategy", "n_agents"], sort=False)[times].median()
@@ -23,7 +23,7 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
     agents = sorted(runs.n_agents.unique())
     at_once = packed_strategies(runs)  # their agents have no turns
     panels = (  # the first agent of a peer may have to prefill
-        ("last_ttft_ms", agents[1:] or agents, "one after another: the last one's TTFT, ms"),
+        ("last_ttft_ms", agents[1:] or agents, "agents in turns: TTFT of the last one, ms"),
         ("end_to_end_ms", agents, "from the first call to the last answer, ms"),
     )
     naive, whole = median.loc["naive"], median.end_to_end_ms[:, agents[-1]]
@@ -41,7 +41,7 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
                         ax.scatter(shown[n][name], y, color=colour, marker=marker, s=28, zorder=2)
                 if shown.loc[name].isna().all():
                     middle = np.sqrt(shown.min().min() * shown.max().max())
-                    ax.text(middle, y, "no turns: all at once", fontsize=8, color="#666666", va="center", ha="center")
+                    ax.text(middle, y, "all agents at once", fontsize=8, color="#666666", va="center", ha="center")
             ax.set(xscale="log", xlabel=f"{label} (measured)", ylim=(-0.9, len(names) - 0.4))
             ax.xaxis.label.set_fontsize(8.5)
             plain_numbers(ax.xaxis)
@@ -50,7 +50,7 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
         left, right = figure.axes
         left.set_yticks(range(len(names)), names)
         alone = median.branch_ms[["shared", "pooled"]] if "pooled" in names else median.branch_ms[["shared"]]
-        left.axvspan(alone.min(), alone.max(), color="#DDDDDD", zorder=0)  # as wide as the clock's changes
+        left.axvspan(alone.min(), alone.max(), color="#DDDDDD", zorder=0)  # its width: changes of the processor's clock
         for n in agents[1:]:
             limit = naive.end_to_end_ms[n] / bound(naive.loc[n], n)
             right.axvline(limit, color="#444444", linestyle=":", linewidth=1.2)
@@ -58,14 +58,14 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
         ours = whole[[name for name in names if name in STRATEGY]]
         headline(
             figure,
-            f"{int(runs.depth.iloc[0]):,} tokens, {agents[-1]} agents: {ours.idxmin()} ends "
-            f"{whole[other] / ours.min():.1f}x sooner than {other}",
+            f"{int(runs.depth.iloc[0]):,} tokens, {agents[-1]} agents: {ours.idxmin()} is "
+            f"{whole[other] / ours.min():.1f}x faster than {other}",
             {
                 **{
                     f"{n} agent{'' if n == 1 else 's'}": _key(marker)
                     for n, marker in zip(agents, _MARKERS, strict=False)
                 },
-                "a question alone (measured)": ("#DDDDDD", ""),
+                "decoding a question (measured)": ("#DDDDDD", ""),
                 "bound (predicted)": Line2D([], [], color="#444444", linestyle=":"),
             },
         )
@@ -78,7 +78,7 @@ def _key(marker: str) -> Line2D:
 
 
 def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> Figure:
-    """Batched generation against agents: the lab's tokens per second over llama-batched-bench's, a dot a repeat.
+    """Batched generation by number of agents: our tokens per second in % of llama-batched-bench's, a dot per repeat.
 
     frame: from measure.yardsticks; ratios: from analysis.summary.yardstick_ratios.
     """
@@ -93,7 +93,7 @@ def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> 
         ax.scatter([agents.index(n) for n in ours.n_agents], ours.share, color=OURS, s=16, alpha=0.8)
         ax.plot(range(len(agents)), median, color=OURS, marker="_", markersize=22, markeredgewidth=2.5, linestyle="")
         ax.set(xlabel="agents in one batch", ylim=(0, 1.1 * ours.share.max()))
-        ax.set_ylabel("% of its tokens per second\n(measured)")
+        ax.set_ylabel("% of the benchmark's tokens\nper second (measured)")
         ax.set_xticks(range(len(agents)), agents)
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
         ax.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Figures of pipelines: the graph of agents, and who did what while the prefill went on."""
+"""Figures of pipelines: the graph of agents, and who did what when."""
 
 from collections.abc import Mapping, Sequence
 from graphlib import TopologicalSorter
@@ -13,7 +13,7 @@ from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, small_
 
 
 def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> Figure:
-    """Who waits for whom: columns by depth in the graph, an arrow for each answer that is read.
+    """The graph of agents: an arrow to an agent from each answer that it reads, or from the document.
 
     after: Pipeline.after; watermarks: Pipeline.watermarks, tokens of the document that each agent reads.
     """
@@ -66,7 +66,7 @@ def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> 
 def pipeline_timeline(
     timelines: Mapping[str, pd.DataFrame], watermarks: Mapping[str, int], caption: str = ""
 ) -> Figure:
-    """Who did what when, a lane per agent, by strategy; dotted: the watermarks, where the prefill paused for agents.
+    """Who did what when, a lane per agent, by strategy; dotted lines: watermarks, where the prefill paused for agents.
 
     timelines: Run.timeline by strategy; watermarks: Pipeline.watermarks.
     """
@@ -82,7 +82,7 @@ def pipeline_timeline(
             for end_ms, n_tokens in zip(prefills.end_ms, ends, strict=False):
                 ax.axvline(end_ms * 1e-3, color="#444444", linestyle=":", linewidth=1)
                 ax.text(end_ms * 1e-3, -0.62, f"{n_tokens:,} ", fontsize=7.5, ha="right", va="bottom", color="#444444")
-        axes[-1].set_xlabel("seconds since the first call (measured); dotted: tokens prefilled")
+        axes[-1].set_xlabel("seconds since the first call (measured); dotted lines: tokens prefilled so far")
         first = frame[frame.phase == "generate"].start_ms.min()  # of the last strategy
         headline(
             figure,
@@ -95,9 +95,9 @@ def pipeline_timeline(
 
 
 def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
-    """When each agent's answer begins, a mark per variant.
+    """When each agent's answer begins, a mark per variant: medians over the rounds.
 
-    rows: pipeline_bench.compare_pipeline's; medians over its rounds.
+    rows: from measure.pipeline_bench.compare_pipeline.
     """
     seconds = rows.groupby(["agent", "variant"], sort=False).first_token_at_ms.median().unstack() / 1e3
     read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median().min()
@@ -120,10 +120,6 @@ def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
         ax.set_ylim(len(seconds) - 0.5, -0.5)
         ax.set_xlim(left=0)
         ax.set_xlabel("seconds from the call to the first token of the answer (measured)")
-        headline(
-            figure,
-            f"With watermarks the first answer begins when {read:.0%} of the prefill is done",
-            marks,
-        )
+        headline(figure, f"With watermarks the first answer begins when {read:.0%} of the prefill is done", marks)
         small_print(figure, caption)
     return figure

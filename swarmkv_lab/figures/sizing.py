@@ -1,4 +1,4 @@
-"""Figures of sizes: what a token, a document and a fleet of agents take."""
+"""Figures of sizes: KV bytes per token, by number of agents and by KV type."""
 
 import numpy as np
 import pandas as pd
@@ -18,9 +18,9 @@ ATTENTION = {
 
 
 def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
-    """The catalogue's models: parameters against the bytes that a token of an n_tokens document takes in a snapshot.
+    """The catalogue's models: KV bytes per token against parameters.
 
-    frame: a row per model with billions, attention and bytes_per_token (of a snapshot, so that windows count).
+    frame: from sizing.memory.catalogue_bytes with n_tokens: a row per model with billions, attention, bytes_per_token.
     """
     with styled():
         figure = Figure(figsize=(8, 5.2))
@@ -44,14 +44,14 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
         most, least = frame.bytes_per_token.max(), frame.bytes_per_token.min()
         headline(
             figure,
-            f"How attention shares its keys decides what a token takes: {least / 1024:.0f} to {most / 1024:,.0f} KiB",
+            f"The kind of attention decides the KV cache per token: {least / 1024:.0f} to {most / 1024:,.0f} KiB",
         )
         small_print(figure, caption)
     return figure
 
 
 def _spread_out(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that can be labelled without their labels running into each other: the first of each neighbourhood."""
+    """The rows whose labels do not overlap: the first row of each neighbourhood."""
     kept: list[str] = []
     at = np.log(frame[["billions", "bytes_per_token"]].astype(float))
     for name in frame.index:
@@ -64,12 +64,12 @@ def _spread_out(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
-    """How many agents fit a memory, copied against shared: frame as from memory.agents_by_budget."""
+    """How many agents fit in memory, copied and shared; frame: from sizing.memory.agents_by_budget."""
     models = list(frame.model.unique())
     with styled():
         figure = Figure(figsize=(8, 1.5 + 1.35 * ((len(models) + 1) // 2)))
         axes = figure.subplots((len(models) + 1) // 2, 2, sharex=False, squeeze=False).flat
-        for model, ax in zip(models, axes, strict=False):  # in this order, so that no axes are drawn from for nothing
+        for model, ax in zip(models, axes, strict=False):  # models first, or zip would take one axis too many
             rows = frame[frame.model == model]
             budgets = sorted(rows.budget_gb.unique())
             x = np.arange(len(budgets))
@@ -82,12 +82,12 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
             ax.set_xticklabels([f"{gb} GB" for gb in budgets])
             ax.set_title(model, fontsize=10)
             plain_numbers(ax.yaxis)
-        for ax in axes:  # what is left
+        for ax in axes:  # the unused ones
             ax.axis("off")
-        figure.supylabel("agents (predicted)", fontsize=9)
+        figure.supylabel("agents that fit (predicted)", fontsize=9)
         headline(
             figure,
-            f"Shared, a memory holds many more readers of {n_tokens:,} tokens",
+            f"Many more agents fit in memory if they share the {n_tokens:,} tokens that they read",
             {"copied": BASELINE, "shared": OURS},
         )
         small_print(figure, caption)
@@ -95,7 +95,7 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
 
 
 def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """Bytes against fidelity by KV type: frame as from kv_type_fidelity. Types that change nothing are left out."""
+    """KL against snapshot bytes by KV type; frame: from kv_type_fidelity. Types that change nothing are left out."""
     reference = frame.loc[frame.kv_type == "f16", "snapshot_bytes"].iloc[0]
     is_floor = frame.kv_type.str.contains("without")
     floor = frame.loc[is_floor, "kl_mean"].iloc[0]
@@ -106,16 +106,14 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax = figure.subplots()
         ax.vlines(ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
         ax.scatter(ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
-        beside = {"iq4_nl": (-7, 5), "q4_0": (-7, -5)}  # the same bytes: one above the other, on the left
+        beside = {"iq4_nl": (-7, 5), "q4_0": (-7, -5)}  # same size: one label above the other, on the left
         for name, x, y in zip(types.kv_type, ratio, types.kl_mean, strict=True):
             offset = beside.get(name, (7, 0))
             side = "left" if offset[0] > 0 else "right"
             ax.annotate(name, (x, y), offset, textcoords="offset points", va="center", ha=side, fontsize=9)
         ax.axhline(floor, color="#444444", linestyle=":", linewidth=1.2)
-        ax.text(
-            0.97, floor, "noise floor: f16 through other kernels", fontsize=8.5, va="top", ha="right", color="#444444"
-        )
-        ax.set(yscale="log", xlabel="snapshot bytes, share of f16's", xlim=(0.17, 1.1))
+        ax.text(0.97, floor, "noise floor: f16 with other kernels", fontsize=8.5, va="top", ha="right", color="#444444")
+        ax.set(yscale="log", xlabel="snapshot size, % of f16", xlim=(0.17, 1.1))
         ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
         ax.grid(axis="y", color="#E5E5E5", linewidth=0.6)
@@ -129,8 +127,8 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title: str) -> Figure:
-    """Bytes held against agents, copied and shared, and where a budget ends: frame as from memory.memory_by_agents."""
-    # No constrained layout and few ticks: they would take most of the time that an explorer has to redraw.
+    """KV memory against agents, copied and shared, and a budget in bytes; frame: from memory.memory_by_agents."""
+    # No constrained layout and few ticks, because they would take most of the time of an explorer's redraw.
     with styled(layout=False):
         figure = Figure(figsize=(8, 3.6))
         ax = figure.subplots()
@@ -162,7 +160,7 @@ def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title
         ax.locator_params(nbins=5)
         ax.set(xlim=(1, frame.agents.iloc[-1]), ylim=(0, top), xlabel="agents", ylabel="GB of KV cache (predicted)")
         more = "+" if fit["shared"] == len(frame) else ""
-        message = f"{title}: {fit['copied']} agents fit copied, {fit['shared']}{more} shared"
-        ax.set_title(message, y=1.06)  # y: not searched for
+        message = f"{title}: {fit['copied']} agents fit with copies, {fit['shared']}{more} if shared"
+        ax.set_title(message, y=1.06)  # y: no search for a place
         figure.set_label(message)
     return figure

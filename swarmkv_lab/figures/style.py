@@ -1,4 +1,4 @@
-"""The figures' common look: colours, type, headline and small print, and how they are saved."""
+"""The figures' common look: colours, fonts, title, legend and caption; and how figures are saved."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-# Okabe and Ito's colours, told apart with any colour vision; the hatches help in grey print.
+# Okabe and Ito's colours, which people with any colour vision can tell apart; hatches help in black-and-white print.
 # phase: (label, colour, hatch)
 PHASES = {
     "prefill": ("prefill", "#0072B2", ""),
@@ -22,9 +22,9 @@ PHASES = {
     "copy": ("copy", "#CC79A7", "\\\\"),
     "restore": ("restore", "#E69F00", "xx"),
     "share": ("share", "#E69F00", ""),
-    "branch": ("its question", "#D55E00", ""),
-    "sample": ("its answer", "#009E73", ""),
-    "generate": ("its answer", "#009E73", ""),
+    "branch": ("question", "#D55E00", ""),
+    "sample": ("answer", "#009E73", ""),
+    "generate": ("answer", "#009E73", ""),
 }
 # strategy: (colour, marker)
 STRATEGY = {
@@ -51,15 +51,15 @@ STYLE = {
 
 @contextmanager
 def styled(layout: bool = True) -> Iterator[None]:
-    """The common look, for one thread at a time: matplotlib's settings are the process's. layout: solve it (slow)."""
+    """Set the common look, for one thread at a time, as matplotlib's settings are global. layout: solve it (slow)."""
     with _settings, mpl.rc_context(STYLE | {"figure.constrained_layout.use": layout}):
         yield
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG, without the time of writing in it."""
+    """Write a figure as PNG and as SVG, without a date in the files; return their paths."""
     paths = [folder / f"{name}.{ending}" for ending in ("png", "svg")]
-    with styled(layout=False):  # a figure that solves its layout brought the solver along
+    with styled(layout=False):  # the figure keeps its own layout solver
         figure.savefig(paths[0])
         figure.savefig(paths[1], metadata={"Date": None})
     return paths
@@ -69,8 +69,8 @@ Look = str | tuple[str, str] | Artist
 
 
 def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None) -> None:
-    """The figure's message, bold at the top, and under it a key: {label: colour, (colour, hatch) or a drawn thing}."""
-    figure.set_label(message)  # what an explorer gives as the alt text
+    """Draw the message in bold at the top, and a legend under it: {label: colour, (colour, hatch) or an artist}."""
+    figure.set_label(message)  # explorers use it as the alt text
     handles = [_handle(label, look) for label, look in (key or {}).items()]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
@@ -79,9 +79,9 @@ def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None
 
 
 def quick_headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None, shown: bool = True) -> None:
-    """As headline, for figures whose layout is not solved: explorers draw them again and again.
+    """Like headline, for figures whose layout is not solved, because explorers redraw them often.
 
-    shown: whether the message stands in the picture, or is only its label.
+    shown: whether the message is drawn, or is only the figure's label.
     """
     figure.set_label(message)
     if shown:
@@ -103,18 +103,18 @@ def _handle(label: str, look: Look) -> Artist:
 
 
 def strategy_key(names: Iterable[str]) -> dict[str, Artist]:
-    """A key of the strategies' lines and markers."""
+    """Legend entries for the strategies' lines and markers."""
     looks = {name: STRATEGY[name] for name in STRATEGY if name in set(names)}
     return {name: Line2D([], [], color=c, marker=m, markersize=6, linewidth=1.5) for name, (c, m) in looks.items()}
 
 
 def plain_numbers(axis: Axis) -> None:
-    """Ticks as 1,000 rather than 10^3, and only the major ones."""
+    """Label ticks as 1,000 rather than 10^3, and only major ticks."""
     axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def small_print(figure: Figure, caption: str) -> None:
-    """Where the numbers come from, under the figure."""
+    """Write the caption, which says where the numbers come from, under the figure."""
     if caption:
         figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")

@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -126,16 +125,13 @@ class Weights:
         if not self.has_vocabulary:
             return " ".join(str(int(token)) for token in tokens)
         ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
-        text = ctypes.create_string_buffer(64 * len(ids) + 64)
-        while (n := self._detokenize(ids, text, special)) < 0:
+        first, n = pointer(ids, ctypes.c_int32), -64 * (len(ids) + 1)
+        while n < 0:  # a second time if the first buffer was too small
             text = ctypes.create_string_buffer(-n)
+            with self._text_guard:
+                self.handle  # noqa: B018 raises once closed
+                n = llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special)
         return text.raw[:n].decode("utf-8", "replace")
-
-    def _detokenize(self, ids: np.ndarray, text: Any, special: bool) -> int:
-        first = pointer(ids, ctypes.c_int32)
-        with self._text_guard:
-            self.handle  # noqa: B018 raises once closed
-            return int(llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special))
 
     def check_tokens(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids as int32 (n,), or one error that says which id the vocabulary does not have."""

@@ -1,1 +1,1 @@
-"""Measurements: benches, grids, tuning, and the studies behind the notebooks; what they return goes to data/."""
+"""Measurements: benches, grids, tuning, and the notebooks' experiments. Their results are saved in data/."""

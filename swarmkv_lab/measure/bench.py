@@ -1,4 +1,4 @@
-"""bench: all strategies on one document at one depth, as one report: environment, runs, summary."""
+"""bench: measure strategies on one document at one depth; one report with environment, runs and summary."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,9 @@ from swarmkv_lab.measure.grid import measure, plan, record, rounds
 from swarmkv_lab.measure.limits import restore_against_memcpy
 from swarmkv_lab.measure.provenance import environment
 
-STEADY = 1.1  # the prefill is the same work for all strategies: so much apart within a round, the machine was disturbed
+# The prefill is the same work in every strategy. If its times within a round differ by more than this factor, the
+# machine was disturbed.
+STEADY = 1.1
 
 
 def bench(
@@ -35,11 +37,11 @@ def bench(
     agents: Prompts | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Run]]:
-    """The report, ready for JSON, and the runs that its medians are of.
+    """Measure the strategies in turns. Returns the report, ready for JSON, and the runs behind its medians.
 
-    max_retries: rounds that may be measured again. Then one (every strategy once) whose prefills are more than STEADY
-    apart stays in the report, but out of the medians, unless no round is better. A KeyboardInterrupt ends it early, not
-    empty.
+    depth: tokens of the document to read. max_retries: rounds that may be measured again. With retries, a round (every
+    strategy once) whose prefill times differ by more than STEADY stays in the report but not in the medians, unless no
+    round is better. A KeyboardInterrupt ends the bench early; what was measured is returned, if there is any.
     """
     chosen = ContextSettings.of(**settings)
     tries = rounds([depth], [n_agents], repeats + whole_number("max_retries", max_retries))
@@ -54,8 +56,8 @@ def bench(
         for this in tries:
             rows = []
             for _, run, exactness in measure(asked, [this], warm_up=not records):
-                table = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
-                rows.append({**record(this, run, exactness), "steady": True, "agents": table.to_dict("records")})
+                per_agent = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
+                rows.append({**record(this, run, exactness), "steady": True, "agents": per_agent.to_dict("records")})
                 records.append(rows[-1])
                 runs.append(run)
             if max_retries and not _is_steady(runs[-len(rows) :]):
@@ -72,6 +74,6 @@ def bench(
 
 
 def _is_steady(runs: Sequence[Run]) -> bool:
-    spans = pd.concat([run.timeline for run in runs if run.strategy in STRATEGIES])  # a peer's may be of more work
+    spans = pd.concat([run.timeline for run in runs if run.strategy in STRATEGIES])  # a peer's prefill may be more work
     prefills = (spans.end_ms - spans.start_ms)[spans.phase == "prefill"]
     return bool(prefills.max() <= STEADY * prefills.min())

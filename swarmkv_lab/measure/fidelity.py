@@ -1,4 +1,4 @@
-"""Fidelity: what a smaller KV type costs in the model's predictions."""
+"""Fidelity: how much a smaller KV type changes the model's predictions."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from swarmkv_lab.sizing.geometry import KV_TYPES, KVType
 def kv_type_fidelity(
     model: Model, tokens: np.ndarray, kv_types: Sequence[KVType] = KV_TYPES, continuation: int = 32
 ) -> pd.DataFrame:
-    """Bytes of a snapshot and KL to f16, by KV type, over the last ``continuation`` tokens of a document.
+    """Snapshot bytes and KL to f16, a row per KV type, over the last ``continuation`` tokens of a document.
 
-    One token says little, so kl_mean, kl_max (nats, from f16 to the type) and top1 (share of the same arg-max) are over
-    them all. Flash attention is on for every type, as most need it; the row "f16, without flash attention" is the noise
-    floor: the same cache through other kernels.
+    Columns kv_type, snapshot_bytes, kl_mean, kl_max (nats, from f16 to the type) and top1 (share of tokens with the
+    same arg-max). Flash attention is on for every type, because most need it. The row "f16, without flash attention" is
+    the noise floor: the same cache, other kernels. Raises SwarmKVError for a continuation that is too long.
     """
     if not 0 < continuation < len(tokens):
         raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
@@ -41,7 +41,7 @@ def kv_type_fidelity(
 
 
 def predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
-    """The logits after each of the tokens, float32 (n_vocab,), decoded one by one as in generation."""
+    """The logits after each token, float32 (n_vocab,); the tokens are decoded one by one, as in generation."""
     rows = []
     for token in tokens:
         ctx.decode([token])

@@ -1,4 +1,4 @@
-"""Grids of runs: strategies against depth and agents, in turns, each run kept as soon as it is measured."""
+"""Grids of runs: strategies by depth and number of agents, in turns; each run is saved as soon as it is measured."""
 
 import hashlib
 import warnings
@@ -24,13 +24,16 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.runlog import Round, RunLog
 
-# How much longer a token's prefill takes at depth: attention's share of it doubles the time near this many tokens on
-# the default model. Only the progress bar's estimate of the time left depends on it.
+# On the default model, attention doubles the prefill time of a token at about this depth in tokens. Only the progress
+# bar's estimate of the time left depends on it.
 _DOUBLED_AT = 2600
 
 
 def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list[Round]:
-    """The whole product once, then again: an interrupted sweep has every point rather than some of them often."""
+    """All points once, then all points again: an interrupted sweep has every point rather than many repeats of a few.
+
+    Raises SwarmKVError for an empty list or a number below 1.
+    """
     if not (len(depths) and len(n_agents)):
         raise SwarmKVError("depths and n_agents must not be empty: name at least one of each")
     for name, values in (("depths", depths), ("n_agents", n_agents), ("repeats", [repeats])):
@@ -41,20 +44,20 @@ def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured, checked: nothing of it will be refused half way. From ``plan``."""
+    """What to measure, already checked, so that no run is refused halfway. Created by ``plan``."""
 
     model: Model
     prefix: np.ndarray
     prompts: Mapping[str, np.ndarray]
     strategies: Sequence[Strategy]
-    """the baseline first: the others' answers are compared with its"""
+    """the baseline first, because the other strategies' answers are compared with its answers"""
     max_tokens: int
     sampling: Sampling
     settings: ContextSettings
     callback: Callable[[Run], None] | None
 
     def run(self, strategy: Strategy, depth: int, n_agents: int, max_tokens: int | None = None) -> Run:
-        """One strategy at one point."""
+        """Run one strategy at one depth (tokens) with one number of agents."""
         return run_once(
             self.model,
             self.prefix[:depth],
@@ -79,7 +82,10 @@ def plan(
     settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
     callback: Callable[[Run], None] | None = None,
 ) -> Plan:
-    """A Plan, or the SwarmKVError that one of its runs would end with. agents: by default the dossier's."""
+    """Check all runs and return the Plan; raises the SwarmKVError of a run that is impossible.
+
+    agents: by default the questions of the dossier.
+    """
     if not strategies:
         raise SwarmKVError("strategies must not be empty: name at least one")
     prefix = model.check_tokens(tokens)
@@ -98,16 +104,16 @@ def plan(
 def measure(
     plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True, warm_up: bool = True
 ) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
-    """Yield (round, run, exactness against naive), the strategies in turns within each round (A B C, A B C).
+    """Yield (round, run, exactness against naive); strategies take turns within each round (A B C, A B C).
 
-    Agents' prompts are taken in turn. Without naive among the strategies exactness is empty. Runs that ``log`` holds
-    are not measured again.
+    If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
+    strategies. Runs that ``log`` already holds are not measured again.
     """
     todo = {(this, strategy.name): _work(this, strategy) for this, strategy in product(rounds, plan.strategies)}
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
         return
-    if warm_up:  # pages, threads and caches are warm afterwards
+    if warm_up:  # memory pages, threads and caches
         for strategy in plan.strategies:
             plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
     bar = tqdm(
@@ -131,7 +137,7 @@ def measure(
 
 
 def _kept_reference(plan: Plan, this: Round, log: RunLog | None) -> Sequence[Branch] | None:
-    """Naive's answers in a round that was stopped in the middle; computed again where only their times were kept."""
+    """Naive's answers in a round that was interrupted; computed again if only their times were saved."""
     baseline = plan.strategies[0]
     if log is None or (this, baseline.name) not in log or not baseline.is_baseline:
         return None
@@ -150,7 +156,7 @@ def race(
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Run]:
-    """Each strategy once on the same agents, after a warm-up: the runs by strategy; arguments as in fan_out."""
+    """Run each strategy once on the same agents, after a warm-up: runs by strategy; arguments as in fan_out."""
     once = rounds([len(tokens)], [len(agents)], 1)
     how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
     asked = plan(model, tokens, once, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
@@ -173,11 +179,12 @@ def sweep(
     callback: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Measure depths x n_agents x strategies x repeats: a tidy DataFrame, a row per run (columns: data/README.md).
+    """Measure depths x n_agents x strategies x repeats: a DataFrame with a row per run (columns: data/README.md).
 
-    path: a CSV that each run is appended to as it is measured, with a JSON of the machine, the versions and the
-    settings beside it. The same call goes on from there after an interrupt; a file measured otherwise is refused.
-    Without a path an interrupt returns what was measured until then, with a warning. The rest is as in fan_out.
+    path: a CSV file to which each run is appended once it is measured; a JSON file beside it holds the machine, the
+    versions and the settings. After an interrupt, the same call continues with that file; a file measured with other
+    settings or on another machine is refused (SwarmKVError). Without a path, an interrupt returns the runs measured so
+    far, with a warning. The other arguments are as in fan_out.
     """
     grid = rounds(depths, n_agents, repeats)
     how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
@@ -188,7 +195,7 @@ def sweep(
 def sweep_rounds(
     plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None, progress: bool = True
 ) -> pd.DataFrame:
-    """As sweep, over rounds that need not be a whole product."""
+    """Like sweep, for a Plan and any list of its rounds."""
     log = None
     if path is not None:
         about = {**_input(plan), "max_tokens": plan.max_tokens}
@@ -202,7 +209,7 @@ def sweep_rounds(
     except KeyboardInterrupt:
         if log or not records:
             raise
-        warnings.warn(f"interrupted: the {len(records)} runs measured until then are returned", stacklevel=2)
+        warnings.warn(f"interrupted: the {len(records)} runs measured so far are returned", stacklevel=2)
     if log:
         log.close()
         return log.frame(rounds, [strategy.name for strategy in plan.strategies])
@@ -210,7 +217,7 @@ def sweep_rounds(
 
 
 def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
-    """One run as one flat record: metrics, and exactness over all its agents (None without naive)."""
+    """One run as a flat record: its metrics, and exactness over all its agents (None without naive)."""
     compared = len(exactness) > 0
     return {
         "repeat": this.repeat,
@@ -227,14 +234,14 @@ def _work(this: Round, strategy: Strategy) -> float:
 
 
 def _input(plan: Plan) -> dict[str, str]:
-    """What the runs read, by its hashes."""
+    """SHA-256 hashes of the document and the prompts."""
     read = {"document_sha256": plan.prefix.tobytes()}
     read["prompts_sha256"] = b"".join(prompt.tobytes() for prompt in plan.prompts.values())
     return {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 
 def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
-    """n prompts, going round again when there are fewer: security, ..., security 2, ..."""
+    """n prompts by agent name; if there are fewer, they are used again: security, ..., security 2, ..."""
     turns = (
         (name if i < len(prompts) else f"{name} {i // len(prompts) + 1}", prompts[name])
         for i, name in enumerate(islice(cycle(prompts), n))

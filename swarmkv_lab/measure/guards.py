@@ -1,4 +1,4 @@
-"""LlamaGuard, shown: two agents in two threads, with and without a lock around llama.cpp."""
+"""LlamaGuard, demonstrated: agents in threads, with and without a lock around llama.cpp."""
 
 import json
 import os
@@ -32,11 +32,12 @@ _LONGEST_S = 10
 def compare_guards(
     model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
 ) -> pd.DataFrame:
-    """Agents that answer over one prefix in each of VARIANTS, in turns: a row per variant and repeat.
+    """Let agents answer over one prefix in each of VARIANTS, in turns: a row per variant and repeat.
 
-    latency_ms: from the start of all to an agent's whole answer, mean; tokens_per_s: of all together; same_tokens: as
-    one after the other. Contexts are made and the prefix is restored before the clock starts; each variant has the
-    same number of cores, shared among the contexts that decode at the same time.
+    latency_ms: from the common start to an agent's whole answer, mean. tokens_per_s: of all agents together.
+    same_tokens: whether the answers equal those of agents in turns. Contexts are created and the prefix is restored
+    before the clock starts. Each variant has the same number of cores, shared among the contexts that decode at the
+    same time. Raises SwarmKVError for a model on a GPU.
     """
     if model.on_gpu:
         raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
@@ -78,9 +79,9 @@ def compare_guards(
 
 
 def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
-    """What becomes of a process whose threads decode in one context with nothing between them: in words.
+    """Decode in one context from several threads without a lock, and return in words what happened.
 
-    In a process of its own, as it will hardly outlive it.
+    This runs in a process of its own, because it usually crashes the process.
     """
     asked = {
         "model": str(model.path),
@@ -89,16 +90,16 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
         "rounds": rounds,
     }
     command = [sys.executable, "-m", "swarmkv_lab.measure.guards"]
-    # Else a thread that fails an assertion forks a debugger, and two of them wait for each other's for ever.
+    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
-    with tempfile.TemporaryFile("w+") as out:  # not a pipe, which whatever outlives the process would hold open
+    with tempfile.TemporaryFile("w+") as out:  # not a pipe: a debugger that outlives the process would keep it open
         done = subprocess.run(
             command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
         )
         out.seek(0)
-        said = out.read().strip().splitlines() or ["nothing"]
+        said = out.read().strip().splitlines() or ["no output"]
     if done.returncode == -signal.SIGALRM:
-        return f"it hung: after {_LONGEST_S} s it had to be ended"
+        return f"it hung, and was ended after {_LONGEST_S} s"
     if done.returncode < 0:
         return f"it died of {signal.Signals(-done.returncode).name}"
     return f"it ended with status {done.returncode}: {said[-1]}"
@@ -133,7 +134,7 @@ def _together(
 def _in_threads(
     contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
 ) -> tuple[Answers, list[float]]:
-    """A thread per agent: in the one context, or each in its own."""
+    """A thread per agent: all in one context, or one context per agent."""
     own = list(contexts) * (len(prompts) if len(contexts) == 1 else 1)
     with ThreadPoolExecutor(len(prompts)) as threads:
         jobs = [
@@ -161,17 +162,17 @@ def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> t
     ctx.share(_DOCUMENT, seq_id)
     ctx.decode(prompt, seq_id)
     answer, end = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
-    ctx.clear(seq_id)  # cells that stay would change the next attention's shape, and so its rounding
+    ctx.clear(seq_id)  # leftover cells would change the shape of the next attention, and so its rounding
     return answer, end
 
 
 Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], tuple[Answers, list[float]]]
-# which contexts: 1 the one of all, 2 one per agent with all cores, 3 one per agent with its share of them
+# which contexts: 1 one for all agents; 2 one per agent, each with all cores; 3 one per agent, with a share of the cores
 VARIANTS: Mapping[str, tuple[int, Variant]] = {
     "in turns": (1, _in_turns),
     "threads, one context": (1, _in_threads),
-    "threads, a context each, one guard": (2, _in_threads),
-    "threads, a context each, a guard each": (3, _guarded_each),
+    "threads, own contexts, one guard": (2, _in_threads),
+    "threads, own contexts and guards": (3, _guarded_each),
     "one batch": (1, _together),
 }
 
@@ -189,7 +190,7 @@ def _unguarded() -> None:
         for i in range(asked["rounds"]):
             answers, _ = _in_threads([ctx], prompts, 16)
             if answers != expected:
-                print(f"round {i + 1} gave other answers than one thread alone")
+                print(f"round {i + 1} gave other answers than a single thread")
                 sys.exit(3)
         print(f"it survived {asked['rounds']} rounds")
 

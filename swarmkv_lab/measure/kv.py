@@ -1,4 +1,4 @@
-"""measure_kv: a model's KV cache, or its twin's: bytes predicted and measured, and what moving them takes."""
+"""measure_kv: the bytes of a KV cache, predicted and measured, and the times to capture, restore and share it."""
 
 import timeit
 from collections.abc import Callable
@@ -24,10 +24,10 @@ def measure_kv(
     progress: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Fill a cache with n_tokens and ask llama.cpp: a record of bytes and of times in ms (warm, measured).
+    """Fill a KV cache with n_tokens random tokens and measure it: a record of bytes, and of median times in ms.
 
-    A GGUF or a Model is measured itself, a catalogue name or a geometry by its twin. Raises ContextBudgetError, with
-    the bytes that are needed, when the machine's memory is too small.
+    source: a GGUF or a Model is measured itself; for a catalogue name or a geometry its twin is measured. settings: as
+    in Context. Raises ContextBudgetError, with the bytes that are needed, if the machine's memory is too small.
     """
     shape = geometry(source)
     predicted = shape.snapshot_bytes(n_tokens, kv_type)
@@ -54,8 +54,8 @@ def measure_kv(
 
 
 def _ms(call: Callable[[], Any]) -> float:
-    """The median of a few calls."""
+    """The median time of 5 calls, ms."""
     return float(np.median(timeit.repeat(call, number=1, repeat=5))) * 1e3
 
 
-weigh = measure_kv  # its first name, which notebooks out there still call
+weigh = measure_kv  # the old name, which existing notebooks still use

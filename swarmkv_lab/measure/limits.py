@@ -1,4 +1,4 @@
-"""Limits: what a restore cannot be faster than, the copying of its bytes in memory."""
+"""Limits: a restore cannot be faster than a copy of its bytes in memory."""
 
 import timeit
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ def restore_against_memcpy(
     rounds: int = 9,
     settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
 ) -> dict[str, Any]:
-    """Restore beside two copies of the same bytes between warm buffers, interleaved; medians in ms.
+    """Time a restore and two copies of the same bytes between warm buffers, in turns: medians in ms.
 
-    memcpy_ms: one block, which the C library writes past the caches; ratio: restore over that. pieces_ms: the pieces
-    that llama.cpp's cache is made of (a layer's keys; with flash attention off, each element of its values for all
-    tokens), which are too small for that.
+    memcpy_ms: copied as one block, which the C library writes to memory past the processor's caches. ratio: restore_ms
+    over memcpy_ms. pieces_ms: copied in the pieces of llama.cpp's cache (a layer's keys; without flash attention, one
+    element of a layer's values for all tokens), too small for such writes; None if the model's geometry is unknown.
     """
     with model.open_context(settings.sized(len(tokens))) as ctx:
         ctx.decode(tokens)
@@ -46,7 +46,7 @@ def restore_against_memcpy(
 
 
 def _pieces(snapshot: KVSnapshot, model: Model, n_ctx: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(where to, what) of each layer's keys and values: rows of bytes that lie apart as in a cache of n_ctx tokens."""
+    """(destination, source) of each layer's keys and values: rows of bytes, spaced as in a cache of n_ctx tokens."""
     parts = SequenceState(snapshot.data, model.geometry).parts.set_index("part")
     pairs = []
     for name in parts.index[parts.index.str.fullmatch(r"[KV] of layer \d+")]:

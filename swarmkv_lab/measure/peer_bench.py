@@ -29,9 +29,10 @@ def compare_peers(
     path: str | Path | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
-    """A sweep of strategies and peers at one depth, which counts what all prompts begin with alike as the document's.
+    """Sweep strategies and peers at one depth (tokens); columns, path and errors as in sweep.
 
-    Peers that look for a common prefix find that too; so everyone decodes the same tokens for an agent.
+    Tokens that all prompts begin with count as part of the document, because peers that look for a common prefix reuse
+    them too. So every strategy and peer decodes the same tokens per agent.
     """
     prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
     alike, branches = shared_prefix(np.empty(0, np.int32), prompts)

@@ -1,4 +1,4 @@
-"""A pipeline measured: naive beside fan-outs, with watermarks and without."""
+"""A pipeline measured: naive and fan-outs, with and without watermarks."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,18 +10,18 @@ from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
 
 WAITING = ", waiting"
-"""Ends the name of a variant in which nobody begins before the whole document is read."""
+"""Ends the name of a variant in which no agent begins before the whole document is prefilled."""
 VARIANTS = ("naive", "shared", "batched", "batched" + WAITING)
 
 
 def compare_pipeline(
     pipeline: Pipeline, variants: Sequence[str] = VARIANTS, *, repeats: int = 1
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rows, timelines) of a pipeline run in each variant, in turns: a row per agent, and a row per span.
+    """Run a pipeline in each variant, in turns: (rows, timelines), with a row per agent and a row per span.
 
-    variants: strategies by name, or "strategy, waiting" for the same agents without watermarks. Where naive is one,
-    answers are compared with its (columns as in Run.compare), except those of agents who read more than they did there.
-    An interrupt ends it with the rounds that are whole.
+    variants: names of strategies, or "strategy, waiting" for the same agents without watermarks. If naive is included,
+    answers are compared with naive's (columns as in Run.compare), except in waiting variants, where agents read more of
+    the document. Raises the error of an agent that fails. An interrupt returns the complete rounds, if there are any.
     """
     pipelines = {variant: pipeline.waiting() if variant.endswith(WAITING) else pipeline for variant in variants}
     rows: list[pd.DataFrame] = []
@@ -45,7 +45,7 @@ def compare_pipeline(
 
 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
-    """A run, a row per agent; what is the run's own stands in each of its rows."""
+    """A row per agent of a run; values of the whole run are repeated in every row."""
     spans, prefill_ms = run.timeline, run.metrics["prefill_ms"]
     first = run.agents.first_token_at_ms.min()
     before = spans[(spans.phase == "prefill") & (spans.agent == run.prefix_lane) & (spans.end_ms <= first)]
@@ -62,14 +62,14 @@ def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
 
 
 def as_text(rows: pd.DataFrame) -> Styler:
-    """Answers as a reader wants them: whole, on the left, without row numbers."""
+    """A table of answers to read: not cut off, aligned left, without row numbers."""
     left = {"text-align": "left", "vertical-align": "top"}
     heads = {"selector": "th", "props": "text-align: left;"}
     return rows.style.hide().format(precision=3, na_rep="").set_properties(**left).set_table_styles([heads])
 
 
 def failing(name: str, why: str) -> Callable[[str, int], None]:
-    """An on_token that makes one agent fail at its first token."""
+    """An on_token callback that makes the agent called ``name`` fail at its first token, with ValueError(why)."""
 
     def on_token(agent: str, token: int) -> None:
         if agent == name:

@@ -1,4 +1,4 @@
-"""Positions: what it costs when the prefix's keys lie at other positions than they were decoded at."""
+"""Positions: how predictions change when the prefix's keys are moved to other positions."""
 
 from collections.abc import Sequence
 
@@ -18,12 +18,13 @@ WHOLE, HALF, NOTHING = "whole prefix", "second half", "nothing"
 def position_error(
     model: Model, tokens: np.ndarray, gaps: Sequence[int] = (1, 10, 30, 100, 300, 900), continuation: int = 48
 ) -> pd.DataFrame:
-    """KL to the unshifted run over the last ``continuation`` tokens of a document, by what is shifted and how far.
+    """KL to the unshifted run over the last ``continuation`` tokens of a document, a row per shifted part and gap.
 
-    "whole prefix": every cached key moves by the gap, and the continuation starts that much later: RoPE is relative,
-    so only the rounding of the rotated keys is left. "second half": the prefix's second half moves, and a gap opens in
-    it. "nothing": no key moves, and the same is computed by other kernels (flash attention), which is the noise floor;
-    one row, its gap 0. Columns: shifted, gap, kl_mean, kl_max (nats) and top1.
+    "whole prefix": every cached key moves by the gap, and the continuation starts that much later. RoPE is relative, so
+    only the rounding of the rotated keys changes. "second half": only the prefix's second half moves, which leaves a
+    gap in it. "nothing": no key moves, and other kernels (flash attention) compute the same; this is the noise
+    floor, one row with gap 0. Columns: shifted, gap (positions), kl_mean and kl_max (nats), top1 (share with the same
+    arg-max). Raises SwarmKVError for a continuation or gaps that document and model do not allow.
     """
     half = (len(tokens) - continuation) // 2
     if not 0 < continuation < len(tokens) - 1:

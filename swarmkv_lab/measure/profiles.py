@@ -1,4 +1,4 @@
-"""Profiles: quick for a first look and for CI, full for the article's length and the committed outputs."""
+"""Profiles: quick for a first look and for CI, full for the article's length and the committed results."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Profile:
     """tokens of the document"""
     repeats: int
     live_repeats: int
-    """in a notebook, where a reader waits"""
+    """repeats in a notebook, where a reader waits"""
     max_tokens: int
     """tokens of an answer"""
     grid: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
@@ -31,18 +31,14 @@ class Profile:
 
     @property
     def rounds(self) -> list[Round]:
-        """The grid's rounds, part after part."""
+        """The grid's rounds, one part after the other."""
         return [this for depths, n_agents, repeats in self.grid for this in rounds(depths, n_agents, repeats)]
 
 
 _QUICK = (((128, 256, 512, 1024), (1, 4), 1),)
-# Naive is measured at each point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores: the
-# deepest points have few agents, and only the fast ones are measured twice. The whole takes about an hour there.
-_FULL = (
-    ((256, 512, 1024), (1, 2, 4, 8, 16), 2),
-    ((2048, 3501), (1, 2, 4, 16), 1),
-    ((5000, 7000), (1, 4), 1),
-)
+# Naive is measured at every point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores. So the
+# deepest points have few agents, and only the fast points are measured twice. The whole grid takes about an hour there.
+_FULL = (((256, 512, 1024), (1, 2, 4, 8, 16), 2), ((2048, 3501), (1, 2, 4, 16), 1), ((5000, 7000), (1, 4), 1))
 PROFILES = {
     p.name: p
     for p in (
@@ -53,7 +49,7 @@ PROFILES = {
 
 
 def profile(name: str | None = None) -> Profile:
-    """The profile of that name, of $SWARMKV_PROFILE, or quick."""
+    """The profile with this name; by default that of $SWARMKV_PROFILE, or quick. SwarmKVError for an unknown name."""
     name = name or os.environ.get(PROFILE_VARIABLE, "quick")
     if name not in PROFILES:
         raise SwarmKVError(f"profile {name!r} is not one of {', '.join(PROFILES)}")

@@ -1,4 +1,4 @@
-"""Provenance: where a number was measured, so that it can be read and repeated."""
+"""Provenance: where and how a number was measured, so that it can be understood and repeated."""
 
 import platform
 from dataclasses import fields
@@ -19,7 +19,7 @@ _PACKAGES = ("numpy", "pandas", "matplotlib", "jupyterlab", "ipywidgets")
 def environment(model: Model, settings: ContextSettings = ContextSettings(), **about: Any) -> dict[str, Any]:  # noqa: B008
     """The machine, the versions, the model and the settings of a measurement, ready for JSON.
 
-    about: what else was chosen; it stands among the settings, which are there where they are not the default.
+    about: other choices to record. Of the context settings, only those that are not the default are recorded.
     """
     chosen = {one.name: value for one in fields(settings) if (value := getattr(settings, one.name)) != one.default}
     return {
@@ -40,7 +40,7 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
 
 
 def _processor() -> str:
-    """The processor's own name where the system tells it (Linux), else the architecture."""
+    """The processor's name if the system tells it (Linux), else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""RunLog: runs on disk as they are measured, so that a sweep that was stopped goes on where it was."""
+"""RunLog: saves each run to disk when it is measured, so that an interrupted sweep can continue."""
 
 import csv
 import json
@@ -14,13 +14,13 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.files import as_json
 
-_MEND = "pass another path, or remove this file and what was measured beside it"
-# Rows of one file were measured alike in these respects, or they do not belong together.
+_MEND = "pass another path, or remove this file and the .json beside it"
+# All rows of one file were measured with the same values of these.
 _SAME = ("processor", "gpu", "llama_cpp", "model_hash", "n_threads", "settings")
 
 
 class Round(NamedTuple):
-    """One point of a grid, once: every strategy takes its turn in it."""
+    """One repeat of one point of a grid; every strategy runs once in it."""
 
     repeat: int
     depth: int
@@ -28,10 +28,11 @@ class Round(NamedTuple):
 
 
 class RunLog:
-    """A CSV with a row per run, appended and flushed to the disk one by one, and beside it a JSON of its provenance.
+    """A CSV file with a row per run, flushed to disk after each run, and a JSON file beside it with the provenance.
 
-    The reference's answers (naive's) of a round that is not finished lie in an NPZ beside them: the strategies still to
-    come are compared with them. Raises SwarmKVError when the file is another's, or was measured elsewhere or otherwise.
+    While a round is not finished, an NPZ file beside them holds the reference's (naive's) answers, with which the other
+    strategies are compared. Raises SwarmKVError if the CSV file is not a sweep's, or was measured on another machine or
+    with other settings.
     """
 
     def __init__(self, path: Path, environment: dict[str, Any]) -> None:
@@ -39,7 +40,7 @@ class RunLog:
         self._answers = path.with_suffix(".npz")
         sidecar = path.with_suffix(".json")
         if path.suffix != ".csv":
-            raise SwarmKVError(f"{path.name}: a sweep is kept in a file that ends in .csv")
+            raise SwarmKVError(f"{path.name}: a sweep is saved in a file whose name ends in .csv")
         path.parent.mkdir(parents=True, exist_ok=True)
         text = as_json(environment, indent=1) + "\n"
         if path.exists() or sidecar.exists():
@@ -53,7 +54,7 @@ class RunLog:
         return key in self._done
 
     def append(self, this: Round, record: dict[str, Any], reference: Sequence[Branch] | None = None) -> None:
-        """Keep one run: on the disk when this returns. reference: its answers, when others are compared with them."""
+        """Save one run; it is on disk when this returns. reference: its answers, if others are compared with them."""
         if reference is not None:
             arrays: dict[str, Any] = {f"logits{i}": branch.logits for i, branch in enumerate(reference)}
             arrays |= {f"tokens{i}": np.array(branch.tokens, np.int32) for i, branch in enumerate(reference)}
@@ -63,14 +64,14 @@ class RunLog:
             if file.tell() == 0:
                 writer.writeheader()
             elif list(record) != (header := self._header()):
-                raise SwarmKVError(f"{self.path.name} has columns {header}, and a run now {list(record)}: {_MEND}")
+                raise SwarmKVError(f"{self.path.name} has columns {header}, but a run now has {list(record)}: {_MEND}")
             writer.writerow(record)
             file.flush()
             os.fsync(file.fileno())
         self._done.add((this, record["strategy"]))
 
     def reference(self, this: Round) -> list[Branch] | None:
-        """The reference's answers in a round that was stopped in the middle."""
+        """The reference's answers in an interrupted round, or None if they were not saved."""
         if not self._answers.exists():
             return None
         with np.load(self._answers) as kept:
@@ -98,7 +99,7 @@ class RunLog:
         return rows
 
     def close(self) -> None:
-        """Nothing is left to compare with the answers that were kept."""
+        """Remove the saved answers; every round is finished."""
         self._answers.unlink(missing_ok=True)
 
 
@@ -119,7 +120,7 @@ def _require_same(path: Path, sidecar: Path, environment: dict[str, Any]) -> Non
 
 
 def _drop_torn_line(path: Path) -> None:
-    """A process that was killed while it wrote leaves half a line: that run is measured again."""
+    """Remove the incomplete line that a killed process may have left; that run is measured again."""
     data = path.read_bytes() if path.exists() else b""
     whole = data[: data.rfind(b"\n") + 1]
     if whole != data:

@@ -1,4 +1,4 @@
-"""Tuning: which settings are the fastest on this machine, measured once and then given to every strategy alike."""
+"""Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
 
 import timeit
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ def tune(
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: a row per combination, medians.
+    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
-    Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms. n_threads: by default 1, 2, 4 ... up to
-    the physical cores. It is not done behind flash_attn="auto", which is the same on every day: a snapshot is read back
-    only with the setting that it was made with.
+    Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms (per token). n_threads: by default 1, 2,
+    4 ... up to the physical cores. flash_attn="auto" does not tune: it must always give the same setting, because a
+    snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
@@ -46,7 +46,7 @@ def tune(
 
 
 def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
-    """The settings with which n agents over one prefill, n_tokens each, end first; frame: from ``tune``."""
+    """The settings that are fastest for one prefill and n_agents answers of n_tokens; frame: from ``tune``."""
     work = frame.prefill_ms + n_agents * frame.branch_ms
     flash_attn = bool(frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()])
     alike = frame[frame.flash_attn == flash_attn]

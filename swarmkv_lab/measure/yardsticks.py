@@ -1,4 +1,4 @@
-"""Yardsticks: llama.cpp's own benchmarks in C++ beside the same work done from Python."""
+"""Yardsticks: llama.cpp's own benchmarks in C++, and the same work done from Python."""
 
 import json
 import subprocess
@@ -36,12 +36,12 @@ def yardsticks(
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
-    """Tokens per second of the prefill, and of a batched generation after it, ours beside llama.cpp's, in turns.
+    """Tokens per second of the prefill and of batched generation after it, ours and llama.cpp's, in turns.
 
     Columns work ("prefill" or "generation"), n_agents, program, repeat, tokens_per_s. Every program has the same depth,
-    threads, batch sizes, KV type and flash attention; all agents share the document's cells and generate n_tokens each
-    in step. Ours chooses each token from its logits, llama-batched-bench draws them at random without a look.
-    Raises SwarmKVError where make peers has not been run.
+    threads, batch sizes, KV type and flash attention. All agents share the document's cells, and each generates
+    n_tokens in the same batches. We sample each token from its logits; llama-batched-bench takes random tokens. Raises
+    SwarmKVError if the programs are not built (make peers).
     """
     most = max(n_agents)
     n_ctx = len(tokens) + most * (n_tokens + 1)
@@ -63,10 +63,10 @@ def yardsticks(
 
 
 def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int = 5, **settings: Any) -> pd.DataFrame:
-    """TTFT in ms of questions over a document that is already there, in turns: ours beside llama-server's warm slot.
+    """TTFT in ms of questions over a document that is already in the cache: ours and llama-server's warm slot.
 
     Columns program ("shared" or "server_warm"), agent, repeat, ttft_ms. The two take turns question by question, so
-    that a change of the processor's clock meets both. What all questions begin with alike belongs to the document.
+    that a change of the processor's clock affects both. Tokens that all questions begin with belong to the document.
     """
     prefix, branches = shared_prefix(tokens, named_prompts(model, agents))
     n_ctx = len(prefix) + max(map(len, branches.values())) + 2
@@ -132,7 +132,7 @@ def _llama_bench(model: Model, plan: ContextSettings, depth: int) -> float:
 
 
 def _ask(name: str, model: Model, plan: ContextSettings, options: dict[str, Any], flags: str = "") -> str:
-    """What one of the programs prints."""
+    """What one of the programs prints. Raises SwarmKVError if it fails."""
     key_type, value_type = plan.kv_pair
     common = {"-m": model.path, "-t": plan.threads, "-b": plan.n_batch, "-ub": min(plan.n_batch, UBATCH)}
     common |= {"-ctk": key_type, "-ctv": value_type, "-ngl": 99 if model.on_gpu else 0}

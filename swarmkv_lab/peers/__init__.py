@@ -1,6 +1,6 @@
-"""Peers: what people use instead, behind the strategies' interface: each is a Strategy.
+"""Peers: other ways to reuse a prefix that people use today, each as a Strategy.
 
-Each is set up as its own users would set it up, with the lab's threads, batch size, KV types and flash attention.
+Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention.
 """
 
 import sys
@@ -22,10 +22,10 @@ PEERS = (*LLAMA_PEERS, *SERVER_PEERS, HUGGING_FACE_PEER)
 
 @contextmanager
 def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> Iterator[dict[str, Strategy]]:
-    """Peers by name, ready, for fan_out, bench and sweep; all that they started ends with the block.
+    """Yield peers by name, ready for fan_out, bench and sweep; everything that they started ends with the block.
 
-    n_ctx: cells of llama-cpp-python's context; settings: as in Context. A server is started for each run, while the
-    run's clock stands still. Raises SwarmKVError for a name that is unknown, or whose program or package is missing.
+    n_ctx: cells of llama-cpp-python's context. settings: as in Context. A server is started for each run, while the
+    run's clock is stopped. Raises SwarmKVError for an unknown name, and if a program or a package is missing.
     """
     unknown = [name for name in names if name not in PEERS]
     if unknown:
@@ -45,7 +45,7 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
 
 
 def available() -> list[str]:
-    """The peers whose programs and packages are here; what the others need is said on stderr."""
+    """The peers whose programs and packages are installed; what the others need is printed on stderr."""
     missing = _missing(PEERS)
     for why in dict.fromkeys(missing.values()):
         print(f"left out: {', '.join(name for name in missing if missing[name] == why)}: {why}", file=sys.stderr)
@@ -53,7 +53,7 @@ def available() -> list[str]:
 
 
 def _missing(names: Sequence[str]) -> dict[str, str]:
-    """Of these peers, those that cannot be opened here, and why."""
+    """Those of these peers that cannot be opened here: {name: reason}."""
     needs = dict.fromkeys(SERVER_PEERS, lambda: program("llama-server")) | {HUGGING_FACE_PEER: require}
     missing = {}
     for name in names:

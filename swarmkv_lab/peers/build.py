@@ -1,4 +1,4 @@
-"""Building llama.cpp's own programs from the sources in llama-cpp-python's sdist: the same that the lab runs."""
+"""Build llama.cpp's own programs from the sources in llama-cpp-python's sdist: the same version that the lab runs."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama.api import default_threads
 
 PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
-# The lab's own build has the same: optimised, for this machine's processor. What programs need beyond it is left out.
+# As in the lab's own build: optimised for this machine's processor. Tests, examples, TLS and the web page are left out.
 _OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
@@ -25,7 +25,7 @@ _OPTIONS = {
 
 
 def program(name: str) -> Path:
-    """The path of one of PROGRAMS. Raises SwarmKVError when they were not built yet."""
+    """The path of one of PROGRAMS. Raises SwarmKVError if it is not built yet."""
     path = _folder() / "bin" / name
     if not path.is_file():
         raise SwarmKVError(f"{name} is not built: run make peers (a few minutes, once)")
@@ -33,7 +33,10 @@ def program(name: str) -> Path:
 
 
 def build() -> Path:
-    """Fetch the sources and compile the programs into the lab's cache folder, unless they are there: the folder."""
+    """Fetch the sources and compile the programs into the lab's cache folder, unless they are there.
+
+    Returns the folder. Raises SwarmKVError if a command is missing or fails.
+    """
     target = _folder()
     if all((target / "bin" / name).is_file() for name in PROGRAMS):
         return target
@@ -63,6 +66,6 @@ def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise SwarmKVError(f"{command[0]} is needed to build llama.cpp's programs, and is not there") from error
+        raise SwarmKVError(f"{command[0]} is needed to build llama.cpp's programs, but is not installed") from error
     if done.returncode:
         raise SwarmKVError(f"{' '.join(command[:2])} failed: {(done.stderr or done.stdout).strip()[-800:]}")

@@ -1,4 +1,4 @@
-"""Hugging Face transformers on the CPU: the same weights, dequantized, and a copy of the prefix's cache per agent."""
+"""Hugging Face transformers on the CPU: the same weights, dequantized; one copy of the prefix's cache per agent."""
 
 import copy
 import timeit
@@ -18,27 +18,27 @@ HUGGING_FACE_PEER = "transformers"
 
 
 def require() -> None:
-    """Raise SwarmKVError where torch or transformers are not installed."""
+    """Raise SwarmKVError if torch or transformers is not installed."""
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
         raise SwarmKVError(
             f"the peer {HUGGING_FACE_PEER} needs {error.name}: pip install 'swarmkv-lab[peers]' (on a machine without "
-            "a GPU after the CPU build of torch, which is smaller)"
+            "a GPU, install the CPU build of torch first: it is smaller)"
         ) from error
 
 
 @contextmanager
 def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
-    """The peer ``transformers``: prefill once, for each agent a deepcopy of the prefix's DynamicCache."""
+    """The peer ``transformers``: one prefill, then a deepcopy of the prefix's DynamicCache for each agent."""
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache
     from transformers.utils import logging
 
     before = torch.get_num_threads(), logging.get_verbosity()
     torch.set_num_threads(settings.threads_batch)
-    logging.set_verbosity_error()  # its advice is about weights that are kept packed; these are dequantized
+    logging.set_verbosity_error()  # its warnings are about quantized weights, and these are dequantized
     file = {"pretrained_model_name_or_path": str(model.path.parent), "gguf_file": model.path.name}
     llm = AutoModelForCausalLM.from_pretrained(**file, dtype=_faster_dtype(), local_files_only=True).eval()
 
@@ -66,7 +66,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                         if len(agent.tokens) >= agent.max_tokens:
                             break
                         token = int(decode(cache, np.array([token])).argmax())
-                with run.recorder.holding(_nbytes(cache)):  # as large as it has become
+                with run.recorder.holding(_nbytes(cache)):  # its size after the whole answer
                     del cache
 
     try:
@@ -81,7 +81,7 @@ def _nbytes(cache: Any) -> int:
 
 
 def _faster_dtype() -> Any:
-    """bfloat16 where the processor multiplies it faster than float32, by a short measurement."""
+    """bfloat16 if a short measurement shows that it multiplies faster than float32 here, else float32."""
     import torch
 
     def seconds(dtype: Any) -> float:

@@ -16,7 +16,7 @@ from swarmkv_lab.sizing.geometry import ggml_type
 
 @contextmanager
 def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]:
-    """Its high-level class on the same weights, with the same settings as a Context."""
+    """llama-cpp-python's high-level class, with the same weights and the same settings as a Context."""
     key, value = map(ggml_type, settings.kv_pair)
     llama = Llama(
         str(model.path),
@@ -37,7 +37,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]
 
 
 def llama_state(run: Run, llama: Llama) -> None:
-    """llama-cpp-python's ``Llama.save_state`` after the document, ``load_state`` for each agent."""
+    """``Llama.save_state`` after the document, then ``Llama.load_state`` for each agent."""
     llama.reset()
     with run.phase(None, "prefill"):
         llama.eval(run.tokens.tolist())
@@ -51,7 +51,7 @@ def llama_state(run: Run, llama: Llama) -> None:
 
 
 def llama_prefix(run: Run, llama: Llama) -> None:
-    """One ``Llama`` object asked again: it keeps the prefix that a prompt has in common with the one before."""
+    """One ``Llama`` object for all agents: it reuses the prefix that a prompt shares with the previous one."""
     _forget(llama)
     with run.recorder.holding(_cache_bytes(run, llama)):
         for agent in run.branches:
@@ -59,13 +59,13 @@ def llama_prefix(run: Run, llama: Llama) -> None:
 
 
 def llama_ram_cache(run: Run, llama: Llama) -> None:
-    """``Llama.set_cache(LlamaRAMCache())``: each completion's whole state is kept, the longest prefix is looked up."""
+    """``Llama.set_cache(LlamaRAMCache())``: keeps the state of each completion and looks up the longest prefix."""
     llama.set_cache(LlamaRAMCache(capacity_bytes=8 << 30))
     _complete_all(run, llama)
 
 
 def llama_disk_cache(run: Run, llama: Llama) -> None:
-    """``Llama.set_cache(LlamaDiskCache())``: the same on disk."""
+    """``Llama.set_cache(LlamaDiskCache())``: like llama_ram_cache, on disk."""
     with tempfile.TemporaryDirectory() as folder:
         llama.set_cache(LlamaDiskCache(folder, capacity_bytes=8 << 30))
         _complete_all(run, llama)
@@ -78,7 +78,7 @@ LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
 
 
 def on(name: str, llama: Llama) -> Strategy:
-    """One of LLAMA_PEERS on this object, as a strategy."""
+    """One of LLAMA_PEERS with this ``Llama`` object, as a strategy."""
 
     def answer(run: Run) -> None:
         try:
@@ -90,7 +90,7 @@ def on(name: str, llama: Llama) -> Strategy:
 
 
 def _generate(run: Run, llama: Llama, agent: Branch) -> None:
-    """The agent's answer from ``Llama.generate``, which decodes what its context does not hold yet."""
+    """The agent's answer from ``Llama.generate``, which decodes only tokens that its context does not hold yet."""
     prompt = run.whole_prompt(agent)
     stream = llama.generate(prompt, temp=0.0)
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
@@ -104,12 +104,12 @@ def _generate(run: Run, llama: Llama, agent: Branch) -> None:
 
 
 def _complete_all(run: Run, llama: Llama) -> None:
-    """Completions with a cache: agents that are not related, each with the whole prompt, as a server gets them."""
+    """Completions with a cache: unrelated agents, each with its whole prompt, as a server receives them."""
     _forget(llama)
     with run.recorder.holding(_cache_bytes(run, llama)):
         for i, agent in enumerate(run.branches):
             prompt = run.whole_prompt(agent)
-            if i:  # another conversation has been there in between, or the context would need no cache
+            if i:  # as after another conversation; otherwise the context itself would hold the prefix
                 _forget(llama)
             chunks = llama.create_completion(prompt, max_tokens=agent.max_tokens, temperature=0.0, stream=True)
             with run.phase(agent, "branch" if i else "prefill"):
@@ -118,15 +118,15 @@ def _complete_all(run: Run, llama: Llama) -> None:
                 for _ in chunks:
                     pass
             in_memory = llama.cache.cache_size if isinstance(llama.cache, LlamaRAMCache) else 0
-            with run.recorder.holding(in_memory):  # one state more than before
+            with run.recorder.holding(in_memory):  # one more state than before
                 pass
             keys = llama.cache.cache if isinstance(llama.cache, LlamaDiskCache) else llama.cache.cache_state
-            (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # what it was kept under
+            (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # the key of this agent's state
             agent.tokens += whole[len(prompt) :]
 
 
 def _forget(llama: Llama) -> None:
-    """An empty context."""
+    """Empty the context."""
     llama.reset()
     llama._ctx.kv_cache_clear()
     llama.input_ids[:] = -1

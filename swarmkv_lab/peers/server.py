@@ -1,4 +1,4 @@
-"""llama-server, as its users run it: agents at once or one after another, and slots saved and restored."""
+"""llama-server as its users run it: agents all at once or one after another, and slots saved and restored."""
 
 import json
 import os
@@ -28,7 +28,10 @@ _STARTS_WITHIN_S = 60
 
 
 class LlamaServer:
-    """A llama-server on loopback, on a free port, behind a key of its own, for as long as a ``with`` block lasts."""
+    """A llama-server on a free loopback port, with its own API key; it runs during a ``with`` block.
+
+    Entering the block raises SwarmKVError if the server does not start.
+    """
 
     def __init__(self, model: Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
         with socket.socket() as probe:
@@ -57,9 +60,9 @@ class LlamaServer:
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Authorization": f"Bearer {self.key}"},
-            timeout=httpx.Timeout(3600),  # a long queue
+            timeout=httpx.Timeout(3600),  # seconds; a request may wait for many others
             limits=httpx.Limits(max_connections=None),
-            trust_env=False,  # a proxy has no business on loopback
+            trust_env=False,  # no proxy for loopback
         )
 
     def __enter__(self) -> "LlamaServer":
@@ -89,16 +92,16 @@ class LlamaServer:
         self.folder.cleanup()
 
     def ask(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """One request with a JSON answer."""
+        """Send one request and return its JSON answer. Raises SwarmKVError if the server refuses it."""
         with self._answer(method, path, body) as answer:
             return json.loads(answer.read())
 
     def complete(
         self, prompt: Sequence[int], n: int, on_first: Callable[[], None] = lambda: None, **body: Any
     ) -> list[int]:
-        """Greedy tokens after a prompt of token ids; on_first is called when the first one has come.
+        """Greedy tokens after a prompt of token ids; on_first is called when the first token has arrived.
 
-        Raises SwarmKVError when none comes.
+        Raises SwarmKVError if no token arrives.
         """
         body |= {"prompt": list(prompt), "n_predict": n, "temperature": 0.0, "stream": True, "return_tokens": True}
         tokens: list[int] = []
@@ -126,19 +129,19 @@ class LlamaServer:
 
 
 def server_cold(run: Run) -> None:
-    """All agents at once, each with its whole prompt, a slot each with a cache of its own; nothing was there before."""
+    """All agents at once, each with its whole prompt in a slot with its own, empty cache."""
     with _serving(run, len(run.branches), "--no-kv-unified") as server:
         _at_once(run, server)
 
 
 def server_unified(run: Run) -> None:
-    """The same with the slots in one unified cache: attention then also looks at, and masks, the others' tokens."""
+    """Like server_cold, with all slots in one unified cache: attention also reads, and masks, the others' tokens."""
     with _serving(run, len(run.branches), "--kv-unified") as server:
         _at_once(run, server)
 
 
 def server_primed(run: Run) -> None:
-    """The document first, as a request of its own; then all agents at once."""
+    """First the document as a request of its own, then all agents at once."""
     with _serving(run, len(run.branches), "--kv-unified") as server:
         with run.phase(None, "prefill"):
             server.complete(run.tokens.tolist(), 1)
@@ -146,7 +149,7 @@ def server_primed(run: Run) -> None:
 
 
 def server_warm(run: Run) -> None:
-    """One slot, the agents one after the other: it keeps the prefix that a prompt has in common with the one before."""
+    """One slot, the agents one after another: it reuses the prefix that a prompt shares with the previous one."""
     with _serving(run, 1) as server:
         with run.phase(None, "prefill"):
             server.complete(run.tokens.tolist(), 1)
@@ -155,7 +158,7 @@ def server_warm(run: Run) -> None:
 
 
 def server_slots(run: Run) -> None:
-    """The document's slot is saved to a file, and restored for each agent."""
+    """The document's slot is saved to a file and restored for each agent."""
     with _serving(run, 1) as server:
         with run.phase(None, "prefill"):
             server.complete(run.tokens.tolist(), 1)
@@ -181,7 +184,7 @@ SERVER_PEERS: Mapping[str, Strategy] = {
 
 @contextmanager
 def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
-    """A server that has done something, started while the clock stands still; its memory counts."""
+    """A server after one warm-up request, started while the run's clock is stopped; its KV memory is counted."""
     most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
     settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
     n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
@@ -207,7 +210,7 @@ def _at_once(run: Run, server: LlamaServer) -> None:
 
 
 def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
-    """Have an agent's answer: when its first token came, and when all had come."""
+    """Ask for an agent's answer. Returns when its first and its last token arrived, in ms since the run's start."""
     now, first = run.recorder.now, list[float]()
     tokens = server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(now()), **body)
     agent.tokens += [token for token in tokens if not run.model.is_eog(token)]

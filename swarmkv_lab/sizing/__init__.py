@@ -1,1 +1,1 @@
-"""How big is it? KV geometry, GGUF headers, the catalogue, and twins: numbers, without llama.cpp."""
+"""The size of KV caches: KV geometry, GGUF headers, the model catalogue, and twins. Needs no llama.cpp."""

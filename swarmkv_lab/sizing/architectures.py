@@ -1,7 +1,10 @@
-"""What llama.cpp knows of architectures and no GGUF header says: which layers slide, and whose state is no KV cache."""
+"""What GGUF headers do not say: which layers have a sliding window, and which models have no plain KV cache.
 
-# architecture: (every n-th layer sees everything, the others a window; the window where the header names none, 0: no
-# windows then). From the load_arch_hparams of llama.cpp's src/models/*.cpp.
+Taken from the code of llama.cpp.
+"""
+
+# architecture: (n, window). Every n-th layer attends to all tokens, the others to a sliding window. window: its tokens
+# if the header names none; 0: no sliding window then. From load_arch_hparams in llama.cpp's src/models/*.cpp.
 WINDOWED: dict[str, tuple[int, int]] = {
     "gemma2": (2, 4096),
     "gemma3": (6, 0),
@@ -10,10 +13,10 @@ WINDOWED: dict[str, tuple[int, int]] = {
     "olmo2": (4, 0),
 }
 
-_RECURRENT = "keep a recurrent state, whose size is not a function of the number of tokens"
-_HYBRID = "mix attention with a recurrent state, whose size is not a function of the number of tokens"
-_OWN = "have a cache of their own kind in llama.cpp, which is not sized here"
-_MROPE = "store two more coordinates with each cell, which is not sized here"
+_RECURRENT = "keep a recurrent state, whose size does not follow from the number of tokens"
+_HYBRID = "mix attention with a recurrent state, whose size does not follow from the number of tokens"
+_OWN = "have a cache of their own kind in llama.cpp, whose size this lab cannot predict"
+_MROPE = "store two more coordinates per cell, so this lab cannot predict their size"
 
 NOT_SIZED: dict[str, str] = {
     **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"), _RECURRENT),

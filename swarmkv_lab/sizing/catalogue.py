@@ -1,4 +1,4 @@
-"""The catalogue: KV geometries of models that people run, from their published configurations."""
+"""The catalogue: KV geometries of popular models, from their published configurations."""
 
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from swarmkv_lab.sizing.geometry import HasGeometry, KVGeometry, every_nth_full
 
 @cache
 def catalogue() -> pd.DataFrame:
-    """One row per model; columns as data/README.md says, and ``attention``: MHA, GQA, MLA or sliding window."""
+    """A row per model: the columns in data/README.md, and ``attention``: MHA, GQA, MLA or sliding window."""
     frame = pd.read_csv(DATA / "catalogue.csv", index_col="name")
     frame["attention"] = "GQA"
     frame.loc[frame.n_head_kv == frame.n_head, "attention"] = "MHA"
@@ -22,7 +22,10 @@ def catalogue() -> pd.DataFrame:
 
 
 def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
-    """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read."""
+    """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read.
+
+    Raises SwarmKVError for anything else, and as KVGeometry.from_header.
+    """
     if isinstance(source, KVGeometry):
         return source
     if not isinstance(source, str | Path):

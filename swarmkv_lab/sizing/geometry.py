@@ -1,4 +1,4 @@
-"""KVGeometry: how many bytes of KV a token, a snapshot and a context take, before anything is decoded."""
+"""KVGeometry: predicts the KV bytes per token, per snapshot and per context, before anything is decoded."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from swarmkv_lab.sizing.gguf_header import read_header
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KVType = str | tuple[str, str]
-UBATCH = 512  # rows of one matrix product; llama.cpp's default, and what a sliding window's cache has to spare
-_MOST = 1 << 24  # of anything that a header counts: tokens of context are the most numerous
+UBATCH = 512  # tokens computed together, llama.cpp's default; a sliding-window cache has room for one such batch more
+_MOST = 1 << 24  # limit for every number in a header; the largest of them is the context length
 _MOST_LAYERS = 1 << 12
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
-    """(key type, value type) from one name for both or a pair."""
+    """(key type, value type), from one name for both or from a pair. Raises SwarmKVError for unknown types."""
     pair = (kv_type, kv_type) if isinstance(kv_type, str) else kv_type
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise SwarmKVError(f"kv_type is one name or (key type, value type), got {kv_type!r}")
@@ -42,7 +42,7 @@ def ggml_type(kv_type: str) -> GGMLQuantizationType:
 
 
 def row_bytes(n_elements: int, kv_type: str) -> int:
-    """Bytes of one row of K or V."""
+    """Bytes of one row of K or V. Raises SwarmKVError if it does not divide into the type's blocks."""
     block, size = GGML_QUANT_SIZES[ggml_type(kv_type)]
     if n_elements % block:
         raise SwarmKVError(f"a row of {n_elements} elements does not divide into {kv_type} blocks of {block}")
@@ -50,7 +50,7 @@ def row_bytes(n_elements: int, kv_type: str) -> int:
 
 
 def pad(n: int, to: int = 256) -> int:
-    """n rounded up: llama.cpp makes caches in steps of 256 cells."""
+    """n rounded up to a multiple of ``to``: llama.cpp allocates caches in steps of 256 cells."""
     return -(-n // to) * to
 
 
@@ -64,11 +64,11 @@ class HasGeometry(Protocol):
 
 @dataclass(frozen=True)
 class KVGeometry:
-    """The shape of a model's KV cache: all that its size depends on.
+    """The shape of a model's KV cache: everything that its size depends on. Raises SwarmKVError for impossible shapes.
 
-    n_head_kv: KV heads, one number or one a layer. head_dim_v is 0 where the values are read out of the keys (MLA: the
-    key is the latent vector and the RoPE part). window: tokens that a sliding-window layer keeps, in the layers where
-    ``swa`` is true.
+    n_head_kv: KV heads, one number or one per layer. head_dim_v: 0 if values are not stored but read from the keys
+    (MLA: a key is the latent vector and the RoPE part). window: tokens that a sliding-window layer keeps. swa: for each
+    layer, whether it has a sliding window.
     """
 
     n_layer: int
@@ -91,7 +91,7 @@ class KVGeometry:
         ):
             raise SwarmKVError(f"{self}: layers, heads, dimensions and the trained context must be at least 1")
 
-    # -- where it comes from
+    # -- constructors
 
     @classmethod
     def of(cls, model: "HasGeometry") -> "KVGeometry":
@@ -100,14 +100,15 @@ class KVGeometry:
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> "KVGeometry":
-        """The geometry in a GGUF's header; no weights are read. Raises as from_header."""
+        """The geometry in a GGUF's header; no weights are read. Raises as read_header and from_header."""
         return cls.from_header(read_header(path), Path(path).name)
 
     @classmethod
     def from_header(cls, header: Mapping[str, Any], path: str) -> "KVGeometry":
-        """The geometry in what read_header gave; path: the file's name, for messages.
+        """The geometry in a header from read_header; path: the file's name, for messages.
 
-        Raises SwarmKVError for architectures whose state does not follow from the number of tokens.
+        Raises SwarmKVError for architectures whose size cannot be predicted, and ModelNotFoundError for a header with
+        missing or impossible values.
         """
         arch = str(header.get("general.architecture", ""))
         if arch in NOT_SIZED:
@@ -157,23 +158,24 @@ class KVGeometry:
             swa=swa,
         )
 
-    # -- what it says
+    # -- sizes
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """KV heads by layer."""
+        """KV heads of each layer."""
         return self.n_head_kv if isinstance(self.n_head_kv, tuple) else (self.n_head_kv,) * self.n_layer
 
     def bytes_per_token(self, kv_type: KVType = "f16") -> int:
-        """Bytes of K and V that one token takes, all layers together (in a windowed one, while in the window)."""
+        """Bytes of K and V per token, in all layers together (in sliding-window layers, while in the window)."""
         return sum(self._rows(range(self.n_layer), kv_type))
 
     def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1) -> int:
-        """What llama_state_seq_get_size answers for a sequence of n_tokens.
+        """Bytes of a snapshot of n_tokens: what llama_state_seq_get_size returns for such a sequence.
 
-        8 bytes of magic and sequence id; then, for the layers that keep everything and for those that keep a window:
-        the streams' cell counts, 12 bytes a cell (position and sequence), a header, and a header and a row a cell for
-        K and for V of each layer. n_stream: 1 for a unified cache, else the context's n_seq_max.
+        8 bytes of magic and sequence id. Then, once for the full layers and once for the sliding-window layers: the
+        streams' cell counts, 12 bytes per cell (position and sequence), a header, and for K and V of each layer a
+        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max. Raises SwarmKVError if
+        n_tokens is negative.
         """
         if n_tokens < 0:
             raise SwarmKVError(f"n_tokens={n_tokens}: it must be at least 0")
@@ -198,8 +200,8 @@ class KVGeometry:
     ) -> int:
         """Bytes of K and V that llama.cpp allocates for a context of n_ctx cells; arguments as in Context.
 
-        Windowed layers get the window (one a sequence in a unified cache) and one batch. Without flash attention V is
-        stored transposed, and every layer's is as wide as the widest.
+        Sliding-window layers get cells for the window (one per sequence in a unified cache) and for one batch. Without
+        flash attention V is stored transposed, and in every layer as wide as in the widest.
         """
         size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
         spare = min(pad(n_ctx), n_batch, UBATCH)
@@ -210,7 +212,7 @@ class KVGeometry:
         return total * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
-        """Bytes of one token's K rows and of its V rows in some layers."""
+        """Bytes per token of the K rows and of the V rows in these layers."""
         key, value = kv_types(kv_type)
         by_layer = self.heads
         heads = [by_layer[layer] for layer in layers]
@@ -220,7 +222,7 @@ class KVGeometry:
         )
 
     def caches(self, n_tokens: int = 1) -> list[tuple[list[int], int]]:
-        """(layers, cells) of each of llama.cpp's caches: the full one, and with sliding windows the windowed one."""
+        """(layers, cells) of each llama.cpp cache: the full one and, with sliding windows, the windowed one."""
         layers = range(self.n_layer)
         if not self.window:
             return [(list(layers), n_tokens)]
@@ -230,7 +232,7 @@ class KVGeometry:
 
 @lru_cache(maxsize=4096)  # a slider asks for hundreds of cache sizes of one geometry
 def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool) -> list[int]:
-    """Bytes that one cell takes in each of llama.cpp's caches."""
+    """Bytes per cell in each of llama.cpp's caches."""
     per_cell = []
     for layers, _ in geometry.caches(1):
         key, value = geometry._rows(layers, kv_type)
@@ -241,12 +243,12 @@ def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool
 
 
 def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
-    """Which layers slide when every n-th one sees everything: n - 1 windowed ones, then a full one."""
+    """For each layer, whether it has a sliding window: n - 1 layers have one, then one layer attends to all tokens."""
     return tuple(layer % n < n - 1 for layer in range(n_layer))
 
 
 def _count(path: str, key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
-    """A header's number, if it is one and not absurd."""
+    """A number from a header. Raises ModelNotFoundError if it is not a whole number from least to most."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
     return value

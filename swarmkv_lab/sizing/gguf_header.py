@@ -1,4 +1,4 @@
-"""read_header: a GGUF's metadata without its weights, from any file, however broken or hostile."""
+"""read_header: a GGUF's metadata without its weights; safe for broken and hostile files."""
 
 import struct
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 from swarmkv_lab.errors import ModelNotFoundError
 
 MAX_ENTRIES = 1 << 16
-MAX_STRING = 1 << 24  # a chat template has some 10 KB; no key or value of use is longer than this
+MAX_STRING = 1 << 24  # bytes; the longest useful value, a chat template, has about 10 KB
 MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
 _STRING, _ARRAY = 8, 9
 # GGUF value types by number: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64, int64, float64
@@ -15,7 +15,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists; others are left out.
+    """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists. Other arrays are left out.
 
     Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3).
     """
@@ -30,11 +30,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 class _Malformed(Exception):
-    """What is wrong, as the end of a sentence."""
+    """The header is malformed; the message is the end of a sentence."""
 
 
 class _Reader:
-    """A cursor over the file that trusts no count before it has been held against the file's size."""
+    """Reads the file in order, and checks every count against the file's size before it is used."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
@@ -44,7 +44,7 @@ class _Reader:
         if (magic := self.take(4)) != b"GGUF":
             raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
         if (version := self.scalar(4)) not in (2, 3):
-            raise _Malformed(f"its version is {version}, known are 2 and 3")
+            raise _Malformed(f"its version is {version}, only 2 and 3 are supported")
         self.scalar(10)  # the number of tensors
         if (count := self.scalar(10)) > MAX_ENTRIES:
             raise _Malformed(f"it claims {count:,} entries, more than {MAX_ENTRIES:,}")

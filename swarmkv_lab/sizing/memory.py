@@ -1,4 +1,4 @@
-"""Memory: what N agents over one document hold, copied or shared, and how many of them a budget takes."""
+"""Memory: KV bytes of N agents over one document, copied or shared, and how many agents fit a budget."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
-MOST_AGENTS = 255  # llama.cpp has 256 sequences a context, and the document takes one
-Q4_K_M_BITS = 4.85  # bits a weight of that quantization, on average
+MOST_AGENTS = 255  # llama.cpp has 256 sequences per context, and the document takes one
+Q4_K_M_BITS = 4.85  # bits per weight of that quantization, on average
 
 
 def agents_bytes(
     geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, tail: int = 256, kv_type: KVType = "f16"
 ) -> int:
-    """Bytes of KV cache that n agents hold who read n_tokens and then add ``tail`` tokens each.
+    """Bytes of KV cache of n_agents that read n_tokens and then add ``tail`` tokens each (predicted).
 
-    copied: a context of its own for each. shared: one context with the document's cells once and everyone's tails.
+    layout: "copied", one context per agent; "shared", one context with the document's cells once and all tails.
     """
     if layout == "copied":
         return n_agents * geometry.cache_bytes(n_tokens + tail, kv_type)
@@ -32,14 +32,14 @@ def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: Any
 
 
 def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFrame:
-    """Bytes that 1 to ``most`` agents hold: columns agents, copied, shared; arguments as in agents_bytes; predicted."""
+    """KV bytes of 1 to ``most`` agents (predicted): columns agents, copied, shared; arguments as in agents_bytes."""
     agents = range(1, most + 1)
     columns = {layout: [agents_bytes(geometry, n_agents=n, layout=layout, **how) for n in agents] for layout in LAYOUTS}
     return pd.DataFrame({"agents": agents, **columns})
 
 
 def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
-    """The catalogue with bytes_per_token: those of a snapshot of n_tokens, so that windows count; predicted."""
+    """The catalogue and bytes_per_token (predicted): of a snapshot of n_tokens, so that sliding windows count."""
     frame = catalogue()
     return frame.assign(
         bytes_per_token=[geometry(name).snapshot_bytes(n_tokens, kv_type) / n_tokens for name in frame.index]
@@ -49,7 +49,7 @@ def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
 def agents_by_budget(
     names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = 256, kv_type: KVType = "f16"
 ) -> pd.DataFrame:
-    """How many agents fit beside a model's Q4_K_M weights: a row a model, budget (1e9 bytes) and layout; predicted."""
+    """Agents that fit beside Q4_K_M weights (predicted): a row per model, budget (1e9 bytes) and layout."""
     rows = []
     for name in names:
         weights = catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8

@@ -1,4 +1,4 @@
-"""Twins: GGUFs with a big model's KV geometry and next to no weights, so that its cache can be measured anywhere."""
+"""Twins: GGUFs with a big model's KV geometry and very few weights, so that its cache can be measured anywhere."""
 
 import hashlib
 from pathlib import Path
@@ -16,8 +16,8 @@ N_EMBD, N_FF, N_VOCAB = 32, 32, 256
 def twin(geometry: KVGeometry) -> Path:
     """The path of a GGUF with this KV geometry, written into the cache folder on first use.
 
-    Its snapshot sizes, and the times of capture, restore and share, are the big model's own; its prefill is not. Token
-    ids are 0 to 255; there is no vocabulary.
+    Snapshot sizes and the times of capture, restore and share are those of the big model; prefill times are not. Token
+    ids are 0 to 255; there is no vocabulary. Raises SwarmKVError for geometries that no twin can have.
     """
     folder = cache_folder() / "twins"
     folder.mkdir(exist_ok=True)
@@ -29,17 +29,17 @@ def twin(geometry: KVGeometry) -> Path:
 
 
 def write_twin(path: Path, geometry: KVGeometry) -> Path:
-    """Write the twin of a geometry to a path."""
+    """Write the twin of a geometry to a path, and return the path. Raises SwarmKVError as ``twin``."""
     if len(set(geometry.heads)) > 1:
-        raise SwarmKVError("a twin has the same number of KV heads in every layer")
+        raise SwarmKVError("a twin needs the same number of KV heads in every layer")
     if geometry.head_dim_k % 2:
-        raise SwarmKVError(f"a head of {geometry.head_dim_k} dimensions cannot be rotated: RoPE takes them in pairs")
+        raise SwarmKVError(f"a head of {geometry.head_dim_k} dimensions has no twin: RoPE rotates pairs of dimensions")
     _Writer(path, geometry).write()
     return path
 
 
 class _Writer:
-    """One GGUF: metadata, then tensors, in the architecture of llama.cpp that has the geometry's kind of cache."""
+    """Writes one GGUF, in an architecture that has the geometry's kind of cache in llama.cpp."""
 
     def __init__(self, path: Path, geometry: KVGeometry) -> None:
         self.geometry = geometry
@@ -50,7 +50,7 @@ class _Writer:
         else:
             self.arch = "llama" if geometry.head_dim_k == geometry.head_dim_v else "deepseek2"
         if self.arch == "gemma3" and geometry.head_dim_k != geometry.head_dim_v:
-            raise SwarmKVError("a twin with sliding windows has keys and values of the same size")
+            raise SwarmKVError("a twin with sliding windows needs keys and values of the same size")
         self.gguf = GGUFWriter(path, self.arch)
 
     def write(self) -> None:
@@ -109,7 +109,7 @@ class _Writer:
 
     @property
     def latent(self) -> int:
-        """Size of the compressed vector: with MLA it is what the cache holds beside the rotated part."""
+        """Size of the compressed vector. With MLA the cache holds it and the rotated dimensions."""
         return 16 if self.geometry.head_dim_v else self.geometry.head_dim_k - self.n_rot
 
     def attention(self, layer: str) -> None:
@@ -137,7 +137,7 @@ class _Writer:
         self.matrix(f"{layer}.attn_output", N_EMBD, self.n_head * value)
 
     def matrix(self, name: str, n_out: int, n_in: int, *heads: int) -> None:
-        # Scaled so that activations and attention scores stay near 1: what a token sees then decides its logits.
+        # Scaled so that activations and attention scores stay near 1; so the logits depend on the earlier tokens.
         weights = self.rng.standard_normal((*heads, n_out, n_in), np.float32) / np.float32(np.sqrt(n_in))
         self.gguf.add_tensor(f"{name}.weight", weights.astype(np.float16))
 

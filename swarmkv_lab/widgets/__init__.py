@@ -1,4 +1,4 @@
-"""Widgets: explorers for a notebook. They only show; every number is the package's own."""
+"""Widgets: interactive explorers for notebooks. They only show numbers; other modules compute them."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Explorer: a picture that follows its controls, numbers in words beside it, and a button that keeps both."""
+"""Explorer: a figure that follows its controls, its numbers as text, and a button that exports both."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ LOOK: dict[str, Any] = {"style": LABEL, "layout": WIDE}
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
-    """Widgets beside each other, on as many lines as a narrow window needs."""
+    """Widgets beside each other; a narrow window shows them on several lines."""
     return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap"))
 
 
@@ -37,7 +37,7 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
 
     @property
     def ticked(self) -> list[str]:
-        """The names that are ticked; SwarmKVError when none is."""
+        """The names that are ticked. Raises SwarmKVError if none is."""
         names = [name for name, box in self.items() if box.value]
         if not names:
             raise SwarmKVError("no strategy is chosen: tick one")
@@ -45,15 +45,15 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
 
 
 class Explorer(ipywidgets.VBox):
-    """What all explorers share. A subclass says what its ``figure()``, its ``data()`` and its ``words()`` are.
+    """The base of all explorers. A subclass defines ``figure()``, ``data()`` and ``words()``.
 
-    ``message``: HTML, the words or what is wrong. ``picture``: HTML with the figure and its title as alt text.
+    ``message``: HTML, the words or an error. ``picture``: HTML, the figure with its title as alt text.
     """
 
     name = "explorer"
 
     def __init__(self, controls: Sequence[ipywidgets.Widget], rows: Sequence[ipywidgets.Widget] = ()) -> None:
-        """controls: what redraws when its value changes; rows: how they are laid out, when not one below the other."""
+        """controls: widgets that redraw when their value changes; rows: their layout, by default one per line."""
         self.controls = tuple(controls)
         self.message = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
@@ -67,7 +67,7 @@ class Explorer(ipywidgets.VBox):
         self.redraw()
 
     def figure(self) -> Figure:
-        """The figure, as the controls stand."""
+        """The figure for the current values of the controls."""
         raise NotImplementedError
 
     def data(self) -> pd.DataFrame:
@@ -79,14 +79,14 @@ class Explorer(ipywidgets.VBox):
         return ""
 
     def redraw(self) -> None:
-        """Draw again. What is wrong with the controls is said in their place, and the last picture stays."""
+        """Draw again. If the controls' values are wrong, the error replaces the words, and the last picture stays."""
         try:
             self.message.value, self.picture.value = self.words(), picture(self.figure())
         except SwarmKVError as error:
             self.message.value = alert(error)
 
     def export(self) -> list[Path]:
-        """Write the figure as PNG and SVG and its data as CSV into data/runs/exports: the files' paths."""
+        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports; return the paths, [] on error."""
         folder = RUNS / "exports"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Explorer(ipywidgets.VBox):
 
 
 def picture(figure: Figure, dpi: int = 95) -> str:
-    """A figure as an HTML image that fits a narrow window; its alt text is the figure's label, which is its title."""
+    """A figure as an HTML image that fits a narrow window; its alt text is the figure's label, that is its title."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     data = base64.b64encode(png.getvalue()).decode()
@@ -112,12 +112,12 @@ def picture(figure: Figure, dpi: int = 95) -> str:
 
 
 def alert(error: Exception) -> str:
-    """An error, as a sentence that screen readers speak at once."""
+    """An error as HTML that screen readers read out at once."""
     return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
 
 
 def html_table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
-    """An HTML table, which a narrow window scrolls: the first cell of each row is its heading."""
+    """An HTML table that scrolls in a narrow window; the first cell of each row is its heading."""
     cell = "style='text-align:left;vertical-align:top;padding-right:2em'"
     top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)
     body = "".join(

@@ -1,4 +1,4 @@
-"""The snapshot inspector: the keys and values that lie in a snapshot, layer by layer and head by head."""
+"""The snapshot inspector: the keys and values in a snapshot, by layer and head."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table
 
-_SHOWN = 96  # tokens of one picture
+_SHOWN = 96  # tokens per picture
 
 
 class SnapshotInspector(Explorer):
-    """Look at any layer's and head's keys and values, from any token on."""
+    """Shows the keys and values of one layer and head, from a chosen token on."""
 
     name = "snapshot"
 
@@ -41,27 +41,27 @@ class SnapshotInspector(Explorer):
         return figures.keys_and_values(keys, values, title, first=self._first)
 
     def data(self) -> pd.DataFrame:
-        """What is shown, a row per token: position, k0 ..., v0 ..."""
+        """The numbers shown, a row per token: position, k0 ..., v0 ..."""
         keys, values = (pd.DataFrame(rows[self._window, self._head]) for rows in self._rows())
         positions = pd.Series(self.state.positions_of(self.layer.value)[self._window], name="position")
         return pd.concat([positions, keys.add_prefix("k"), values.add_prefix("v")], axis=1)
 
     def words(self) -> str:
-        """What the snapshot is, and the text of the first tokens shown."""
+        """Size of the snapshot, where the layer's bytes are, and the text of the first tokens shown."""
         parts = self.state.parts
         row = f"layer {self.layer.value}"
         of_layer = parts[parts.part.isin([f"K of {row}", f"V of {row}"])]
         text = self.model.detokenize(self.snapshot.tokens[self._first :][:24].tolist(), special=True)
         rows = [
-            ("the snapshot", f"{self.snapshot.nbytes:,} bytes, {len(self.snapshot.tokens):,} tokens"),
-            *((part.part, f"{part.bytes:,} bytes from byte {part.offset:,} on") for part in of_layer.itertuples()),
-            ("the text from here", text),
+            ("whole snapshot", f"{self.snapshot.nbytes:,} bytes, {len(self.snapshot.tokens):,} tokens"),
+            *((part.part, f"{part.bytes:,} bytes, from byte {part.offset:,}") for part in of_layer.itertuples()),
+            ("text of the first tokens shown", text),
         ]
         return html_table(rows, f"KV state of {self.model.name}")
 
     @property
     def _window(self) -> slice:
-        """The rows of this layer from the chosen token on; a windowed layer begins later."""
+        """The rows of this layer from the chosen token on; a sliding-window layer holds only the last tokens."""
         positions = self.state.positions_of(self.layer.value)
         start = min(max(0, self.first.value - int(positions[0])), len(positions) - 1)
         return slice(start, min(start + _SHOWN, len(positions)))

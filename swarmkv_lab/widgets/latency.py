@@ -1,4 +1,4 @@
-"""The latency explorer: measured points over the cost model's curves, for any depth and number of agents."""
+"""The latency explorer: measured points and the cost model's curves, for any depth and number of agents."""
 
 from typing import Any
 
@@ -19,16 +19,17 @@ _PUBLISHED = "published"
 
 
 class LatencyExplorer(Explorer):
-    """Choose whose numbers, what and against what; move depth and agents. No model is needed.
+    """Choose the source of the numbers, the metric, the x axis, depth and agents. Needs no model.
 
-    "mine" is what `make reproduce` measured here, "published" the article's end to end.
+    Sources: "reference" (the maintainers' machine), "mine" (what `make reproduce` measured here) and "published" (the
+    article's end-to-end times).
     """
 
     name = "latency"
 
     def __init__(self, source: str = REFERENCE_NAME, depth: int = 3501, agents: int = 4) -> None:
         sources = [REFERENCE_NAME, MINE_NAME, _PUBLISHED]
-        self.source = ipywidgets.Dropdown(options=sources, value=source, description="Whose numbers", **LOOK)
+        self.source = ipywidgets.Dropdown(options=sources, value=source, description="Source", **LOOK)
         titles = {title: metric for metric, title in figures.METRICS.items()}
         self.metric = ipywidgets.Dropdown(options=titles, value="ttft_ms", description="Show", **LOOK)
         against = {"depth": "depth", "agents": "n_agents"}
@@ -45,12 +46,12 @@ class LatencyExplorer(Explorer):
         )
 
     def data(self) -> pd.DataFrame:
-        """The measured or published runs along the chosen axis, and the predicted ones; column ``kind`` says which."""
+        """The runs along the chosen axis; column ``kind`` says whether they are measured, published or predicted."""
         points, curves = self._shown()
         return pd.concat([points.assign(kind=self._kind), curves.assign(kind="predicted")], ignore_index=True)
 
     def figure(self) -> Figure:
-        """Latency along the chosen axis; the dotted line stands at the other control."""
+        """Latency along the chosen axis; the dotted line marks the depth or the agents chosen on that axis."""
         points, curves = self._shown()
         metric, x = self.metric.value, self.against.value
         at = f"{self.agents.value} agents" if x == "depth" else f"{self.depth.value:,} tokens"
@@ -68,14 +69,14 @@ class LatencyExplorer(Explorer):
         )
 
     def words(self) -> str:
-        """What the model predicts where the controls stand."""
+        """The cost model's predictions for the chosen depth and number of agents."""
         if self._kind == _PUBLISHED:
             whole, activation = (
                 "{:,} ms against {:,} ms".format(*PUBLISHED[key]) for key in ("end_to_end", "activation")
             )
             return (
                 f"<p>The article, on a GTX 1080 with Qwen2.5-7B, two agents and 3,501 tokens: end to end {whole}. "
-                f"Activation {activation}, the first the prefill alone, the second with the agent's branch.</p>"
+                f"Activation {activation}; the first is the prefill alone, the second includes the branch.</p>"
             )
         _, model = self._measured()
         here = [self.depth.value], [self.agents.value]
@@ -88,7 +89,7 @@ class LatencyExplorer(Explorer):
             )
             for run in model.predict(*here, self.shown.ticked).itertuples()
         ]
-        head = ["", *figures.METRICS.values(), "over naive (first token, end to end)"]
+        head = ["", *figures.METRICS.values(), "speed-up over naive (first token, end to end)"]
         return html_table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
 
     @property
@@ -96,7 +97,7 @@ class LatencyExplorer(Explorer):
         return _PUBLISHED if self.source.value == _PUBLISHED else "measured"
 
     def _measured(self) -> tuple[pd.DataFrame, CostModel]:
-        """The source's grid and the model of it, read again when the source is chosen again."""
+        """The source's grid and its cost model, read again when the source changes."""
         if self._loaded is None or self._loaded[0] != self.source.value:
             grid = measurements(self.source.value).grid
             self._loaded = self.source.value, grid, CostModel.fit(grid)
@@ -108,7 +109,7 @@ class LatencyExplorer(Explorer):
         if self._kind == _PUBLISHED:
             points = PUBLISHED_RUNS[PUBLISHED_RUNS.strategy.isin(names)]
             if points.empty or self.metric.value != "end_to_end_ms":
-                raise SwarmKVError("the article has end to end for naive and swarmkv: choose these")
+                raise SwarmKVError("the article only has end to end for naive and swarmkv: choose these")
             return points, PUBLISHED_RUNS[:0]
         grid, model = self._measured()
         other, value = ("n_agents", self.agents.value) if x == "depth" else ("depth", self.depth.value)

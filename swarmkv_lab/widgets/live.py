@@ -1,4 +1,4 @@
-"""Live: an explorer whose work goes on in a thread of its own, so that Stop is heard."""
+"""Live: an explorer that works in its own thread, so that the Stop button responds."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import ipywidgets
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, row
 
-_REDRAW_S = 0.7  # a run's clock stands still while its picture is drawn, but the reader's does not
+_REDRAW_S = 0.7  # seconds; a run's clock is stopped while a picture is drawn, but the reader waits
 
 
 class Stopped(Exception):
@@ -17,9 +17,9 @@ class Stopped(Exception):
 
 
 class Live(Explorer):
-    """Run begins ``work()`` in a thread, Stop ends it at the next ``look()``; ``wait()`` joins it.
+    """Run starts ``work()`` in a thread, Stop ends it at the next ``look()``; ``wait()`` waits for its end.
 
-    ``answers``: HTML below the picture, the work's to fill.
+    ``answers``: HTML below the picture, which the work fills.
     """
 
     def __init__(self, rows: list[ipywidgets.Widget], what: str) -> None:
@@ -27,7 +27,7 @@ class Live(Explorer):
         self._thread: threading.Thread | None = None
         self._drawn = 0.0
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip=f"Start the {what}")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, tooltip="Stop within one batch")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, tooltip="Stop after the current batch")
         self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
@@ -36,11 +36,11 @@ class Live(Explorer):
         self.children = [*self.children, self.answers]
 
     def work(self) -> None:
-        """What Run begins."""
+        """The work that Run starts, in the thread."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin, unless it is running."""
+        """Start the work, unless it is running."""
         if self._thread and self._thread.is_alive():
             return
         self._stop.clear()
@@ -51,17 +51,17 @@ class Live(Explorer):
         self._thread.start()
 
     def stop(self) -> None:
-        """End at the next batch; what is finished stays."""
+        """Stop after the current batch; finished results stay."""
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end: whether it has come."""
+        """Wait for the end of the work, at most ``timeout`` seconds; return whether it has ended."""
         if self._thread:
             self._thread.join(timeout)
         return not (self._thread and self._thread.is_alive())
 
     def look(self, *, draw: bool = True) -> None:
-        """Called now and then by the work: raises Stopped once Stop was pressed, and redraws when it is time."""
+        """The work calls this often: it raises Stopped after Stop was pressed, and redraws if it is time."""
         if self._stop.is_set():
             raise Stopped
         if draw and time.monotonic() - self._drawn > _REDRAW_S:
@@ -69,11 +69,11 @@ class Live(Explorer):
             self._drawn = time.monotonic()
 
     def say(self, what: str) -> None:
-        """A sentence above the picture."""
+        """Show a sentence above the picture."""
         self.message.value = f"<p role='status'>{escape(what)}</p>"
 
     def finished(self) -> str:
-        """What is finished, for the sentence that says that the rest was stopped."""
+        """What is finished; added to the message "stopped"."""
         return ""
 
     def _run(self) -> None:
@@ -84,7 +84,7 @@ class Live(Explorer):
             self.say(f"stopped{self.finished()}")
         except SwarmKVError as error:
             self.message.value = alert(error)
-        except Exception as error:  # what we did not foresee is said too, and the buttons come back
+        except Exception as error:  # unexpected errors are shown too, and the buttons work again
             self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
         finally:
             self.run_button.disabled, self.stop_button.disabled = False, True

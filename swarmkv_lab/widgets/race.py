@@ -1,4 +1,4 @@
-"""The race: strategies against each other on a document and questions of one's own, live."""
+"""The race: run strategies one after another on a document and your own questions, live."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
 
 
 class Race(Live):
-    """Pick document, depth, questions and strategies; Run, watch the timeline grow, read the answers side by side.
+    """Choose document, depth, questions and strategies; Run shows the growing timeline and the answers side by side.
 
     ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
     """
@@ -45,20 +45,20 @@ class Race(Live):
         super().__init__(rows, "race")
 
     def figure(self) -> Figure:
-        """The timelines as far as they have come."""
+        """The timelines so far."""
         return figures.lanes(self._timelines())
 
     def data(self) -> pd.DataFrame:
-        """The timelines as far as they have come, a row per span."""
+        """The timelines so far, a row per span."""
         return pd.concat([spans.assign(strategy=name) for name, spans in self._timelines().items()], ignore_index=True)
 
     def redraw(self) -> None:
-        """Nothing to see before the first run."""
+        """Draw the timelines; before the first run there is nothing to draw."""
         if self.runs or self._live:
             self.picture.value = picture(self.figure())
 
     def _timelines(self) -> dict[str, pd.DataFrame]:
-        runs, live = dict(self.runs), self._live  # the race's thread goes on meanwhile
+        runs, live = dict(self.runs), self._live  # the race's thread may change them meanwhile
         timelines = {name: run.timeline for name, run in runs.items()}
         if live is not None and live.strategy not in timelines:
             timelines[live.strategy] = live.timeline
@@ -71,7 +71,7 @@ class Race(Live):
         return f"; {len(self.runs)} finished"
 
     def work(self) -> None:
-        """Every strategy once, after a warm-up."""
+        """Run every strategy once, after a warm-up."""
         self.runs, self._live = {}, None
         self.answers.value = ""
         names = self.shown.ticked
@@ -85,7 +85,7 @@ class Race(Live):
         tokens = self.model.tokenize(load_document(self.document.value))
 
         def callback(run: Run) -> None:
-            races = len(run.tokens) == depth  # rather than warming up
+            races = len(run.tokens) == depth  # not the warm-up
             if races:
                 self._live = run
                 self.say(f"{run.strategy} is running")
@@ -108,8 +108,8 @@ class Race(Live):
         same = [
             "the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in self.runs.values()
         ]
-        rows += [("end to end", *times), (f"against {first.strategy}", *same)]
-        return html_table(rows, "Answers, and how long all of them took (measured)", ["", *self.runs])
+        rows += [("end to end", *times), (f"compared with {first.strategy}", *same)]
+        return html_table(rows, "Answers and end-to-end times (measured)", ["", *self.runs])
 
 
 def race(model: Model | None = None, **start: Any) -> Race:

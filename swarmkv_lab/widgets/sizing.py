@@ -1,4 +1,4 @@
-"""The sizing explorer: what a model's KV cache takes, and how many agents fit a memory."""
+"""The sizing explorer: how large a model's KV cache is, and how many agents fit in memory."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ _TAIL = 256
 
 
 class SizingExplorer(Explorer):
-    """Choose a model, a document, KV types, agents and a memory: see what it takes, copied and shared, and what fits.
+    """Choose a model, a document, KV types, agents and a budget: shows KV bytes, copied and shared, and what fits.
 
-    ``numbers``: what is shown, from KVGeometry and memory, predicted.
+    ``numbers``: the numbers shown, predicted by KVGeometry and sizing.memory.
     """
 
     name = "sizing"
@@ -31,8 +31,8 @@ class SizingExplorer(Explorer):
             options=[(f"{n:,}", n) for n in _TOKENS], value=tokens, description="Document, tokens", **LOOK
         )
         self.agents = ipywidgets.IntSlider(value=agents, min=1, max=64, description="Agents", **LOOK)
-        self.key_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Keys as", **LOOK)
-        self.value_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Values as", **LOOK)
+        self.key_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Key type", **LOOK)
+        self.value_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Value type", **LOOK)
         self.budget = ipywidgets.SelectionSlider(
             options=[(f"{gb} GB", gb) for gb in _BUDGETS_GB], value=budget_gb, description="Memory for KV", **LOOK
         )
@@ -40,7 +40,7 @@ class SizingExplorer(Explorer):
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Bytes of a token, of a snapshot and of all agents, and the agents that fit; predicted."""
+        """Bytes per token, of a snapshot and of all agents, and the number of agents that fit; predicted."""
         shape, how = geometry(self.model.value), self._how
         held = {
             f"{layout}_bytes": agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
@@ -58,27 +58,27 @@ class SizingExplorer(Explorer):
         }
 
     def data(self) -> pd.DataFrame:
-        """Bytes held by so many agents, copied and shared."""
+        """KV bytes by number of agents, copied and shared."""
         return memory_by_agents(geometry(self.model.value), most=64, **self._how)
 
     def figure(self) -> Figure:
-        """Memory against agents, as the controls stand."""
+        """KV memory against agents, for the current values of the controls."""
         title = f"{self.model.value}, {self.tokens.value:,} tokens"
         return figures.memory_against_agents(self.data(), self.budget.value * 10**9, self.agents.value, title)
 
     def words(self) -> str:
-        """The numbers."""
+        """The numbers as a table."""
         numbers = self.numbers
         rows = [
-            ("a token", f"{numbers['bytes_per_token']:,} bytes"),
-            ("a snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
-            ("all agents, each with a copy", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
+            ("per token", f"{numbers['bytes_per_token']:,} bytes"),
+            ("snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
+            ("all agents, with copies", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
             (
                 "all agents, sharing the document",
                 f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit",
             ),
         ]
-        return html_table(rows, f"KV cache, predicted ({_TAIL} tokens of its own for each agent)")
+        return html_table(rows, f"KV cache, predicted (each agent adds {_TAIL} tokens of its own)")
 
     @property
     def _how(self) -> dict[str, Any]:

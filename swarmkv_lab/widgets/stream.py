@@ -1,4 +1,4 @@
-"""The stream: a pipeline's agents as they answer, live."""
+"""The stream: the answers of a pipeline's agents, live."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from swarmkv_lab.widgets.live import Live
 
 
 class Stream(Live):
-    """Run a pipeline by a strategy: its timeline grows, and every agent's answer, token by token.
+    """Runs a pipeline with a strategy; shows the growing timeline, and every agent's answer token by token.
 
-    ``run``: the run, once there is one.
+    ``run``: the run, or None before the first one.
     """
 
     name = "pipeline"
@@ -30,20 +30,20 @@ class Stream(Live):
         super().__init__([self.strategy], "pipeline")
 
     def figure(self) -> Figure:
-        """The timeline as far as it has come."""
+        """The timeline so far."""
         return figures.lanes({self._begun.strategy: self._begun.timeline})
 
     def data(self) -> pd.DataFrame:
-        """The timeline as far as it has come, a row per span."""
+        """The timeline so far, a row per span."""
         return self._begun.timeline
 
     def redraw(self) -> None:
-        """Nothing to see before the first span."""
+        """Draw the timeline; before the first span there is nothing to draw."""
         if self.run is not None and len(self.run.timeline):
             self.picture.value = picture(self.figure())
 
     def work(self) -> None:
-        """The pipeline, once."""
+        """Run the pipeline once."""
         self.run = None
         tokens: dict[str, list[int]] = {agent.name: [] for agent in self.pipeline.agents}
         most = sum(agent.max_tokens for agent in self.pipeline.agents)
@@ -74,7 +74,7 @@ class Stream(Live):
 
     def _show(self, tokens: dict[str, list[int]]) -> None:
         said = [(name, self.pipeline.model.detokenize(answer)) for name, answer in tokens.items()]
-        self.answers.value = html_table(said, "What the agents say")
+        self.answers.value = html_table(said, "The agents' answers")
 
 
 def stream(pipeline: Pipeline, **start: Any) -> Stream:
