@@ -1,11 +1,18 @@
-"""The lab's files: where they are, and atomic writing: to a temporary file, flushed to disk, then renamed."""
+"""The lab's files: where they are, how they are read, and atomic writing, on every system.
 
+Writing goes to a temporary file that is flushed to disk, closed, then renamed. Windows neither renames, replaces nor
+removes a file that is open: ours is closed first, and what another program has open is left for later.
+"""
+
+import io
 import json
 import math
 import os
 import secrets
+import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +22,7 @@ from swarmkv_lab.errors import SwarmKVError
 
 try:
     import fcntl
-except ImportError:  # Windows does not remove a file that is open, so no lock is needed there
+except ImportError:  # Windows: nobody can remove a file that is open, which is as good as a lock
     fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "SWARMKV_CACHE"
@@ -26,13 +33,58 @@ DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"  # in the checkout, 
 REFERENCE = DATA / "reference"
 RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # the user's own measurements and exports
 _SUFFIX = ".swarmkv-tmp"
+_RENAMED_WITHIN_S = 60  # where there are no locks: a temporary file that was written so recently may have a writer
+_PAUSES_S = (0.01, 0.04, 0.15, 0.3, 0.5)  # a virus scanner looks at a new file for about so long
 
 
-def cache_folder() -> Path:
-    """The folder for models, twins and cached prefixes: $SWARMKV_CACHE, or the user's cache folder."""
-    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab"))
-    folder.mkdir(parents=True, exist_ok=True)
+def cache_folder(name: str = "") -> Path:
+    """The folder for models, twins and cached prefixes, or the folder ``name`` in it; made if it is not there.
+
+    It is $SWARMKV_CACHE, or the user's cache folder. Raises SwarmKVError with the reason if it cannot be made.
+    """
+    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab")) / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SwarmKVError(
+            f"the cache folder {folder} cannot be used: {reason(error)}; set {CACHE_VARIABLE} to a folder"
+        ) from error
     return folder
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a user writes it, with ~ for their home."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such user
+
+
+def reason(error: Exception) -> str:
+    """What the system says is wrong, without the path."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes. Raises OSError, also for what is not a regular file.
+
+    A FIFO would wait for a writer, and a device might never end. ValueError: a NUL in the path.
+    """
+    flag = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115 the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(None, "it is not a regular file")
+    return file
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file. Raises SwarmKVError with the reason if it cannot be read."""
+    name = Path(path).name
+    try:
+        with open_regular(path) as file:
+            return io.TextIOWrapper(file, encoding="utf-8-sig").read()  # Windows' editors may begin with a mark
+    except UnicodeDecodeError as error:
+        raise SwarmKVError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
+    except (OSError, ValueError) as error:
+        raise SwarmKVError(f"{name} could not be read: {reason(error)}") from error
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
@@ -57,56 +109,121 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     Until then, and after an error, an interrupt or a kill, the old file stays as it was. Temporary files of killed
     processes in the same folder are removed. Raises SwarmKVError with the system's reason if it cannot be written.
     """
-    target = Path(os.path.realpath(path))  # a symbolic link stays, and the file that it points to is replaced
+    target = writable(path)
     try:
-        if target.is_dir():
-            raise IsADirectoryError(None, "it is a folder")
         remove_abandoned(target.parent)
-        with _temporary(target) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, target)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+        with _temporary(target.parent) as file:
+            yield file
+            _flush(file)
+            file.close()
+            _replace(file.name, target)
         _flush_folder(target.parent)
     except OSError as error:
         kept = "; what was there is unchanged" if target.exists() else ""
-        raise SwarmKVError(f"{target.name} could not be written: {error.strerror or error}{kept}") from error
+        raise SwarmKVError(f"{target.name} could not be written: {reason(error)}{kept}") from error
+
+
+def writable(path: str | Path) -> Path:
+    """The file to write for a path: where its symbolic links lead, so that they stay.
+
+    Raises SwarmKVError for a name that no file can have, and for anything there that is not a regular file: a folder,
+    but also a device or a FIFO, which a rename would replace.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        with suppress(FileNotFoundError):
+            mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                raise OSError(None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise SwarmKVError(f"{Path(path).name} could not be written: {reason(error)}") from error
+    return target
+
+
+def remove(path: Path) -> bool:
+    """Remove a file: whether it is gone. Windows removes none that is open, and a folder may be read-only."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files of processes that have ended: a running writer holds a lock on its file."""
+    """Remove temporary files of processes that have ended: a running writer's is locked, or open or new on Windows."""
     for path in folder.glob(f".*{_SUFFIX}"):
-        with suppress(OSError), path.open("rb") as file:
-            _lock(file)
-            path.unlink()
+        with suppress(OSError):
+            if fcntl:
+                with open_regular(path) as file, _lock(file):
+                    remove(path)
+            elif time.time() - path.stat().st_mtime > _RENAMED_WITHIN_S:
+                remove(path)
 
 
-def _temporary(target: Path) -> BinaryIO:
-    """A new file beside the target, locked if the file system has locks (if not, other processes never remove it)."""
-    while True:
-        file = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}{_SUFFIX}").open("xb")
+@contextmanager
+def _temporary(folder: Path) -> Iterator[BinaryIO]:
+    """A new file in a folder, locked until the end; then it is closed, and removed if it still has its name."""
+    file, lock = _locked_file(folder)
+    with lock:
         try:
-            _lock(file)
+            yield file
+        finally:
+            file.close()
+            remove(Path(file.name))
+
+
+def _locked_file(folder: Path) -> tuple[BinaryIO, AbstractContextManager[Any]]:
+    """A new file and its lock, if the file system has locks (if not, other processes never remove the file)."""
+    while True:
+        file = (folder / f".{secrets.token_hex(8)}{_SUFFIX}").open("xb")
+        try:
+            lock = _lock(file)
         except BlockingIOError:  # another process saw it before it was locked, and is removing it
             file.close()
             continue
         except OSError:
-            return file
+            return file, nullcontext()
         if Path(file.name).exists():
-            return file
-        file.close()
+            return file, lock
+        with lock:
+            file.close()
 
 
-def _lock(file: BinaryIO) -> None:
-    if fcntl:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _lock(file: BinaryIO) -> AbstractContextManager[Any]:
+    """Take a file's only lock; it is held until the block ends, also when the file is closed before.
+
+    Raises BlockingIOError if another process holds it, OSError if the file system has no locks.
+    """
+    if fcntl is None:
+        return nullcontext()
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return open(os.dup(file.fileno()), "rb")
+
+
+def _replace(fresh: str, target: Path) -> None:
+    """Rename a file onto another. Windows refuses it while a program has one of them open: then it is tried again."""
+    for pause in _PAUSES_S:
+        with suppress(PermissionError):
+            os.replace(fresh, target)
+            return
+        time.sleep(pause)
+    try:
+        os.replace(fresh, target)
+    except PermissionError as error:
+        raise PermissionError(error.errno, f"{reason(error)} (it may be open in another program)") from error
+
+
+def _flush(file: BinaryIO) -> None:
+    """Flush a file to the disk. On macOS fsync leaves it in the drive's cache, and F_FULLFSYNC does not."""
+    file.flush()
+    os.fsync(file.fileno())
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        with suppress(OSError):  # a network share may not have it
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush the folder, so that the rename survives a power failure. Not every file system supports this."""
+    """Flush the folder, so that the rename survives a power failure. Not every system and file system supports this."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

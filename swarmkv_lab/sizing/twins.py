@@ -1,6 +1,7 @@
 """Twins: GGUFs with a big model's KV geometry and very few weights, so that its cache can be measured anywhere."""
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,19 @@ def twin(geometry: KVGeometry) -> Path:
     Snapshot sizes and the times of capture, restore and share are those of the big model; prefill times are not. Token
     ids are 0 to 255; there is no vocabulary. Raises SwarmKVError for geometries that no twin can have.
     """
-    folder = cache_folder() / "twins"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
-    if not path.is_file():
+    path = cache_folder("twins") / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
+    if not _is_twin(path, geometry):
         with replacing(path) as fresh:
             write_twin(Path(fresh.name), geometry)
     return path
+
+
+def _is_twin(path: Path, geometry: KVGeometry) -> bool:
+    """Whether a file's header says what the geometry says: not if it is missing, damaged or something else."""
+    try:
+        return KVGeometry.from_gguf(path) == geometry
+    except SwarmKVError:
+        return False
 
 
 def write_twin(path: Path, geometry: KVGeometry) -> Path:
@@ -65,10 +72,10 @@ class _Writer:
             self.matrix(f"{layer}.ffn_gate", N_FF, N_EMBD)
             self.matrix(f"{layer}.ffn_up", N_FF, N_EMBD)
             self.matrix(f"{layer}.ffn_down", N_EMBD, N_FF)
-        self.gguf.write_header_to_file()
-        self.gguf.write_kv_data_to_file()
-        self.gguf.write_tensors_to_file()
-        self.gguf.close()
+        with closing(self.gguf):
+            self.gguf.write_header_to_file()
+            self.gguf.write_kv_data_to_file()
+            self.gguf.write_tensors_to_file()
 
     def metadata(self) -> None:
         gguf, geometry = self.gguf, self.geometry

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ import pandas as pd
 import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
-from swarmkv_lab.files import cache_folder
+from swarmkv_lab.files import cache_folder, remove
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot import storage
@@ -26,6 +28,7 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 BYTES_VARIABLE = "SWARMKV_CACHE_BYTES"
 _DEFAULT_BYTES = 4 << 30
 _ENDING = ".kv.safetensors"
+_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{9,10}-[0-9a-f]{32}" + re.escape(_ENDING))  # other files are not ours
 
 
 def prefill(
@@ -78,7 +81,7 @@ class PrefixCache:
 
     def find(self, tokens: np.ndarray) -> KVSnapshot | None:
         """The snapshot of the longest prefix of the tokens that can be used, if there is any."""
-        lengths = {int(path.name.split("-")[1]) for path in cached_files() if path.name.startswith(self.prefix)}
+        lengths = {_n_tokens(path) for path in cached_files() if path.name.startswith(self.prefix)}
         for n in sorted(lengths, reverse=True):
             if not self.usable(n, len(tokens)):
                 continue
@@ -90,8 +93,8 @@ class PrefixCache:
                 if not np.array_equal(snapshot.tokens, tokens[:n]):
                     raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
             except (SnapshotCorruptError, SnapshotMismatchError) as error:
-                warnings.warn(f"removed from the prefix cache: {error}", stacklevel=3)
-                path.unlink(missing_ok=True)
+                done = "removed from" if remove(path) else "not used from"
+                warnings.warn(f"{done} the prefix cache: {error}", stacklevel=3)
             except SwarmKVError as error:
                 if path.exists():  # else another process has evicted it just now
                     warnings.warn(f"not used from the prefix cache: {error}", stacklevel=3)
@@ -125,22 +128,20 @@ class PrefixCache:
 
 def folder() -> Path:
     """The folder of the cached snapshots, in the lab's cache folder."""
-    path = cache_folder() / "prefixes"
-    path.mkdir(exist_ok=True)
-    return path
+    return cache_folder("prefixes")
 
 
 def limit() -> int:
     """The most bytes of all cached snapshots together: $SWARMKV_CACHE_BYTES, or 4 GiB."""
     text = os.environ.get(BYTES_VARIABLE, str(_DEFAULT_BYTES))
-    if not text.isdecimal():
-        raise SwarmKVError(f"{BYTES_VARIABLE}={text!r}: it is a number of bytes")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise SwarmKVError(f"{BYTES_VARIABLE}={text[:40]!r}: it is a number of bytes")
     return int(text)
 
 
 def cached_files() -> list[Path]:
     """The cached snapshots' files."""
-    return list(folder().glob(f"*-*-*{_ENDING}"))
+    return [path for path in folder().iterdir() if _NAME.fullmatch(path.name)]
 
 
 def cached() -> pd.DataFrame:
@@ -154,33 +155,39 @@ def cached() -> pd.DataFrame:
         except SwarmKVError:
             model = "damaged"
         used = pd.Timestamp(status.st_atime_ns, tz="UTC").floor("s")
-        rows.append((path.name, model, int(path.name.split("-")[1]), status.st_size, used))
+        rows.append((path.name, model, _n_tokens(path), status.st_size, used))
     return pd.DataFrame(rows[::-1], columns=["file", "model", "tokens", "bytes", "used"])
 
 
 def evict(most: int, spare: Path | None = None) -> int:
-    """Remove the least recently used files until at most that many bytes are left: how many files went."""
+    """Remove the least recently used files until at most that many bytes are left: how many files went.
+
+    A file that cannot be removed, as on Windows while a process reads it, stays until the next time.
+    """
     files = [(path, status) for path, status in _by_use() if path != spare]
     held = sum(status.st_size for _, status in files) + (spare.stat().st_size if spare and spare.exists() else 0)
     gone = 0
     for path, status in files:
         if held <= most:
             break
-        path.unlink(missing_ok=True)
-        held -= status.st_size
-        gone += 1
+        if remove(path):
+            held -= status.st_size
+            gone += 1
     return gone
 
 
+def _n_tokens(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
 def _by_use() -> list[tuple[Path, os.stat_result]]:
-    """Files with their status, the least recently used first; those that vanish meanwhile are left out."""
+    """Regular files with their status, the least recently used first; those that vanish meanwhile are left out."""
 
     def present() -> Iterator[tuple[Path, os.stat_result]]:
         for path in cached_files():
-            try:
-                yield path, path.stat()
-            except FileNotFoundError:
-                continue
+            with suppress(OSError):
+                if stat.S_ISREG((status := path.stat()).st_mode):
+                    yield path, status
 
     return sorted(present(), key=lambda entry: entry[1].st_atime_ns)
 

@@ -10,7 +10,7 @@ import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import replacing
+from swarmkv_lab.files import replacing, user_path
 from swarmkv_lab.snapshot.mapped import MappedFile
 
 
@@ -56,7 +56,7 @@ def write(path: str | Path) -> Iterator[BinaryIO]:
 def _place(path: str | Path) -> tuple[Path | None, Any, str]:
     """(local path or None, file system, name there)."""
     if "://" not in str(path):
-        return Path(path).expanduser(), None, ""
+        return user_path(path), None, ""
     with _remote(path, "reached"):
         system, name = fsspec.core.url_to_fs(str(path), skip_instance_cache=True)  # its transaction is ours alone
     return (Path(name) if isinstance(system, LocalFileSystem) else None), system, name
