@@ -1,3 +1,7 @@
 """python -m swarmkv_lab: the same as swarmkv-lab."""
 
-import swarmkv_lab.cli.__main__  # noqa: F401
+import sys
+
+from swarmkv_lab.cli import main
+
+sys.exit(main())

@@ -42,8 +42,15 @@ def whole_number(name: str, value: Any, least: int = 0, most: int = INT32_MAX) -
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or not least <= number <= most:
-        raise SwarmKVError(f"{name}={value!r}: it must be a whole number from {least:,} to {most:,}")
+        raise SwarmKVError(f"{name}={_shown(value)}: it must be a whole number from {least:,} to {most:,}")
     return number
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python writes out no number of more than 4,300 digits
+        return f"a number of {value.bit_length():,} bits"
 
 
 @contextmanager

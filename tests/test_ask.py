@@ -15,7 +15,7 @@ QUESTIONS = ["Which licence is a risk?", "What does an invoice say?"]
 
 
 def run(*arguments):
-    done = subprocess.run([sys.executable, "-m", "swarmkv_lab.cli", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "swarmkv_lab", *arguments], capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 

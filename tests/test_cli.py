@@ -59,6 +59,6 @@ def test_arguments_that_argparse_refuses(arguments):
 
 
 def test_model_prints_the_path(twin):
-    command = [sys.executable, "-m", "swarmkv_lab.cli", "model", str(twin.path)]
+    command = [sys.executable, "-m", "swarmkv_lab", "model", str(twin.path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout == f"{twin.path}\n"

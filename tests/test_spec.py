@@ -78,7 +78,7 @@ def test_what_a_file_gets_wrong_is_said(real, spec, was, now, message):
 
 
 def test_a_file_that_is_not_there(twin):
-    with pytest.raises(lab.SwarmKVError, match=r"nowhere.toml: No such file"):
+    with pytest.raises(lab.SwarmKVError, match=r"nowhere.toml could not be read: No such file"):
         lab.load_pipeline("nowhere.toml", twin)
 
 

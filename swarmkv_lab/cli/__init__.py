@@ -1,9 +1,11 @@
 """swarmkv-lab: the lab's command line, for use without Jupyter."""
 
 import argparse
+import io
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,43 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli import snapshots
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import as_json
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.files import as_json, replacing
+
+_MOST = 10_000  # agents or repeats: far more than anybody can wait for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 2, with one line on stderr, for an error that the user can fix."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # on Windows a pipe's is cp1252, which not every answer fits into
+            stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
-        return args.command(args)
-    except SwarmKVError as error:
+        with _flushed_stdout():
+            return args.command(args)
+    except BrokenPipeError:  # whoever reads has read enough, as in: swarmkv-lab ... | head -1
+        return 1
+    except (SwarmKVError, OSError) as error:
         print(f"swarmkv-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("swarmkv-lab: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _flushed_stdout() -> Iterator[None]:
+    """Write out at the end what was printed. If that fails, drop it: Python would fail on it again when it ends."""
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def _model(args: argparse.Namespace) -> int:
@@ -35,8 +59,11 @@ def _model(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    if args.json is not None and not args.json.resolve().parent.is_dir():
-        raise SwarmKVError(f"--json {args.json}: its folder does not exist")
+    if args.json is not None:
+        snapshots.require_output("--json", args.json)
+    whole_number("--depth", args.depth, 1)
+    whole_number("--agents", args.agents, 1, _MOST)
+    whole_number("--repeats", args.repeats, 1, _MOST)
     settings: dict[str, Any] = {"n_threads": args.threads} if args.threads is not None else {}
     with lab.load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
         tokens = model.tokenize(lab.load_document(args.document))
@@ -63,7 +90,8 @@ def _bench(args: argparse.Namespace) -> int:
         )
     print(bench_text(report))
     if args.json is not None:
-        args.json.write_text(as_json(report, indent=1) + "\n", encoding="utf-8")
+        with replacing(args.json) as file:
+            file.write(f"{as_json(report, indent=1)}\n".encode())
     return 0
 
 
@@ -89,6 +117,7 @@ def _pipeline(args: argparse.Namespace) -> int:
 def _size(args: argparse.Namespace) -> int:
     key, _, value = args.kv_type.partition(",")
     kv_type = (key, value) if value else key
+    whole_number("--tokens", args.tokens)
     shape = lab.geometry(args.source)
     record = {
         "source": args.source,
@@ -166,7 +195,3 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
     one.set_defaults(command=_reproduce)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

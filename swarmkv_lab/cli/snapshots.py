@@ -1,12 +1,14 @@
 """Commands for snapshot files: prefill, ask, inspect, and the prefix cache."""
 
 import argparse
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import swarmkv_lab as lab
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import as_json
+from swarmkv_lab.files import as_json, user_path, writable
 
 
 def add_commands(commands: Any) -> None:
@@ -43,6 +45,12 @@ def add_commands(commands: Any) -> None:
     one.set_defaults(command=_cache)
 
 
+def require_output(option: str, path: Path) -> None:
+    """Raise SwarmKVError, before anything is computed, if this file could not be written in the end."""
+    if not os.path.isdir(writable(path).parent):
+        raise SwarmKVError(f"{option} {path}: its folder does not exist")
+
+
 def _prefill(args: argparse.Namespace) -> int:
     key, _, value = args.kv_type.partition(",")
     settings = {"n_threads": args.threads} if args.threads is not None else {}
@@ -50,6 +58,8 @@ def _prefill(args: argparse.Namespace) -> int:
         tokens = model.tokenize(lab.load_document(args.document))
         if args.depth is not None and not 1 <= args.depth <= len(tokens):
             raise SwarmKVError(f"--depth {args.depth}: the document has {len(tokens):,} tokens")
+        if "://" not in args.out:
+            require_output("--out", user_path(args.out))
         start = time.perf_counter()
         snapshot = lab.prefill(model, tokens[: args.depth], kv_type=(key, value) if value else key, **settings)
         prefilled = time.perf_counter()
@@ -111,6 +121,8 @@ def _cache(args: argparse.Namespace) -> int:
 
     if args.action == "clear":
         print(f"removed {prefix_cache.evict(0)} snapshots")
+        if left := len(prefix_cache.cached()):
+            raise SwarmKVError(f"{left} could not be removed: close the programs that have them open, and try again")
         return 0
     held = prefix_cache.cached()
     if held.empty:

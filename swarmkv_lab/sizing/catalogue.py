@@ -1,5 +1,6 @@
 """The catalogue: KV geometries of popular models, from their published configurations."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
         return KVGeometry.of(source)
     if source in catalogue().index:
         return _geometry(str(source))
-    if str(source).endswith(".gguf") or Path(source).exists():
+    if str(source).endswith(".gguf") or os.path.exists(source):
         return KVGeometry.from_gguf(source)
     raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue: {', '.join(catalogue().index)}")
 

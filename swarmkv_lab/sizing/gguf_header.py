@@ -1,10 +1,12 @@
 """read_header: a GGUF's metadata without its weights; safe for broken and hostile files."""
 
+import os
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from swarmkv_lab.errors import ModelNotFoundError
+from swarmkv_lab.files import open_regular, reason
 
 MAX_ENTRIES = 1 << 16
 MAX_STRING = 1 << 24  # bytes; the longest useful value, a chat template, has about 10 KB
@@ -21,10 +23,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            return _Reader(file, path.stat().st_size).header()
-    except OSError as error:
-        raise ModelNotFoundError(f"{path} cannot be read: {error.strerror}") from error
+        with open_regular(path) as file:
+            return _Reader(file, os.fstat(file.fileno()).st_size).header()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
         raise ModelNotFoundError(f"{path.name} has no readable GGUF header: {error}") from error
 
