@@ -1,14 +1,19 @@
-"""The library itself: its version, its threads, its return codes, and pointers into numpy's memory."""
+"""The library itself: its version, its devices and threads, its return codes, and pointers into numpy's memory."""
 
 import atexit
 import ctypes
 import os
+import subprocess
+import sys
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
 import psutil
+from llama_cpp._ctypes_extensions import load_shared_library
+from llama_cpp._ggml import libggml, libggml_base_path
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama.guard import LlamaGuard
@@ -23,6 +28,8 @@ DECODE_CODES = {
     -2: "memory for the batch could not be allocated",
     -3: "the computation failed",
 }
+_GPU, _INTEGRATED = 1, 2
+_ggml_base = load_shared_library("ggml-base", libggml_base_path)  # Windows finds a function only in its own library
 
 with LlamaGuard():
     llama_cpp.llama_backend_init()
@@ -30,10 +37,70 @@ with LlamaGuard():
 atexit.register(llama_cpp.llama_backend_free)
 
 
+class Device(NamedTuple):
+    """A device that llama.cpp can compute on, as ggml describes it."""
+
+    name: str
+    """such as CPU, CUDA0, Vulkan0, MTL0"""
+    description: str
+    kind: int
+    """ggml's number: 0 CPU, 1 GPU, 2 integrated GPU, 3 accelerator of the CPU's work"""
+    backend: str
+    """such as CPU, CUDA, MTL (Metal), BLAS"""
+
+    @property
+    def in_main_memory(self) -> bool:
+        """Whether what lies on it lies in the machine's memory. ggml calls Apple's GPUs plain GPUs, and they do too."""
+        return self.kind != _GPU or self.backend == "MTL"
+
+
+def devices() -> list[Device]:
+    """Every device that llama.cpp was compiled for and has found here; it knows that, not the operating system."""
+
+    def ask(function: str, device: Any, result: Any = ctypes.c_void_p) -> Any:
+        call = getattr(_ggml_base, f"ggml_backend_{function}")
+        call.argtypes, call.restype = [ctypes.c_void_p], result
+        return call(device)
+
+    def text(function: str, device: Any) -> str:
+        return bytes(ask(function, device, ctypes.c_char_p)).decode("utf-8", "replace")
+
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.argtypes, libggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
+    found = []
+    for device in map(libggml.ggml_backend_dev_get, range(libggml.ggml_backend_dev_count())):
+        backend = text("reg_name", ask("dev_backend_reg", device))
+        kind = ask("dev_type", device, ctypes.c_int)
+        found.append(Device(text("dev_name", device), text("dev_description", device), kind, backend))
+    return found
+
+
+def gpus() -> list[Device]:
+    """The devices that llama.cpp offloads layers to: all GPUs, or else the first integrated one; [] on a CPU build."""
+    found = devices()
+    integrated = [device for device in found if device.kind == _INTEGRATED]
+    return [device for device in found if device.kind == _GPU] or integrated[:1]
+
+
 def default_threads() -> int:
-    """Physical cores that this process may use: hyperthreads do not speed up the matrix products of a decode."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(psutil.cpu_count(logical=False) or usable, usable))
+    """Physical cores that this process may use: hyperthreads do not speed up the matrix products of a decode.
+
+    On a Mac only the fast ones: all threads of a decode wait for the slowest.
+    """
+    limited = hasattr(psutil.Process, "cpu_affinity")  # macOS gives a process no cores of its own
+    usable = len(psutil.Process().cpu_affinity()) if limited else os.cpu_count() or 1
+    physical = _fast_cores() or psutil.cpu_count(logical=False) or usable
+    return max(1, min(physical, usable))
+
+
+@cache
+def _fast_cores() -> int | None:
+    """The performance cores of a Mac; None for another machine, or an older Mac, whose cores are all alike."""
+    if sys.platform != "darwin":
+        return None
+    asked = ["/usr/sbin/sysctl", "-n", "hw.perflevel0.physicalcpu"]
+    said = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    return int(said) if said.isdecimal() else None
 
 
 def require_memory(n_bytes: int, what: str) -> None:

@@ -38,7 +38,8 @@ class Context:
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
     swa_full: layers with a sliding window keep everything rather than the window. n_threads: of a decode, by default
     the physical cores; n_threads_batch: of a decode of more than one token, when that is to be another number.
-    Raises ContextBudgetError when the cache does not fit the machine's memory.
+    Raises ContextBudgetError when the cache does not fit the machine's memory, where it lies there: on the CPU, on an
+    integrated GPU, on Apple's. Memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
     """
 
     def __init__(self, model: Weights, settings: ContextSettings, guard: LlamaGuard) -> None:
@@ -60,7 +61,7 @@ class Context:
         self._logits: dict[int, np.ndarray] = {}
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
-        if not model.on_gpu:
+        if model.cache_in_main_memory:
             require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(self.kv_type)}")
         with self.guard, model.guard:
             take_errors()

@@ -14,8 +14,9 @@ from swarmkv_lab.llama.weights import Weights
 class Model(Weights):
     """A GGUF model: weights, tokenizer, chat template and KV geometry (see Weights), and its contexts.
 
-    ``n_gpu_layers``: layers to offload, -1 for all (nothing happens on a CPU build). ``guard_per_context=True`` gives
-    each context a lock of its own, so that contexts run in parallel threads; exact on CPU, refused on a GPU.
+    ``n_gpu_layers``: layers to offload, -1 for all (nothing happens on a CPU build), 0 to leave the GPU alone.
+    ``guard_per_context=True`` gives each context a lock of its own, so that contexts run in parallel threads; exact on
+    CPU, refused on a GPU.
     Close it, or leave a ``with`` block, to free the weights; its contexts are closed first.
     """
 

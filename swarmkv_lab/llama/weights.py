@@ -11,14 +11,15 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
-from swarmkv_lab.llama.api import pointer, take_errors, text_of
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
+from swarmkv_lab.llama.api import gpus, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_header
 
 _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 
 
 class Weights:
@@ -30,11 +31,17 @@ class Weights:
 
     def __init__(self, path: str | Path, n_gpu_layers: int = -1) -> None:
         self.path = Path(path)
-        self.on_gpu = bool(n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload())
+        used = gpus() if whole_number("n_gpu_layers", n_gpu_layers, -1) else []
+        self.on_gpu = bool(used)
+        """whether layers are offloaded, and with them their KV cache"""
+        self.cache_in_main_memory = all(device.in_main_memory for device in used)
+        """whether the KV cache takes the machine's memory: on the CPU, and on a GPU that has none of its own"""
         self.guard = _gpu_guard if self.on_gpu else LlamaGuard()
         self._text_guard = LlamaGuard()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
+        if not self.on_gpu:  # with a device in the list, large batches would be computed on it all the same
+            params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard:
             take_errors()
             before = self._file_version()
