@@ -1,5 +1,6 @@
 """LlamaGuard, demonstrated: agents in threads, with and without a lock around llama.cpp."""
 
+import faulthandler
 import json
 import os
 import signal
@@ -92,13 +93,14 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
     command = [sys.executable, "-m", "swarmkv_lab.measure.guards"]
     # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
-    with tempfile.TemporaryFile("w+") as out:  # not a pipe: a debugger that outlives the process would keep it open
+    # Not a pipe: a debugger that outlives the process would keep it open.
+    with tempfile.TemporaryFile("w+", errors="replace") as out:
         done = subprocess.run(
             command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
         )
         out.seek(0)
         said = out.read().strip().splitlines() or ["no output"]
-    if done.returncode == -signal.SIGALRM:
+    if any(line.startswith("Timeout (") for line in said):  # faulthandler's word
         return f"it hung, and was ended after {_LONGEST_S} s"
     if done.returncode < 0:
         return f"it died of {signal.Signals(-done.returncode).name}"
@@ -186,7 +188,7 @@ def _unguarded() -> None:
         ctx.decode(tokens, _DOCUMENT)
         expected, _ = _in_turns([ctx], prompts, 16)
         ctx.guard = ctx._inside = nullcontext()  # type: ignore[assignment]
-        signal.alarm(_LONGEST_S)
+        faulthandler.dump_traceback_later(_LONGEST_S, exit=True)  # also when both threads are stuck in C
         for i in range(asked["rounds"]):
             answers, _ = _in_threads([ctx], prompts, 16)
             if answers != expected:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,10 +27,11 @@ _OPTIONS = {
 
 def program(name: str) -> Path:
     """The path of one of PROGRAMS. Raises SwarmKVError if it is not built yet."""
-    path = _folder() / "bin" / name
-    if not path.is_file():
-        raise SwarmKVError(f"{name} is not built: run make peers (a few minutes, once)")
-    return path
+    for folder in (_folder() / "bin", _folder() / "bin" / "Release"):  # where cmake's Visual Studio generator puts it
+        for path in (folder / name, folder / f"{name}.exe"):
+            if path.is_file():
+                return path
+    raise SwarmKVError(f"{name} is not built: run make peers (a few minutes, once)")
 
 
 def build() -> Path:
@@ -38,14 +40,17 @@ def build() -> Path:
     Returns the folder. Raises SwarmKVError if a command is missing or fails.
     """
     target = _folder()
-    if all((target / "bin" / name).is_file() for name in PROGRAMS):
+    with suppress(SwarmKVError):
+        for name in PROGRAMS:
+            program(name)
         return target
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sources-") as folder:
         sources = _sources(Path(folder))
         options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
         _run(["cmake", "-S", str(sources), "-B", str(target), *options])
-        _run(["cmake", "--build", str(target), "--parallel", str(default_threads()), "--target", *PROGRAMS])
+        threads = str(default_threads())
+        _run(["cmake", "--build", str(target), "--config", "Release", "--parallel", threads, "--target", *PROGRAMS])
     return target
 
 
@@ -64,7 +69,7 @@ def _sources(folder: Path) -> Path:
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except FileNotFoundError as error:
         raise SwarmKVError(f"{command[0]} is needed to build llama.cpp's programs, but is not installed") from error
     if done.returncode:

@@ -68,8 +68,10 @@ def llama_disk_cache(run: Run, llama: Llama) -> None:
     """``Llama.set_cache(LlamaDiskCache())``: like llama_ram_cache, on disk."""
     with tempfile.TemporaryDirectory() as folder:
         llama.set_cache(LlamaDiskCache(folder, capacity_bytes=8 << 30))
-        _complete_all(run, llama)
-        llama.cache.cache.close()
+        try:
+            _complete_all(run, llama)
+        finally:
+            llama.cache.cache.close()  # Windows removes no folder with a file that is open
 
 
 LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
