@@ -24,6 +24,11 @@ SHAPES = {
 }
 
 
+def needs(module, name):
+    """Skip a test on a system that has no such call."""
+    return pytest.mark.skipif(not hasattr(module, name), reason=f"this system has no {module.__name__}.{name}")
+
+
 def load_shape(name: str, folder: Path) -> lab.Model:
     return lab.load_model(write_twin(folder / "twin.gguf", SHAPES[name]))
 

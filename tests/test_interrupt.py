@@ -8,6 +8,7 @@ import time
 import llama_cpp
 import numpy as np
 import pytest
+from conftest import needs
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.interrupt import LONG
@@ -57,6 +58,7 @@ def listening():
 
 
 @pytest.mark.real
+@needs(signal, "SIGUSR1")  # where os.kill sends a signal; on Windows it ends the process
 def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch, listening):
     tokens = real.tokenize(lab.load_document("dossier"))[:2000]
     with real.context(2048, n_batch=2048) as ctx:
@@ -76,6 +78,7 @@ def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch, listening):
 
 
 @pytest.mark.real
+@needs(signal, "SIGUSR1")
 def test_whatever_a_signal_handler_raises_comes_out(real, monkeypatch):
     class Alarm(Exception):
         pass
@@ -97,6 +100,7 @@ def test_whatever_a_signal_handler_raises_comes_out(real, monkeypatch):
 
 
 @pytest.mark.real
+@needs(signal, "SIGUSR1")
 def test_a_handler_that_does_not_raise_stops_nothing(real, monkeypatch):
     seen = []
     before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(time.monotonic()))
