@@ -132,11 +132,11 @@ def writable(path: str | Path) -> Path:
     try:
         target = Path(os.path.realpath(path))
         with suppress(FileNotFoundError):
-            mode = os.stat(target).st_mode
+            mode = os.stat(path).st_mode  # not the target's: /dev/stdout leads to a pipe, which has no path
             if not stat.S_ISREG(mode):
                 raise OSError(None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise SwarmKVError(f"{Path(path).name} could not be written: {reason(error)}") from error
+        raise SwarmKVError(f"{Path(path).name or Path(path)} could not be written: {reason(error)}") from error
     return target
 
 

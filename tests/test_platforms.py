@@ -116,6 +116,17 @@ def test_the_prefix_cache_keeps_finds_and_evicts(windows, twin, document, tmp_pa
     assert prefix_cache.evict(0) == 1
 
 
+def test_the_order_of_use_is_known_where_clocks_tick_slowly(windows, twin, document, tmp_path, monkeypatch):
+    """Windows' file times have steps of 100 ns, and the clock of older Pythons one of 16 ms."""
+    utime, now = os.utime, time.time_ns() // 10**9 * 10**9
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    monkeypatch.setattr(os, "utime", lambda path, ns: utime(path, ns=tuple(n // 100 * 100 for n in ns)))
+    for n in (102, 100, 103, 101, 100):
+        lab.prefill(twin, document[:n], cache=True, progress=False)
+    assert list(prefix_cache.cached().tokens) == [100, 101, 103, 102]
+
+
 def test_a_damaged_cached_prefix_that_somebody_reads_is_not_used(windows, twin, document, tmp_path, monkeypatch):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
     lab.prefill(twin, document, cache=True, progress=False)
@@ -143,6 +154,15 @@ def test_twins_the_default_model_and_exports_are_written(windows, cache, tmp_pat
     assert len(sizing_explorer().export()) == len(sizing_explorer().export()) == 3
     left = [path for path in tmp_path.rglob("*") if path.name.endswith(files._SUFFIX)]
     assert left == []
+
+
+def test_a_sweep_is_saved_and_goes_on(windows, twin, document, tmp_path):
+    path = tmp_path / "runs.csv"
+    how = {"strategies": ["naive", "shared"], "agents": [[1, 2], [3]], "max_tokens": 2, "progress": False}
+    lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, path=path, **how)
+    path.write_bytes(path.read_bytes()[:-5])  # a line that a kill has cut
+    assert len(lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=2, path=path, **how)) == 4
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["runs.csv", "runs.json"]
 
 
 def test_a_reader_that_soon_closes_is_waited_for(windows, tmp_path, monkeypatch):
@@ -611,6 +631,13 @@ def test_saving_replaces_nothing_but_a_regular_file(snapshot, tmp_path):
             snapshot.save(path)
     assert not (tmp_path / "fifo").is_file()
     assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="this system has no /dev/stdout")
+def test_stdout_is_no_place_for_a_file():
+    code = "import sys; from swarmkv_lab.files import writable; writable('/dev/stdout')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "stdout could not be written: it is not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("name", [LONG, "a\0b", "\ud800"], ids=["long", "NUL", "surrogate"])

@@ -195,6 +195,6 @@ def _by_use() -> list[tuple[Path, os.stat_result]]:
 def _stamp(path: Path) -> None:
     """Mark a file as the last used, also when the clock has gone back. Its time of change stays."""
     files = _by_use()
-    now = max(time.time_ns(), files[-1][1].st_atime_ns + 1 if files else 0)
+    now = max(time.time_ns(), files[-1][1].st_atime_ns + 100 if files else 0)  # Windows counts in steps of 100 ns
     with suppress(OSError):  # evicted meanwhile, or a folder that is read-only: then it is as old as it was
         os.utime(path, ns=(now, path.stat().st_mtime_ns))
