@@ -7,11 +7,12 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
+from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, whole_number
 from swarmkv_lab.llama.api import pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
@@ -21,6 +22,7 @@ from swarmkv_lab.sizing.gguf_header import read_header
 _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
 
 
+@public
 class Weights:
     """What Model is without its contexts: text to tokens and back, metadata, geometry. It never changes.
 
@@ -29,6 +31,7 @@ class Weights:
     """
 
     def __init__(self, path: str | Path, n_gpu_layers: int = -1) -> None:
+        whole_number("n_gpu_layers", n_gpu_layers, -1)
         self.path = Path(path)
         self.on_gpu = bool(n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload())
         self.guard = _gpu_guard if self.on_gpu else LlamaGuard()
@@ -97,13 +100,16 @@ class Weights:
         """The shape of the KV cache."""
         return KVGeometry.from_header(self._header, self.path.name)
 
-    def tokenize(self, text: str, add_bos: bool = True) -> np.ndarray:
-        """Text to token ids, int32 (n,). A BOS goes first where the model wants one, and special tokens are parsed.
+    def tokenize(self, text: str, add_bos: bool = True, *, special: bool = False) -> np.ndarray:
+        """Text to token ids, int32 (n,). A BOS goes first where the model wants one.
 
         A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
+        special: read "<|im_end|>" and the like as the control tokens of these names, as what ``chat`` renders needs.
+        Never for text of others: a document could end the user's turn and answer in the assistant's name.
         """
         if not isinstance(text, str):
             raise SwarmKVError(f"the text is a {type(text).__name__}: pass a str")
+        whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -114,7 +120,7 @@ class Weights:
         with self._text_guard:
             self.handle  # noqa: B018 raises once closed
             n = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), len(tokens), add_bos, True
+                self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), len(tokens), bool(add_bos), bool(special)
             )
         if n < 0:
             raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {n})")
@@ -148,9 +154,19 @@ class Weights:
 
     def is_eog(self, token: int) -> bool:
         """Whether a token ends the generation: end of text or of the assistant's turn."""
+        whole_number("token", token, 0, self.n_vocab - 1)
         with self._text_guard:
             self.handle  # noqa: B018 raises once closed
             return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def without_control(self, tokens: Sequence[int]) -> np.ndarray:
+        """Tokens, int32 (n,), without those that a chat template is made of: a model's answer may hold some."""
+        if not self.has_vocabulary:
+            return np.array(tokens, np.int32)
+        with self._text_guard:
+            self.handle  # noqa: B018 raises once closed
+            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, token)]
+        return np.array(kept, np.int32)
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
@@ -174,22 +190,36 @@ class Weights:
         return text.raw[:n].decode("utf-8", "replace")
 
     def read(self, document: str) -> np.ndarray:
-        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template."""
-        return self.tokenize(self._turn[0] + document)
+        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
+
+        Only the template's own markers become control tokens, not those that the document spells out.
+        """
+        if self.chat_template is None:
+            return self.tokenize(document)
+        return np.concatenate([self.tokenize(self._turn[0], special=True), self.tokenize(document, add_bos=False)])
 
     def ask(self, question: str) -> np.ndarray:
-        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template."""
+        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
+
+        As in ``read``, markers that the question spells out stay text.
+        """
         if not question.strip():
             raise SwarmKVError("an agent's prompt is empty: give it at least one word")
-        return self.tokenize("\n\n" + question.strip() + self._turn[1], add_bos=False)
+        asked = "\n\n" + question.strip()
+        if self.chat_template is None:
+            return self.tokenize(asked + "\n", add_bos=False)
+        return np.concatenate(
+            [self.tokenize(text, False, special=text is not asked) for text in (asked, self._turn[1])]
+        )
 
     @cached_property
     def _turn(self) -> tuple[str, str]:
         """What the chat template puts before and after a user's words."""
-        if self.chat_template is None:
-            return "", "\n"
         before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
         return before, after
+
+    def __reduce__(self) -> NoReturn:
+        raise SwarmKVError(f"{self.name}: a model cannot be pickled or copied; load it again, from model.path")
 
     def close(self) -> None:
         """Free the weights. Safe to call twice."""
