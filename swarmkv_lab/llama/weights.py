@@ -5,6 +5,7 @@ import hashlib
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -40,7 +41,7 @@ class Weights:
         params.n_gpu_layers = n_gpu_layers
         with self.guard, self._text_guard:
             take_errors()
-            before = self._file_version()
+            self._loaded = self._file_version()
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if not handle:
                 raise ModelNotFoundError(f"{self.path.name} is not a model that llama.cpp can load{take_errors()}")
@@ -50,7 +51,7 @@ class Weights:
             # Who is loaded is read now: the file may be another one tomorrow.
             self.content_hash = content_hash(self.path)
             self._header = read_header(self.path)
-            if self._file_version() != before:
+            if self._file_version() != self._loaded:
                 self._free()
                 raise ModelNotFoundError(f"{self.path.name} was changed while it was being loaded: load it again")
             if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
@@ -226,6 +227,16 @@ class Weights:
         if self._text_guard.held:  # a signal handler, in the middle of one of the methods above
             raise SwarmKVError(f"{self.name} is at work in this thread: close it when the call has returned")
         self._free()
+
+    def require_unchanged(self) -> None:
+        """SwarmKVError if the file was written to since it was loaded: its weights are mapped, and have changed too.
+
+        A file that was replaced by another is no matter: what was loaded is still there.
+        """
+        with suppress(ModelNotFoundError):
+            now = self._file_version()
+            if now[:2] == self._loaded[:2] and now != self._loaded:
+                raise SwarmKVError(f"{self.path.name} was changed in place since it was loaded: load it again")
 
     def _file_version(self) -> tuple[int, ...]:
         try:
