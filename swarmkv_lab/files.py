@@ -63,12 +63,15 @@ def reason(error: Exception) -> str:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file to read its bytes. Raises OSError, also for what is not a regular file.
+    """Open a file to read its bytes. Raises OSError, also for a name that no file can have.
 
-    A FIFO would wait for a writer, and a device might never end. ValueError: a NUL in the path.
+    And for what is not a regular file: a FIFO would wait for a writer, and a device might never end.
     """
     flag = getattr(os, "O_NONBLOCK", 0)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115 the caller closes it
+    try:
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115
+    except ValueError as error:  # a NUL in the path
+        raise OSError(None, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(None, "it is not a regular file")
@@ -83,7 +86,7 @@ def read_text(path: str | Path) -> str:
             return io.TextIOWrapper(file, encoding="utf-8-sig").read()  # Windows' editors may begin with a mark
     except UnicodeDecodeError as error:
         raise SwarmKVError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise SwarmKVError(f"{name} could not be read: {reason(error)}") from error
 
 

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import needs
+from conftest import load_shape, needs
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import weights
@@ -112,6 +112,21 @@ def test_closing_while_another_thread_reads_and_writes_text(real):
     close_while_running(real.path, "text", 20)
 
 
+def test_a_model_file_that_is_written_to_is_not_relied_on(tmp_path, document):
+    """Its weights are mapped from it: a snapshot of them would bear the wrong name."""
+    with load_shape("two layers", tmp_path) as model:
+        snapshot = lab.prefill(model, document)
+        with model.path.open("r+b") as file:
+            file.seek(-4, os.SEEK_END)
+            file.write(b"\0\0\0\0")
+        os.utime(model.path, (1, 1))  # a clock too coarse for the test to wait for
+        with model.context(512) as ctx:
+            ctx.decode(document)
+            for work in (lambda: lab.KVSnapshot.capture(ctx, document), lambda: snapshot.restore(ctx)):
+                with pytest.raises(lab.SwarmKVError, match="was changed in place since it was loaded: load it again"):
+                    work()
+
+
 def test_models_on_one_gpu_take_turns(twin, monkeypatch):
     monkeypatch.setattr(weights, "gpus", lambda: [Device("CUDA0", "a GPU", 1, "CUDA")])
     with lab.load_model(twin.path) as one, lab.load_model(twin.path) as other:
@@ -127,8 +142,6 @@ def test_models_on_one_gpu_take_turns(twin, monkeypatch):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows replaces no file that llama.cpp has mapped")
 def test_what_was_loaded_stays_what_it_is(tmp_path, document, question):
     """Another file under the same name later on is another model: hash and geometry are those of the loaded one."""
-    from conftest import load_shape
-
     with load_shape("two layers", tmp_path) as model:
         before = model.content_hash, model.geometry
         other = tmp_path / "other"

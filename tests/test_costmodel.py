@@ -130,5 +130,5 @@ def test_what_cannot_be_predicted(runs):
     assert model.strategies == ["naive", "swarmkv", "shared", "batched"]
     with pytest.raises(lab.SwarmKVError, match="pooled"):
         model.predict([100], [2], ["pooled"])
-    with pytest.raises(lab.SwarmKVError, match="below 1"):
+    with pytest.raises(lab.SwarmKVError, match="at least 1"):
         model.predict([0], [2])

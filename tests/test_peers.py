@@ -1,6 +1,9 @@
 """Peers: each answers as naive does, in the strategies' own words, and is stopped at the end."""
 
 import json
+import signal
+import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,8 +15,10 @@ from swarmkv_lab.analysis.summary import peers_table
 from swarmkv_lab.cli import main
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.bench import bench
 from swarmkv_lab.measure.peer_bench import compare_peers
+from swarmkv_lab.peers import server
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
 
 pytestmark = pytest.mark.real
@@ -121,3 +126,18 @@ def test_a_prompt_is_never_used_up():
     prefix, branches = lab.shared_prefix(np.array([9]), same)
     assert prefix.tolist() == [9, 1]
     assert [rest.tolist() for rest in branches.values()] == [[2], [2]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
+def test_an_interrupt_while_a_server_starts_leaves_none(twin, monkeypatch, tmp_path):
+    """Its key is nowhere on its command line, where any user of the machine could read it."""
+    stand_in = tmp_path / "llama-server"
+    stand_in.write_text("#!/bin/sh\nexec sleep 600\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(server, "program", lambda name: stand_in)
+    monkeypatch.setattr(server.LlamaServer, "ask", Mock(side_effect=KeyboardInterrupt))
+    starting = server.LlamaServer(twin, ContextSettings(n_ctx=512), 1)
+    with pytest.raises(KeyboardInterrupt):
+        starting.__enter__()
+    assert starting.process.returncode == -signal.SIGKILL
+    assert starting.key not in " ".join(starting.command)

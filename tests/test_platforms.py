@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 import types
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +94,6 @@ def test_a_snapshot_is_saved_overwritten_and_loaded(windows, snapshot, twin, doc
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-@pytest.mark.skipif(find_spec("swarmkv_lab.snapshot.mapped") is not None, reason="a mapped file stays open")
 def test_a_loaded_snapshot_holds_no_file(windows, snapshot, twin, tmp_path):
     snapshot.save(tmp_path / NAME)
     loaded = lab.KVSnapshot.load(tmp_path / NAME, twin)

@@ -61,8 +61,7 @@ def test_some_cycles(twin, document, question, tmp_path):
     soak(twin, document, question, tmp_path / "doc.kv.safetensors", 100)
 
 
-def test_threads_that_restore_from_one_mapped_file(twin, document, question, tmp_path):
-    """Two contexts in two threads: each holds the file still, and neither lets go of it for the other."""
+def test_threads_that_restore_from_one_snapshot(twin, document, question, tmp_path):
     lab.prefill(twin, document).save(tmp_path / "doc.kv.safetensors")
     loaded = lab.KVSnapshot.load(tmp_path / "doc.kv.safetensors", twin)
     with twin.context(512) as ctx:

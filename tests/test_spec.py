@@ -67,7 +67,16 @@ def test_the_dossiers_pipeline_at_any_length(real):
         ("after = [\"early\"]", "after = [\"nobody\"]", "late comes after nobody"),
         ("document = \"notes.txt\"\n", "", "spec.toml has no document"),
         ("notes.txt", "nothing.txt", "nothing.txt"),
-        ("document =", "tokens = 9000\ndocument =", r"9,000 tokens, and notes.txt has \d+"),
+        ("prefix_tokens = 20", "prefix_tokens = 0", "agents.early.prefix_tokens=0: it must be a whole number from 1"),
+        ("prefix_tokens = 20", "prefix_tokens = -5", "agents.early.prefix_tokens=-5: it must be a whole number from 1"),
+        ("prefix_tokens = 20", "prefix_tokens = 2.5", "prefix_tokens is 2.5, of the wrong type"),
+        ("max_tokens = 3", f"max_tokens = {'9' * 5000}", "spec.toml is not TOML: "),
+        ("max_tokens = 3", f"max_tokens = {'9' * 400}", "early: max_tokens=9+: it must be a whole number"),
+        ("temperature = 0.7", f"temperature = {'9' * 400}", "temperature=9+: it must be"),
+        ("after = [\"early\"]", f"after = {'[' * 5000}{']' * 5000}", "spec.toml is not TOML: "),
+        ("after = [\"early\"]", "after = [3]", "late: after=.3., and it is a list of agents' names"),
+        ("[agents.early]", "[agents]\nearly = 3\n[agents.other]", "agents.early is 3: it must be a table"),
+        ("document =", "tokens = 9000\ndocument =", r"tokens=9000: it must be a whole number from 1 to \d+"),
     ],
 )  # fmt: skip
 def test_what_a_file_gets_wrong_is_said(real, spec, was, now, message):

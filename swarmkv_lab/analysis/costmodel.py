@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.analysis.timeline import BASELINE
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, public, whole_number
 
 Array = np.ndarray
 Counts = Sequence[int] | np.ndarray
@@ -36,6 +36,7 @@ _PARTS = {
 _BASELINE_PARTS = _PARTS | {"activation": ("context_ms", "linear", "linear")}
 
 
+@public
 @dataclass(frozen=True)
 class CostModel:
     """Fitted coefficients by (part, strategy); the strategy is None for the prefill, which all share. From ``fit``."""
@@ -79,10 +80,11 @@ class CostModel:
 
         Raises SwarmKVError for a strategy that was not measured, and for a depth or a number of agents below 1.
         """
-        unknown = set(strategies) - set(self.strategies)
-        if unknown or min(*depths, *n_agents) < 1:
-            wrong = f"strategies {sorted(unknown)} were not measured" if unknown else "a depth or n_agents is below 1"
-            raise SwarmKVError(f"the cost model cannot predict this: {wrong}")
+        if unknown := set(strategies) - set(self.strategies):
+            raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {sorted(unknown)}")
+        for name, values in {"depths": depths, "n_agents": n_agents}.items():
+            if not len(values) or not np.min(values) >= 1:
+                raise SwarmKVError(f"{name}={values!r:.60}: numbers of at least 1, and at least one of them")
         d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
         frames = [self._predict(name, d, n) for name in strategies or self.strategies]
         return pd.concat(frames, ignore_index=True)
@@ -99,7 +101,7 @@ class CostModel:
 
     def break_even(self, strategy: str, n_agents: int = 2, deepest: int = 8192) -> int | None:
         """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``."""
-        depths = range(1, deepest + 1)
+        depths = range(1, whole_number("deepest", deepest, 1, 1 << 20) + 1)
         faster = self.speedup(depths, [n_agents], strategy)[:, 0] > 1
         slower = np.flatnonzero(~faster)
         first = 0 if len(slower) == 0 else int(slower[-1]) + 1

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from swarmkv_lab.analysis.timeline import critical_path_ms
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError, public, whole_number
 from swarmkv_lab.fanout import schedule
 from swarmkv_lab.fanout.fan_out import Prompt, budget, tokens_of
 from swarmkv_lab.fanout.run import Run
@@ -17,6 +17,7 @@ from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 
 
+@public
 @dataclass(frozen=True)
 class Agent:
     """A stage of a pipeline.
@@ -34,6 +35,7 @@ class Agent:
     sampling: Sampling = GREEDY
 
 
+@public
 class Pipeline:
     """Agents over one document, as a graph: whoever comes ``after`` others reads their answers.
 
@@ -136,5 +138,5 @@ class Pipeline:
         """A branch's prompt: the answers of those before it, in the order that it names them, then its question."""
         parts: list[np.ndarray] = []
         for name in self.after[branch.name]:
-            parts += [self._heading(name), np.array(plan.branches[name].tokens, np.int32)]
+            parts += [self._heading(name), self.model.without_control(plan.branches[name].tokens)]
         branch.prompt = np.concatenate([*parts, self._asked[branch.name]]).astype(np.int32)

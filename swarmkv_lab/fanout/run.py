@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.analysis.timeline import PREFIX
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, public
 from swarmkv_lab.fanout import report
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
@@ -20,6 +20,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
+@public
 @dataclass(eq=False)
 class Run:
     """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.

@@ -33,14 +33,15 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
     text = read_text(path)
     try:
         spec = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: not TOML, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # also numbers too long for Python, and tables nested too deep for it
         raise SwarmKVError(f"{path.name} is not TOML: {error}") from error
     _check(spec, _WHOLE, path.name, needs=("document", "agents"))
     tokens = model.read(load_document(_beside(path, spec["document"])))
     whole = spec.get("tokens", len(tokens))
+    for name, n in {"n_tokens": n_tokens, f"{path.name}: tokens": whole}.items():
+        if n is not None:
+            whole_number(name, n, 1, len(tokens))
     n_tokens = n_tokens or whole
-    if not 1 <= n_tokens <= len(tokens):
-        raise SwarmKVError(f"{path.name}: {n_tokens:,} tokens, and {spec['document']} has {len(tokens):,}")
     agents = []
     for name, how in spec["agents"].items():
         where = f"{path.name}: agents.{name}"
@@ -49,6 +50,7 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
         _check(how, _AGENT, where, needs=("prompt",))
         _check(how.get("sampling", {}), _SAMPLING, f"{where}.sampling")
         if (watermark := how.get("prefix_tokens")) is not None:
+            whole_number(f"{where}.prefix_tokens", watermark, 1, whole)
             how = how | {"prefix_tokens": max(1, watermark * n_tokens // whole)}
         agents.append(Agent(name, **how | {"sampling": Sampling(**how.get("sampling", {}))}))
     return Pipeline(model, tokens[:n_tokens], agents)

@@ -4,7 +4,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import llama_cpp
 import numpy as np
@@ -16,10 +16,12 @@ from swarmkv_lab.errors import (
     DecodeError,
     SnapshotCorruptError,
     SwarmKVError,
+    public,
     whole_number,
 )
 from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
+from swarmkv_lab.llama.fork import require_threads
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import Interrupt
 from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
@@ -29,6 +31,7 @@ from swarmkv_lab.llama.weights import Weights
 Tokens = Sequence[int] | np.ndarray
 
 
+@public
 class Context:
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
@@ -108,7 +111,7 @@ class Context:
             sizes = [len(ids) for ids in rows.values()]
             token = np.concatenate(list(rows.values()))
             seq = np.repeat(np.fromiter(rows, np.int32), sizes)
-            first = past | {seq_id: whole_number("start", at) for seq_id, at in (starts or {}).items()}
+            first = past | {i: whole_number("start", at, 0, INT32_MAX - len(token)) for i, at in (starts or {}).items()}
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             bar = tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False)
@@ -128,6 +131,7 @@ class Context:
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
+        require_threads()
         batch = self._batch.fill(token, pos, seq, ends)
         with self._interrupt.watching(self.handle, len(token)):
             code = llama_cpp.llama_decode(self.handle, batch)
@@ -336,6 +340,9 @@ class Context:
             if self._inside.held and self._free.alive:
                 raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
             self._free()
+
+    def __reduce__(self) -> NoReturn:
+        raise SwarmKVError("a context cannot be pickled or copied: capture a snapshot of it, which can")
 
     def __enter__(self) -> "Context":
         return self

@@ -26,6 +26,11 @@ class LlamaGuard(RLock):  # type: ignore[misc]  # final for the type checker onl
 _guards: WeakValueDictionary[int, LlamaGuard] = WeakValueDictionary()
 
 
+def all_guards() -> list[LlamaGuard]:
+    """Those that there are in this process."""
+    return [guard for ref in _guards.valuerefs() if (guard := ref()) is not None]
+
+
 def inside() -> bool:
     """Whether the calling thread holds any guard: what llama.cpp says then, it says to us."""
-    return any((guard := ref()) is not None and guard.held for ref in _guards.valuerefs())
+    return any(guard.held for guard in all_guards())

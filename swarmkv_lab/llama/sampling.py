@@ -4,17 +4,19 @@ import ctypes
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError, public, whole_number
 from swarmkv_lab.llama.api import pointer
 
-_COLDEST = 1e-4  # logits are divided by it in float32: far below, they overflow, and the draw is no longer a draw
+_COLDEST, _HOTTEST = 1e-4, 1e4  # logits are divided by it in float32: far outside, the draw is no longer a draw
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
+@public
 @dataclass(frozen=True)
 class Sampling:
     """Greedy at ``temperature`` 0 (the default); otherwise top-k, top-p, min-p, temperature and a draw, in that order.
@@ -31,14 +33,18 @@ class Sampling:
     def __post_init__(self) -> None:
         whole_number("top_k", self.top_k)
         whole_number("seed", self.seed, 0, 2**32 - 2)
-        rules: dict[str, tuple[Callable[[float], bool], str]] = {
-            "temperature": (lambda t: t == 0 or _COLDEST <= t < np.inf, f"0, or a finite number from {_COLDEST} on"),
+        rules: dict[str, tuple[Callable[[Any], bool], str]] = {
+            "temperature": (lambda t: t == 0 or _COLDEST <= t <= _HOTTEST, f"0, or from {_COLDEST} to {_HOTTEST:,.0f}"),
             "top_p": (lambda p: 0 < p <= 1, "above 0 and at most 1 (1: off)"),
             "min_p": (lambda p: 0 <= p <= 1, "from 0 (off) to 1"),
         }
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not holds(float(value)):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float | np.integer | np.floating)
+                or not holds(value)
+            ):
                 raise SwarmKVError(f"{name}={value!r}: it must be {rule}")
 
 

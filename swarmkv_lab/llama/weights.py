@@ -5,13 +5,15 @@ import hashlib
 import os
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import NoReturn
 
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
+from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, whole_number
 from swarmkv_lab.llama.api import gpus, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
@@ -22,6 +24,7 @@ _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 
 
+@public
 class Weights:
     """What Model is without its contexts: text to tokens and back, metadata, geometry. It never changes.
 
@@ -30,8 +33,9 @@ class Weights:
     """
 
     def __init__(self, path: str | Path, n_gpu_layers: int = -1) -> None:
+        whole_number("n_gpu_layers", n_gpu_layers, -1)
         self.path = Path(path)
-        used = gpus() if whole_number("n_gpu_layers", n_gpu_layers, -1) else []
+        used = gpus() if n_gpu_layers else []
         self.on_gpu = bool(used)
         """whether layers are offloaded, and with them their KV cache"""
         self.cache_in_main_memory = all(device.in_main_memory for device in used)
@@ -44,7 +48,7 @@ class Weights:
             params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard:
             take_errors()
-            before = self._file_version()
+            self._loaded = self._file_version()
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if not handle:
                 raise ModelNotFoundError(f"{self.path.name} is not a model that llama.cpp can load{take_errors()}")
@@ -54,7 +58,7 @@ class Weights:
             # Who is loaded is read now: the file may be another one tomorrow.
             self.content_hash = content_hash(self.path)
             self._header = read_header(self.path)
-            if self._file_version() != before:
+            if self._file_version() != self._loaded:
                 self._free()
                 raise ModelNotFoundError(f"{self.path.name} was changed while it was being loaded: load it again")
             if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
@@ -104,13 +108,16 @@ class Weights:
         """The shape of the KV cache."""
         return KVGeometry.from_header(self._header, self.path.name)
 
-    def tokenize(self, text: str, add_bos: bool = True) -> np.ndarray:
-        """Text to token ids, int32 (n,). A BOS goes first where the model wants one, and special tokens are parsed.
+    def tokenize(self, text: str, add_bos: bool = True, *, special: bool = False) -> np.ndarray:
+        """Text to token ids, int32 (n,). A BOS goes first where the model wants one.
 
         A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
+        special: read "<|im_end|>" and the like as the control tokens of these names, as what ``chat`` renders needs.
+        Never for text of others: a document could end the user's turn and answer in the assistant's name.
         """
         if not isinstance(text, str):
             raise SwarmKVError(f"the text is a {type(text).__name__}: pass a str")
+        whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -121,7 +128,7 @@ class Weights:
         with self._text_guard:
             self.handle  # noqa: B018 raises once closed
             n = llama_cpp.llama_tokenize(
-                self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), len(tokens), add_bos, True
+                self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), len(tokens), bool(add_bos), bool(special)
             )
         if n < 0:
             raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {n})")
@@ -155,9 +162,19 @@ class Weights:
 
     def is_eog(self, token: int) -> bool:
         """Whether a token ends the generation: end of text or of the assistant's turn."""
+        whole_number("token", token, 0, self.n_vocab - 1)
         with self._text_guard:
             self.handle  # noqa: B018 raises once closed
             return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def without_control(self, tokens: Sequence[int]) -> np.ndarray:
+        """Tokens, int32 (n,), without those that a chat template is made of: a model's answer may hold some."""
+        if not self.has_vocabulary:
+            return np.array(tokens, np.int32)
+        with self._text_guard:
+            self.handle  # noqa: B018 raises once closed
+            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, token)]
+        return np.array(kept, np.int32)
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
@@ -181,28 +198,52 @@ class Weights:
         return text.raw[:n].decode("utf-8", "replace")
 
     def read(self, document: str) -> np.ndarray:
-        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template."""
-        return self.tokenize(self._turn[0] + document)
+        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
+
+        Only the template's own markers become control tokens, not those that the document spells out.
+        """
+        if self.chat_template is None:
+            return self.tokenize(document)
+        return np.concatenate([self.tokenize(self._turn[0], special=True), self.tokenize(document, add_bos=False)])
 
     def ask(self, question: str) -> np.ndarray:
-        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template."""
+        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
+
+        As in ``read``, markers that the question spells out stay text.
+        """
         if not question.strip():
             raise SwarmKVError("an agent's prompt is empty: give it at least one word")
-        return self.tokenize("\n\n" + question.strip() + self._turn[1], add_bos=False)
+        asked = "\n\n" + question.strip()
+        if self.chat_template is None:
+            return self.tokenize(asked + "\n", add_bos=False)
+        return np.concatenate(
+            [self.tokenize(text, False, special=text is not asked) for text in (asked, self._turn[1])]
+        )
 
     @cached_property
     def _turn(self) -> tuple[str, str]:
         """What the chat template puts before and after a user's words."""
-        if self.chat_template is None:
-            return "", "\n"
         before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
         return before, after
+
+    def __reduce__(self) -> NoReturn:
+        raise SwarmKVError(f"{self.name}: a model cannot be pickled or copied; load it again, from model.path")
 
     def close(self) -> None:
         """Free the weights. Safe to call twice."""
         if self._text_guard.held:  # a signal handler, in the middle of one of the methods above
             raise SwarmKVError(f"{self.name} is at work in this thread: close it when the call has returned")
         self._free()
+
+    def require_unchanged(self) -> None:
+        """SwarmKVError if the file was written to since it was loaded: its weights are mapped, and have changed too.
+
+        A file that was replaced by another is no matter: what was loaded is still there.
+        """
+        with suppress(ModelNotFoundError):
+            now = self._file_version()
+            if now[:2] == self._loaded[:2] and now != self._loaded:
+                raise SwarmKVError(f"{self.path.name} was changed in place since it was loaded: load it again")
 
     def _file_version(self) -> tuple[int, ...]:
         try:

@@ -39,6 +39,7 @@ class LlamaServer:
             self.port = probe.getsockname()[1]
         self.key = secrets.token_hex(16)
         self.folder = tempfile.TemporaryDirectory()
+        self.process: subprocess.Popen[bytes] | None = None
         key_type, value_type = settings.kv_pair
         options = {
             "model": model.path,
@@ -67,12 +68,12 @@ class LlamaServer:
 
     def __enter__(self) -> "LlamaServer":
         log = Path(self.folder.name) / "log"
-        with log.open("w") as file:
-            self.process = subprocess.Popen(
-                self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
-            )
         until = time.monotonic() + _STARTS_WITHIN_S
         try:
+            with log.open("w") as file:
+                self.process = subprocess.Popen(
+                    self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
+                )
             while time.monotonic() < until and self.process.poll() is None:
                 try:
                     self.ask("GET", "/health")
@@ -86,8 +87,9 @@ class LlamaServer:
             raise
 
     def __exit__(self, *exc: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process:
+            self.process.kill()
+            self.process.wait()
         self.client.close()
         self.folder.cleanup()
 

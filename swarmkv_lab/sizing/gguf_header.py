@@ -25,7 +25,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     try:
         with open_regular(path) as file:
             return _Reader(file, os.fstat(file.fileno()).st_size).header()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+    except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
         raise ModelNotFoundError(f"{path.name} has no readable GGUF header: {error}") from error

@@ -8,12 +8,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.llama.api import require_memory
 from swarmkv_lab.sizing.geometry import KVGeometry, kv_types
 from swarmkv_lab.snapshot.identity import KVIdentity
 
@@ -47,19 +48,20 @@ class SnapshotHeader:
         return header
 
     @classmethod
-    def read(cls, file: np.ndarray, name: str) -> "SnapshotHeader":
-        """The header of a file's bytes, uint8 (n,). Raises SnapshotCorruptError unless it and the tokens are unchanged.
+    def read(cls, file: BinaryIO, size: int, name: str) -> tuple["SnapshotHeader", np.ndarray]:
+        """(header, tokens int32 (n,)) at the beginning of a file of so many bytes, which then stands at the state.
 
-        The state is not touched: see require_state.
+        Raises SnapshotCorruptError unless both are as they were saved. ``name``: the file's, for messages.
         """
 
         def corrupt(what: str) -> SnapshotCorruptError:
             return SnapshotCorruptError(f"{name} is not a snapshot as it was saved: {what}")
 
-        length = int(file[:8].view("<u8")[0]) if len(file) >= 8 else 0
-        if not 2 <= length <= min(_MOST_HEADER, len(file) - 8):
-            raise corrupt(f"it has {len(file):,} bytes and names a header of {length:,}")
-        raw = file[: 8 + length].tobytes()
+        raw = file.read(8)
+        length = int.from_bytes(raw, "little")
+        if len(raw) < 8 or not 2 <= length <= min(_MOST_HEADER, size - 8):
+            raise corrupt(f"it has {size:,} bytes and names a header of {length:,}")
+        raw += file.read(length)
         try:
             parsed = json.loads(raw[8:])
             header = cls(parsed["__metadata__"], parsed["tokens"]["shape"][0], parsed["kv"]["shape"][0])
@@ -71,16 +73,32 @@ class SnapshotHeader:
                 raise ValueError("metadata that is not text")
         except _MALFORMED as error:
             raise corrupt(f"its header cannot be read ({type(error).__name__}: {str(error)[:80]})") from error
-        if header.end != len(file):
-            raise corrupt(f"it should have {header.end:,} bytes and has {len(file):,}")
-        if sealed != header._seal(header.split(file)[0]):
+        if header.end != size:
+            raise corrupt(f"it should have {header.end:,} bytes and has {size:,}")
+        tokens = np.frombuffer(file.read(4 * header.n_tokens), "<i4")
+        if len(tokens) != header.n_tokens or sealed != header._seal(tokens):
             raise corrupt("the checksum of its header and tokens does not fit")
         if form != FORMAT:
             raise SnapshotMismatchError(
                 f"{name} has the format {form!r}, and this lab reads {FORMAT!r}: use the lab that wrote it, or prefill "
                 "again"
             )
-        return header
+        return header, tokens
+
+    def read_state(self, file: BinaryIO) -> np.ndarray:
+        """The state that follows, uint8 (kv_bytes,); SnapshotCorruptError unless it has the header's checksum."""
+        require_memory(self.kv_bytes, "a snapshot's state")
+        data = np.empty(self.kv_bytes, np.uint8)
+        room = data.data
+        while len(room) and (n := file.readinto(room)):  # type: ignore[attr-defined]  # fewer where a store sends parts
+            room = room[n:]
+        found = xxhash.xxh3_128_hexdigest(data.data)
+        if len(room) or found != self.metadata["checksum"]:
+            raise SnapshotCorruptError(
+                f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
+                "the file was damaged; prefill again"
+            )
+        return data
 
     def render(self) -> bytes:
         """The bytes at the beginning of the file, padded so that the state begins on a page."""
@@ -98,19 +116,6 @@ class SnapshotHeader:
     def end(self) -> int:
         """Bytes of the whole file."""
         return len(self.render()) + 4 * self.n_tokens + self.kv_bytes
-
-    def split(self, file: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens, state): int32 (n_tokens,) and uint8 (kv_bytes,), views of the file's bytes."""
-        state = len(file) - self.kv_bytes
-        return file[state - 4 * self.n_tokens : state].view("<i4"), file[state:]
-
-    def require_state(self, data: np.ndarray) -> None:
-        """Read the state: SnapshotCorruptError unless its checksum is the header's."""
-        if (found := xxhash.xxh3_128_hexdigest(data.data)) != self.metadata["checksum"]:
-            raise SnapshotCorruptError(
-                f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
-                "the file was damaged; prefill again"
-            )
 
     @property
     def identity(self) -> KVIdentity:

@@ -55,6 +55,7 @@ class KVIdentity:
     @classmethod
     def asked_for(cls, model: Weights, settings: ContextSettings) -> "KVIdentity":
         """The identity that a context with these settings will have."""
+        model.require_unchanged()
         geometry = model.geometry if model.sized else None
         return cls(
             model=model.content_hash,

@@ -149,9 +149,8 @@ def cached() -> pd.DataFrame:
     rows = []
     for path, status in _by_use():
         try:
-            source = storage.read(path)
-            with source.pinned():
-                model = SnapshotHeader.read(source.data, path.name).identity.model_name
+            with storage.reading(path) as (file, size):
+                model = SnapshotHeader.read(file, size, path.name)[0].identity.model_name
         except SwarmKVError:
             model = "damaged"
         used = pd.Timestamp(status.st_atime_ns, tz="UTC").floor("s")

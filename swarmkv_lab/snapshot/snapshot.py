@@ -1,13 +1,13 @@
 """KVSnapshot: the KV state of one prefix, captured once, restored into as many contexts as there are agents."""
 
+import io
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError
+from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, public
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.snapshot import storage
@@ -16,30 +16,27 @@ from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.state import SequenceState
 
 
+@public
 class KVSnapshot:
     """A sequence's KV state on the host: read-only bytes that any number of branches restore from.
 
-    ``data``: uint8 (nbytes,), llama.cpp's own sequence state; when the snapshot was loaded from a file, touch it only
-    inside ``pinned()``. ``tokens``: int32 (n,), the prefix that it holds. ``identity``: what it belongs to.
+    ``data``: uint8 (nbytes,), llama.cpp's own sequence state. ``tokens``: int32 (n,), the prefix that it holds.
+    ``identity``: what it belongs to. A pickle or a copy of it is checked as a file is.
     """
 
-    def __init__(
-        self,
-        data: np.ndarray,
-        tokens: np.ndarray,
-        identity: KVIdentity,
-        *,
-        source: storage.Source | None = None,
-        header: SnapshotHeader | None = None,
-    ) -> None:
-        """source: whose bytes the data are. header: of the file, when its checksum is still to be compared."""
-        for array in (data, tokens):
+    def __init__(self, data: np.ndarray, tokens: np.ndarray, identity: KVIdentity) -> None:
+        for name, array, dtype in (("data", data, np.uint8), ("tokens", tokens, np.int32)):
+            if (
+                not isinstance(array, np.ndarray)
+                or array.dtype != dtype
+                or array.ndim != 1
+                or not array.flags.c_contiguous
+            ):
+                raise SwarmKVError(f"a snapshot's {name} is one row of {np.dtype(dtype)} without gaps")
             array.flags.writeable = False
         self.data = data
         self.tokens = tokens
         self.identity = identity
-        self._source = source or storage.InMemory(data)
-        self._header = header
         self._checked = False
 
     @property
@@ -71,8 +68,8 @@ class KVSnapshot:
             raise ContextBudgetError(
                 f"the snapshot holds {len(self.tokens):,} tokens and the context {ctx.n_ctx_seq:,}: make it larger"
             )
-        with ctx.guard, self.pinned():
-            self._check()
+        self._check()
+        with ctx.guard:
             ctx.set_state(self.data, seq_id)
             if ctx.n_past(seq_id) != len(self.tokens):
                 n_past = ctx.n_past(seq_id)
@@ -84,67 +81,71 @@ class KVSnapshot:
 
         Raises SwarmKVError with the reason; an earlier file then stays as it was.
         """
-        if self.identity.geometry is None:
-            raise SwarmKVError(
-                f"a snapshot of {self.identity.model_name} ({self.identity.architecture}) cannot be saved: "
-                "what it must look like is not known, so that it could not be checked when it is loaded"
-            )
-        with self.pinned():
-            self._check()
-            header = SnapshotHeader.of(self.identity, self.tokens, self.data)
-            with storage.write(path) as file:
-                for part in (header.render(), self.tokens.data, self.data.data):
-                    file.write(part)
+        parts = self._parts()
+        with storage.write(path) as file:
+            for part in parts:
+                file.write(part)
+
+    def to_bytes(self) -> bytes:
+        """What ``save`` writes."""
+        return b"".join(self._parts())
 
     @classmethod
-    def load(cls, path: str | Path, model: Weights, *, defer_check: bool = False) -> "KVSnapshot":
-        """A saved snapshot for this model, memory mapped where the system keeps a mapped file still.
+    def load(cls, path: str | Path, model: Weights) -> "KVSnapshot":
+        """A saved snapshot for this model.
 
-        defer_check: leave the state's checksum, which reads every byte, to the first use. Header and tokens are checked
-        at once. Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged,
-        SnapshotMismatchError when it is another model's or llama.cpp's.
+        Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged, SnapshotMismatchError
+        when it is another model's or llama.cpp's.
         """
-        source = storage.read(path)
-        with source.pinned():
-            header = SnapshotHeader.read(source.data, Path(path).name)
-            identity = header.identity
-            identity.require(KVIdentity.asked_for(model, identity.settings))
-            tokens, data = header.split(source.data)
-            snapshot = cls(data, tokens.copy(), identity, source=source, header=header)
-            if not defer_check:
-                snapshot._check()
-        return snapshot
+        with storage.reading(path) as (file, size):
+            return cls._read(file, size, Path(path).name, model)[0]
 
-    def pinned(self) -> AbstractContextManager[None]:
-        """While this lasts a loaded snapshot's file cannot be changed, and ``data`` can be read."""
-        return self._source.pinned()
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "KVSnapshot":
+        """What ``to_bytes`` gave, checked. Raises SnapshotCorruptError when it is damaged."""
+        return cls._read(io.BytesIO(data), len(data), "the buffer")[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return KVSnapshot.from_bytes, (self.to_bytes(),)
+
+    @classmethod
+    def _read(
+        cls, file: BinaryIO, size: int, name: str, model: Weights | None = None
+    ) -> tuple["KVSnapshot", SnapshotHeader]:
+        header, tokens = SnapshotHeader.read(file, size, name)
+        identity = header.identity
+        if model is not None:
+            identity.require(KVIdentity.asked_for(model, identity.settings))
+        snapshot = cls(header.read_state(file), tokens, identity)
+        snapshot._check()
+        return snapshot, header
+
+    def _parts(self) -> tuple[bytes | memoryview, ...]:
+        """The parts of the file, in their order."""
+        if self.identity.geometry is None:
+            raise SwarmKVError(
+                f"a snapshot of {self.identity.model_name} ({self.identity.architecture}) cannot be saved or pickled: "
+                "what it must look like is not known, so that it could not be checked when it is loaded"
+            )
+        self._check()
+        return SnapshotHeader.of(self.identity, self.tokens, self.data).render(), self.tokens.data, self.data.data
 
     def state(self) -> SequenceState:
         """The bytes taken apart: positions, and each layer's keys and values."""
         if self.identity.geometry is None:
             raise SwarmKVError(f"{self.identity.architecture}: the geometry of its state is not known")
-        with self.pinned():
-            return SequenceState(self._own_data(), self.identity.geometry)
+        return SequenceState(self.data, self.identity.geometry)
 
     def copy(self) -> "KVSnapshot":
         """The same snapshot in memory of its own, as the article copies the host buffer for each branch."""
-        with self.pinned():
-            self._check()
-            snapshot = KVSnapshot(self.data.copy(), self.tokens, self.identity)
+        self._check()
+        snapshot = KVSnapshot(self.data.copy(), self.tokens, self.identity)
         snapshot._checked = True
         return snapshot
 
-    def _own_data(self) -> np.ndarray:
-        """The bytes, to keep for longer than ``pinned()`` lasts."""
-        return self.data if isinstance(self._source, storage.InMemory) else self.data.copy()
-
     def _check(self) -> None:
-        """Once: that the state is what was saved, and what a state of these tokens and this identity looks like."""
-        if self._checked:
-            return
-        if self._header is not None:
-            self._header.require_state(self.data)
-        if (geometry := self.identity.geometry) is not None:
+        """Once: that the state is what a state of these tokens and this identity looks like."""
+        if not self._checked and (geometry := self.identity.geometry) is not None:
             SequenceState(self.data, geometry).require(len(self.tokens), self.identity)
         self._checked = True
 
@@ -154,9 +155,6 @@ def describe(path: str | Path) -> dict[str, Any]:
 
     Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
     """
-    source = storage.read(path)
-    with source.pinned():
-        header = SnapshotHeader.read(source.data, Path(path).name)
-        tokens, data = header.split(source.data)
-        KVSnapshot(data, tokens.copy(), header.identity, source=source, header=header)._check()
+    with storage.reading(path) as (file, size):
+        _, header = KVSnapshot._read(file, size, Path(path).name)
     return {"tokens": header.n_tokens, "kv_bytes": header.kv_bytes, "file_bytes": header.end, **header.metadata}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from gguf.quants import dequantize
 
-from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
+from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, public, whole_number
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
 from swarmkv_lab.snapshot.identity import KVIdentity
 
@@ -14,6 +14,7 @@ _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
 
 
+@public
 class SequenceState:
     """A sequence's state taken apart: positions, and each layer's keys and values.
 
@@ -75,7 +76,7 @@ class SequenceState:
 
     def positions_of(self, layer: int) -> np.ndarray:
         """The positions that a layer holds, int32 (n,): a windowed one has only the last ones."""
-        return self._positions[layer]
+        return self._positions[whole_number("layer", layer, 0, self.geometry.n_layer - 1)]
 
     def keys(self, layer: int) -> np.ndarray:
         """A layer's keys, float32 (n, n_head_kv, head_dim_k), rotated to their positions."""

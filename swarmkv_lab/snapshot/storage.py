@@ -1,44 +1,36 @@
-"""Storage: where snapshots lie: a local file, written whole and mapped, or whatever fsspec has a backend for."""
+"""Storage: where snapshots lie: a local file, written as a whole, or whatever fsspec has a backend for."""
 
+import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import fsspec
-import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import replacing, user_path
-from swarmkv_lab.snapshot.mapped import MappedFile
+from swarmkv_lab.files import open_regular, reason, replacing, user_path
 
 
-class Source(Protocol):
-    """A file's bytes to read: ``data``, uint8 (n,), which may be touched while ``pinned()`` lasts."""
+@contextmanager
+def reading(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """The file behind a path or an fsspec URL such as s3://bucket/doc.kv.safetensors, and its size in bytes.
 
-    data: np.ndarray
-
-    def pinned(self) -> AbstractContextManager[None]:
-        """Keep the bytes as they are for a while."""
-
-
-class InMemory:
-    """Bytes that nobody else can reach."""
-
-    pinned = staticmethod(nullcontext)
-
-    def __init__(self, data: np.ndarray) -> None:
-        self.data = data
-
-
-def read(path: str | Path) -> Source:
-    """The bytes behind a path or an fsspec URL such as s3://bucket/doc.kv.safetensors; a local file is mapped."""
+    It is read, not mapped: a mapped page that the file no longer has would end the process that touches it.
+    """
     local, system, name = _place(path)
-    if local is not None:
-        return MappedFile(local)
-    with _remote(path, "read"):
-        return InMemory(np.frombuffer(system.cat_file(name), np.uint8))
+    if local is None:
+        with _remote(path, "read"), system.open(name, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            yield file, size
+        return
+    try:
+        with open_regular(local) as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise SwarmKVError(f"{local.name} could not be read: {reason(error)}") from error
 
 
 @contextmanager
@@ -55,6 +47,8 @@ def write(path: str | Path) -> Iterator[BinaryIO]:
 
 def _place(path: str | Path) -> tuple[Path | None, Any, str]:
     """(local path or None, file system, name there)."""
+    if not isinstance(path, str | Path):
+        raise SwarmKVError(f"{path!r} is no path: give a text, a Path or an fsspec URL")
     if "://" not in str(path):
         return user_path(path), None, ""
     with _remote(path, "reached"):
