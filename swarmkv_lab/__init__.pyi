@@ -29,7 +29,7 @@ from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
 from .measure.grid import race as race, sweep as sweep
 from .measure.guards import compare_guards as compare_guards, without_guard as without_guard
 from .measure.kv import measure_kv as measure_kv, weigh as weigh
-from .measure.limits import restore_against_memcpy as restore_against_memcpy
+from .measure.limits import load_against_read as load_against_read, restore_against_memcpy as restore_against_memcpy
 from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
 from .measure.tuning import fastest_settings as fastest_settings, tune as tune

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from unittest.mock import Mock
 
 import llama_cpp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from conftest import needs
 
 import swarmkv_lab as lab
+from swarmkv_lab.llama import log
 from swarmkv_lab.llama.interrupt import LONG
 
 
@@ -167,3 +169,26 @@ def test_an_interrupt_in_any_phase(twin, document, question, strategy, phase, af
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
     again = lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
     assert again.compare(expected).max_abs_logit_diff.max() == 0
+
+
+@pytest.mark.parametrize("what", ["load", "context", "decode", "restore", "close"])
+def test_an_interrupt_while_llama_cpp_logs_is_not_lost(twin, document, what, monkeypatch):
+    """Python prints and drops what is raised in a callback from C."""
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        snapshot = lab.KVSnapshot.capture(ctx, document)
+        ctx.clear()
+        work = {
+            "load": lambda: lab.load_model(twin.path),
+            "context": lambda: twin.context(512),
+            "decode": lambda: ctx.decode(document),
+            "restore": lambda: snapshot.restore(ctx),
+            "close": ctx.close,
+        }[what]
+        with monkeypatch.context() as patch:
+            patch.setattr(log.log, "debug", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                work()
+    assert is_free(twin.guard)
+    with twin.context(512) as ctx:
+        snapshot.restore(ctx)

@@ -58,6 +58,12 @@ def test_restore_is_measured_beside_copies(twin, document):
     assert measured["pieces_ms"] > 0
 
 
+def test_loading_is_measured_beside_reading(twin, document):
+    measured = lab.load_against_read(twin, document, rounds=2)
+    assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
+    assert list(measured) == ["bytes", "load_ms", "restore_ms", "read_ms", "ratio"]
+
+
 def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
     logits = np.array([0, 3, -np.inf, 3], np.float32)
     assert Sampler().sample(logits) == 1

@@ -22,6 +22,7 @@ from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.bench import bench
 from swarmkv_lab.measure.grid import plan, sweep_rounds
+from swarmkv_lab.measure.limits import load_against_read
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.positions import position_error
@@ -54,6 +55,11 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
         if reference:
             _measure_peers(model, tokens, chosen, data)
+            if not _kept(data / "snapshot_file.json"):
+                times = {"snapshot_file": load_against_read(model, tokens[: chosen.depth])}
+                (data / "snapshot_file.json").write_text(
+                    as_json(times | environment(model), indent=1) + "\n", encoding="utf-8"
+                )
             if not _kept(data / "pipeline.json"):
                 _measure_pipeline(model, chosen, data)
     measured = Measurements(data)

@@ -19,7 +19,7 @@ from swarmkv_lab.errors import (
     public,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, interruptible, pointer, require_memory, take_errors
 from swarmkv_lab.llama.batch import Batch
 from swarmkv_lab.llama.fork import require_threads
 from swarmkv_lab.llama.guard import LlamaGuard
@@ -66,7 +66,7 @@ class Context:
         self._shares: set[frozenset[int]] = set()
         if model.cache_in_main_memory:
             require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(self.kv_type)}")
-        with self.guard, model.guard:
+        with self.guard, model.guard, interruptible():
             take_errors()
             self.kv_rotated = settings.rotates_kv
             """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
@@ -312,7 +312,7 @@ class Context:
 
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
-        with self.guard, self._inside:
+        with self.guard, self._inside, interruptible():
             self._check_seq(seq_id)
             self._forget(seq_id)
             take_errors()
@@ -336,7 +336,7 @@ class Context:
 
         Raises SwarmKVError when it is called from inside one of its own calls (its callback, a signal handler).
         """
-        with self.guard:
+        with self.guard, interruptible():
             if self._inside.held and self._free.alive:
                 raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
             self._free()

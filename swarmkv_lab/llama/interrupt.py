@@ -6,6 +6,8 @@ from typing import Any
 
 import llama_cpp
 
+from swarmkv_lab.llama.log import interruptible
+
 LONG = 64  # tokens; shorter decodes end soon enough, and asking after each operation would be felt in them
 _NONE = llama_cpp.ggml_abort_callback()
 
@@ -41,11 +43,13 @@ class Interrupt:
             yield
             return
         self.raised = None
-        llama_cpp.llama_set_abort_callback(handle, self._callback, None)
         try:
+            with interruptible():
+                llama_cpp.llama_set_abort_callback(handle, self._callback, None)
             yield
         finally:
-            llama_cpp.llama_set_abort_callback(handle, _NONE, None)
+            with interruptible():
+                llama_cpp.llama_set_abort_callback(handle, _NONE, None)
             raised, self.raised = self.raised, None
             if raised is not None:
                 raise raised

@@ -2,7 +2,10 @@
 
 import ctypes
 import logging
+import sys
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -33,6 +36,27 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
 
 _callback = llama_cpp.llama_log_callback(_on_log)  # kept: llama.cpp holds a bare pointer
 llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around calls that log: what a signal handler raises in ``_on_log`` is dropped by Python, and raised here."""
+    dropped: list[BaseException] = []
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if unraisable.object is _on_log and unraisable.exc_value is not None:
+            dropped.append(unraisable.exc_value)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    if dropped:
+        raise dropped[0]
 
 
 def take_errors() -> str:

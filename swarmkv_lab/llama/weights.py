@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, whole_number
-from swarmkv_lab.llama.api import gpus, pointer, take_errors, text_of
+from swarmkv_lab.llama.api import gpus, interruptible, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
 from swarmkv_lab.sizing.geometry import KVGeometry
@@ -46,7 +46,7 @@ class Weights:
         params.n_gpu_layers = n_gpu_layers
         if not self.on_gpu:  # with a device in the list, large batches would be computed on it all the same
             params.devices = ctypes.addressof(_NO_DEVICES)
-        with self.guard, self._text_guard:
+        with self.guard, self._text_guard, interruptible():
             take_errors()
             self._loaded = self._file_version()
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
