@@ -94,10 +94,10 @@ class PrefixCache:
                     raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
             except (SnapshotCorruptError, SnapshotMismatchError) as error:
                 done = "removed from" if remove(path) else "not used from"
-                warnings.warn(f"{done} the prefix cache: {error}", stacklevel=3)
+                warnings.warn(f"{done} the prefix cache: {error}", stacklevel=4)
             except SwarmKVError as error:
                 if path.exists():  # else another process has evicted it just now
-                    warnings.warn(f"not used from the prefix cache: {error}", stacklevel=3)
+                    warnings.warn(f"not used from the prefix cache: {error}", stacklevel=4)
             else:
                 _stamp(path)
                 return snapshot
@@ -118,7 +118,7 @@ class PrefixCache:
             snapshot.save(path)
             _stamp(path)
         except SwarmKVError as error:  # the prefill itself has succeeded
-            warnings.warn(f"the prefix cache could not keep the snapshot: {error}", stacklevel=3)
+            warnings.warn(f"the prefix cache could not keep the snapshot: {error}", stacklevel=4)
         evict(most, spare=path)
 
     def path(self, tokens: np.ndarray) -> Path:
