@@ -111,7 +111,7 @@ class PrefixCache:
             warnings.warn(
                 f"the prefix cache holds {most:,} bytes and the snapshot has {snapshot.nbytes:,}: it was not kept; set "
                 f"{BYTES_VARIABLE}",
-                stacklevel=3,
+                stacklevel=4,
             )
             return
         try:
