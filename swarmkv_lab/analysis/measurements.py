@@ -15,8 +15,24 @@ from swarmkv_lab.files import REFERENCE, RUNS
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
+def _table(name: str) -> "cached_property[pd.DataFrame]":
+    """The CSV file with this name, as an attribute of Measurements."""
+    return cached_property(lambda self: pd.read_csv(self._path(name)))
+
+
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
+
+    grid = _table("grid.csv")
+    """the sweep's runs, a row per run"""
+    yardsticks = _table("yardsticks.csv")
+    """the result of measure.yardsticks.yardsticks"""
+    warm_ttft = _table("warm_ttft.csv")
+    """the result of measure.yardsticks.warm_ttft"""
+    pipeline = _table("pipeline.csv")
+    """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
+    positions = _table("positions.csv")
+    """the result of measure.positions.position_error"""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,7 +40,7 @@ class Measurements:
     @cached_property
     def bench(self) -> dict[str, Any]:
         """The bench's report: environment, restore, runs, summary."""
-        return json.loads(self._path("bench.json").read_text(encoding="utf-8"))
+        return _json(self._path("bench.json"))
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
@@ -38,34 +54,9 @@ class Measurements:
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
     @cached_property
-    def grid(self) -> pd.DataFrame:
-        """The sweep's runs, a row per run."""
-        return pd.read_csv(self._path("grid.csv"))
-
-    @cached_property
     def peers(self) -> pd.DataFrame:
         """The comparisons with peers, a row per run."""
         return pd.concat([pd.read_csv(path) for path in self._peers], ignore_index=True)
-
-    @property
-    def peers_caption(self) -> str:
-        """The caption of figures of the peers and the yardsticks."""
-        return caption(json.loads(self._peers[0].with_suffix(".json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def yardsticks(self) -> pd.DataFrame:
-        """The result of measure.yardsticks.yardsticks."""
-        return pd.read_csv(self._path("yardsticks.csv"))
-
-    @cached_property
-    def warm_ttft(self) -> pd.DataFrame:
-        """The result of measure.yardsticks.warm_ttft."""
-        return pd.read_csv(self._path("warm_ttft.csv"))
-
-    @cached_property
-    def pipeline(self) -> pd.DataFrame:
-        """The result of measure.pipeline_bench.compare_pipeline: a row per agent."""
-        return pd.read_csv(self._path("pipeline.csv"))
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
@@ -76,16 +67,6 @@ class Measurements:
         return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
 
     @property
-    def pipeline_caption(self) -> str:
-        """The caption of figures of the pipeline."""
-        return caption(json.loads(self._path("pipeline.json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def positions(self) -> pd.DataFrame:
-        """The result of measure.positions.position_error."""
-        return pd.read_csv(self._path("positions.csv"))
-
-    @property
     def caption(self) -> str:
         """The caption of figures of the bench, and of other measurements that have no caption of their own."""
         return caption(self.bench["environment"])
@@ -93,7 +74,17 @@ class Measurements:
     @property
     def grid_caption(self) -> str:
         """The caption of figures of the grid."""
-        return caption(json.loads(self._path("grid.json").read_text(encoding="utf-8")))
+        return caption(_json(self._path("grid.json")))
+
+    @property
+    def peers_caption(self) -> str:
+        """The caption of figures of the peers and the yardsticks."""
+        return caption(_json(self._peers[0].with_suffix(".json")))
+
+    @property
+    def pipeline_caption(self) -> str:
+        """The caption of figures of the pipeline."""
+        return caption(_json(self._path("pipeline.json")))
 
     @property
     def grid_depth(self) -> int:
@@ -110,6 +101,10 @@ class Measurements:
         if not path.is_file():
             raise SwarmKVError(f"there is no {name} in {self.folder.name}: run make reproduce, or use the reference")
         return path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measurements(name: str = REFERENCE_NAME) -> Measurements:

@@ -36,8 +36,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         row: dict[str, Any] = {"repeats": len(runs), **median.to_dict()}
         row["end_to_end_spread_ms"] = [float(runs.end_to_end_ms.min()), float(runs.end_to_end_ms.max())]
         for metric in ("activation", "ttft", "end_to_end"):
-            speedup = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
-            row[f"{metric}_speedup"] = speedup
+            row[f"{metric}_speedup"] = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
         row["end_to_end_bound"] = None if naive is None else float(bound(naive, int(runs.n_agents.iloc[0])))
         row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
         if naive is not None:
@@ -66,11 +65,10 @@ def bench_text(report: dict[str, Any]) -> str:
     summary["kv_bytes"] = summary.kv_bytes / 1e6
     shown = pd.DataFrame(
         {
-            title: [_cell(form, value) for value in summary[key]]
+            title: summary[key].map(form.format, na_action="ignore").fillna("-")
             for key, (title, form) in columns.items()
             if key in summary
-        },
-        index=summary.index,
+        }
     )
     env, restore = report["environment"], report["restore"]
     spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
@@ -85,7 +83,7 @@ def bench_text(report: dict[str, Any]) -> str:
         "",
         f"end to end, min-max ms: {spread}",
         "upper limit of the end-to-end speed-up if branches run one after another, N(P+B)/(P+N*B): "
-        f"{_cell('{:.2f}x', limit)}",
+        + ("-" if pd.isna(limit) else f"{limit:.2f}x"),
     ]
     if restore is not None:  # after an interrupt it is missing
         lines.append(
@@ -103,10 +101,6 @@ def _disturbed(report: dict[str, Any]) -> str:
     if all(not row["steady"] for row in report["runs"]):
         return f" (the machine's speed changed during each of the {len(others)} rounds: measure again on a quieter one)"
     return f" ({len(others)} more, left out because the machine's speed changed during them)"
-
-
-def _cell(form: str, value: Any) -> str:
-    return "-" if value is None or pd.isna(value) else form.format(value)
 
 
 def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
