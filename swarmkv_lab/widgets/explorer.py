@@ -17,8 +17,7 @@ from swarmkv_lab.figures.style import STRATEGY
 from swarmkv_lab.files import RUNS
 
 WIDE = ipywidgets.Layout(width="min(100%, 46em)")
-LABEL = {"description_width": "9em"}
-LOOK: dict[str, Any] = {"style": LABEL, "layout": WIDE}
+LOOK: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": WIDE}
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:

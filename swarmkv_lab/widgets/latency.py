@@ -1,7 +1,5 @@
 """The latency explorer: measured points and the cost model's curves, for any depth and number of agents."""
 
-from typing import Any
-
 import ipywidgets
 import numpy as np
 import pandas as pd
@@ -121,6 +119,4 @@ class LatencyExplorer(Explorer):
         return points, model.predict(depths, agents, names)
 
 
-def latency_explorer(**start: Any) -> LatencyExplorer:
-    """The latency explorer; start: source, depth, agents."""
-    return LatencyExplorer(**start)
+latency_explorer = LatencyExplorer

@@ -1,7 +1,5 @@
 """The race: run strategies one after another on a document and your own questions, live."""
 
-from typing import Any
-
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
@@ -112,6 +110,4 @@ class Race(Live):
         return html_table(rows, "Answers and end-to-end times (measured)", ["", *self.runs])
 
 
-def race(model: Model | None = None, **start: Any) -> Race:
-    """The race; start: depth."""
-    return Race(model, **start)
+race = Race

@@ -41,21 +41,15 @@ class SizingExplorer(Explorer):
     @property
     def numbers(self) -> dict[str, Any]:
         """Bytes per token, of a snapshot and of all agents, and the number of agents that fit; predicted."""
-        shape, how = geometry(self.model.value), self._how
-        held = {
-            f"{layout}_bytes": agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
-            for layout in LAYOUTS
-        }
-        fit = {
-            f"{layout}_fit": agents_that_fit(shape, budget=self.budget.value * 10**9, layout=layout, **how)
-            for layout in LAYOUTS
-        }
-        return {
+        shape, how, budget = geometry(self.model.value), self._how, self.budget.value * 10**9
+        numbers = {
             "bytes_per_token": shape.bytes_per_token(how["kv_type"]),
             "snapshot_bytes": shape.snapshot_bytes(how["n_tokens"], how["kv_type"]),
-            **held,
-            **fit,
         }
+        for layout in LAYOUTS:
+            numbers[f"{layout}_bytes"] = agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
+            numbers[f"{layout}_fit"] = agents_that_fit(shape, budget=budget, layout=layout, **how)
+        return numbers
 
     def data(self) -> pd.DataFrame:
         """KV bytes by number of agents, copied and shared."""
@@ -86,10 +80,8 @@ class SizingExplorer(Explorer):
         return {"n_tokens": self.tokens.value, "tail": _TAIL, "kv_type": kv_type}
 
 
-def sizing_explorer(**start: Any) -> SizingExplorer:
-    """The sizing explorer; start: model, tokens, agents, budget_gb."""
-    return SizingExplorer(**start)
-
-
 def _count(n: int) -> str:
     return f"{n} or more" if n == MOST_AGENTS else str(n)
+
+
+sizing_explorer = SizingExplorer

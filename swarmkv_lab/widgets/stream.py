@@ -1,7 +1,5 @@
 """The stream: the answers of a pipeline's agents, live."""
 
-from typing import Any
-
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
@@ -77,6 +75,4 @@ class Stream(Live):
         self.answers.value = html_table(said, "The agents' answers")
 
 
-def stream(pipeline: Pipeline, **start: Any) -> Stream:
-    """The stream of a pipeline; start: strategy."""
-    return Stream(pipeline, **start)
+stream = Stream
