@@ -1,6 +1,5 @@
 """KVGeometry: predicts the KV bytes per token, per snapshot and per context, before anything is decoded."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,14 +123,11 @@ class KVGeometry:
             return _count(path, key, get(key, default), least, most)
 
         n_block = count("block_count", most=_MOST_LAYERS)
-        n_layer = n_block - min(
-            count("nextn_predict_layers", 0, least=0), n_block - 1
-        )  # draft heads have no cache here
+        draft_heads = count("nextn_predict_layers", 0, least=0)  # they have no cache here
+        n_layer = n_block - min(draft_heads, n_block - 1)
         heads = get("attention.head_count_kv", get("attention.head_count"))
-        per_layer = tuple(
-            _count(path, "attention.head_count_kv", n)
-            for n in (heads if isinstance(heads, list) else [heads] * n_block)
-        )
+        heads = heads if isinstance(heads, list) else [heads] * n_block
+        per_layer = tuple(_count(path, "attention.head_count_kv", n) for n in heads)
         if len(per_layer) != n_block:
             raise ModelNotFoundError(f"{path}: {len(per_layer)} head counts for {n_block} layers")
         head_dim = None
@@ -208,8 +204,7 @@ class KVGeometry:
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
         cells = (size, size if swa_full else windowed)
         per_cell = _cell_bytes(self, kv_types(kv_type), flash_attn)
-        total: int = sum(map(operator.mul, cells, per_cell))
-        return total * (1 if unified else n_seq_max)
+        return sum(n * size for n, size in zip(cells, per_cell, strict=False)) * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes per token of the K rows and of the V rows in these layers."""
