@@ -55,12 +55,9 @@ def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.xaxis, sorted(frame.gap[frame.gap > 0].unique()))
         plain_numbers(ax.yaxis)
         ax.grid()
-        headline(
-            figure,
-            f"Keys moved by {widest:,}: KL {times['whole prefix']:.1f}x the noise floor as a whole, "
-            f"{times['second half']:.0f}x with a gap",
-            key,
-        )
+        whole, gap = times["whole prefix"], times["second half"]
+        message = f"Keys moved by {widest:,}: KL {whole:.1f}x the noise floor as a whole, {gap:.0f}x with a gap"
+        headline(figure, message, key)
     return figure
 
 

@@ -37,16 +37,11 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         rows[-1].set_xlabel("seconds since the first call (measured)")
         enlarged = ours.assign(start_ms=ours.start_ms - after, end_ms=ours.end_ms - after)
         draw_lanes(close_up, enlarged[enlarged.end_ms > 0])
-        close_up.set(
-            xlim=(0, (totals[last] - after) * 1.02),
-            title=f"{last}, close-up: what the agents do after the single prefill",
-            xlabel="milliseconds since the prefill ended (measured)",
-        )
-        headline(
-            figure,
-            f"{lanes[0]} agents, one document: {lanes[0]} prefills or one, {totals[first] / totals[last]:.2f}x faster",
-            phase_key(timelines),
-        )
+        close_up.set(xlim=(0, (totals[last] - after) * 1.02), xlabel="milliseconds since the prefill ended (measured)")
+        close_up.set_title(f"{last}, close-up: what the agents do after the single prefill")
+        n, faster = lanes[0], totals[first] / totals[last]
+        message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
+        headline(figure, message, phase_key(timelines))
     return figure
 
 
@@ -127,15 +122,14 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
 
     runs: of a bench or a sweep, with naive, at one depth and one number of agents.
     """
-    median = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in (*ACTIVATION, "activation")]].median()
+    phases = [phase for phase in ACTIVATION if phase != "prefill"]
+    median = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in (*phases, "activation")]].median()
     naive, ours = median.activation_ms["naive"], median.drop(index="naive").iloc[::-1]
     with sheet(3.1, caption) as figure:
         ax = figure.subplots()
         key = {}
         left = np.zeros(len(ours))
-        for phase in ACTIVATION:
-            if phase == "prefill":
-                continue
+        for phase in phases:
             label, colour, hatch = PHASES[phase]
             width = ours[f"{phase}_ms"].to_numpy()
             ax.barh(ours.index, width, left=left, height=0.62, color=colour, hatch=hatch, **_EDGE)
@@ -143,17 +137,13 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
             if width.max() > 0:
                 key[label] = (colour, hatch)
         for name, ms in ours.activation_ms.items():
-            _note(
-                ax, ms, name, f"  {ms:,.1f} ms; naive: {naive / ms:,.0f}x as long" if ms >= 0.05 else f"  {ms:.2f} ms"
-            )
+            text = f"{ms:,.1f} ms; naive: {naive / ms:,.0f}x as long" if ms >= 0.05 else f"{ms:.2f} ms"
+            _note(ax, ms, name, f"  {text}")
         ax.set(xlabel="ms until an agent's context holds the document (measured, median)", xlim=(0, left.max() * 1.6))
         ax.tick_params(axis="y", length=0)
-        headline(
-            figure,
-            f"Naive waits {naive / 1e3:,.1f} s for {int(runs.depth.iloc[0]):,} tokens; "
-            f"the others at most {ours.activation_ms.max():,.0f} ms",
-            key,
-        )
+        depth, longest = int(runs.depth.iloc[0]), ours.activation_ms.max()
+        message = f"Naive waits {naive / 1e3:,.1f} s for {depth:,} tokens; the others at most {longest:,.0f} ms"
+        headline(figure, message, key)
     return figure
 
 
@@ -174,10 +164,7 @@ def article(report: Mapping[str, Any], caption: str = "") -> Figure:
             ax.set(xlim=(0, 104), xlabel="% of its own baseline", title=names[metric])
             ax.tick_params(axis="y", length=0)
         figure.axes[0].invert_yaxis()
-        factors = [before / after for before, after in (ms["end_to_end"] for ms in sources.values())]
-        headline(
-            figure,
-            f"Two agents, end to end: {factors[0]:.2f}x published, {factors[1]:.2f}x measured here",
-            {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS},
-        )
+        published, measured = (before / after for before, after in (ms["end_to_end"] for ms in sources.values()))
+        message = f"Two agents, end to end: {published:.2f}x published, {measured:.2f}x measured here"
+        headline(figure, message, {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS})
     return figure

@@ -30,11 +30,9 @@ def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
         ax.set(xlabel="agents", ylabel="times faster than naive (measured)", ylim=(0, None))
         ax.set_xticks(total.index)
         ax.grid()
-        headline(
-            figure,
-            f"{depth:,} tokens, {most} agents: {best.idxmax()} is {best.max():.1f}x faster than naive",
-            strategy_key(speedup) | {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")},
-        )
+        message = f"{depth:,} tokens, {most} agents: {best.idxmax()} is {best.max():.1f}x faster than naive"
+        bound = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
+        headline(figure, message, strategy_key(speedup) | bound)
     return figure
 
 
@@ -79,11 +77,8 @@ def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure
             ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms", ylabel="predicted, ms")
             ax.set_title(f"{METRICS[metric]}: error {error:.1%}")
             plain_numbers(ax.xaxis, ax.yaxis)
-        headline(
-            figure,
-            f"Points that the model has not seen: predicted within {max(errors.values()):.1%} (median)",
-            strategy_key(table.strategy) | {"within 10 %": "#DDDDDD"},
-        )
+        message = f"Points that the model has not seen: predicted within {max(errors.values()):.1%} (median)"
+        headline(figure, message, strategy_key(table.strategy) | {"within 10 %": "#DDDDDD"})
     return figure
 
 
@@ -127,9 +122,8 @@ def memory_held(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
         ax.set(xlabel="MB of KV cache", ylabel="agents alive at once", xlim=(0, copied.max() * 1.13))
         ax.set_yticks(y, agents)
         ax.invert_yaxis()
-        headline(
-            figure,
-            f"{agents[-1]} agents over {depth:,} tokens: sharing takes {copied.max() / shared.max():.1f}x less memory",
-            {"one cache per agent": BASELINE, "one shared cache (both predicted, to the byte)": OURS},
-        )
+        less = copied.max() / shared.max()
+        message = f"{agents[-1]} agents over {depth:,} tokens: sharing takes {less:.1f}x less memory"
+        key = {"one cache per agent": BASELINE, "one shared cache (both predicted, to the byte)": OURS}
+        headline(figure, message, key)
     return figure

@@ -23,7 +23,6 @@ def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
             ax.grid(axis="x")
             ax.set_axisbelow(True)
         figure.axes[0].invert_yaxis()
-        headline(
-            figure, f"{median.tokens_per_s[best] / median.tokens_per_s.iloc[0]:.1f}x the tokens per second: {best}"
-        )
+        gain = median.tokens_per_s[best] / median.tokens_per_s.iloc[0]
+        headline(figure, f"{gain:.1f}x the tokens per second: {best}")
     return figure

@@ -17,8 +17,7 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
 
     runs: of a comparison with naive and shared.
     """
-    times = ["activation_ms", "branch_ms", "ttft_ms", "last_ttft_ms", "generate_ms", "end_to_end_ms"]
-    median = runs.groupby(["strategy", "n_agents"], sort=False)[times].median()
+    median = runs.groupby(["strategy", "n_agents"], sort=False).median(numeric_only=True)
     names = list(runs.strategy.unique())[::-1]
     agents = sorted(runs.n_agents.unique())
     markers = dict(zip(agents, _MARKERS, strict=False))
@@ -59,12 +58,9 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
         }
         key["decoding a question (measured)"] = "#DDDDDD"
         key["bound (predicted)"] = Line2D([], [], color="#444444", linestyle=":")
-        headline(
-            figure,
-            f"{int(runs.depth.iloc[0]):,} tokens, {agents[-1]} agents: {ours.idxmin()} is "
-            f"{whole[other] / ours.min():.1f}x faster than {other}",
-            key,
-        )
+        depth, factor = int(runs.depth.iloc[0]), whole[other] / ours.min()
+        message = f"{depth:,} tokens, {agents[-1]} agents: {ours.idxmin()} is {factor:.1f}x faster than {other}"
+        headline(figure, message, key)
     return figure
 
 
@@ -87,13 +83,11 @@ def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> 
         ax.set_xticks(range(len(agents)), agents)
         ax.grid(axis="y")
         ax.set_axisbelow(True)
-        headline(
-            figure,
-            f"Batched generation from Python: {median.min():.0f}% to {median.max():.0f}% of llama.cpp's own benchmark",
-            {
-                "llama-batched-bench": Line2D([], [], color=BASELINE),
-                "swarmkv_lab, each repeat": Line2D([], [], color=OURS, marker="o", markersize=4, linestyle=""),
-                "median": Line2D([], [], color=OURS, linewidth=2.5),
-            },
-        )
+        share = f"{median.min():.0f}% to {median.max():.0f}%"
+        key = {
+            "llama-batched-bench": Line2D([], [], color=BASELINE),
+            "swarmkv_lab, each repeat": Line2D([], [], color=OURS, marker="o", markersize=4, linestyle=""),
+            "median": Line2D([], [], color=OURS, linewidth=2.5),
+        }
+        headline(figure, f"Batched generation from Python: {share} of llama.cpp's own benchmark", key)
     return figure

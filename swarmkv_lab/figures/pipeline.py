@@ -46,11 +46,8 @@ def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> 
                 ax.annotate("", at[name], at[other], arrowprops=look | ends)
         ax.set(xlim=(-0.45, len(columns) + 0.45), ylim=(tallest, 0))
         ax.axis("off")
-        headline(
-            figure,
-            f"{len(after)} agents over one document, {len(early)} of which begin before all of it is read",
-            {"begins at its watermark": OURS, "reads the whole document": "#CCCCCC"},
-        )
+        message = f"{len(after)} agents over one document, {len(early)} of which begin before all of it is read"
+        headline(figure, message, {"begins at its watermark": OURS, "reads the whole document": "#CCCCCC"})
     return figure
 
 
@@ -73,13 +70,10 @@ def pipeline_timeline(
                 ax.axvline(end_ms * 1e-3, color="#444444", linestyle=":", linewidth=1)
                 ax.text(end_ms * 1e-3, -0.62, f"{n_tokens:,} ", fontsize=7.5, ha="right", va="bottom", color="#444444")
         axes[-1].set_xlabel("seconds since the first call (measured); dotted lines: tokens prefilled so far")
-        first = frame[frame.phase == "generate"].start_ms.min()  # of the last strategy
-        headline(
-            figure,
-            f"The first answer begins {first / 1e3:.1f} s after the call, and all {len(watermarks)} end after "
-            f"{frame.end_ms.max() / 1e3:.1f} s",
-            phase_key(timelines),
-        )
+        first = frame[frame.phase == "generate"].start_ms.min() / 1e3  # of the last strategy
+        n, last = len(watermarks), frame.end_ms.max() / 1e3
+        message = f"The first answer begins {first:.1f} s after the call, and all {n} end after {last:.1f} s"
+        headline(figure, message, phase_key(timelines))
     return figure
 
 

@@ -70,11 +70,8 @@ def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
         for ax in axes:  # the unused ones
             ax.axis("off")
         figure.supylabel("agents that fit (predicted)", fontsize=9)
-        headline(
-            figure,
-            f"Many more agents fit in memory if they share the {n_tokens:,} tokens that they read",
-            {"copied": BASELINE, "shared": OURS},
-        )
+        message = f"Many more agents fit in memory if they share the {n_tokens:,} tokens that they read"
+        headline(figure, message, {"copied": BASELINE, "shared": OURS})
     return figure
 
 
@@ -101,10 +98,8 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
         ax.xaxis.set_major_formatter("{x:.0%}")
         ax.grid(axis="y")
-        headline(
-            figure,
-            f"q8_0 halves the cache ({half.ratio:.0%}) at a KL of {half.kl_mean:.4f}; the noise floor is {floor:.4f}",
-        )
+        message = f"q8_0 halves the cache ({half.ratio:.0%}) at a KL of {half.kl_mean:.4f}"
+        headline(figure, f"{message}; the noise floor is {floor:.4f}")
     return figure
 
 
