@@ -62,9 +62,8 @@ class CostModel:
                 f"{', '.join(packed)} needs at least 2 numbers of agents, got 1: measure more, or leave it out"
             )
         runs = runs.assign(rest_ms=_rest(runs, packed))
-        coefficients: dict[tuple[str, str | None], Array] = {
-            ("prefill", None): _least_squares(runs, "prefill_ms", "quadratic")
-        }
+        coefficients: dict[tuple[str, str | None], Array] = {}
+        coefficients["prefill", None] = _least_squares(runs, "prefill_ms", "quadratic")
         for strategy, rows in runs.groupby("strategy", sort=False):
             for part, column in (_BASELINE_PARTS if strategy == BASELINE else _PARTS).items():
                 coefficients[part, strategy] = _least_squares(rows, column, _basis(part, strategy in packed))
@@ -101,11 +100,10 @@ class CostModel:
 
     def break_even(self, strategy: str, n_agents: int = 2, deepest: int = 8192) -> int | None:
         """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``."""
-        depths = range(1, deepest + 1)
-        faster = self.speedup(depths, [n_agents], strategy)[:, 0] > 1
-        slower = np.flatnonzero(~faster)
-        first = 0 if len(slower) == 0 else int(slower[-1]) + 1
-        return None if first == len(faster) else first + 1
+        depths = np.arange(1, deepest + 1)
+        slower = depths[self.speedup(depths, [n_agents], strategy)[:, 0] <= 1]
+        first = int(slower.max(initial=0)) + 1
+        return first if first <= deepest else None
 
     def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
         packed = strategy in self.packed
@@ -118,19 +116,15 @@ class CostModel:
             once, activation = np.zeros_like(d), activation + prefill
         after = branch + self.sample_ms + answer
         total = once + n * activation + (after if packed else n * after)
-        return pd.DataFrame(
-            {
-                "strategy": strategy,
-                "depth": d.astype(int),
-                "n_agents": n.astype(int),
-                "prefill_ms": prefill,
-                "activation_ms": activation,
-                "branch_ms": branch,
-                "ttft_ms": activation + branch + self.sample_ms,
-                "generate_ms": answer,
-                "end_to_end_ms": total + rest,
-            }
-        )
+        times = {
+            "prefill_ms": prefill,
+            "activation_ms": activation,
+            "branch_ms": branch,
+            "ttft_ms": activation + branch + self.sample_ms,
+            "generate_ms": answer,
+            "end_to_end_ms": total + rest,
+        }
+        return pd.DataFrame({"strategy": strategy, "depth": d.astype(int), "n_agents": n.astype(int), **times})
 
 
 def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:

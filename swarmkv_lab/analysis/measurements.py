@@ -1,6 +1,7 @@
 """Measurements: the saved measurements of one machine, for figures, notebooks and explorers."""
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,32 +16,41 @@ from swarmkv_lab.files import REFERENCE, RUNS
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
-def _table(name: str) -> "cached_property[pd.DataFrame]":
-    """The CSV file with this name, as an attribute of Measurements."""
-    return cached_property(lambda self: pd.read_csv(self._path(name)))
+def _file(name: str, read: Callable[[Path], Any] = pd.read_csv) -> "cached_property[Any]":
+    """What ``read`` makes of the file with this name, as an attribute of Measurements."""
+    return cached_property(lambda self: read(self._path(name)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _caption(path: Path) -> str:
+    return caption(_json(path))
 
 
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
-    grid = _table("grid.csv")
+    bench = _file("bench.json", _json)
+    """the bench's report: environment, restore, runs, summary"""
+    grid = _file("grid.csv")
     """the sweep's runs, a row per run"""
-    yardsticks = _table("yardsticks.csv")
+    grid_caption = _file("grid.json", _caption)
+    """the caption of figures of the grid"""
+    yardsticks = _file("yardsticks.csv")
     """the result of measure.yardsticks.yardsticks"""
-    warm_ttft = _table("warm_ttft.csv")
+    warm_ttft = _file("warm_ttft.csv")
     """the result of measure.yardsticks.warm_ttft"""
-    pipeline = _table("pipeline.csv")
+    pipeline = _file("pipeline.csv")
     """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
-    positions = _table("positions.csv")
+    pipeline_caption = _file("pipeline.json", _caption)
+    """the caption of figures of the pipeline"""
+    positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @cached_property
-    def bench(self) -> dict[str, Any]:
-        """The bench's report: environment, restore, runs, summary."""
-        return _json(self._path("bench.json"))
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
@@ -72,19 +82,9 @@ class Measurements:
         return caption(self.bench["environment"])
 
     @property
-    def grid_caption(self) -> str:
-        """The caption of figures of the grid."""
-        return caption(_json(self._path("grid.json")))
-
-    @property
     def peers_caption(self) -> str:
         """The caption of figures of the peers and the yardsticks."""
-        return caption(_json(self._peers[0].with_suffix(".json")))
-
-    @property
-    def pipeline_caption(self) -> str:
-        """The caption of figures of the pipeline."""
-        return caption(_json(self._path("pipeline.json")))
+        return _caption(self._peers[0].with_suffix(".json"))
 
     @property
     def grid_depth(self) -> int:
@@ -101,10 +101,6 @@ class Measurements:
         if not path.is_file():
             raise SwarmKVError(f"there is no {name} in {self.folder.name}: run make reproduce, or use the reference")
         return path
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def measurements(name: str = REFERENCE_NAME) -> Measurements:

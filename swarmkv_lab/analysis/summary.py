@@ -63,13 +63,10 @@ def bench_text(report: dict[str, Any]) -> str:
         "same_tokens": ("same tokens", "{}"),
     }
     summary["kv_bytes"] = summary.kv_bytes / 1e6
-    shown = pd.DataFrame(
-        {
-            title: summary[key].map(form.format, na_action="ignore").fillna("-")
-            for key, (title, form) in columns.items()
-            if key in summary
-        }
-    )
+    shown = pd.DataFrame(index=summary.index)
+    for key, (title, form) in columns.items():
+        if key in summary:
+            shown[title] = summary[key].map(form.format, na_action="ignore").fillna("-")
     env, restore = report["environment"], report["restore"]
     spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
     limit = summary.end_to_end_bound.iloc[0]
@@ -116,21 +113,15 @@ def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     from_turn = times["last_ttft_ms"].astype(object)
     from_turn.loc[packed_strategies(frame)] = None
-    by_strategy = frame.groupby("strategy", sort=False)
-    return pd.concat(
-        {
-            "last TTFT from its turn, ms": from_turn,
-            "from the first call, ms": times["last_first_token_ms"],
-            "end to end, ms": times["end_to_end_ms"],
-            f"{most} agents": pd.DataFrame(
-                {
-                    "KV MB": frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6,
-                    "as naive": by_strategy.same_tokens.mean(),
-                }
-            ),
-        },
-        axis=1,
-    ).reindex(frame.strategy.unique())
+    held = frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6
+    alike = frame.groupby("strategy", sort=False).same_tokens.mean()
+    parts = {
+        "last TTFT from its turn, ms": from_turn,
+        "from the first call, ms": times["last_first_token_ms"],
+        "end to end, ms": times["end_to_end_ms"],
+        f"{most} agents": pd.DataFrame({"KV MB": held, "as naive": alike}),
+    }
+    return pd.concat(parts, axis=1).reindex(frame.strategy.unique())
 
 
 def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
