@@ -30,9 +30,8 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
 
     def __init__(self, ticked: Collection[str] = tuple(STRATEGY)) -> None:
         look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
-        super().__init__(
-            {name: ipywidgets.Checkbox(value=name in ticked, description=name, **look) for name in STRATEGY}
-        )
+        for name in STRATEGY:
+            self[name] = ipywidgets.Checkbox(value=name in ticked, description=name, **look)
 
     @property
     def ticked(self) -> list[str]:

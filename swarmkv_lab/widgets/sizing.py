@@ -66,22 +66,17 @@ class SizingExplorer(Explorer):
         rows = [
             ("per token", f"{numbers['bytes_per_token']:,} bytes"),
             ("snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
-            ("all agents, with copies", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
-            (
-                "all agents, sharing the document",
-                f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit",
-            ),
         ]
+        for agents, layout in (("with copies", "copied"), ("sharing the document", "shared")):
+            held, fit = numbers[f"{layout}_bytes"], numbers[f"{layout}_fit"]
+            more = " or more" if fit == MOST_AGENTS else ""
+            rows.append((f"all agents, {agents}", f"{held:,} bytes; {fit}{more} fit"))
         return html_table(rows, f"KV cache, predicted (each agent adds {_TAIL} tokens of its own)")
 
     @property
     def _how(self) -> dict[str, Any]:
         kv_type = (self.key_type.value, self.value_type.value)
         return {"n_tokens": self.tokens.value, "tail": _TAIL, "kv_type": kv_type}
-
-
-def _count(n: int) -> str:
-    return f"{n} or more" if n == MOST_AGENTS else str(n)
 
 
 sizing_explorer = SizingExplorer
