@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
@@ -42,9 +43,8 @@ def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFram
 def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
     """The catalogue and bytes_per_token (predicted): of a snapshot of n_tokens, so that sliding windows count."""
     frame = catalogue()
-    return frame.assign(
-        bytes_per_token=[geometry(name).snapshot_bytes(n_tokens, kv_type) / n_tokens for name in frame.index]
-    )
+    sizes = [geometry(name).snapshot_bytes(n_tokens, kv_type) for name in frame.index]
+    return frame.assign(bytes_per_token=np.array(sizes) / n_tokens)
 
 
 def agents_by_budget(
