@@ -23,17 +23,17 @@ _BASES = {
     "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
     "packed": lambda d, n: [np.ones_like(d), n, d * n],  # one step of n agents, each of which attends to d tokens
 }
-# Part: (column of a run, basis, basis if agents are packed). The prefill is fitted once for all strategies.
-_PREFILL = ("prefill_ms", "quadratic", "quadratic")
+# Part: column of a run. The prefill is fitted once for all strategies.
 _PARTS = {
-    "capture": ("capture_ms", "linear", "linear"),
-    "activation": ("activation_ms", "linear", "linear"),
-    "branch": ("branch_ms", "linear", "packed"),
-    "answer": ("generate_ms", "linear", "packed"),
-    "rest": ("rest_ms", "linear", "linear"),
+    "capture": "capture_ms",
+    "activation": "activation_ms",
+    "branch": "branch_ms",
+    "answer": "generate_ms",
+    "rest": "rest_ms",
 }
 # Naive's activation is a new context and a prefill; the prefill is fitted separately.
-_BASELINE_PARTS = _PARTS | {"activation": ("context_ms", "linear", "linear")}
+_BASELINE_PARTS = _PARTS | {"activation": "context_ms"}
+_TOGETHER = ("branch", "answer")  # the parts that packed agents do together
 
 
 @public
@@ -63,10 +63,11 @@ class CostModel:
                 f"{', '.join(packed)} needs at least 2 numbers of agents, got 1: measure more, or leave it out"
             )
         runs = runs.assign(rest_ms=_rest(runs, packed))
-        coefficients: dict[tuple[str, str | None], Array] = {("prefill", None): _least_squares(runs, *_PREFILL[:2])}
+        coefficients: dict[tuple[str, str | None], Array] = {}
+        coefficients["prefill", None] = _least_squares(runs, "prefill_ms", "quadratic")
         for strategy, rows in runs.groupby("strategy", sort=False):
-            for part, (column, alone, together) in _parts(strategy).items():
-                coefficients[part, strategy] = _least_squares(rows, column, together if strategy in packed else alone)
+            for part, column in (_BASELINE_PARTS if strategy == BASELINE else _PARTS).items():
+                coefficients[part, strategy] = _least_squares(rows, column, _basis(part, strategy in packed))
         sample = float((runs.ttft_ms - runs.activation_ms - runs.branch_ms).median())
         return cls(coefficients, sample, packed)
 
@@ -101,37 +102,31 @@ class CostModel:
 
     def break_even(self, strategy: str, n_agents: int = 2, deepest: int = 8192) -> int | None:
         """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``."""
-        depths = range(1, whole_number("deepest", deepest, 1, 1 << 20) + 1)
-        faster = self.speedup(depths, [n_agents], strategy)[:, 0] > 1
-        slower = np.flatnonzero(~faster)
-        first = 0 if len(slower) == 0 else int(slower[-1]) + 1
-        return None if first == len(faster) else first + 1
-
-    def _part(self, part: str, strategy: str, d: Array, n: Array) -> Array:
-        basis = _parts(strategy)[part][2 if strategy in self.packed else 1]
-        return self.coefficients[part, strategy] @ np.array(_BASES[basis](d, n))
+        depths = np.arange(1, whole_number("deepest", deepest, 1, 1 << 20) + 1)
+        slower = depths[self.speedup(depths, [n_agents], strategy)[:, 0] <= 1]
+        first = int(slower.max(initial=0)) + 1
+        return first if first <= deepest else None
 
     def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
-        prefill = self.coefficients["prefill", None] @ np.array(_BASES[_PREFILL[1]](d, n))
-        capture, activation, branch, answer, rest = (self._part(part, strategy, d, n) for part in _PARTS)
+        packed = strategy in self.packed
+        prefill = self.coefficients["prefill", None] @ np.array(_BASES["quadratic"](d, n))
+        capture, activation, branch, answer, rest = (
+            self.coefficients[part, strategy] @ np.array(_BASES[_basis(part, packed)](d, n)) for part in _PARTS
+        )
         once = prefill + capture
         if strategy == BASELINE:
             once, activation = np.zeros_like(d), activation + prefill
         after = branch + self.sample_ms + answer
-        total = once + n * activation + (after if strategy in self.packed else n * after)
-        return pd.DataFrame(
-            {
-                "strategy": strategy,
-                "depth": d.astype(int),
-                "n_agents": n.astype(int),
-                "prefill_ms": prefill,
-                "activation_ms": activation,
-                "branch_ms": branch,
-                "ttft_ms": activation + branch + self.sample_ms,
-                "generate_ms": answer,
-                "end_to_end_ms": total + rest,
-            }
-        )
+        total = once + n * activation + (after if packed else n * after)
+        times = {
+            "prefill_ms": prefill,
+            "activation_ms": activation,
+            "branch_ms": branch,
+            "ttft_ms": activation + branch + self.sample_ms,
+            "generate_ms": answer,
+            "end_to_end_ms": total + rest,
+        }
+        return pd.DataFrame({"strategy": strategy, "depth": d.astype(int), "n_agents": n.astype(int), **times})
 
 
 def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
@@ -171,8 +166,8 @@ def packed_strategies(runs: pd.DataFrame) -> list[str]:
     return list(runs.strategy[packed].unique())
 
 
-def _parts(strategy: str) -> dict[str, tuple[str, str, str]]:
-    return _BASELINE_PARTS if strategy == BASELINE else _PARTS
+def _basis(part: str, packed: bool) -> str:
+    return "packed" if packed and part in _TOGETHER else "linear"
 
 
 def _rest(runs: pd.DataFrame, packed: Sequence[str]) -> pd.Series:

@@ -1,6 +1,7 @@
 """Measurements: the saved measurements of one machine, for figures, notebooks and explorers."""
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,41 @@ from swarmkv_lab.files import REFERENCE, RUNS
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
+def _file(name: str, read: Callable[[Path], Any] = pd.read_csv) -> "cached_property[Any]":
+    """What ``read`` makes of the file with this name, as an attribute of Measurements."""
+    return cached_property(lambda self: read(self._path(name)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _caption(path: Path) -> str:
+    return caption(_json(path))
+
+
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
+    bench = _file("bench.json", _json)
+    """the bench's report: environment, restore, runs, summary"""
+    grid = _file("grid.csv")
+    """the sweep's runs, a row per run"""
+    grid_caption = _file("grid.json", _caption)
+    """the caption of figures of the grid"""
+    yardsticks = _file("yardsticks.csv")
+    """the result of measure.yardsticks.yardsticks"""
+    warm_ttft = _file("warm_ttft.csv")
+    """the result of measure.yardsticks.warm_ttft"""
+    pipeline = _file("pipeline.csv")
+    """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
+    pipeline_caption = _file("pipeline.json", _caption)
+    """the caption of figures of the pipeline"""
+    positions = _file("positions.csv")
+    """the result of measure.positions.position_error"""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @cached_property
-    def bench(self) -> dict[str, Any]:
-        """The bench's report: environment, restore, runs, summary."""
-        return json.loads(self._path("bench.json").read_text(encoding="utf-8"))
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
@@ -38,34 +64,9 @@ class Measurements:
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
     @cached_property
-    def grid(self) -> pd.DataFrame:
-        """The sweep's runs, a row per run."""
-        return pd.read_csv(self._path("grid.csv"))
-
-    @cached_property
     def peers(self) -> pd.DataFrame:
         """The comparisons with peers, a row per run."""
         return pd.concat([pd.read_csv(path) for path in self._peers], ignore_index=True)
-
-    @property
-    def peers_caption(self) -> str:
-        """The caption of figures of the peers and the yardsticks."""
-        return caption(json.loads(self._peers[0].with_suffix(".json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def yardsticks(self) -> pd.DataFrame:
-        """The result of measure.yardsticks.yardsticks."""
-        return pd.read_csv(self._path("yardsticks.csv"))
-
-    @cached_property
-    def warm_ttft(self) -> pd.DataFrame:
-        """The result of measure.yardsticks.warm_ttft."""
-        return pd.read_csv(self._path("warm_ttft.csv"))
-
-    @cached_property
-    def pipeline(self) -> pd.DataFrame:
-        """The result of measure.pipeline_bench.compare_pipeline: a row per agent."""
-        return pd.read_csv(self._path("pipeline.csv"))
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
@@ -76,24 +77,14 @@ class Measurements:
         return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
 
     @property
-    def pipeline_caption(self) -> str:
-        """The caption of figures of the pipeline."""
-        return caption(json.loads(self._path("pipeline.json").read_text(encoding="utf-8")))
-
-    @cached_property
-    def positions(self) -> pd.DataFrame:
-        """The result of measure.positions.position_error."""
-        return pd.read_csv(self._path("positions.csv"))
-
-    @property
     def caption(self) -> str:
         """The caption of figures of the bench, and of other measurements that have no caption of their own."""
         return caption(self.bench["environment"])
 
     @property
-    def grid_caption(self) -> str:
-        """The caption of figures of the grid."""
-        return caption(json.loads(self._path("grid.json").read_text(encoding="utf-8")))
+    def peers_caption(self) -> str:
+        """The caption of figures of the peers and the yardsticks."""
+        return _caption(self._peers[0].with_suffix(".json"))
 
     @property
     def grid_depth(self) -> int:

@@ -36,8 +36,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         row: dict[str, Any] = {"repeats": len(runs), **median.to_dict()}
         row["end_to_end_spread_ms"] = [float(runs.end_to_end_ms.min()), float(runs.end_to_end_ms.max())]
         for metric in ("activation", "ttft", "end_to_end"):
-            speedup = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
-            row[f"{metric}_speedup"] = speedup
+            row[f"{metric}_speedup"] = None if naive is None else float(naive[f"{metric}_ms"] / median[f"{metric}_ms"])
         row["end_to_end_bound"] = None if naive is None else float(bound(naive, int(runs.n_agents.iloc[0])))
         row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
         if naive is not None:
@@ -64,14 +63,10 @@ def bench_text(report: dict[str, Any]) -> str:
         "same_tokens": ("same tokens", "{}"),
     }
     summary["kv_bytes"] = summary.kv_bytes / 1e6
-    shown = pd.DataFrame(
-        {
-            title: [_cell(form, value) for value in summary[key]]
-            for key, (title, form) in columns.items()
-            if key in summary
-        },
-        index=summary.index,
-    )
+    shown = pd.DataFrame(index=summary.index)
+    for key, (title, form) in columns.items():
+        if key in summary:
+            shown[title] = summary[key].map(form.format, na_action="ignore").fillna("-")
     env, restore = report["environment"], report["restore"]
     spread = ", ".join(f"{name} {low:,.0f}-{high:,.0f}" for name, (low, high) in summary.end_to_end_spread_ms.items())
     limit = summary.end_to_end_bound.iloc[0]
@@ -85,7 +80,7 @@ def bench_text(report: dict[str, Any]) -> str:
         "",
         f"end to end, min-max ms: {spread}",
         "upper limit of the end-to-end speed-up if branches run one after another, N(P+B)/(P+N*B): "
-        f"{_cell('{:.2f}x', limit)}",
+        + ("-" if pd.isna(limit) else f"{limit:.2f}x"),
     ]
     if restore is not None:  # after an interrupt it is missing
         lines.append(
@@ -105,10 +100,6 @@ def _disturbed(report: dict[str, Any]) -> str:
     return f" ({len(others)} more, left out because the machine's speed changed during them)"
 
 
-def _cell(form: str, value: Any) -> str:
-    return "-" if value is None or pd.isna(value) else form.format(value)
-
-
 def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians of a comparison at one depth, a row per strategy: last agent's first token, end to end, KV memory.
 
@@ -122,21 +113,15 @@ def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     from_turn = times["last_ttft_ms"].astype(object)
     from_turn.loc[packed_strategies(frame)] = None
-    by_strategy = frame.groupby("strategy", sort=False)
-    return pd.concat(
-        {
-            "last TTFT from its turn, ms": from_turn,
-            "from the first call, ms": times["last_first_token_ms"],
-            "end to end, ms": times["end_to_end_ms"],
-            f"{most} agents": pd.DataFrame(
-                {
-                    "KV MB": frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6,
-                    "as naive": by_strategy.same_tokens.mean(),
-                }
-            ),
-        },
-        axis=1,
-    ).reindex(frame.strategy.unique())
+    held = frame[frame.n_agents == most].groupby("strategy", sort=False).kv_bytes.max() / 1e6
+    alike = frame.groupby("strategy", sort=False).same_tokens.mean()
+    parts = {
+        "last TTFT from its turn, ms": from_turn,
+        "from the first call, ms": times["last_first_token_ms"],
+        "end to end, ms": times["end_to_end_ms"],
+        f"{most} agents": pd.DataFrame({"KV MB": held, "as naive": alike}),
+    }
+    return pd.concat(parts, axis=1).reindex(frame.strategy.unique())
 
 
 def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyBboxPatch
 
-from swarmkv_lab.figures.style import BASELINE, PHASES, headline, styled
+from swarmkv_lab.figures.style import BASELINE, PHASES, headline, sheet
 
 GREY = "#444444"
 MAST = np.array([0.15, 0.76])  # the top of the tower
@@ -15,8 +15,7 @@ MAST = np.array([0.15, 0.76])  # the top of the tower
 
 def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure:
     """The article's analogy: a tower that sends the same document to each phone, and one that broadcasts it once."""
-    with styled():
-        figure = Figure(figsize=(8, 3.4))
+    with sheet(3.4) as figure:
         left, right = figure.subplots(1, 2)
         phones = [np.array([0.98, y]) for y in np.linspace(0.86, 0.14, len(agents))]
         for phone in phones:
@@ -31,8 +30,7 @@ def broadcast(agents: Sequence[str] = ("security", "licence", "cost")) -> Figure
             for agent, phone in zip(agents, phones, strict=True):
                 _phone(ax, phone, agent)
             ax.text(0.03, 0.96, f"prefill, {times}x", color=BASELINE)
-            ax.set_title(title, fontsize=10)
-            ax.set(xlim=(0, 1.5), ylim=(0, 1.04), aspect="equal")
+            ax.set(xlim=(0, 1.5), ylim=(0, 1.04), aspect="equal", title=title)
             ax.axis("off")
         headline(figure, "A tower broadcasts the news once, not once per phone")
     return figure

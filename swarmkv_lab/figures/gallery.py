@@ -19,12 +19,16 @@ _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it."""
+    """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it.
+
+    of_reference: drawn from the reference, as make reproduce does not measure it: few readers have built the peers.
+    """
 
     name: str
     caption: str
     alt: str
     draw: Callable[[Measurements], Figure]
+    of_reference: bool = False
 
 
 EXHIBITS = (
@@ -125,7 +129,8 @@ EXHIBITS = (
         "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
         "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
         "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
-        lambda m: _peers(measurements()),
+        lambda m: figures.peers(m.peers[m.peers.depth == m.peers.depth.max()], m.peers_caption),
+        of_reference=True,
     ),
     Exhibit(
         "yardsticks",
@@ -133,7 +138,8 @@ EXHIBITS = (
         "model, depth and threads.",
         "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
         "line at 100 percent.",
-        lambda m: _yardsticks(measurements()),
+        lambda m: figures.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.peers_caption),
+        of_reference=True,
     ),
     Exhibit(
         "pipeline",
@@ -142,7 +148,12 @@ EXHIBITS = (
         "Two Gantt charts on one time axis, a lane per agent. Above, each agent has a long prefill bar, one after "
         "another. Below, there is one prefill bar with two dotted lines, where two agents answer; the other agents "
         "have short bars at its end.",
-        lambda m: _pipeline(measurements()),
+        lambda m: figures.pipeline_timeline(
+            {name: m.pipeline_timelines[name] for name in ("naive", "batched")},
+            m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
+            m.pipeline_caption,
+        ),
+        of_reference=True,
     ),
     Exhibit(
         "first_answers",
@@ -151,7 +162,8 @@ EXHIBITS = (
         "Dots by agent on an axis of seconds. Filled dots (with watermarks) are far to the left for the first two "
         "agents. Hollow dots (waiting) are all near the end of the prefill. naive's dots are further to the right "
         "from agent to agent.",
-        lambda m: figures.first_answers(measurements().pipeline, measurements().pipeline_caption),
+        lambda m: figures.first_answers(m.pipeline, m.pipeline_caption),
+        of_reference=True,
     ),
     Exhibit(
         "memory_held",
@@ -194,29 +206,11 @@ EXHIBITS = (
 )
 
 
-def _peers(reference: Measurements) -> Figure:
-    """The comparison at the largest depth, from the reference: peers need programs that few readers have built."""
-    runs = reference.peers[reference.peers.depth == reference.peers.depth.max()]
-    return figures.peers(runs, reference.peers_caption)
-
-
-def _yardsticks(reference: Measurements) -> Figure:
-    return figures.yardsticks(reference.yardsticks, yardstick_ratios(reference.yardsticks), reference.peers_caption)
-
-
-def _pipeline(reference: Measurements) -> Figure:
-    timelines = {name: reference.pipeline_timelines[name] for name in ("naive", "batched")}
-    rows = reference.pipeline[reference.pipeline.variant == "batched"]
-    return figures.pipeline_timeline(
-        timelines, dict(zip(rows.agent, rows.n_prefix, strict=False)), reference.pipeline_caption
-    )
-
-
 def draw(source: Measurements, folder: Path) -> list[Path]:
     """Draw every exhibit to a folder as PNG and SVG, and write the index page. Returns the paths of PNGs and page."""
     folder.mkdir(parents=True, exist_ok=True)
     for exhibit in EXHIBITS:
-        figures.save(exhibit.draw(source), folder, exhibit.name)
+        figures.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
     index = folder / "index.html"
     index.write_text(_page(), encoding="utf-8")
     return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + [index]

@@ -11,15 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from swarmkv_lab.analysis.costmodel import CostModel
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.figures.style import (
-    STRATEGY,
-    headline,
-    plain_numbers,
-    quick_headline,
-    small_print,
-    strategy_key,
-    styled,
-)
+from swarmkv_lab.figures.style import STRATEGY, headline, plain_numbers, sheet, strategy_key, ticks_at
 
 METRICS = {
     "ttft_ms": "time to first token",
@@ -27,8 +19,6 @@ METRICS = {
     "activation_ms": "activation, per agent",
 }
 AXES = {"depth": "document, tokens", "n_agents": "agents"}
-_CURVE = Line2D([], [], color="#666666", linewidth=1.2)
-_POINT = Line2D([], [], color="#666666", marker="o", linestyle="", markersize=6)
 
 
 def latency(
@@ -46,31 +36,32 @@ def latency(
     """Latency in ms against ``x`` (depth or n_agents): measured points (median and range) and the model's curves.
 
     points: a sweep's runs at one value of the other axis. curves: from CostModel.predict, at the same value. kind: what
-    the points are, measured or published. mark: the x of a dotted line.
+    the points are, measured or published. mark: the x of a dotted line. caption: shown if there are several metrics.
     """
+    key = strategy_key({*points.strategy, *curves.strategy})
+    key[kind] = Line2D([], [], color="#666666", marker="o", linestyle="")
+    if len(curves):
+        key["predicted"] = Line2D([], [], color="#666666", linewidth=1.2)
     # Explorers redraw a single panel often, and solving the layout would take most of that time.
     quick = len(metrics) == 1
-    with styled(layout=not quick):
-        figure = Figure(figsize=(8, 3.9))
-        axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-        for ax, metric in zip(axes, metrics, strict=True):
+    with sheet(3.9, "" if quick else caption, layout=not quick) as figure:
+        for ax, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
             _draw_latency(ax, points, curves, x, metric)
             if log:
                 ax.set(xscale="log", yscale="log")
             if mark is not None:
                 ax.axvline(mark, color="#666666", linestyle=":", linewidth=1)
-            _ticks(ax, x, points, curves, log)
-            ax.set(xlabel=AXES[x], ylabel="ms")
-            if not quick:  # with one panel, the figure's title says it
-                ax.set_title(METRICS[metric], fontsize=10)
-        names = [name for name in STRATEGY if name in set(points.strategy) | set(curves.strategy)]
-        key = strategy_key(names) | {kind: _POINT} | ({"predicted": _CURVE} if len(curves) else {})
+            values = sorted(set(points[x])) or sorted({curves[x].min(), curves[x].max()})
+            ticks_at(ax.xaxis, _apart(values, log))
+            ax.yaxis.set_minor_locator(NullLocator())  # minor ticks would take half the time of a redraw
+            plain_numbers(ax.yaxis)
+            ax.grid()
+            ax.set_axisbelow(True)
+            # with one panel, the figure's title says it
+            ax.set(xlabel=AXES[x], ylabel="ms", title="" if quick else METRICS[metric])
         if quick:
             figure.subplots_adjust(left=0.1, right=0.98, top=0.8, bottom=0.14)
-            quick_headline(figure, title, key)
-        else:
-            headline(figure, title, key)
-            small_print(figure, caption)
+        headline(figure, title, key)
     return figure
 
 
@@ -82,21 +73,7 @@ def _draw_latency(ax: Axes, points: pd.DataFrame, curves: pd.DataFrame, x: str, 
         if len(at):
             if (at["min"] < at["max"]).any():
                 ax.vlines(at.index, at["min"], at["max"], color=colour, linewidth=1)
-            ax.plot(
-                at.index, at["median"], marker, color=colour, markersize=6, markeredgecolor="white", markeredgewidth=0.5
-            )
-
-
-def _ticks(ax: Axes, x: str, points: pd.DataFrame, curves: pd.DataFrame, log: bool) -> None:
-    values = sorted(set(points[x])) or sorted({curves[x].min(), curves[x].max()})
-    ax.set_xticks(_apart(values, log), minor=False)
-    if log:
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_minor_locator(NullLocator())  # minor ticks would take half the time of a redraw
-    plain_numbers(ax.xaxis)
-    plain_numbers(ax.yaxis)
-    ax.grid(color="#E5E5E5", linewidth=0.6)
-    ax.set_axisbelow(True)
+            ax.plot(at.index, at["median"], marker, color=colour, markeredgecolor="white", markeredgewidth=0.5)
 
 
 def _apart(values: Sequence[float], log: bool, room: float = 0.17) -> list[float]:
@@ -125,8 +102,7 @@ def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = 
     at = at_point(runs, "n_agents", n_agents)
     deepest = at.depth.max()
     median = at[at.depth == deepest].groupby("strategy")[["ttft_ms", "end_to_end_ms"]].median()
-    sooner = (median.ttft_ms["naive"] / median.ttft_ms["shared"]).round()
-    faster = median.end_to_end_ms["naive"] / median.end_to_end_ms["shared"]
+    sooner, faster = median.loc["naive"] / median.loc["shared"]
     depths = np.unique(np.geomspace(at.depth.min(), deepest, 40).astype(int))
     return latency(
         at,

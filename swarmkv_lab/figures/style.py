@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter, NullLocator
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart; hatches help in black-and-white print.
 # phase: (label, colour, hatch)
@@ -36,13 +37,18 @@ STRATEGY = {
 }
 _settings = threading.RLock()
 BASELINE, OURS = "#0072B2", "#E69F00"
+DOTTED = {"color": "#444444", "linestyle": ":", "linewidth": 1.2}  # bounds and noise floors
 STYLE = {
     "font.size": 10,
-    "axes.titlesize": 11,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
     "savefig.dpi": 150,
     "svg.hashsalt": "swarmkv-lab",  # the same figure gives the same file
     "hatch.linewidth": 0.6,
@@ -54,6 +60,19 @@ def styled(layout: bool = True) -> Iterator[None]:
     """Set the common look, for one thread at a time, as matplotlib's settings are global. layout: solve it (slow)."""
     with _settings, mpl.rc_context(STYLE | {"figure.constrained_layout.use": layout}):
         yield
+
+
+@contextmanager
+def sheet(height: float, caption: str = "", layout: bool = True) -> Iterator[Figure]:
+    """A figure of 8 by ``height`` inches in the common look, with the caption (where its numbers are from) under it.
+
+    layout: solve it. This takes most of the time of a redraw, so figures that explorers redraw often do without.
+    """
+    with styled(layout):
+        figure = Figure(figsize=(8, height))
+        yield figure
+        if caption:
+            figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -68,29 +87,26 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 Look = str | tuple[str, str] | Artist
 
 
-def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None) -> None:
-    """Draw the message in bold at the top, and a legend under it: {label: colour, (colour, hatch) or an artist}."""
+def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None, shown: bool = True) -> None:
+    """Draw the message in bold at the top, and a legend under it: {label: colour, (colour, hatch) or an artist}.
+
+    shown: whether the message is drawn, or is only the figure's label; for figures whose layout is not solved.
+    """
     figure.set_label(message)  # explorers use it as the alt text
     handles = [_handle(label, look) for label, look in (key or {}).items()]
-    figure.legend(
-        handles=handles, loc="outside upper left", ncols=max(len(handles), 1), frameon=False, fontsize=9, title=message,
-        title_fontproperties={"weight": "bold", "size": 12}, alignment="left", columnspacing=1.4, borderpad=0.2,
-    )  # fmt: skip
-
-
-def quick_headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None, shown: bool = True) -> None:
-    """Like headline, for figures whose layout is not solved, because explorers redraw them often.
-
-    shown: whether the message is drawn, or is only the figure's label.
-    """
-    figure.set_label(message)
+    columns = max(len(handles), 1)
+    if figure.get_layout_engine():
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=columns, title=message, alignment="left", borderpad=0.2,
+            title_fontproperties={"weight": "bold", "size": 12}, columnspacing=1.4,
+        )  # fmt: skip
+        return
     if shown:
         figure.text(0.012, 0.94, message, weight="bold", size=12)
-    if key:
-        handles = [_handle(label, look) for label, look in key.items()]
+    if handles:
         figure.legend(
-            handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=9, columnspacing=1.2,
-            handletextpad=0.5, bbox_to_anchor=(0.0, 0.94 if shown else 1.0),
+            handles=handles, loc="upper left", ncols=columns, columnspacing=1.2, handletextpad=0.5,
+            bbox_to_anchor=(0.0, 0.94 if shown else 1.0),
         )  # fmt: skip
 
 
@@ -104,17 +120,24 @@ def _handle(label: str, look: Look) -> Artist:
 
 def strategy_key(names: Iterable[str]) -> dict[str, Artist]:
     """Legend entries for the strategies' lines and markers."""
-    looks = {name: STRATEGY[name] for name in STRATEGY if name in set(names)}
-    return {name: Line2D([], [], color=c, marker=m, markersize=6, linewidth=1.5) for name, (c, m) in looks.items()}
+    return {name: Line2D([], [], color=c, marker=m) for name, (c, m) in STRATEGY.items() if name in set(names)}
 
 
-def plain_numbers(axis: Axis) -> None:
+def phase_key(timelines: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, str]]:
+    """Legend entries for the phases in these timelines: {label: (colour, hatch)}."""
+    phases = set(pd.concat(timelines.values()).phase)
+    return {label: (colour, hatch) for phase, (label, colour, hatch) in PHASES.items() if phase in phases}
+
+
+def plain_numbers(*axes: Axis) -> None:
     """Label ticks as 1,000 rather than 10^3, and only major ticks."""
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    for axis in axes:
+        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter("{x:,g}")
 
 
-def small_print(figure: Figure, caption: str) -> None:
-    """Write the caption, which says where the numbers come from, under the figure."""
-    if caption:
-        figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")
+def ticks_at(axis: Axis, values: Iterable[float]) -> None:
+    """Put ticks at these values alone, labelled as plain numbers."""
+    axis.set_ticks(list(values))
+    axis.set_minor_locator(NullLocator())
+    plain_numbers(axis)

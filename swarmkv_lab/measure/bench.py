@@ -47,21 +47,20 @@ def bench(
     tries = rounds([depth], [n_agents], repeats + whole_number("max_retries", max_retries))
     how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
     asked = plan(model, tokens, tries, strategies, agents=agents, settings=chosen, **how)
-    about = {"depth": depth, "n_agents": n_agents, "repeats": repeats, "max_tokens": max_tokens}
-    env = environment(model, chosen, **about)
+    env = environment(model, chosen, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens)
     records: list[dict[str, Any]] = []
     runs: list[Run] = []
     restore = None
     try:
         for this in tries:
-            rows = []
+            before = len(records)
             for _, run, exactness in measure(asked, [this], warm_up=not records):
                 per_agent = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
-                rows.append({**record(this, run, exactness), "steady": True, "agents": per_agent.to_dict("records")})
-                records.append(rows[-1])
+                row = {**record(this, run, exactness), "steady": True, "agents": per_agent.to_dict("records")}
+                records.append(row)
                 runs.append(run)
-            if max_retries and not _is_steady(runs[-len(rows) :]):
-                for row in rows:
+            if max_retries and not _is_steady(runs[before:]):
+                for row in records[before:]:
                     row["steady"] = False
             if len({row["repeat"] for row in records if row["steady"]}) == repeats:
                 break

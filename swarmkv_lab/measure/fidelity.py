@@ -26,17 +26,18 @@ def kv_type_fidelity(
         raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
     floor = "f16, without flash attention"
     settings = {floor: ("f16", False)} | {str(kv_type): (kv_type, True) for kv_type in kv_types}
-    reference = _of_kv_type(model, tokens, continuation, "f16", True)
+
+    def logits(kv_type: KVType, flash_attn: bool) -> list[np.ndarray]:
+        with model.context(len(tokens), kv_type=kv_type, flash_attn=flash_attn) as ctx:
+            ctx.decode(tokens[:-continuation])
+            return predictions(ctx, tokens[-continuation:])
+
+    reference = logits("f16", True)
     rows = []
     for name, (kv_type, flash_attn) in tqdm(settings.items(), desc="KV types", unit="type", leave=False):
-        logits = _of_kv_type(model, tokens, continuation, kv_type, flash_attn)
-        rows.append(
-            {
-                "kv_type": name,
-                "snapshot_bytes": model.geometry.snapshot_bytes(len(tokens), kv_type),
-                **divergence(reference, logits),
-            }
-        )
+        changed = divergence(reference, logits(kv_type, flash_attn))
+        n_bytes = model.geometry.snapshot_bytes(len(tokens), kv_type)
+        rows.append({"kv_type": name, "snapshot_bytes": n_bytes, **changed})
     return pd.DataFrame(rows)
 
 
@@ -47,11 +48,3 @@ def predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
         ctx.decode([token])
         rows.append(ctx.logits())
     return rows
-
-
-def _of_kv_type(
-    model: Model, tokens: np.ndarray, continuation: int, kv_type: KVType, flash_attn: bool
-) -> list[np.ndarray]:
-    with model.context(len(tokens), kv_type=kv_type, flash_attn=flash_attn) as ctx:
-        ctx.decode(tokens[:-continuation])
-        return predictions(ctx, tokens[-continuation:])

@@ -109,7 +109,10 @@ def measure(
     If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
     strategies. Runs that ``log`` already holds are not measured again.
     """
-    todo = {(this, strategy.name): _work(this, strategy) for this, strategy in product(rounds, plan.strategies)}
+    todo = {}
+    for this, strategy in product(rounds, plan.strategies):
+        prefills = this.n_agents if strategy.is_baseline else 1
+        todo[this, strategy.name] = prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
     done = [key for key in todo if log and key in log]
     if len(done) == len(todo):
         return
@@ -198,7 +201,9 @@ def sweep_rounds(
     """Like sweep, for a Plan and any list of its rounds."""
     log = None
     if path is not None:
-        about = {**_input(plan), "max_tokens": plan.max_tokens}
+        read = {"document": plan.prefix.tobytes(), "prompts": b"".join(map(np.ndarray.tobytes, plan.prompts.values()))}
+        about: dict[str, Any] = {f"{name}_sha256": hashlib.sha256(data).hexdigest() for name, data in read.items()}
+        about["max_tokens"] = plan.max_tokens
         if plan.sampling != GREEDY:
             about["sampling"] = asdict(plan.sampling)
         log = RunLog(Path(path), environment(plan.model, plan.settings, **about))
@@ -226,18 +231,6 @@ def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
         "kl": float(exactness.kl.max()) if compared else None,
         "same_tokens": bool(exactness.same_tokens.all()) if compared else None,
     }
-
-
-def _work(this: Round, strategy: Strategy) -> float:
-    prefills = this.n_agents if strategy.is_baseline else 1
-    return prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
-
-
-def _input(plan: Plan) -> dict[str, str]:
-    """SHA-256 hashes of the document and the prompts."""
-    read = {"document_sha256": plan.prefix.tobytes()}
-    read["prompts_sha256"] = b"".join(prompt.tobytes() for prompt in plan.prompts.values())
-    return {name: hashlib.sha256(data).hexdigest() for name, data in read.items()}
 
 
 def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:

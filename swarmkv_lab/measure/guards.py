@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from itertools import chain, count, cycle, product, repeat
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
-Answers = list[list[int]]
+Answer = tuple[list[int], float]  # the tokens, and when the last one was there
 _DOCUMENT = 0
 _LONGEST_S = 10
 
@@ -54,29 +55,23 @@ def compare_guards(
         whole = context(cores)
         whole.decode(tokens, _DOCUMENT)
         snapshot = KVSnapshot.capture(whole, tokens)
-        many = {n: [context(n) for _ in prompts] for n in (cores, max(1, cores // len(prompts)))}
-        for ctx in (ctx for contexts in many.values() for ctx in contexts):
+        share = max(1, cores // len(prompts))
+        many = {n: [context(n) for _ in prompts] for n in (cores, share)}
+        for ctx in chain(*many.values()):
             snapshot.restore(ctx)
-        contexts = {1: [whole], 2: many[cores], 3: many[max(1, cores // len(prompts))]}
+        contexts = {1: [whole], 2: many[cores], 3: many[share]}
         expected = None
-        for repeat, variant in tqdm([(r, v) for r in range(-1, repeats) for v in VARIANTS], desc="guards", leave=False):
+        for turn, variant in tqdm(list(product(range(-1, repeats), VARIANTS)), desc="guards", leave=False):
             which, how = VARIANTS[variant]
             start = time.perf_counter()
-            answers, ends = how(contexts[which], prompts, max_tokens)
+            answers, ends = zip(*how(contexts[which], prompts, max_tokens), strict=True)
             seconds = np.array(ends) - start
             expected = expected or answers
-            if repeat < 0:  # a warm-up
+            if turn < 0:  # a warm-up
                 continue
-            rows.append(
-                {
-                    "repeat": repeat,
-                    "variant": variant,
-                    "latency_ms": 1e3 * seconds.mean(),
-                    "tokens_per_s": sum(map(len, answers)) / seconds.max(),
-                    "same_tokens": answers == expected,
-                }
-            )
-    return pd.DataFrame(rows)
+            rate = sum(map(len, answers)) / seconds.max()
+            rows.append((turn, variant, 1e3 * seconds.mean(), rate, answers == expected))
+    return pd.DataFrame(rows, columns=["repeat", "variant", "latency_ms", "tokens_per_s", "same_tokens"])
 
 
 def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
@@ -107,49 +102,34 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
     return f"it ended with status {done.returncode}: {said[-1]}"
 
 
-def _in_turns(
-    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
-) -> tuple[Answers, list[float]]:
+def _in_turns(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     (ctx,) = contexts
-    done = [_answer(ctx, seq_id, prompt, max_tokens) for seq_id, prompt in enumerate(prompts, 1)]
-    return [answer for answer, _ in done], [end for _, end in done]
+    return [_answer(ctx, seq_id, prompt, max_tokens) for seq_id, prompt in enumerate(prompts, 1)]
 
 
-def _together(
-    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
-) -> tuple[Answers, list[float]]:
+def _together(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     (ctx,) = contexts
     branches = dict(enumerate(prompts, 1))
-    answers: Answers = [[] for _ in prompts]
+    answers: dict[int, list[int]] = {seq_id: [] for seq_id in branches}
     for seq_id in branches:
         ctx.share(_DOCUMENT, seq_id)
     ctx.decode_many(branches)
     for step in generate_together(ctx, dict.fromkeys(branches, (max_tokens, GREEDY))):
         for seq_id, token in step.items():
-            answers[seq_id - 1].append(token)
+            answers[seq_id].append(token)
     end = time.perf_counter()
     for seq_id in branches:
         ctx.clear(seq_id)
-    return answers, [end] * len(prompts)
+    return [(answer, end) for answer in answers.values()]
 
 
-def _in_threads(
-    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
-) -> tuple[Answers, list[float]]:
+def _in_threads(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     """A thread per agent: all in one context, or one context per agent."""
-    own = list(contexts) * (len(prompts) if len(contexts) == 1 else 1)
     with ThreadPoolExecutor(len(prompts)) as threads:
-        jobs = [
-            threads.submit(_answer, ctx, seq_id, prompt, max_tokens)
-            for seq_id, (ctx, prompt) in enumerate(zip(own, prompts, strict=True), 1)
-        ]
-        done = [job.result() for job in jobs]
-    return [answer for answer, _ in done], [end for _, end in done]
+        return list(threads.map(_answer, cycle(contexts), count(1), prompts, repeat(max_tokens)))
 
 
-def _guarded_each(
-    contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int
-) -> tuple[Answers, list[float]]:
+def _guarded_each(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     shared = [ctx.guard for ctx in contexts]
     for ctx in contexts:
         ctx.guard = LlamaGuard()
@@ -160,15 +140,15 @@ def _guarded_each(
             ctx.guard = guard
 
 
-def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> tuple[list[int], float]:
+def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> Answer:
     ctx.share(_DOCUMENT, seq_id)
     ctx.decode(prompt, seq_id)
-    answer, end = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
+    answer = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
     ctx.clear(seq_id)  # leftover cells would change the shape of the next attention, and so its rounding
-    return answer, end
+    return answer
 
 
-Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], tuple[Answers, list[float]]]
+Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], list[Answer]]
 # which contexts: 1 one for all agents; 2 one per agent, each with all cores; 3 one per agent, with a share of the cores
 VARIANTS: Mapping[str, tuple[int, Variant]] = {
     "in turns": (1, _in_turns),
@@ -186,12 +166,11 @@ def _unguarded() -> None:
     with Model(asked["model"], n_gpu_layers=0) as model:
         ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
         ctx.decode(tokens, _DOCUMENT)
-        expected, _ = _in_turns([ctx], prompts, 16)
+        expected = [tokens for tokens, _ in _in_turns([ctx], prompts, 16)]
         ctx.guard = ctx._inside = nullcontext()  # type: ignore[assignment]
         faulthandler.dump_traceback_later(_LONGEST_S, exit=True)  # also when both threads are stuck in C
         for i in range(asked["rounds"]):
-            answers, _ = _in_threads([ctx], prompts, 16)
-            if answers != expected:
+            if [tokens for tokens, _ in _in_threads([ctx], prompts, 16)] != expected:
                 print(f"round {i + 1} gave other answers than a single thread")
                 sys.exit(3)
         print(f"it survived {asked['rounds']} rounds")

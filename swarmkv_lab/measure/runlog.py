@@ -63,7 +63,7 @@ class RunLog:
             writer = csv.DictWriter(file, record)
             if file.tell() == 0:
                 writer.writeheader()
-            elif list(record) != (header := self._header()):
+            elif list(record) != (header := list(pd.read_csv(self.path, nrows=0))):
                 raise SwarmKVError(f"{self.path.name} has columns {header}, but a run now has {list(record)}: {_MEND}")
             writer.writerow(record)
             file.flush()
@@ -87,10 +87,6 @@ class RunLog:
         rows = self._rows()
         wanted = [this in rounds and strategy in strategies for this, strategy in _keys(rows)]
         return rows[wanted].reset_index(drop=True)
-
-    def _header(self) -> list[str]:
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return next(csv.reader(file))
 
     def _rows(self) -> pd.DataFrame:
         rows = pd.read_csv(self.path) if self.path.exists() and self.path.stat().st_size else pd.DataFrame()

@@ -110,17 +110,10 @@ def _generation(ctx: Context, n_agents: int, n_tokens: int) -> float:
 
 
 def _batched_bench(model: Model, plan: ContextSettings, depth: int, n_agents: int, n_tokens: int) -> float:
-    asked: dict[str, Any] = {
-        "-c": plan.cells,
-        "-npp": depth,
-        "-ntg": n_tokens,
-        "-npl": n_agents,
-        "-tb": plan.threads_batch,
-    }
     flash_attn = "on" if plan.uses_flash_attn(model.on_gpu) else "off"
-    answer = _ask(
-        "llama-batched-bench", model, plan, asked | {"-fa": flash_attn, "--output-format": "jsonl"}, "-pps -kvu"
-    )
+    asked: dict[str, Any] = {"-npp": depth, "-ntg": n_tokens, "-npl": n_agents, "--output-format": "jsonl"}
+    asked |= {"-c": plan.cells, "-tb": plan.threads_batch, "-fa": flash_attn}
+    answer = _ask("llama-batched-bench", model, plan, asked, "-pps -kvu")
     (line,) = (line for line in answer.splitlines() if line.startswith("{"))
     return json.loads(line)["speed_tg"]
 

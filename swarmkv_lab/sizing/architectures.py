@@ -13,28 +13,18 @@ WINDOWED: dict[str, tuple[int, int]] = {
     "olmo2": (4, 0),
 }
 
-_RECURRENT = "keep a recurrent state, whose size does not follow from the number of tokens"
-_HYBRID = "mix attention with a recurrent state, whose size does not follow from the number of tokens"
-_OWN = "have a cache of their own kind in llama.cpp, whose size this lab cannot predict"
-_MROPE = "store two more coordinates per cell, so this lab cannot predict their size"
-
-NOT_SIZED: dict[str, str] = {
-    **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"), _RECURRENT),
-    **dict.fromkeys(
-        (
-            "jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe",
-            "qwen3next", "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp",
-            "minimax-01",
-        ),
-        _HYBRID,
-    ),
-    **dict.fromkeys(
-        (
-            "deepseek4", "minimax-m3", "glm-dsa", "deepseek32", "hy_v4", "dots3note", "dflash", "gemma3n", "gemma4",
-            "gemma4-assistant", "cohere2moe", "exaone4", "exaone-moe", "afmoe", "smallthinker", "plamo3", "mellum",
-            "mimo2", "laguna", "maple", "muse-glimmer", "spark2_5", "step35", "granite_swa", "llama4",
-        ),
-        _OWN,
-    ),
-    **dict.fromkeys(("qwen2vl", "qwen3vl", "qwen3vlmoe", "paddleocr", "hunyuan_vl", "qwen3tts"), _MROPE),
-}  # fmt: skip
+# What such models do, and their architectures.
+_NOT_SIZED = {
+    "keep a recurrent state, whose size does not follow from the number of tokens": """
+        mamba mamba2 rwkv6 rwkv6qwen2 rwkv7 arwkv7""",
+    "mix attention with a recurrent state, whose size does not follow from the number of tokens": """
+        jamba falcon-h1 plamo2 granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe qwen3next kimi-linear bailingmoe3
+        kimi-k3 glm5-next qwen35 qwen35moe qwen4exp minimax-01""",
+    "have a cache of their own kind in llama.cpp, whose size this lab cannot predict": """
+        deepseek4 minimax-m3 glm-dsa deepseek32 hy_v4 dots3note dflash gemma3n gemma4 gemma4-assistant cohere2moe
+        exaone4 exaone-moe afmoe smallthinker plamo3 mellum mimo2 laguna maple muse-glimmer spark2_5 step35
+        granite_swa llama4""",
+    "store two more coordinates per cell, so this lab cannot predict their size": """
+        qwen2vl qwen3vl qwen3vlmoe paddleocr hunyuan_vl qwen3tts""",
+}
+NOT_SIZED: dict[str, str] = {arch: why for why, names in _NOT_SIZED.items() for arch in names.split()}

@@ -10,6 +10,8 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.geometry import HasGeometry, KVGeometry, every_nth_full
 
+_COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
+
 
 @cache
 def catalogue() -> pd.DataFrame:
@@ -34,20 +36,10 @@ def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
             raise SwarmKVError(f"{source!r} is neither a catalogue name, a GGUF's path, a Model nor a KVGeometry")
         return KVGeometry.of(source)
     if source in catalogue().index:
-        return _geometry(str(source))
+        row = catalogue().loc[str(source)]
+        counts = {name: int(row[name]) for name in _COUNTS}
+        swa = every_nth_full(int(row.n_layer), int(row.every_nth_full)) if row.window else ()
+        return KVGeometry(**counts, swa=swa)
     if str(source).endswith(".gguf") or os.path.exists(source):
         return KVGeometry.from_gguf(source)
     raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue: {', '.join(catalogue().index)}")
-
-
-def _geometry(name: str) -> KVGeometry:
-    row = catalogue().loc[name]
-    return KVGeometry(
-        n_layer=int(row.n_layer),
-        n_head_kv=int(row.n_head_kv),
-        head_dim_k=int(row.head_dim_k),
-        head_dim_v=int(row.head_dim_v),
-        n_ctx_train=int(row.n_ctx_train),
-        window=int(row.window),
-        swa=every_nth_full(int(row.n_layer), int(row.every_nth_full)) if row.window else (),
-    )

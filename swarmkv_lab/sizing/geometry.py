@@ -1,6 +1,5 @@
 """KVGeometry: predicts the KV bytes per token, per snapshot and per context, before anything is decoded."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,10 +85,7 @@ class KVGeometry:
         for name, value in (("n_head_kv", self.heads), ("swa", self.swa)):
             if len(value) != self.n_layer and (name == "n_head_kv" or value or self.window):
                 raise SwarmKVError(f"{name} has {len(value)} entries for {self.n_layer} layers")
-        if (
-            min(self.n_layer, self.head_dim_k, self.n_ctx_train, *self.heads) < 1
-            or min(self.head_dim_v, self.window) < 0
-        ):
+        if min(self.head_dim_k, self.n_ctx_train, *self.heads) < 1 or min(self.head_dim_v, self.window) < 0:
             raise SwarmKVError(f"{self}: layers, heads, dimensions and the trained context must be at least 1")
 
     # -- constructors
@@ -121,25 +117,27 @@ class KVGeometry:
                 raise ModelNotFoundError(f"{path}: its header has no {arch}.{key}")
             return value
 
+        def checked(key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
+            return value
+
         def count(key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
-            return _count(path, key, get(key, default), least, most)
+            return checked(key, get(key, default), least, most)
 
         n_block = count("block_count", most=_MOST_LAYERS)
-        n_layer = n_block - min(
-            count("nextn_predict_layers", 0, least=0), n_block - 1
-        )  # draft heads have no cache here
+        draft_heads = count("nextn_predict_layers", 0, least=0)  # they have no cache here
+        n_layer = n_block - min(draft_heads, n_block - 1)
         heads = get("attention.head_count_kv", get("attention.head_count"))
-        per_layer = tuple(
-            _count(path, "attention.head_count_kv", n)
-            for n in (heads if isinstance(heads, list) else [heads] * n_block)
-        )
+        heads = heads if isinstance(heads, list) else [heads] * n_block
+        per_layer = tuple(checked("attention.head_count_kv", n) for n in heads)
         if len(per_layer) != n_block:
             raise ModelNotFoundError(f"{path}: {len(per_layer)} head counts for {n_block} layers")
         head_dim = None
         if f"{arch}.attention.key_length" not in header:
             queries = get("attention.head_count")
             most = max(queries, default=0) if isinstance(queries, list) else queries
-            head_dim = count("embedding_length") // _count(path, "attention.head_count", most)
+            head_dim = count("embedding_length") // checked("attention.head_count", most)
         window = 0
         swa: tuple[bool, ...] = ()
         if arch in WINDOWED:
@@ -147,7 +145,7 @@ class KVGeometry:
             window = count("attention.sliding_window", default, least=0)
             pattern = get("attention.sliding_window_pattern", n)
             if not isinstance(pattern, list):
-                pattern = every_nth_full(n_layer, _count(path, "attention.sliding_window_pattern", pattern))
+                pattern = every_nth_full(n_layer, checked("attention.sliding_window_pattern", pattern))
             swa = tuple(map(bool, pattern[:n_layer])) if window else ()
         return cls(
             n_layer=n_layer,
@@ -209,18 +207,15 @@ class KVGeometry:
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
         cells = (size, size if swa_full else windowed)
         per_cell = _cell_bytes(self, kv_types(kv_type), flash_attn)
-        total: int = sum(map(operator.mul, cells, per_cell))
-        return total * (1 if unified else n_seq_max)
+        return sum(n * size for n, size in zip(cells, per_cell, strict=False)) * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes per token of the K rows and of the V rows in these layers."""
         key, value = kv_types(kv_type)
         by_layer = self.heads
         heads = [by_layer[layer] for layer in layers]
-        return (
-            sum(row_bytes(n * self.head_dim_k, key) for n in heads),
-            sum(row_bytes(n * self.head_dim_v, value) for n in heads),
-        )
+        keys = sum(row_bytes(n * self.head_dim_k, key) for n in heads)
+        return keys, sum(row_bytes(n * self.head_dim_v, value) for n in heads)
 
     def caches(self, n_tokens: int = 1) -> list[tuple[list[int], int]]:
         """(layers, cells) of each llama.cpp cache: the full one and, with sliding windows, the windowed one."""
@@ -246,10 +241,3 @@ def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool
 def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:
     """For each layer, whether it has a sliding window: n - 1 layers have one, then one layer attends to all tokens."""
     return tuple(layer % n < n - 1 for layer in range(n_layer))
-
-
-def _count(path: str, key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
-    """A number from a header. Raises ModelNotFoundError if it is not a whole number from least to most."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
-    return value

@@ -2,8 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
@@ -41,9 +43,8 @@ def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFram
 def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
     """The catalogue and bytes_per_token (predicted): of a snapshot of n_tokens, so that sliding windows count."""
     frame = catalogue()
-    return frame.assign(
-        bytes_per_token=[geometry(name).snapshot_bytes(n_tokens, kv_type) / n_tokens for name in frame.index]
-    )
+    sizes = [geometry(name).snapshot_bytes(n_tokens, kv_type) for name in frame.index]
+    return frame.assign(bytes_per_token=np.array(sizes) / n_tokens)
 
 
 def agents_by_budget(
@@ -51,11 +52,8 @@ def agents_by_budget(
 ) -> pd.DataFrame:
     """Agents that fit beside Q4_K_M weights (predicted): a row per model, budget (1e9 bytes) and layout."""
     rows = []
-    for name in names:
-        weights = catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8
-        for gb in budgets_gb:
-            for layout in LAYOUTS:
-                left = int(gb * 1e9 - weights)
-                n = agents_that_fit(geometry(name), n_tokens, left, layout=layout, tail=tail, kv_type=kv_type)
-                rows.append({"model": name, "budget_gb": gb, "layout": layout, "agents": n})
+    for name, gb, layout in product(names, budgets_gb, LAYOUTS):
+        left = int(gb * 1e9 - catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
+        n = agents_that_fit(geometry(name), n_tokens, left, layout=layout, tail=tail, kv_type=kv_type)
+        rows.append({"model": name, "budget_gb": gb, "layout": layout, "agents": n})
     return pd.DataFrame(rows)

@@ -52,12 +52,10 @@ class _Writer:
         self.geometry = geometry
         self.n_head = geometry.heads[0]
         self.rng = np.random.default_rng(0)
-        if geometry.window:
-            self.arch = "gemma3"
-        else:
-            self.arch = "llama" if geometry.head_dim_k == geometry.head_dim_v else "deepseek2"
-        if self.arch == "gemma3" and geometry.head_dim_k != geometry.head_dim_v:
+        alike = geometry.head_dim_k == geometry.head_dim_v
+        if geometry.window and not alike:
             raise SwarmKVError("a twin with sliding windows needs keys and values of the same size")
+        self.arch = "gemma3" if geometry.window else "llama" if alike else "deepseek2"
         self.gguf = GGUFWriter(path, self.arch)
 
     def write(self) -> None:

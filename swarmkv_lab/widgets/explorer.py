@@ -17,8 +17,7 @@ from swarmkv_lab.figures.style import STRATEGY
 from swarmkv_lab.files import RUNS
 
 WIDE = ipywidgets.Layout(width="min(100%, 46em)")
-LABEL = {"description_width": "9em"}
-LOOK: dict[str, Any] = {"style": LABEL, "layout": WIDE}
+LOOK: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": WIDE}
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
@@ -31,9 +30,8 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
 
     def __init__(self, ticked: Collection[str] = tuple(STRATEGY)) -> None:
         look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
-        super().__init__(
-            {name: ipywidgets.Checkbox(value=name in ticked, description=name, **look) for name in STRATEGY}
-        )
+        for name in STRATEGY:
+            self[name] = ipywidgets.Checkbox(value=name in ticked, description=name, **look)
 
     @property
     def ticked(self) -> list[str]:

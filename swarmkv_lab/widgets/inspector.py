@@ -1,8 +1,7 @@
 """The snapshot inspector: the keys and values in a snapshot, by layer and head."""
 
-from typing import Any
-
 import ipywidgets
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -20,30 +19,23 @@ class SnapshotInspector(Explorer):
     name = "snapshot"
 
     def __init__(self, model: Model, snapshot: KVSnapshot, layer: int = 0, head: int = 0) -> None:
-        self.model = model
-        self.snapshot = snapshot
-        self.state = snapshot.state()
-        heads = max(model.geometry.heads)
-        last = max(0, len(self.state.positions) - 1)
-        self.layer = ipywidgets.IntSlider(
-            value=layer, min=0, max=model.geometry.n_layer - 1, description="Layer", **LOOK
-        )
-        self.head = ipywidgets.IntSlider(value=head, min=0, max=heads - 1, description="KV head", **LOOK)
-        self.first = ipywidgets.IntSlider(value=0, min=0, max=last, description="From token", **LOOK)
+        self.model, self.snapshot, self.state = model, snapshot, snapshot.state()
+        shape, n_tokens = model.geometry, len(self.state.positions)
+        self.layer = ipywidgets.IntSlider(value=layer, max=shape.n_layer - 1, description="Layer", **LOOK)
+        self.head = ipywidgets.IntSlider(value=head, max=max(shape.heads) - 1, description="KV head", **LOOK)
+        self.first = ipywidgets.IntSlider(max=max(0, n_tokens - 1), description="From token", **LOOK)
         super().__init__([self.layer, self.head, self.first])
 
     def figure(self) -> Figure:
         """Keys beside values."""
-        keys, values = (rows[self._window, self._head] for rows in self._rows())
-        title = (
-            f"Layer {self.layer.value}, head {self._head}, tokens {self._first:,} to {self._first + len(keys) - 1:,}"
-        )
-        return figures.keys_and_values(keys, values, title, first=self._first)
+        first, last = self._positions[[0, -1]]
+        title = f"Layer {self.layer.value}, head {self._head}, tokens {first:,} to {last:,}"
+        return figures.keys_and_values(*self._keys_and_values(), title, first=int(first))
 
     def data(self) -> pd.DataFrame:
         """The numbers shown, a row per token: position, k0 ..., v0 ..."""
-        keys, values = (pd.DataFrame(rows[self._window, self._head]) for rows in self._rows())
-        positions = pd.Series(self.state.positions_of(self.layer.value)[self._window], name="position")
+        keys, values = map(pd.DataFrame, self._keys_and_values())
+        positions = pd.Series(self._positions, name="position")
         return pd.concat([positions, keys.add_prefix("k"), values.add_prefix("v")], axis=1)
 
     def words(self) -> str:
@@ -51,7 +43,7 @@ class SnapshotInspector(Explorer):
         parts = self.state.parts
         row = f"layer {self.layer.value}"
         of_layer = parts[parts.part.isin([f"K of {row}", f"V of {row}"])]
-        text = self.model.detokenize(self.snapshot.tokens[self._first :][:24].tolist(), special=True)
+        text = self.model.detokenize(self.snapshot.tokens[self._positions[0] :][:24].tolist(), special=True)
         rows = [
             ("whole snapshot", f"{self.snapshot.nbytes:,} bytes, {len(self.snapshot.tokens):,} tokens"),
             *((part.part, f"{part.bytes:,} bytes, from byte {part.offset:,}") for part in of_layer.itertuples()),
@@ -64,20 +56,19 @@ class SnapshotInspector(Explorer):
         """The rows of this layer from the chosen token on; a sliding-window layer holds only the last tokens."""
         positions = self.state.positions_of(self.layer.value)
         start = min(max(0, self.first.value - int(positions[0])), len(positions) - 1)
-        return slice(start, min(start + _SHOWN, len(positions)))
+        return slice(start, start + _SHOWN)
 
     @property
-    def _first(self) -> int:
-        return int(self.state.positions_of(self.layer.value)[self._window.start])
+    def _positions(self) -> np.ndarray:
+        return self.state.positions_of(self.layer.value)[self._window]
 
     @property
     def _head(self) -> int:
         return min(self.head.value, self.model.geometry.heads[self.layer.value] - 1)
 
-    def _rows(self) -> tuple[Any, Any]:
-        return self.state.keys(self.layer.value), self.state.values(self.layer.value)
+    def _keys_and_values(self) -> tuple[np.ndarray, np.ndarray]:
+        layer, at = self.layer.value, (self._window, self._head)
+        return self.state.keys(layer)[at], self.state.values(layer)[at]
 
 
-def snapshot_inspector(model: Model, snapshot: KVSnapshot, **start: Any) -> SnapshotInspector:
-    """The snapshot inspector; start: layer, head."""
-    return SnapshotInspector(model, snapshot, **start)
+snapshot_inspector = SnapshotInspector

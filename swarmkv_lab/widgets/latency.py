@@ -1,7 +1,5 @@
 """The latency explorer: measured points and the cost model's curves, for any depth and number of agents."""
 
-from typing import Any
-
 import ipywidgets
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, html_tab
 
 _DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)
 _PUBLISHED = "published"
+_SOURCES = (REFERENCE_NAME, MINE_NAME, _PUBLISHED)
 
 
 class LatencyExplorer(Explorer):
@@ -28,8 +27,7 @@ class LatencyExplorer(Explorer):
     name = "latency"
 
     def __init__(self, source: str = REFERENCE_NAME, depth: int = 3501, agents: int = 4) -> None:
-        sources = [REFERENCE_NAME, MINE_NAME, _PUBLISHED]
-        self.source = ipywidgets.Dropdown(options=sources, value=source, description="Source", **LOOK)
+        self.source = ipywidgets.Dropdown(options=_SOURCES, value=source, description="Source", **LOOK)
         titles = {title: metric for metric, title in figures.METRICS.items()}
         self.metric = ipywidgets.Dropdown(options=titles, value="ttft_ms", description="Show", **LOOK)
         against = {"depth": "depth", "agents": "n_agents"}
@@ -41,9 +39,8 @@ class LatencyExplorer(Explorer):
         self.shown = StrategyBoxes()
         self._loaded: tuple[str, pd.DataFrame, CostModel] | None = None
         choices = (self.source, self.metric, self.against, self.depth, self.agents)
-        super().__init__(
-            [*choices, *self.shown.values(), self.log_axes], [*choices, row(*self.shown.values(), self.log_axes)]
-        )
+        boxes = (*self.shown.values(), self.log_axes)
+        super().__init__([*choices, *boxes], [*choices, row(*boxes)])
 
     def data(self) -> pd.DataFrame:
         """The runs along the chosen axis; column ``kind`` says whether they are measured, published or predicted."""
@@ -71,9 +68,8 @@ class LatencyExplorer(Explorer):
     def words(self) -> str:
         """The cost model's predictions for the chosen depth and number of agents."""
         if self._kind == _PUBLISHED:
-            whole, activation = (
-                "{:,} ms against {:,} ms".format(*PUBLISHED[key]) for key in ("end_to_end", "activation")
-            )
+            both = "{:,} ms against {:,} ms"
+            whole, activation = both.format(*PUBLISHED["end_to_end"]), both.format(*PUBLISHED["activation"])
             return (
                 f"<p>The article, on a GTX 1080 with Qwen2.5-7B, two agents and 3,501 tokens: end to end {whole}. "
                 f"Activation {activation}; the first is the prefill alone, the second includes the branch.</p>"
@@ -81,14 +77,11 @@ class LatencyExplorer(Explorer):
         _, model = self._measured()
         here = [self.depth.value], [self.agents.value]
         naive = model.predict(*here, ["naive"]).iloc[0]
-        rows = [
-            (
-                run.strategy,
-                *(f"{getattr(run, metric):,.1f} ms" for metric in figures.METRICS),
-                f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x",
-            )
-            for run in model.predict(*here, self.shown.ticked).itertuples()
-        ]
+        rows = []
+        for run in model.predict(*here, self.shown.ticked).itertuples():
+            times = [f"{getattr(run, metric):,.1f} ms" for metric in figures.METRICS]
+            speedup = f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x"
+            rows.append((run.strategy, *times, speedup))
         head = ["", *figures.METRICS.values(), "speed-up over naive (first token, end to end)"]
         return html_table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
 
@@ -105,22 +98,20 @@ class LatencyExplorer(Explorer):
 
     def _shown(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """(points, curves) along the chosen axis."""
-        names, x = self.shown.ticked, self.against.value
+        names = self.shown.ticked
         if self._kind == _PUBLISHED:
             points = PUBLISHED_RUNS[PUBLISHED_RUNS.strategy.isin(names)]
             if points.empty or self.metric.value != "end_to_end_ms":
                 raise SwarmKVError("the article only has end to end for naive and swarmkv: choose these")
             return points, PUBLISHED_RUNS[:0]
         grid, model = self._measured()
-        other, value = ("n_agents", self.agents.value) if x == "depth" else ("depth", self.depth.value)
-        points = grid[(grid[other] == value) & grid.strategy.isin(names)]
-        if x == "depth":
-            depths, agents = np.unique(np.geomspace(_DEPTHS[0], _DEPTHS[-1], 30).astype(int)), [value]
+        if self.against.value == "depth":
+            points = grid[grid.n_agents == self.agents.value]
+            depths, agents = np.unique(np.geomspace(_DEPTHS[0], _DEPTHS[-1], 30).astype(int)), [self.agents.value]
         else:
-            depths, agents = [value], list(range(1, self.agents.max + 1))
-        return points, model.predict(depths, agents, names)
+            points = grid[grid.depth == self.depth.value]
+            depths, agents = [self.depth.value], range(1, self.agents.max + 1)
+        return points[points.strategy.isin(names)], model.predict(depths, agents, names)
 
 
-def latency_explorer(**start: Any) -> LatencyExplorer:
-    """The latency explorer; start: source, depth, agents."""
-    return LatencyExplorer(**start)
+latency_explorer = LatencyExplorer

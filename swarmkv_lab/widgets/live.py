@@ -5,9 +5,12 @@ import time
 from html import escape
 
 import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
 
+from swarmkv_lab import figures
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, row
+from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, picture, row
 
 _REDRAW_S = 0.7  # seconds; a run's clock is stopped while a picture is drawn, but the reader waits
 
@@ -38,6 +41,23 @@ class Live(Explorer):
     def work(self) -> None:
         """The work that Run starts, in the thread."""
         raise NotImplementedError
+
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """The timelines so far by strategy, a row per span; empty before the first run."""
+        raise NotImplementedError
+
+    def figure(self) -> Figure:
+        """The timelines so far. Raises SwarmKVError before the first run."""
+        return figures.lanes(self._begun())
+
+    def data(self) -> pd.DataFrame:
+        """The timelines so far, a row per span. Raises SwarmKVError before the first run."""
+        return pd.concat([spans.assign(strategy=name) for name, spans in self._begun().items()], ignore_index=True)
+
+    def redraw(self) -> None:
+        """Draw the timelines; before the first run there is nothing to draw."""
+        if timelines := self.timelines():
+            self.picture.value = picture(figures.lanes(timelines))
 
     def start(self) -> None:
         """Start the work, unless it is running."""
@@ -75,6 +95,12 @@ class Live(Explorer):
     def finished(self) -> str:
         """What is finished; added to the message "stopped"."""
         return ""
+
+    def _begun(self) -> dict[str, pd.DataFrame]:
+        timelines = self.timelines()
+        if not timelines:
+            raise SwarmKVError("nothing has run yet: press Run")
+        return timelines
 
     def _run(self) -> None:
         try:

@@ -1,12 +1,8 @@
 """The race: run strategies one after another on a document and your own questions, live."""
 
-from typing import Any
-
 import ipywidgets
 import pandas as pd
-from matplotlib.figure import Figure
 
-from swarmkv_lab import figures
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.documents import load_agents, load_document
 from swarmkv_lab.fanout.run import Run
@@ -14,7 +10,7 @@ from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.grid import measure, plan, rounds
-from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, html_table, picture, row
+from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, html_table, row
 from swarmkv_lab.widgets.live import Live
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
@@ -44,26 +40,12 @@ class Race(Live):
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
         super().__init__(rows, "race")
 
-    def figure(self) -> Figure:
-        """The timelines so far."""
-        return figures.lanes(self._timelines())
-
-    def data(self) -> pd.DataFrame:
-        """The timelines so far, a row per span."""
-        return pd.concat([spans.assign(strategy=name) for name, spans in self._timelines().items()], ignore_index=True)
-
-    def redraw(self) -> None:
-        """Draw the timelines; before the first run there is nothing to draw."""
-        if self.runs or self._live:
-            self.picture.value = picture(self.figure())
-
-    def _timelines(self) -> dict[str, pd.DataFrame]:
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """The timelines of the finished runs, and of the one that is going on."""
         runs, live = dict(self.runs), self._live  # the race's thread may change them meanwhile
         timelines = {name: run.timeline for name, run in runs.items()}
         if live is not None and live.strategy not in timelines:
             timelines[live.strategy] = live.timeline
-        if not timelines:
-            raise SwarmKVError("nothing has run yet: press Run")
         return timelines
 
     def finished(self) -> str:
@@ -92,9 +74,8 @@ class Race(Live):
             self.look(draw=races)
 
         once = rounds([depth], [len(questions)], 1)
-        asked = plan(
-            self.model, tokens, once, names, agents=questions, max_tokens=self.max_tokens.value, callback=callback
-        )
+        how = {"max_tokens": self.max_tokens.value, "callback": callback}
+        asked = plan(self.model, tokens, once, names, agents=questions, **how)
         for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
             self.progress.value = len(self.runs) / len(names)
@@ -102,16 +83,13 @@ class Race(Live):
             self.answers.value = self._answers()
 
     def _answers(self) -> str:
-        first = next(iter(self.runs.values()))
-        rows = [(agent.name, *(run.answers[agent.name] for run in self.runs.values())) for agent in first.branches]
-        times = [f"{run.metrics['end_to_end_ms'] / 1e3:,.2f} s" for run in self.runs.values()]
-        same = [
-            "the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in self.runs.values()
-        ]
+        runs = list(self.runs.values())
+        first = runs[0]
+        rows = [(agent.name, *(run.answers[agent.name] for run in runs)) for agent in first.branches]
+        times = [f"{run.metrics['end_to_end_ms'] / 1e3:,.2f} s" for run in runs]
+        same = ["the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in runs]
         rows += [("end to end", *times), (f"compared with {first.strategy}", *same)]
         return html_table(rows, "Answers and end-to-end times (measured)", ["", *self.runs])
 
 
-def race(model: Model | None = None, **start: Any) -> Race:
-    """The race; start: depth."""
-    return Race(model, **start)
+race = Race

@@ -41,21 +41,15 @@ class SizingExplorer(Explorer):
     @property
     def numbers(self) -> dict[str, Any]:
         """Bytes per token, of a snapshot and of all agents, and the number of agents that fit; predicted."""
-        shape, how = geometry(self.model.value), self._how
-        held = {
-            f"{layout}_bytes": agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
-            for layout in LAYOUTS
-        }
-        fit = {
-            f"{layout}_fit": agents_that_fit(shape, budget=self.budget.value * 10**9, layout=layout, **how)
-            for layout in LAYOUTS
-        }
-        return {
+        shape, how, budget = geometry(self.model.value), self._how, self.budget.value * 10**9
+        numbers = {
             "bytes_per_token": shape.bytes_per_token(how["kv_type"]),
             "snapshot_bytes": shape.snapshot_bytes(how["n_tokens"], how["kv_type"]),
-            **held,
-            **fit,
         }
+        for layout in LAYOUTS:
+            numbers[f"{layout}_bytes"] = agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
+            numbers[f"{layout}_fit"] = agents_that_fit(shape, budget=budget, layout=layout, **how)
+        return numbers
 
     def data(self) -> pd.DataFrame:
         """KV bytes by number of agents, copied and shared."""
@@ -72,12 +66,11 @@ class SizingExplorer(Explorer):
         rows = [
             ("per token", f"{numbers['bytes_per_token']:,} bytes"),
             ("snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
-            ("all agents, with copies", f"{numbers['copied_bytes']:,} bytes; {_count(numbers['copied_fit'])} fit"),
-            (
-                "all agents, sharing the document",
-                f"{numbers['shared_bytes']:,} bytes; {_count(numbers['shared_fit'])} fit",
-            ),
         ]
+        for agents, layout in (("with copies", "copied"), ("sharing the document", "shared")):
+            held, fit = numbers[f"{layout}_bytes"], numbers[f"{layout}_fit"]
+            more = " or more" if fit == MOST_AGENTS else ""
+            rows.append((f"all agents, {agents}", f"{held:,} bytes; {fit}{more} fit"))
         return html_table(rows, f"KV cache, predicted (each agent adds {_TAIL} tokens of its own)")
 
     @property
@@ -86,10 +79,4 @@ class SizingExplorer(Explorer):
         return {"n_tokens": self.tokens.value, "tail": _TAIL, "kv_type": kv_type}
 
 
-def sizing_explorer(**start: Any) -> SizingExplorer:
-    """The sizing explorer; start: model, tokens, agents, budget_gb."""
-    return SizingExplorer(**start)
-
-
-def _count(n: int) -> str:
-    return f"{n} or more" if n == MOST_AGENTS else str(n)
+sizing_explorer = SizingExplorer

@@ -1,17 +1,12 @@
 """The stream: the answers of a pipeline's agents, live."""
 
-from typing import Any
-
 import ipywidgets
 import pandas as pd
-from matplotlib.figure import Figure
 
-from swarmkv_lab import figures
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.figures.style import STRATEGY
-from swarmkv_lab.widgets.explorer import LOOK, html_table, picture
+from swarmkv_lab.widgets.explorer import LOOK, html_table
 from swarmkv_lab.widgets.live import Live
 
 
@@ -29,18 +24,13 @@ class Stream(Live):
         self.strategy = ipywidgets.Dropdown(options=list(STRATEGY), value=strategy, description="Strategy", **LOOK)
         super().__init__([self.strategy], "pipeline")
 
-    def figure(self) -> Figure:
-        """The timeline so far."""
-        return figures.lanes({self._begun.strategy: self._begun.timeline})
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """The timeline of the run."""
+        return {} if self.run is None or self.run.timeline.empty else {self.run.strategy: self.run.timeline}
 
     def data(self) -> pd.DataFrame:
-        """The timeline so far, a row per span."""
-        return self._begun.timeline
-
-    def redraw(self) -> None:
-        """Draw the timeline; before the first span there is nothing to draw."""
-        if self.run is not None and len(self.run.timeline):
-            self.picture.value = picture(self.figure())
+        """The timeline so far, a row per span. Raises SwarmKVError before the first run."""
+        return super().data().drop(columns="strategy")
 
     def work(self) -> None:
         """Run the pipeline once."""
@@ -55,7 +45,7 @@ class Stream(Live):
             self.look()
 
         def on_token(name: str, token: int) -> None:
-            with self._begun.recorder.stopped():
+            with self.run.recorder.stopped():
                 tokens[name].append(token)
                 self.progress.value = sum(map(len, tokens.values())) / most
                 self._show(tokens)
@@ -66,17 +56,9 @@ class Stream(Live):
         for error in self.run.errors.values():
             raise error
 
-    @property
-    def _begun(self) -> Run:
-        if self.run is None:
-            raise SwarmKVError("nothing has run yet: press Run")
-        return self.run
-
     def _show(self, tokens: dict[str, list[int]]) -> None:
         said = [(name, self.pipeline.model.detokenize(answer)) for name, answer in tokens.items()]
         self.answers.value = html_table(said, "The agents' answers")
 
 
-def stream(pipeline: Pipeline, **start: Any) -> Stream:
-    """The stream of a pipeline; start: strategy."""
-    return Stream(pipeline, **start)
+stream = Stream
