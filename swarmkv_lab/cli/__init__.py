@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli import snapshots
+from swarmkv_lab.cli.options import add_command, kv_type
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import as_json, replacing
 
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with _flushed_stdout():
-            return args.command(args)
+            return args.command(args) or 0
     except BrokenPipeError:  # whoever reads has read enough, as in: swarmkv-lab ... | head -1
         return 1
     except (SwarmKVError, OSError) as error:
@@ -53,12 +54,11 @@ def _flushed_stdout() -> Iterator[None]:
             raise
 
 
-def _model(args: argparse.Namespace) -> int:
+def _model(args: argparse.Namespace) -> None:
     print(lab.model_path(args.model))
-    return 0
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _bench(args: argparse.Namespace) -> None:
     if args.json is not None:
         snapshots.require_output("--json", args.json)
     whole_number("--depth", args.depth, 1)
@@ -92,7 +92,6 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json is not None:
         with replacing(args.json) as file:
             file.write(f"{as_json(report, indent=1)}\n".encode())
-    return 0
 
 
 def _pipeline(args: argparse.Namespace) -> int:
@@ -114,84 +113,63 @@ def _pipeline(args: argparse.Namespace) -> int:
         return 1 if run.errors else 0
 
 
-def _size(args: argparse.Namespace) -> int:
-    key, _, value = args.kv_type.partition(",")
-    kv_type = (key, value) if value else key
+def _size(args: argparse.Namespace) -> None:
+    kind = kv_type(args)
     whole_number("--tokens", args.tokens)
     shape = lab.geometry(args.source)
-    record = {
-        "source": args.source,
-        "tokens": args.tokens,
-        "kv_type": args.kv_type,
-        "snapshot_bytes": shape.snapshot_bytes(args.tokens, kv_type),
-        "bytes_per_token": shape.bytes_per_token(kv_type),
-        "measured_bytes": None,
-    }
+    predicted, per_token = shape.snapshot_bytes(args.tokens, kind), shape.bytes_per_token(kind)
+    measured = None
     if args.measure:
-        record["measured_bytes"] = lab.measure_kv(args.source, args.tokens, kv_type, progress=not args.json)[
-            "measured_bytes"
-        ]
+        measured = lab.measure_kv(args.source, args.tokens, kind, progress=not args.json)["measured_bytes"]
     if args.json:
-        print(as_json(record))
-        return 0
+        record = {"source": args.source, "tokens": args.tokens, "kv_type": args.kv_type}
+        sizes = {"snapshot_bytes": predicted, "bytes_per_token": per_token, "measured_bytes": measured}
+        print(as_json(record | sizes))
+        return
     print(f"{args.source}, {args.tokens:,} tokens, KV in {args.kv_type}")
-    print(f"  predicted  {record['snapshot_bytes']:>18,} bytes per snapshot, {record['bytes_per_token']:,} per token")
-    if args.measure:
-        difference = record["measured_bytes"] - record["snapshot_bytes"]
-        print(f"  measured   {record['measured_bytes']:>18,} bytes, {difference:+,} from the prediction")
-    return 0
+    print(f"  predicted  {predicted:>18,} bytes per snapshot, {per_token:,} per token")
+    if measured is not None:
+        print(f"  measured   {measured:>18,} bytes, {measured - predicted:+,} from the prediction")
 
 
-def _reproduce(args: argparse.Namespace) -> int:
+def _reproduce(args: argparse.Namespace) -> None:
     from swarmkv_lab.cli.reproduce import reproduce  # imports Jupyter, which no other command needs
 
     reproduce(args.profile, reference=args.reference)
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="swarmkv-lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    one = commands.add_parser("model", help="print the path of a model; the default model is fetched if necessary")
+    one = add_command(commands, "model", "print the path of a model; the default model is fetched if necessary", _model)
     one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
-    one.set_defaults(command=_model)
 
     snapshots.add_commands(commands)
 
-    one = commands.add_parser("bench", help="compare strategies on one document")
+    shared = ("--document", "--model", "--n-gpu-layers", "--threads")
+    one = add_command(commands, "bench", "compare strategies on one document", _bench, *shared)
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
     one.add_argument("--agents", type=int, default=2, help="number of agents")
     one.add_argument("--strategies", default=",".join(lab.STRATEGIES), help="names, comma-separated")
     one.add_argument("--peers", help="names, such as llama_state,server_warm; an unknown name lists all")
     one.add_argument("--repeats", type=int, default=3, help="how often each strategy is measured")
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
-    one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
-    one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
-    one.add_argument("--threads", type=int, help="by default the physical cores")
     one.add_argument("--tune", action="store_true", help="first measure the fastest settings, and use them for all")
-    one.add_argument("--n-gpu-layers", type=int, default=-1, help="layers on the GPU; -1: all that the build can")
     one.add_argument("--json", type=Path, help="also write the report to this file")
-    one.set_defaults(command=_bench)
 
-    one = commands.add_parser("pipeline", help="run a graph of agents over one document, from a TOML file")
+    about = "run a graph of agents over one document, from a TOML file"
+    one = add_command(commands, "pipeline", about, _pipeline, "--model", "--n-gpu-layers", "--json")
     one.add_argument("spec", help="the file's path, or dossier")
     one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="batched")
-    one.add_argument("--model", help="a GGUF's path or org/repo:file.gguf")
-    one.add_argument("--n-gpu-layers", type=int, default=-1, help="layers on the GPU; -1: all that the build can")
-    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    one.set_defaults(command=_pipeline)
 
-    one = commands.add_parser("size", help="predict the bytes of a snapshot; needs no weights")
+    about = "predict the bytes of a snapshot; needs no weights"
+    one = add_command(commands, "size", about, _size, "--kv-type", "--json")
     one.add_argument("source", metavar="NAME_OR_PATH", help="a catalogue name such as qwen2.5-7b, or a GGUF's path")
     one.add_argument("--tokens", type=int, default=3501, help="tokens in the snapshot")
-    one.add_argument("--kv-type", default="f16", help="one type, or key and value types such as f16,q8_0")
     one.add_argument("--measure", action="store_true", help="also measure with llama.cpp: the GGUF itself, or a twin")
-    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    one.set_defaults(command=_size)
 
-    one = commands.add_parser("reproduce", help="run the article's experiment, the figures and the notebooks")
+    one = add_command(commands, "reproduce", "run the article's experiment, the figures and the notebooks", _reproduce)
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
-    one.set_defaults(command=_reproduce)
     return parser

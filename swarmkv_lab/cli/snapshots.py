@@ -7,42 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import swarmkv_lab as lab
+from swarmkv_lab.cli.options import add_command, kv_type
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import as_json, user_path, writable
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands prefill, ask, inspect and cache to an argparse parser."""
-    model = {"help": "a GGUF's path or org/repo:file.gguf"}
-    one = commands.add_parser("prefill", help="prefill a document once and save its KV state in a file")
-    one.add_argument("--document", default="dossier", help="dossier, article or a file's path")
+    about = "prefill a document once and save its KV state in a file"
+    one = add_command(commands, "prefill", about, _prefill, "--document", "--kv-type", "--threads", "--model")
     one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
     one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
-    one.add_argument("--kv-type", default="f16", help="one type, or key and value types such as f16,q8_0")
-    one.add_argument("--threads", type=int, help="by default the physical cores")
-    one.add_argument("--model", **model)
-    one.set_defaults(command=_prefill)
 
-    one = commands.add_parser("ask", help="ask questions over a prefilled document, which is not read again")
-    one.add_argument("file", help="a file that prefill wrote: a path or a URL")
+    about = "ask questions over a prefilled document, which is not read again"
+    one = add_command(commands, "ask", about, _ask, "file", "--threads", "--model", "--json")
     one.add_argument("questions", nargs="+", metavar="QUESTION")
     one.add_argument(
         "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
     )
     one.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
-    one.add_argument("--threads", type=int, help="by default the physical cores")
-    one.add_argument("--model", **model)
-    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    one.set_defaults(command=_ask)
 
-    one = commands.add_parser("inspect", help="describe and check a snapshot file; needs no model")
-    one.add_argument("file", help="a file that prefill wrote: a path or a URL")
-    one.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    one.set_defaults(command=_inspect)
+    add_command(commands, "inspect", "describe and check a snapshot file; needs no model", _inspect, "file", "--json")
 
-    one = commands.add_parser("cache", help="list or clear the snapshots that lab.prefill(..., cache=True) keeps")
+    about = "list or clear the snapshots that lab.prefill(..., cache=True) keeps"
+    one = add_command(commands, "cache", about, _cache)
     one.add_argument("action", choices=["list", "clear"])
-    one.set_defaults(command=_cache)
 
 
 def require_output(option: str, path: Path) -> None:
@@ -51,9 +40,7 @@ def require_output(option: str, path: Path) -> None:
         raise SwarmKVError(f"{option} {path}: its folder does not exist")
 
 
-def _prefill(args: argparse.Namespace) -> int:
-    key, _, value = args.kv_type.partition(",")
-    settings = {"n_threads": args.threads} if args.threads is not None else {}
+def _prefill(args: argparse.Namespace) -> None:
     with lab.load_model(args.model) as model:
         tokens = model.tokenize(lab.load_document(args.document))
         if args.depth is not None and not 1 <= args.depth <= len(tokens):
@@ -61,7 +48,7 @@ def _prefill(args: argparse.Namespace) -> int:
         if "://" not in args.out:
             require_output("--out", user_path(args.out))
         start = time.perf_counter()
-        snapshot = lab.prefill(model, tokens[: args.depth], kv_type=(key, value) if value else key, **settings)
+        snapshot = lab.prefill(model, tokens[: args.depth], kv_type=kv_type(args), n_threads=args.threads)
         prefilled = time.perf_counter()
         snapshot.save(args.out)
         saved = time.perf_counter()
@@ -69,19 +56,16 @@ def _prefill(args: argparse.Namespace) -> int:
         f"{args.out}: {len(snapshot.tokens):,} tokens, {snapshot.nbytes:,} bytes; "
         f"prefill {prefilled - start:.1f} s, saved in {1e3 * (saved - prefilled):,.0f} ms"
     )
-    return 0
 
 
-def _ask(args: argparse.Namespace) -> int:
+def _ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    settings = {"n_threads": args.threads} if args.threads is not None else {}
     with lab.load_model(args.model) as model:
         loaded = time.perf_counter()
         snapshot = lab.KVSnapshot.load(args.file, model)
         begun = time.perf_counter()
-        questions = dict(enumerate(args.questions, 1))
-        agents = {f"question {i}": question for i, question in questions.items()}
-        run = lab.fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, **settings)
+        agents = {f"question {i}": question for i, question in enumerate(args.questions, 1)}
+        run = lab.fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, n_threads=args.threads)
     first = run.timeline[run.timeline.phase == "sample"].end_ms.min()
     times = {
         "model_ms": 1e3 * (loaded - start),
@@ -93,7 +77,7 @@ def _ask(args: argparse.Namespace) -> int:
     if args.json:
         tokens = [agent.tokens for agent in run.branches]
         print(as_json({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
-        return 0
+        return
     for question, answer in zip(args.questions, answers, strict=True):
         print(f"> {question}\n{answer.strip()}\n")
     how = "read again" if args.strategy == "naive" else "restored"
@@ -102,32 +86,29 @@ def _ask(args: argparse.Namespace) -> int:
         f"{times['model_ms']:,.0f}, the snapshot {times['load_ms']:,.0f}), all answers after "
         f"{times['end_to_end_ms']:,.0f} ms"
     )
-    return 0
 
 
-def _inspect(args: argparse.Namespace) -> int:
+def _inspect(args: argparse.Namespace) -> None:
     about = lab.describe(args.file)
     if args.json:
         print(as_json(about))
-        return 0
+        return
     for name, value in about.items():
         print(f"{name:<16} {value:,}" if isinstance(value, int) else f"{name:<16} {value}")
     print("whole: both checksums match, and the state has the structure that the header describes")
-    return 0
 
 
-def _cache(args: argparse.Namespace) -> int:
+def _cache(args: argparse.Namespace) -> None:
     from swarmkv_lab.snapshot import prefix_cache
 
     if args.action == "clear":
         print(f"removed {prefix_cache.evict(0)} snapshots")
         if left := len(prefix_cache.cached()):
             raise SwarmKVError(f"{left} could not be removed: close the programs that have them open, and try again")
-        return 0
+        return
     held = prefix_cache.cached()
     if held.empty:
         print(f"the prefix cache in {prefix_cache.folder()} is empty")
-        return 0
+        return
     print(held.to_string(index=False, formatters={"bytes": "{:,}".format, "tokens": "{:,}".format}))
     print(f"{len(held)} snapshots, {held.bytes.sum():,} of at most {prefix_cache.limit():,} bytes")
-    return 0
