@@ -62,7 +62,7 @@ def reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | Path) -> io.BufferedReader:
     """Open a file to read its bytes. Raises OSError, also for a name that no file can have.
 
     And for what is not a regular file: a FIFO would wait for a writer, and a device might never end.

@@ -77,16 +77,15 @@ def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFra
 
 def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:
     """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
-    rows = []
-    for my, other in zip(mine, theirs, strict=True):
-        rows.append(
-            {
-                "agent": my.name,
-                "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
-                "kl": _compare(my, other, kl_divergence),
-                "same_tokens": my.tokens == other.tokens,
-            }
-        )
+    rows = [
+        {
+            "agent": my.name,
+            "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
+            "kl": _compare(my, other, kl_divergence),
+            "same_tokens": my.tokens == other.tokens,
+        }
+        for my, other in zip(mine, theirs, strict=True)
+    ]
     return pd.DataFrame(rows)
 
 

@@ -1,9 +1,10 @@
 """Run: one strategy answering all agents once: what it is asked for, and what it records."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,11 @@ class Run:
                 self.on_token(branch.name, token)
             except Exception as error:
                 self.schedule.fail(branch, SwarmKVError(f"on_token raised {error!r}"))
+
+    def take_all(self, branch: Branch, tokens: Iterable[int]) -> None:
+        """A peer's answer from the tokens that it would give, until the model ends its turn or max_tokens are out."""
+        until_end = takewhile(lambda token: not self.model.is_eog(token), tokens)
+        branch.tokens += islice(until_end, branch.max_tokens)
 
     def ended(self) -> "Run":
         """The run, whose answers are text from now on: they outlive the model."""

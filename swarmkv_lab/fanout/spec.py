@@ -36,7 +36,8 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
     except (ValueError, RecursionError) as error:  # also numbers too long for Python, and tables nested too deep for it
         raise SwarmKVError(f"{path.name} is not TOML: {error}") from error
     _check(spec, _WHOLE, path.name, needs=("document", "agents"))
-    tokens = model.read(load_document(_beside(path, spec["document"])))
+    beside = path.parent / spec["document"]
+    tokens = model.read(load_document(beside if os.path.isfile(beside) else spec["document"]))
     whole = spec.get("tokens", len(tokens))
     for name, n in {"n_tokens": n_tokens, f"{path.name}: tokens": whole}.items():
         if n is not None:
@@ -54,12 +55,6 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
             how = how | {"prefix_tokens": max(1, watermark * n_tokens // whole)}
         agents.append(Agent(name, **how | {"sampling": Sampling(**how.get("sampling", {}))}))
     return Pipeline(model, tokens[:n_tokens], agents)
-
-
-def _beside(spec: Path, document: str) -> str | Path:
-    """A document's path is meant from the spec's folder on."""
-    beside = spec.parent / document
-    return beside if os.path.isfile(beside) else document
 
 
 def _check(table: Mapping[str, Any], known: Mapping[str, Any], where: str, needs: tuple[str, ...] = ()) -> None:

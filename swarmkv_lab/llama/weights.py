@@ -64,7 +64,9 @@ class Weights:
             if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
                 self._free()
                 raise SwarmKVError(f"{self.path.name} is not a decoder-only model: it has no prefix to share")
-            self.metadata = self._read_metadata()
+            count = llama_cpp.llama_model_meta_count(handle)
+            key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
+            self.metadata = {text_of(key, handle, i): text_of(value, handle, i) for i in range(count)}
             """the GGUF's scalar key-value pairs, as text"""
             self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
             """tokens in the vocabulary, and so logits in a row"""
@@ -251,12 +253,6 @@ class Weights:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ModelNotFoundError(f"{self.path} cannot be read: {error}") from error
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-    def _read_metadata(self) -> dict[str, str]:
-        count = llama_cpp.llama_model_meta_count(self._handle)
-        keys = [text_of(llama_cpp.llama_model_meta_key_by_index, self._handle, i) for i in range(count)]
-        values = [text_of(llama_cpp.llama_model_meta_val_str_by_index, self._handle, i) for i in range(count)]
-        return dict(zip(keys, values, strict=True))
 
 
 def content_hash(path: Path) -> str:

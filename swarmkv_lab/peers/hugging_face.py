@@ -48,6 +48,11 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
             logits = llm(input_ids=ids, cache=cache, use_cache=True, logits_to_keep=1).logits
         return logits[0, -1].float().numpy()
 
+    def following(cache: Any, token: int) -> Iterator[int]:
+        while True:
+            yield token
+            token = int(decode(cache, np.array([token])).argmax())
+
     @torch.inference_mode()
     def peer(run: Run) -> None:
         prefix = DynamicCache(config=llm.config)
@@ -61,11 +66,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                     agent.logits = decode(cache, agent.prompt)
                     token = int(agent.logits.argmax())
                 with run.phase(agent, "generate"):
-                    while not run.model.is_eog(token):
-                        agent.tokens.append(token)
-                        if len(agent.tokens) >= agent.max_tokens:
-                            break
-                        token = int(decode(cache, np.array([token])).argmax())
+                    run.take_all(agent, following(cache, token))
                 with run.recorder.holding(_nbytes(cache)):  # its size after the whole answer
                     del cache
 

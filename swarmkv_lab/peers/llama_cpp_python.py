@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from itertools import chain
 
 from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
 
@@ -60,18 +61,15 @@ def llama_prefix(run: Run, llama: Llama) -> None:
 
 def llama_ram_cache(run: Run, llama: Llama) -> None:
     """``Llama.set_cache(LlamaRAMCache())``: keeps the state of each completion and looks up the longest prefix."""
-    llama.set_cache(LlamaRAMCache(capacity_bytes=8 << 30))
-    _complete_all(run, llama)
+    _complete_all(run, llama, LlamaRAMCache(capacity_bytes=8 << 30))
 
 
 def llama_disk_cache(run: Run, llama: Llama) -> None:
     """``Llama.set_cache(LlamaDiskCache())``: like llama_ram_cache, on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        llama.set_cache(LlamaDiskCache(folder, capacity_bytes=8 << 30))
-        try:
-            _complete_all(run, llama)
-        finally:
-            llama.cache.cache.close()  # Windows removes no folder with a file that is open
+        states = LlamaDiskCache(folder, capacity_bytes=8 << 30)
+        with closing(states.cache):  # Windows removes no folder with a file that is open
+            _complete_all(run, llama, states)
 
 
 LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
@@ -81,14 +79,7 @@ LLAMA_PEERS: Mapping[str, Callable[[Run, Llama], None]] = {
 
 def on(name: str, llama: Llama) -> Strategy:
     """One of LLAMA_PEERS with this ``Llama`` object, as a strategy."""
-
-    def answer(run: Run) -> None:
-        try:
-            LLAMA_PEERS[name](run, llama)
-        finally:
-            llama.set_cache(None)
-
-    return Strategy(name, answer)
+    return Strategy(name, lambda run: LLAMA_PEERS[name](run, llama))
 
 
 def _generate(run: Run, llama: Llama, agent: Branch) -> None:
@@ -98,31 +89,28 @@ def _generate(run: Run, llama: Llama, agent: Branch) -> None:
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
         token = next(stream)
     with run.phase(agent, "generate"):
-        while not run.model.is_eog(token):
-            agent.tokens.append(token)
-            if len(agent.tokens) >= agent.max_tokens:
-                break
-            token = next(stream)
+        run.take_all(agent, chain([token], stream))
 
 
-def _complete_all(run: Run, llama: Llama) -> None:
+def _complete_all(run: Run, llama: Llama, states: LlamaRAMCache | LlamaDiskCache) -> None:
     """Completions with a cache: unrelated agents, each with its whole prompt, as a server receives them."""
-    _forget(llama)
-    with run.recorder.holding(_cache_bytes(run, llama)):
+    in_memory = isinstance(states, LlamaRAMCache)
+    with ExitStack() as stack:
+        stack.callback(llama.set_cache, None)
+        llama.set_cache(states)
+        stack.enter_context(run.recorder.holding(_cache_bytes(run, llama)))
         for i, agent in enumerate(run.branches):
+            _forget(llama)  # as after another conversation; otherwise the context itself would hold the prefix
             prompt = run.whole_prompt(agent)
-            if i:  # as after another conversation; otherwise the context itself would hold the prefix
-                _forget(llama)
             chunks = llama.create_completion(prompt, max_tokens=agent.max_tokens, temperature=0.0, stream=True)
             with run.phase(agent, "branch" if i else "prefill"):
                 next(chunks)
             with run.phase(agent, "generate"):
                 for _ in chunks:
                     pass
-            in_memory = llama.cache.cache_size if isinstance(llama.cache, LlamaRAMCache) else 0
-            with run.recorder.holding(in_memory):  # one more state than before
+            with run.recorder.holding(states.cache_size if in_memory else 0):  # one more state than before
                 pass
-            keys = llama.cache.cache if isinstance(llama.cache, LlamaDiskCache) else llama.cache.cache_state
+            keys = states.cache_state if in_memory else states.cache
             (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # the key of this agent's state
             agent.tokens += whole[len(prompt) :]
 
