@@ -74,9 +74,8 @@ def _bench(args: argparse.Namespace) -> None:
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:
             n_ctx = args.depth + 1024 + args.max_tokens
-            strategies += open_peers.enter_context(
-                lab.peers.opened(args.peers.split(","), model, n_ctx, **settings)
-            ).values()
+            peers = lab.peers.opened(args.peers.split(","), model, n_ctx, **settings)
+            strategies += open_peers.enter_context(peers).values()
         report, _ = lab.bench(
             model,
             tokens,

@@ -1,6 +1,7 @@
 """reproduce: run the article's experiment on this machine, draw the figures and execute every notebook."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,16 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         tokens = model.tokenize(lab.load_document("dossier"))
         grid = plan(model, tokens, chosen.rounds, list(lab.STRATEGIES), max_tokens=chosen.max_tokens)
         sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
-        if not _kept(data / "bench.json"):
-            _measure_bench(model, tokens, chosen, data)
-        if not _kept(data / "positions.csv"):
-            lab.position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
+        _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
+        _once(data / "positions.csv", lambda: lab.position_error(model, tokens[:1024]))
         if reference:
             _measure_peers(model, tokens, chosen, data)
-            if not _kept(data / "snapshot_file.json"):
-                times = {"snapshot_file": lab.load_against_read(model, tokens[: chosen.depth])}
-                _write(data / "snapshot_file.json", times | environment(model))
-            if not _kept(data / "pipeline.json"):
-                _measure_pipeline(model, chosen, data)
+            prefix = tokens[: chosen.depth]
+            _once(
+                data / "snapshot_file.json",
+                lambda: {"snapshot_file": lab.load_against_read(model, prefix), **environment(model)},
+            )
+            _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -68,17 +68,19 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
 
 
-def _kept(path: Path) -> bool:
+def _once(path: Path, measured: Callable[[], pd.DataFrame | dict[str, Any]]) -> None:
+    """Measure and write a file, unless it is there."""
     if path.exists():
         print(f"keeping {path.relative_to(ROOT)}; remove it to measure it again", file=sys.stderr)
-    return path.exists()
+        return
+    what = measured()
+    if isinstance(what, pd.DataFrame):
+        what.to_csv(path, index=False)
+    else:
+        path.write_text(as_json(what, indent=1) + "\n", encoding="utf-8")
 
 
-def _write(path: Path, record: dict[str, Any]) -> None:
-    path.write_text(as_json(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
+def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> dict[str, Any]:
     """The article's experiment: two agents at the profile's depth. The JSON is written last, as a sign of the end."""
     report, runs = lab.bench(
         model,
@@ -97,7 +99,7 @@ def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
     pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(data / "bench.csv", index=False)
     if report["restore"] is None:  # bench was interrupted: it returns what it has measured
         raise KeyboardInterrupt
-    _write(data / "bench.json", report)
+    return report
 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
@@ -114,13 +116,11 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
             repeats=repeats,
         )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
-    if not _kept(data / "yardsticks.csv"):
-        yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7).to_csv(data / "yardsticks.csv", index=False)
-    if not _kept(data / "warm_ttft.csv"):
-        warm_ttft(model, deep, lab.load_agents("dossier")).to_csv(data / "warm_ttft.csv", index=False)
+    _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7))
+    _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
 
 
-def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> None:
+def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> dict[str, Any]:
     """The dossier's pipeline, three rounds. The JSON is written last, as a sign of the end."""
     repeats = 3
     rows, timelines = compare_pipeline(lab.load_pipeline("dossier", model, n_tokens=chosen.pipeline), repeats=repeats)
@@ -128,4 +128,4 @@ def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> None:
     timelines.to_csv(data / "pipeline_timelines.csv", index=False)
     if rows.repeat.nunique() < repeats:  # interrupted: it returns the complete rounds
         raise KeyboardInterrupt
-    _write(data / "pipeline.json", environment(model))
+    return environment(model)
