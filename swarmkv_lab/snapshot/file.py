@@ -6,7 +6,7 @@ covered: the header is the one rendering of its contents; one checksum covers it
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
@@ -153,16 +153,11 @@ def _geometry(text: str) -> KVGeometry:
 
 
 _KEYS = {"kv_rotated": "mixed"}  # what the format calls it
-_FIELDS: dict[str, Callable[[str], Any]] = {
-    "model": str,
-    "model_name": str,
-    "architecture": str,
-    "geometry": _geometry,
-    "kv_type": lambda text: kv_types(tuple(_of(list)(text))),
-    "flash_attn": _of(bool),
-    "n_stream": _of(int),
-    "swa_full": _of(bool),
-    "kv_rotated": _of(bool),
-    "state_version": _of(int),
-    "llama_cpp": str,
+_READERS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    bool: _of(bool),
+    int: _of(int),
+    tuple[str, str]: lambda text: kv_types(tuple(_of(list)(text))),
+    KVGeometry | None: _geometry,
 }
+_FIELDS = {one.name: _READERS[one.type] for one in fields(KVIdentity)}
