@@ -79,16 +79,7 @@ def run_once(
     lengths = {name: len(prompt) for name, prompt in prompts.items()}
     settings = budget(model, strategy, len(prefix), lengths, max_tokens, settings)
     branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in prompts.items()]
-    run = Run(
-        model,
-        prefix,
-        Schedule(branches),
-        strategy.name,
-        settings,
-        packed=strategy.packs,
-        snapshot=snapshot,
-        callback=callback,
-    )
+    run = Run(model, prefix, Schedule(branches), strategy.name, settings, strategy.packs, snapshot, callback)
     strategy.answer(run)
     return run.ended()
 

@@ -52,15 +52,15 @@ class Pipeline:
             raise SwarmKVError("a pipeline needs at least one agent")
         schedule.check([agent.name for agent in self.agents], {agent.name: agent.after for agent in self.agents})
         self.after: schedule.Graph = {agent.name: tuple(agent.after) for agent in self.agents}
+        whole = len(self.tokens)
+        self.watermarks = {
+            agent.name: whole if agent.prefix_tokens is None else agent.prefix_tokens for agent in self.agents
+        }
+        """tokens of the document that each agent reads"""
         for agent in self.agents:
-            whole_number(f"{agent.name}: prefix_tokens", self._n_prefix(agent), 1, len(self.tokens))
+            whole_number(f"{agent.name}: prefix_tokens", self.watermarks[agent.name], 1, whole)
             whole_number(f"{agent.name}: max_tokens", agent.max_tokens)
         self._asked = {agent.name: tokens_of(model, agent.prompt) for agent in self.agents}
-
-    @property
-    def watermarks(self) -> dict[str, int]:
-        """Tokens of the document that each agent reads."""
-        return {agent.name: self._n_prefix(agent) for agent in self.agents}
 
     def waiting(self) -> "Pipeline":
         """The same agents without watermarks: nobody begins before the whole document is read."""
@@ -102,7 +102,9 @@ class Pipeline:
         lengths = {agent.name: self._longest(agent) + agent.max_tokens for agent in self.agents}
         asked = ContextSettings.of(n_ctx=n_ctx, **settings)
         branches = [
-            schedule.Branch(agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self._n_prefix(agent))
+            schedule.Branch(
+                agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self.watermarks[agent.name]
+            )
             for agent in self.agents
         ]
         plan = schedule.Schedule(branches, self.after, lambda branch: self._prepare(branch, plan), tolerant=True)
@@ -119,9 +121,6 @@ class Pipeline:
         )
         chosen.answer(run)
         return run.ended()
-
-    def _n_prefix(self, agent: Agent) -> int:
-        return len(self.tokens) if agent.prefix_tokens is None else agent.prefix_tokens
 
     def _heading(self, name: str) -> np.ndarray:
         """What stands before an answer that another agent reads; nothing where there is no vocabulary (a twin)."""

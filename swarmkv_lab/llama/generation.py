@@ -7,20 +7,19 @@ from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.sampling import Sampler, Sampling
 
+Asked = Mapping[int, tuple[int, Sampling | Sampler]]
+"""{seq_id: (max_tokens, sampling)}; every sequence has a sampler of its own."""
 Failed = Callable[[int, SwarmKVError], None]
 """Told of a sequence that could not go on, and why; without one the error is raised, and ends all of them."""
 
 
 def generate_together(
-    ctx: Context,
-    asked: Mapping[int, tuple[int, Sampling | Sampler]],
-    stopped: Callable[[int], bool] = lambda seq_id: False,
-    failed: Failed | None = None,
+    ctx: Context, asked: Asked, stopped: Callable[[int], bool] = lambda seq_id: False, failed: Failed | None = None
 ) -> Iterator[dict[int, int]]:
     """``Context.stream`` for several sequences in step: yields {seq_id: token} of those that have not finished.
 
-    asked: {seq_id: (max_tokens, sampling)}; every sequence has a sampler of its own. stopped: asked before each further
-    token of a sequence, whether nobody wants it any more. failed: see decode_together.
+    stopped: asked before each further token of a sequence, whether nobody wants it any more. failed: see
+    decode_together.
     """
     for max_tokens, _ in asked.values():
         whole_number("max_tokens", max_tokens)
@@ -57,10 +56,7 @@ def decode_together(ctx: Context, tokens_by_seq: Mapping[int, Tokens], failed: F
 
 
 def _steps(
-    ctx: Context,
-    asked: Mapping[int, tuple[int, Sampling | Sampler]],
-    stopped: Callable[[int], bool],
-    failed: Failed | None,
+    ctx: Context, asked: Asked, stopped: Callable[[int], bool], failed: Failed | None
 ) -> Iterator[dict[int, int]]:
     def gone(seq_id: int, error: SwarmKVError) -> None:
         if failed is None:

@@ -40,11 +40,8 @@ class Sampling:
         }
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float | np.integer | np.floating)
-                or not holds(value)
-            ):
+            is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+            if not is_number or not holds(value):
                 raise SwarmKVError(f"{name}={value!r}: it must be {rule}")
 
 

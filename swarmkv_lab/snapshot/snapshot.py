@@ -26,12 +26,8 @@ class KVSnapshot:
 
     def __init__(self, data: np.ndarray, tokens: np.ndarray, identity: KVIdentity) -> None:
         for name, array, dtype in (("data", data, np.uint8), ("tokens", tokens, np.int32)):
-            if (
-                not isinstance(array, np.ndarray)
-                or array.dtype != dtype
-                or array.ndim != 1
-                or not array.flags.c_contiguous
-            ):
+            is_row = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 1
+            if not is_row or not array.flags.c_contiguous:
                 raise SwarmKVError(f"a snapshot's {name} is one row of {np.dtype(dtype)} without gaps")
             array.flags.writeable = False
         self.data = data
@@ -71,8 +67,7 @@ class KVSnapshot:
         self._check()
         with ctx.guard:
             ctx.set_state(self.data, seq_id)
-            if ctx.n_past(seq_id) != len(self.tokens):
-                n_past = ctx.n_past(seq_id)
+            if (n_past := ctx.n_past(seq_id)) != len(self.tokens):
                 ctx.clear(seq_id)
                 raise SnapshotCorruptError(f"the state ends at {n_past:,} tokens, not at its {len(self.tokens):,}")
 
