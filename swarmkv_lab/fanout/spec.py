@@ -38,11 +38,8 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
     _check(spec, _WHOLE, path.name, needs=("document", "agents"))
     beside = path.parent / spec["document"]
     tokens = model.read(load_document(beside if os.path.isfile(beside) else spec["document"]))
-    whole = spec.get("tokens", len(tokens))
-    for name, n in {"n_tokens": n_tokens, f"{path.name}: tokens": whole}.items():
-        if n is not None:
-            whole_number(name, n, 1, len(tokens))
-    n_tokens = n_tokens or whole
+    whole = whole_number(f"{path.name}: tokens", spec.get("tokens", len(tokens)), 1, len(tokens))
+    n_tokens = whole if n_tokens is None else whole_number("n_tokens", n_tokens, 1, len(tokens))
     agents = []
     for name, how in spec["agents"].items():
         where = f"{path.name}: agents.{name}"

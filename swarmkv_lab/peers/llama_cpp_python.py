@@ -1,8 +1,8 @@
 """llama-cpp-python's own ways to keep a prefix: its state, its prefix match, its caches."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing
 from itertools import chain
 
 from llama_cpp import Llama, LlamaDiskCache, LlamaRAMCache
@@ -15,8 +15,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import ggml_type
 
 
-@contextmanager
-def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]:
+def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContextManager[Llama]:
     """llama-cpp-python's high-level class, with the same weights and the same settings as a Context."""
     key, value = map(ggml_type, settings.kv_pair)
     llama = Llama(
@@ -31,10 +30,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> Iterator[Llama]
         type_v=int(value),
         verbose=False,
     )
-    try:
-        yield llama
-    finally:
-        llama.close()
+    return closing(llama)
 
 
 def llama_state(run: Run, llama: Llama) -> None:

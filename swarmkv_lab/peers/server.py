@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,10 @@ class LlamaServer:
                     self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
                 )
             while time.monotonic() < until and self.process.poll() is None:
-                try:
+                with suppress(SwarmKVError):
                     self.ask("GET", "/health")
-                except SwarmKVError:
-                    time.sleep(0.05)
-                else:
                     return self
+                time.sleep(0.05)
             raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
         except BaseException:  # also Ctrl-C
             self.__exit__()

@@ -37,14 +37,10 @@ class Rope:
         """Vectors (..., head_dim) turned on by so many positions, float64; ``by`` broadcasts with the rows (...)."""
         rows = np.broadcast_shapes(vectors.shape[:-1], np.shape(by))
         out = np.broadcast_to(vectors, (*rows, vectors.shape[-1])).astype(np.float64)
-        half = self.n_rot // 2
-        first, second = (
-            (slice(0, self.n_rot, 2), slice(1, self.n_rot, 2))
-            if self.pairs == _PLAIN
-            else (slice(0, half), slice(half, self.n_rot))
-        )
-        angle = np.asarray(by, np.float64)[..., None] * self.base ** (-2 * np.arange(half) / self.n_rot)
-        x, y = out[..., first].copy(), out[..., second].copy()
+        i = np.arange(self.n_rot // 2)
+        first, second = (2 * i, 2 * i + 1) if self.pairs == _PLAIN else (i, i + len(i))
+        angle = np.asarray(by, np.float64)[..., None] * self.base ** (-2 * i / self.n_rot)
+        x, y = out[..., first], out[..., second]
         out[..., first] = x * np.cos(angle) - y * np.sin(angle)
         out[..., second] = x * np.sin(angle) + y * np.cos(angle)
         return out
