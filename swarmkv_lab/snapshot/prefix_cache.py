@@ -163,13 +163,13 @@ def evict(most: int, spare: Path | None = None) -> int:
 
     A file that cannot be removed, as on Windows while a process reads it, stays until the next time.
     """
-    files = [(path, status) for path, status in _by_use() if path != spare]
-    held = sum(status.st_size for _, status in files) + (spare.stat().st_size if spare and spare.exists() else 0)
+    files = _by_use()
+    held = sum(status.st_size for _, status in files)
     gone = 0
     for path, status in files:
         if held <= most:
             break
-        if remove(path):
+        if path != spare and remove(path):
             held -= status.st_size
             gone += 1
     return gone
