@@ -1,4 +1,9 @@
+"""What the tests share: models, questions, how often to repeat, and one core for each of pytest-xdist's workers."""
+
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before llama.cpp is loaded: who waits leaves the core to others
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.twins import write_twin
 
 ROOT = Path(__file__).parent.parent
+SOAK = os.environ.get("SWARMKV_SOAK") == "1"
 QUESTIONS = [
     "Which key is hard-coded in the source?",
     "Which licence is a risk?",
@@ -22,6 +28,47 @@ SHAPES = {
     "latent attention": KVGeometry(3, 1, 96, 0, 4096),
     "sliding window": KVGeometry(4, 2, 32, 32, 4096, 32, (True, True, False, True)),
 }
+
+
+def often(n: int) -> int:
+    """How often something is repeated that is marked as soak: n times in make soak and make test-all, else a tenth."""
+    return n if SOAK else max(1, n // 10)
+
+
+def usable_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+ALL_CORES = usable_cores()
+
+
+def pytest_configure(config):
+    """Each worker has a core to itself, and so one thread of llama.cpp; its kernels and processes inherit that."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {ALL_CORES[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(len(ALL_CORES), 8)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
+@pytest.fixture
+def all_cores():
+    """Threads and processes that this test starts may use every core, and so really meet."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CORES)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 def load_shape(name: str, folder: Path) -> lab.Model:

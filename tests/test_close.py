@@ -100,12 +100,12 @@ def close_while_running(path, what, n_rounds):
 
 
 @pytest.mark.parametrize("what", ["fan_out", "pipeline", "context", "is_eog"])
-def test_closing_while_another_thread_is_at_it(twin, what):
+def test_closing_while_another_thread_is_at_it(twin, what, all_cores):
     close_while_running(twin.path, what, 20)
 
 
 @pytest.mark.real
-def test_closing_while_another_thread_reads_and_writes_text(real):
+def test_closing_while_another_thread_reads_and_writes_text(real, all_cores):
     close_while_running(real.path, "text", 20)
 
 

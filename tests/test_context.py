@@ -278,7 +278,7 @@ print("alive")
 
 
 @pytest.mark.parametrize("per_context", [False, True])
-def test_two_threads_in_one_context_through_the_guard(twin, question, per_context, tmp_path):
+def test_two_threads_in_one_context_through_the_guard(twin, question, per_context, all_cores):
     """200 calls a thread on one context: as ctypes releases the GIL, without the guard this aborts the process."""
     with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=per_context) as model:
         with model.context(512, n_threads=1) as alone:

@@ -157,7 +157,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing(twin, document, monkeypatc
         assert len(lab.prefill(twin, document, cache=True).tokens) == 300
 
 
-def test_several_processes_at_once(twin, document, folder):
+def test_several_processes_at_once(twin, document, folder, all_cores):
     """They write, find and evict in one folder that holds two of their three snapshots."""
     code = (
         "import sys, warnings, swarmkv_lab as lab, numpy as np\n"

@@ -105,17 +105,17 @@ def test_the_tables_follow_from_the_timeline(twin, document, agents, strategy):
     assert (run.agents.ttft_ms >= run.agents.activation_ms + run.agents.branch_ms).all()
     assert run.metrics["end_to_end_ms"] == run.timeline.end_ms.max()
     if strategy == "naive":
-        prefill = run.timeline[run.timeline.phase == "prefill"]
-        assert run.metrics["prefill_ms"] == pytest.approx((prefill.end_ms - prefill.start_ms).mean())
-        assert (run.agents.activation_ms > run.metrics["prefill_ms"] / 2).all()
+        ms = (run.timeline.end_ms - run.timeline.start_ms).groupby([run.timeline.phase, run.timeline.agent]).sum()
+        assert run.metrics["prefill_ms"] == pytest.approx(ms["prefill"].mean())
+        activation = (ms["context"] + ms["prefill"])[run.agents.agent]
+        np.testing.assert_allclose(run.agents.activation_ms, activation)
 
 
 def test_a_failure_releases_contexts(twin, document, agents, monkeypatch):
-    before = len(twin._contexts)
     monkeypatch.setattr(lab.Context, "logits", lambda *_: 1 / 0)
     for strategy in lab.STRATEGIES:
         with pytest.raises(ZeroDivisionError):
             lab.fan_out(twin, document, agents, strategy, max_tokens=2)
     monkeypatch.undo()
-    assert all(not ctx._free.alive for ctx in twin._contexts) or len(twin._contexts) == before
+    assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
     lab.fan_out(twin, document, agents, "shared", max_tokens=2)
