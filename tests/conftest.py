@@ -56,7 +56,7 @@ def pytest_xdist_auto_num_workers():
 
 def pytest_collection_modifyitems(items):
     """The longest first, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_soak.py"))
 
 
 @pytest.fixture

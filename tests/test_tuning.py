@@ -10,10 +10,20 @@ from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.measure.limits import _pieces
 
 
-def test_every_combination_is_measured(twin, document):
-    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=1)
+def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
+    calls = []
+
+    def timed(call, number):
+        call()
+        calls.append(call)
+        return len(calls)  # seconds, three per combination and turn: a prefill, a branch, 8 tokens
+
+    monkeypatch.setattr("swarmkv_lab.measure.tuning.timeit.timeit", timed)
+    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
+    assert len(calls) == 4 * 4 * 3
     assert frame[["flash_attn", "n_threads"]].values.tolist() == [[False, 1], [False, 2], [True, 1], [True, 2]]
-    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
+    second = 1e3 * np.arange(25, 37).reshape(4, 3) / [1, 1, 8]  # the middle one of three turns, after the warm-up's 12
+    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
 
