@@ -62,6 +62,20 @@ def test_n_batch_smaller_than_everything(twin, document, agents, strategy):
 
 
 @pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_an_answer_ends_before_the_token_that_ends_the_turn(twin, document, agents, strategy, monkeypatch):
+    whole = lab.fan_out(twin, document, agents, strategy, max_tokens=6).branches
+    end = whole[0].tokens[2]
+    monkeypatch.setattr(lab.Model, "is_eog", lambda _self, token: token == end)
+    for branch, before in zip(lab.fan_out(twin, document, agents, strategy, max_tokens=6).branches, whole, strict=True):
+        ends = before.tokens.index(end) if end in before.tokens else 6
+        assert branch.tokens == before.tokens[:ends]
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        ctx.decode(agents["a1"])
+        assert list(ctx.stream(6)) == whole[0].tokens[: whole[0].tokens.index(end)]
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
 def test_no_answer_wanted(twin, document, agents, strategy):
     run = lab.fan_out(twin, document, agents, strategy, max_tokens=0)
     assert (run.agents.answer_tokens == 0).all()
