@@ -127,6 +127,15 @@ def test_the_least_recently_used_go_first(twin, document, folder, monkeypatch):
     assert [int(path.name.split("-")[1]) for path in files(folder)] == [104]
 
 
+def test_what_just_fits_stays(twin, document, folder):
+    for n in (100, 101):
+        lab.prefill(twin, document[:n], cache=True)
+    held = sum(path.stat().st_size for path in files(folder))
+    assert prefix_cache.evict(held) == 0
+    assert prefix_cache.evict(held - 1) == 1
+    assert [int(path.name.split("-")[1]) for path in files(folder)] == [101]
+
+
 def test_a_clock_that_goes_backwards(twin, document, folder, monkeypatch):
     for n in (100, 101):
         lab.prefill(twin, document[:n], cache=True)

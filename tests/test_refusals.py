@@ -12,8 +12,10 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
+from swarmkv_lab.llama import log
 from swarmkv_lab.llama.api import text_of
 from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.sampling import GREEDY, Sampler
 from swarmkv_lab.snapshot import prefix_cache
 from swarmkv_lab.snapshot.mapped import MappedFile
@@ -176,6 +178,17 @@ def test_each_filter_alone_leaves_the_likeliest(only):
 
 
 # -- models
+
+
+def test_what_llama_cpp_says_to_others_goes_to_them(monkeypatch):
+    said = []
+    monkeypatch.setattr(log, "_before", lambda level, text, data: said.append((level, text)))
+    log._on_log(log._ERROR, b"theirs", None)
+    with LlamaGuard():
+        log._on_log(log._ERROR, b"ours\n", None)
+    assert said == [(log._ERROR, b"theirs")]
+    assert log.take_errors() == " (llama.cpp: ours)"
+    assert log.take_errors() == ""
 
 
 def test_a_model_that_is_closed(twin, document):
