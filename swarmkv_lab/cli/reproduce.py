@@ -52,7 +52,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         if not _kept(data / "bench.json"):
             _measure_bench(model, tokens, chosen, data)
         if not _kept(data / "positions.csv"):
-            position_error(model, tokens[:1024]).to_csv(data / "positions.csv", index=False)
+            position_error(model, tokens[: chosen.positions]).to_csv(data / "positions.csv", index=False)
         if reference:
             _measure_peers(model, tokens, chosen, data)
             if not _kept(data / "snapshot_file.json"):
