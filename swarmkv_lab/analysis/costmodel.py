@@ -84,7 +84,8 @@ class CostModel:
         if unknown := set(strategies) - set(self.strategies):
             raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {sorted(unknown)}")
         for name, values in {"depths": depths, "n_agents": n_agents}.items():
-            if not len(values) or not np.min(values) >= 1:
+            axis = np.asarray(values)
+            if axis.ndim != 1 or axis.dtype.kind not in "iuf" or not axis.size or not axis.min() >= 1:
                 raise SwarmKVError(f"{name}={values!r:.60}: numbers of at least 1, and at least one of them")
         d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
         frames = [self._predict(name, d, n) for name in strategies or self.strategies]
