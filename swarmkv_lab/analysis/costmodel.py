@@ -54,7 +54,9 @@ class CostModel:
         Raises SwarmKVError if naive is missing, if there are fewer than 3 depths (a parabola needs 3), or if a packed
         strategy was measured with only one number of agents.
         """
-        depths = runs.depth.nunique() if len(runs) else 0
+        if missing := sorted({"strategy", "depth", "n_agents", "end_to_end_ms"} - set(runs)):
+            raise SwarmKVError(f"these are no runs of a sweep: they have no {', '.join(missing)}")
+        depths = runs.depth.nunique()
         if depths < 3 or BASELINE not in set(runs.strategy):
             raise SwarmKVError(f"the cost model needs naive and at least 3 depths, got {depths}: measure a larger grid")
         packed = tuple(packed_strategies(runs))

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swarmkv_lab.errors import SwarmKVError
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
@@ -13,6 +15,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
     """KL(p || q) in nats between the softmax distributions of two rows of logits."""
+    if np.shape(p_logits) != np.shape(q_logits):
+        raise SwarmKVError(f"logits of the shapes {np.shape(p_logits)} and {np.shape(q_logits)} cannot be compared")
     log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
     return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))
 
