@@ -5,19 +5,25 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce test test-browser soak peers lab dashboard reference resume-reference lint clean help
+.PHONY: reproduce test test-all test-browser soak peers lab dashboard reference resume-reference lint clean help
 
 reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
 
-test: $(READY) lint ## all tests, on tiny models made on the spot and on the real one
-	$(BIN)/python -m pytest
+# A worker per core, each with one thread of llama.cpp. The model is fetched before they all ask for it at once.
+PYTEST = $(BIN)/swarmkv-lab model && $(BIN)/python -m pytest -n auto --dist worksteal
+
+test: $(READY) lint ## what every change is checked with, in minutes: each fact once, on the smallest model that shows it
+	$(PYTEST)
+
+test-all: $(READY) lint ## every test but the browser's: also larger cases, peers (make peers) and long counts
+	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
 test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven in Chromium; screenshots in artifacts/
 	$(BIN)/python -m pytest -m browser tests/test_browser.py
 
-soak: $(READY) ## thousands of capture, save, load, restore, share and close cycles, with an eye on memory, files and threads
-	$(BIN)/python -m pytest -s -m soak tests/test_soak.py
+soak: $(READY) ## thousands of flipped bytes, killed writers, failing agents and whole cycles; make test does a tenth
+	SWARMKV_SOAK=1 $(BIN)/python -m pytest -s -m soak
 
 peers: $(READY) ## compile llama-server of the same sources (a few minutes, once), for bench --peers server_warm and others
 	$(BIN)/python -c 'from swarmkv_lab.peers.build import build; print(build())'

@@ -1,4 +1,9 @@
+"""What the tests share: models, questions, how often to repeat, and one core for each of pytest-xdist's workers."""
+
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before llama.cpp is loaded: who waits leaves the core to others
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.twins import write_twin
 
 ROOT = Path(__file__).parent.parent
+SOAK = os.environ.get("SWARMKV_SOAK") == "1"
 QUESTIONS = [
     "Which key is hard-coded in the source?",
     "Which licence is a risk?",
@@ -27,6 +33,47 @@ SHAPES = {
 def needs(module, name):
     """Skip a test on a system that has no such call."""
     return pytest.mark.skipif(not hasattr(module, name), reason=f"this system has no {module.__name__}.{name}")
+
+
+def often(n: int) -> int:
+    """How often something is repeated that is marked as soak: n times in make soak and make test-all, else a tenth."""
+    return n if SOAK else max(1, n // 10)
+
+
+def usable_cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+ALL_CORES = usable_cores()
+
+
+def pytest_configure(config):
+    """Each worker has a core to itself, and so one thread of llama.cpp; its kernels and processes inherit that."""
+    worker = getattr(config, "workerinput", {}).get("workerid")
+    if worker and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {ALL_CORES[int(worker.removeprefix("gw")) % len(ALL_CORES)]})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return min(len(ALL_CORES), 8)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_soak.py"))
+
+
+@pytest.fixture
+def all_cores():
+    """Threads and processes that this test starts may use every core, and so really meet."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CORES)
+    yield
+    os.sched_setaffinity(0, before)
 
 
 def load_shape(name: str, folder: Path) -> lab.Model:

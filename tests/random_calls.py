@@ -4,6 +4,7 @@ Every call ends well, or in a SwarmKVError. The last line on stderr names the ca
 """
 
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -206,6 +207,12 @@ def calls(twin: lab.Model, folder: Path) -> list:
     ]  # fmt: skip
 
 
+def ended_after(seconds: float) -> None:
+    """Have the alarm ring as Ctrl-C does; 0: not at all. Windows has none."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def main(number: int, n_calls: int) -> None:
     """Draw and make the calls."""
     with suppress(ImportError):  # Windows has none
@@ -213,7 +220,9 @@ def main(number: int, n_calls: int) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))  # what asks for more is refused, not killed
     warnings.simplefilter("ignore")
-    counts, failures = {"ended well": 0, "refused": 0}, []
+    counts, failures = {"ended well": 0, "refused": 0, "interrupted": 0}, []
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
     with (
         TemporaryDirectory() as folder,
         lab.load_model(lab.twin(lab.KVGeometry(1, 1, 32, 32, 4096)), n_gpu_layers=0) as twin,
@@ -237,10 +246,14 @@ def main(number: int, n_calls: int) -> None:
             which = getattr(function, "__qualname__", str(function))
             print(f"{which} {odd!r:.300}", file=sys.stderr, flush=True)
             try:
+                ended_after(5)  # to ask for a thousand million runs is no fault
                 function(**arguments | odd)
+                ended_after(0)
                 counts["ended well"] += 1
             except lab.SwarmKVError as error:
                 counts["refused"] += bool(str(error))
+            except KeyboardInterrupt:
+                counts["interrupted"] += 1
             except Exception:
                 failures.append(f"{which} {odd!r:.300}\n{traceback.format_exc(limit=-3)}")
 

@@ -14,28 +14,23 @@ NAME = "doc.kv.safetensors"
 QUESTIONS = ["Which licence is a risk?", "What does an invoice say?"]
 
 
-def run(*arguments):
-    done = subprocess.run([sys.executable, "-m", "swarmkv_lab", *arguments], capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.mark.real
-def test_prefill_today_ask_tomorrow(tmp_path):
+def test_prefill_today_in_one_process_and_ask_tomorrow_in_another(tmp_path, capsys):
     path = str(tmp_path / NAME)
-    status, said, _ = run("prefill", "--document", "dossier", "--depth", "700", "--out", path)
-    assert status == 0
-    assert "700 tokens" in said
+    command = [sys.executable, "-m", "swarmkv_lab", "prefill", "--document", "dossier", "--depth", "100"]
+    done = subprocess.run([*command, "--out", path], capture_output=True, text=True, check=True)
+    assert "100 tokens" in done.stdout
     answers = {}
     for strategy in lab.STRATEGIES:
-        status, said, _ = run("ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "12", "--json")
-        assert status == 0
-        answers[strategy] = json.loads(said)
+        assert main(["ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "4", "--json"]) == 0
+        answers[strategy] = json.loads(capsys.readouterr().out)
     exact = [answers[name]["tokens"] for name in ("naive", "swarmkv", "pooled", "shared")]
     assert exact[0] == exact[1] == exact[2] == exact[3]
     assert len(answers["batched"]["answers"]) == 2
-    status, said, _ = run("ask", path, QUESTIONS[0], "--max-tokens", "3")
+    assert main(["ask", path, QUESTIONS[0], "--max-tokens", "3"]) == 0
+    said = capsys.readouterr().out
     assert f"> {QUESTIONS[0]}\n" in said
-    assert "700 tokens restored, first token after" in said
+    assert "100 tokens restored, first token after" in said
 
 
 def test_inspect_needs_no_model(twin, document, tmp_path, capsys):

@@ -1,8 +1,6 @@
 """swarmkv-lab: tables for people, JSON for programs, one line and exit 2 for anything bad."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -58,7 +56,6 @@ def test_arguments_that_argparse_refuses(arguments):
     assert exit_.value.code == 2
 
 
-def test_model_prints_the_path(twin):
-    command = [sys.executable, "-m", "swarmkv_lab", "model", str(twin.path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert run.stdout == f"{twin.path}\n"
+def test_model_prints_the_path(twin, capsys):
+    assert main(["model", str(twin.path)]) == 0
+    assert capsys.readouterr().out == f"{twin.path}\n"

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import load_shape, needs
+from conftest import load_shape, needs, often
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import weights
@@ -102,14 +102,16 @@ def close_while_running(path, what, n_rounds):
     assert (done.returncode, done.stdout.strip()) == (0, "alive"), done.stderr[-2000:]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("what", ["fan_out", "pipeline", "context", "is_eog"])
-def test_closing_while_another_thread_is_at_it(twin, what):
-    close_while_running(twin.path, what, 20)
+def test_closing_while_another_thread_is_at_it(twin, what, all_cores):
+    close_while_running(twin.path, what, often(200))
 
 
+@pytest.mark.soak
 @pytest.mark.real
-def test_closing_while_another_thread_reads_and_writes_text(real):
-    close_while_running(real.path, "text", 20)
+def test_closing_while_another_thread_reads_and_writes_text(real, all_cores):
+    close_while_running(real.path, "text", often(200))
 
 
 def test_a_model_file_that_is_written_to_is_not_relied_on(tmp_path, document):

@@ -127,6 +127,18 @@ def test_share_moves_no_cells_and_clear_leaves_the_others(twin, document, questi
         assert [ctx.n_past(seq_id) for seq_id in range(4)] == [300, 309, 0, 309]
 
 
+def test_what_a_sequence_held_before_it_was_shared_is_gone(twin, document, question):
+    with twin.context(1024, n_seq_max=3) as ctx:
+        ctx.decode(document, 0)
+        ctx.decode(np.tile(question, 40), 1)
+        ctx.share(0, 1)
+        ctx.share(0, 2)
+        assert ctx.n_past(1) == len(document)
+        for branch in (1, 2):
+            ctx.decode(question, branch)
+        np.testing.assert_allclose(ctx.logits(1), ctx.logits(2), atol=5e-3)
+
+
 def test_logits_are_kept_apart_by_sequence_and_are_copies(twin, document, question):
     with twin.context(512, n_seq_max=2) as ctx:
         ctx.decode(document, 0)
@@ -278,7 +290,7 @@ print("alive")
 
 
 @pytest.mark.parametrize("per_context", [False, True])
-def test_two_threads_in_one_context_through_the_guard(twin, question, per_context, tmp_path):
+def test_two_threads_in_one_context_through_the_guard(twin, question, per_context, all_cores):
     """200 calls a thread on one context: as ctypes releases the GIL, without the guard this aborts the process."""
     with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=per_context) as model:
         with model.context(512, n_threads=1) as alone:

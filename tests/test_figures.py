@@ -30,9 +30,10 @@ def drawn(measured):
 
 
 def test_every_figure_is_saved_and_drawn_alike_again(measured, tmp_path):
+    redrawn = drawn(measured)
     for name, figure in drawn(measured).items():
         first = [path.read_bytes() for path in figures.save(figure, tmp_path, name)]
-        again = [path.read_bytes() for path in figures.save(drawn(measured)[name], tmp_path, name)]
+        again = [path.read_bytes() for path in figures.save(redrawn[name], tmp_path, name)]
         assert [len(data) > 5000 for data in first] == [True, True], name
         assert first[0] == again[0], name
 

@@ -5,6 +5,7 @@ import html.parser
 import pytest
 from conftest import ROOT
 
+from swarmkv_lab import figures
 from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
@@ -23,19 +24,33 @@ class Page(html.parser.HTMLParser):
             self.links.append(dict(attrs)["href"])
 
 
-def test_every_figure_is_drawn_and_on_the_page(tmp_path):
-    paths = gallery.draw(measurements("reference"), tmp_path)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Every exhibit, drawn and saved once: the folder, the paths, and the figures by name."""
+    folder, kept, save = tmp_path_factory.mktemp("figures"), {}, figures.save
+
+    def keep(figure, into, name):
+        kept[name] = figure
+        return save(figure, into, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", keep)
+        paths = gallery.draw(measurements("reference"), folder)
+    return folder, paths, kept
+
+
+def test_every_figure_is_drawn_and_on_the_page(drawn):
+    folder, paths, _ = drawn
     assert all(path.stat().st_size > 1000 for path in paths)
-    page = Page((tmp_path / "index.html").read_text())
+    page = Page((folder / "index.html").read_text())
     assert [image["src"] for image in page.images] == [path.name for path in paths[:-1]]
     assert all(len(image["alt"]) > 40 for image in page.images)
-    assert all((tmp_path / link).is_file() for link in page.links)
+    assert all((folder / link).is_file() for link in page.links)
 
 
 @pytest.mark.parametrize("exhibit", gallery.EXHIBITS, ids=lambda e: e.name)
-def test_every_figure_says_its_message_and_where_it_was_measured(exhibit):
-    reference = measurements("reference")
-    figure = exhibit.draw(reference)
+def test_every_figure_says_its_message_and_where_it_was_measured(exhibit, drawn):
+    figure = drawn[2][exhibit.name]
     if exhibit.name != "broadcast":  # a drawing of the idea
         assert figure.get_label()
         assert "llama.cpp" in figure.get_supxlabel() or "predicted from" in figure.get_supxlabel()

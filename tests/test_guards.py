@@ -1,5 +1,7 @@
 """Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
 
+from contextlib import suppress
+
 import psutil
 import pytest
 from matplotlib.figure import Figure
@@ -10,14 +12,19 @@ from swarmkv_lab.measure.guards import VARIANTS
 
 
 @pytest.mark.real
-def test_threads_without_a_guard_end_their_process_and_not_this_one(real):
+def test_threads_without_a_guard_end_their_process_and_not_this_one(real, all_cores, monkeypatch, tmp_path):
+    monkeypatch.setenv("SWARMKV_TEST", str(tmp_path))  # what it starts inherits this, also when it outlives it
     document = real.tokenize(lab.load_document("dossier"))[:200]
     questions = [real.ask(question) for question in list(lab.load_agents("dossier").values())[:2]]
     said = lab.without_guard(real, document, questions, rounds=50)
     assert said.startswith(("it died of SIG", "it ended with status", "it hung"))
     assert "survived" not in said
-    commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
-    assert not [command for command in commands if command.endswith("-m swarmkv_lab.measure.guards")]
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SWARMKV_TEST") == str(tmp_path):
+                left.append(process)
+    assert left == []
 
 
 def test_all_variants_answer_alike(twin, document, question):
@@ -26,8 +33,6 @@ def test_all_variants_answer_alike(twin, document, question):
     assert len(frame) == 2 * len(VARIANTS)
     exact = frame[~frame.variant.isin(["one batch", "threads, one context"])]
     assert exact.same_tokens.all()
-    assert (frame.latency_ms > 0).all()
-    assert (frame.tokens_per_s > 0).all()
     figure = figures.guards(frame, "twin")
     assert isinstance(figure, Figure)
     assert "x the tokens per second: " in figure.get_label()

@@ -1,6 +1,7 @@
 """Which GGUF: found, fetched, mended; anything else is one clear error and a living process."""
 
 import hashlib
+import os
 import threading
 import zipfile
 
@@ -121,6 +122,16 @@ def test_a_hub_name_without_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(lab.ModelNotFoundError, match=r"swarmkv-lab\[hub\]"):
         lab.model_path("someone/some-model:model.gguf")
+
+
+def test_the_content_hash_of_large_files_that_differ_in_size_alone(tmp_path):
+    """Of more than 16 MiB only blocks are read, and these are all zeros."""
+    hashes = set()
+    for mib in (17, 18, 19):
+        (tmp_path / "m.gguf").touch()
+        os.truncate(tmp_path / "m.gguf", mib << 20)
+        hashes.add(content_hash(tmp_path / "m.gguf"))
+    assert len(hashes) == 3
 
 
 def test_the_content_hash_sees_one_bit_anywhere(twin, tmp_path):

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom in the quick profile."""
+"""Every notebook runs from top to bottom: in the smoke profile, and in the quick one that a reader gets."""
 
 import pytest
 from conftest import ROOT
@@ -9,7 +9,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("profile", ["smoke", pytest.param("quick", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path):
-    notebook = execute(path, "quick")
+def test_runs_from_top_to_bottom(path, profile):
+    notebook = execute(path, profile)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

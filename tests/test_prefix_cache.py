@@ -127,6 +127,15 @@ def test_the_least_recently_used_go_first(twin, document, folder, monkeypatch):
     assert [int(path.name.split("-")[1]) for path in files(folder)] == [104]
 
 
+def test_what_just_fits_stays(twin, document, folder):
+    for n in (100, 101):
+        lab.prefill(twin, document[:n], cache=True)
+    held = sum(path.stat().st_size for path in files(folder))
+    assert prefix_cache.evict(held) == 0
+    assert prefix_cache.evict(held - 1) == 1
+    assert [int(path.name.split("-")[1]) for path in files(folder)] == [101]
+
+
 def test_a_clock_that_goes_backwards(twin, document, folder, monkeypatch):
     for n in (100, 101):
         lab.prefill(twin, document[:n], cache=True)
@@ -157,7 +166,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing(twin, document, monkeypatc
         assert len(lab.prefill(twin, document, cache=True).tokens) == 300
 
 
-def test_several_processes_at_once(twin, document, folder):
+def test_several_processes_at_once(twin, document, folder, all_cores):
     """They write, find and evict in one folder that holds two of their three snapshots."""
     code = (
         "import sys, warnings, swarmkv_lab as lab, numpy as np\n"

@@ -1,4 +1,4 @@
-"""On the real model: text in, text out, the same answers by every exact strategy, and the size to the byte."""
+"""On the real model: text in, text out, and the same answers by every exact strategy."""
 
 import llama_cpp
 import numpy as np
@@ -69,8 +69,9 @@ def test_an_empty_prompt(real, question):
 
 
 def test_strategies_answer_as_naive_does(real):
-    tokens = real.tokenize(lab.load_document("dossier"))[:400]
-    runs = lab.race(real, tokens, lab.load_agents("dossier"), list(lab.STRATEGIES), max_tokens=6)
+    tokens = real.tokenize(lab.load_document("dossier"))[:150]
+    agents = dict(list(lab.load_agents("dossier").items())[:2])
+    runs = lab.race(real, tokens, agents, list(lab.STRATEGIES), max_tokens=6)
     for name in ("swarmkv", "pooled", "shared"):
         exactness = runs[name].compare(runs["naive"])
         assert exactness.max_abs_logit_diff.max() == 0, name
@@ -78,16 +79,8 @@ def test_strategies_answer_as_naive_does(real):
     assert runs["batched"].compare(runs["naive"]).kl.max() < 0.5
 
 
-def test_a_snapshot_has_the_predicted_size(real):
-    tokens = real.tokenize(lab.load_document("dossier"))[:257]
-    with real.context(512) as ctx:
-        ctx.decode(tokens)
-        assert lab.KVSnapshot.capture(ctx, tokens).nbytes == real.geometry.snapshot_bytes(257)
-    assert real.geometry.snapshot_bytes(3501) == 80_705_796
-
-
 def test_a_seed_gives_the_same_answer_in_every_exact_strategy(real):
-    tokens = real.tokenize(lab.load_document("dossier"))[:200]
+    tokens = real.tokenize(lab.load_document("dossier"))[:60]
     sampling = lab.Sampling(temperature=1.0, seed=11)
     runs = lab.race(
         real, tokens, ["Who?", "When?"], ["naive", "swarmkv", "pooled", "shared"], max_tokens=8, sampling=sampling

@@ -91,7 +91,11 @@ def test_the_prefill_is_all_of_the_documents_and_a_mean_where_each_agent_has_its
 
 def test_a_packed_agents_span_ends_with_its_own_answer(twin, document):
     agents = [lab.Agent("short", [1], max_tokens=2), lab.Agent("long", [2], max_tokens=30)]
-    run = lab.Pipeline(twin, document, agents).run("batched")
+    decodes = []
+    run = lab.Pipeline(twin, document, agents).run("batched", callback=lambda run: decodes.append(run.recorder.now()))
+    ends = run.timeline[run.timeline.phase == "generate"].set_index("agent").end_ms
+    _prefill, _prompts, second, third, *_ = decodes  # when each begins
+    assert second < ends["short"] <= third
     (short,), (long,) = (spans_ms(run, name, "generate") for name in ("short", "long"))
     assert short < long
     assert run.timeline.end_ms.max() == run.timeline[run.timeline.agent == "long"].end_ms.max()
@@ -150,9 +154,10 @@ def failed_run(model):
     return lambda *_args, **_kwargs: run
 
 
-def test_a_run_outlives_its_model(twin, document, question):
+def test_a_run_outlives_its_model(twin, document, question, monkeypatch):
     with lab.load_model(twin.path) as model:
         runs = [lab.fan_out(model, document, [question], max_tokens=3), lab.Pipeline(model, document, graph()).run()]
+    monkeypatch.setattr(lab.Model, "detokenize", lambda *_: 1 / 0)  # a closed model has no vocabulary any more
     for run in runs:
         assert run.agents.answer.tolist() == list(run.answers.values())
         assert all(run.answers.values())

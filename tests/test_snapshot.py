@@ -45,6 +45,19 @@ def test_every_kv_type_restores_exactly_and_has_the_predicted_size(document, que
             np.testing.assert_array_equal(ctx.logits(), expected)
 
 
+def test_windowed_layers_that_keep_everything_write_what_the_window_has(document, question, tmp_path):
+    with load_shape("sliding window", tmp_path) as model:
+        snapshot, expected = uninterrupted(model, document, question, swa_full=True)
+        snapshot.save(tmp_path / "doc")
+        loaded = lab.KVSnapshot.load(tmp_path / "doc", model)
+        with model.context(1024, swa_full=True) as ctx:
+            loaded.restore(ctx)
+            ctx.decode(question)
+            np.testing.assert_array_equal(ctx.logits(), expected)
+        with model.context(1024) as ctx, pytest.raises(lab.SnapshotMismatchError, match="swa_full True, the context"):
+            loaded.restore(ctx)
+
+
 def test_restore_replaces_what_a_sequence_held(twin, document, question):
     snapshot, expected = uninterrupted(twin, document, question)
     with twin.context(512) as ctx:

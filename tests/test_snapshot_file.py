@@ -18,7 +18,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from conftest import SHAPES, load_shape, needs
+from conftest import SHAPES, load_shape, needs, often
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -303,7 +303,8 @@ def test_a_number_of_tokens_that_is_not_the_states(snapshot, twin, tmp_path, n):
         lab.KVSnapshot.load(tmp_path / NAME, twin)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.soak
+@settings(max_examples=often(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_state_that_was_changed_under_valid_checksums_never_ends_the_process(snapshot, twin, tmp_path, data):
     """Any field but the numbers of K and V themselves: refused. Those are only numbers."""
@@ -333,8 +334,9 @@ def refused(data, path, model) -> bool:
     return False
 
 
-def test_every_single_byte_flip_is_refused(twin, tmp_path):
-    """10,000 of them, anywhere in files of several kinds: half in the header, where the smallest changes count."""
+@pytest.mark.soak
+def test_every_single_byte_flip_is_refused(tmp_path):
+    """10,000 (a tenth in make test) in files of several kinds: half in the header, where the smallest changes count."""
     chosen, flips = random.Random(5), 0
     path = tmp_path / NAME
     for kv_type, flash_attn, n in (("f16", False, 40), ("q8_0", True, 40), ("f32", False, 1), ("bf16", True, 300)):
@@ -346,20 +348,23 @@ def test_every_single_byte_flip_is_refused(twin, tmp_path):
             lab.KVSnapshot.capture(ctx, np.arange(n) % 256).save(path)
             whole = path.read_bytes()
             header = 8 + int.from_bytes(whole[:8], "little")
-            for i in range(2500):
+            for i in range(often(2500)):
                 at = chosen.randrange(header if i % 2 else len(whole))
                 changed = bytearray(whole)
                 changed[at] ^= chosen.randrange(1, 256)
                 assert refused(changed, path, model), (kv_type, at)
                 flips += 1
-    assert flips == 10_000
+    assert flips == often(10_000)
 
 
+@pytest.mark.soak
 def test_every_truncation_and_extension_is_refused(twin, saved):
     chosen, whole = random.Random(6), saved.read_bytes()
-    lengths = [*range(0, 100), *(chosen.randrange(len(whole)) for _ in range(900))]
+    lengths = [*range(0, 100), *(chosen.randrange(len(whole)) for _ in range(often(900)))]
     assert all(refused(whole[:n], saved, twin) for n in lengths if n)
-    assert refused(whole + b"\0", saved, twin)
+    saved.write_bytes(whole + b"\0")
+    with pytest.raises(lab.SnapshotCorruptError, match=f"should have {len(whole):,} bytes and has {len(whole) + 1:,}"):
+        lab.KVSnapshot.load(saved, twin)
     saved.write_bytes(b"")
     with pytest.raises(lab.SnapshotCorruptError, match="it has 0 bytes"):
         lab.KVSnapshot.load(saved, twin)
@@ -385,13 +390,15 @@ def test_headers_that_are_something_else(twin, tmp_path, header):
     assert refused(len(header).to_bytes(8, "little") + header + bytes(64), tmp_path / NAME, twin)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.soak
+@settings(max_examples=often(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.binary(min_size=1, max_size=400))
 def test_noise_is_refused(twin, tmp_path, noise):
     assert refused(noise, tmp_path / NAME, twin)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.soak
+@settings(max_examples=often(200), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(
         ["geometry", "kv_type", "flash_attn", "n_stream", "model", "state_version", "swa_full", "mixed"]
@@ -532,6 +539,7 @@ def test_two_writers_at_once_leave_one_whole_file(twin, document, tmp_path):
         if (tmp_path / NAME).exists():
             sizes.add(len(lab.KVSnapshot.load(tmp_path / NAME, twin).tokens))
     assert failures == []
+    assert sizes
     assert sizes <= {100, 200, 300}
     assert leftovers(tmp_path) == []
 
@@ -555,7 +563,8 @@ def test_a_file_that_is_cut_while_it_is_read(saved, twin, monkeypatch, n_bytes):
         lab.KVSnapshot.load(saved, twin)
 
 
-def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twin):
+@pytest.mark.soak
+def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twin, all_cores):
     """Another process truncates and rewrites the file as fast as it can, while this one loads and restores it."""
     whole = saved.read_bytes()
     code = (
@@ -568,7 +577,7 @@ def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twi
     process = subprocess.Popen([sys.executable, "-c", code, saved])
     counts = {"restored": 0, "refused": 0}
     try:
-        until = time.monotonic() + 5
+        until = time.monotonic() + often(10)
         with twin.context(512) as ctx:
             while time.monotonic() < until:
                 try:
@@ -589,15 +598,16 @@ def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twi
 
 
 @needs(os, "fork")
+@pytest.mark.soak
 def test_a_kill_at_any_moment_leaves_a_whole_file(twin, document, tmp_path):
-    """200 kills: always the complete old or the complete new file, and no rubbish after the next save."""
+    """200 kills, a tenth in make test: always the old or the new file, whole, and no rubbish after the next save."""
     snapshots, found, chosen = [], [], random.Random(7)
     for n in (250, 300):
         with twin.context(512) as ctx:
             ctx.decode(document[:n])
             snapshots.append(lab.KVSnapshot.capture(ctx, document[:n]))
     snapshots[0].save(tmp_path / NAME)
-    for _ in range(200):
+    for _ in range(often(200)):
         if not (writer := os.fork()):
             try:  # the child only writes, again and again, until it is killed
                 while True:

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import psutil
 import pytest
+from conftest import often
 
 import swarmkv_lab as lab
 
@@ -54,14 +55,11 @@ def soak(model, document, question, path, cycles: int) -> None:
 
 @pytest.mark.soak
 def test_five_thousand_cycles(twin, document, question, tmp_path):
-    soak(twin, document, question, tmp_path / "doc.kv.safetensors", 5000)
+    """A tenth in make test."""
+    soak(twin, document, question, tmp_path / "doc.kv.safetensors", often(5000))
 
 
-def test_some_cycles(twin, document, question, tmp_path):
-    soak(twin, document, question, tmp_path / "doc.kv.safetensors", 100)
-
-
-def test_threads_that_restore_from_one_snapshot(twin, document, question, tmp_path):
+def test_threads_that_restore_from_one_snapshot(twin, document, question, tmp_path, all_cores):
     lab.prefill(twin, document).save(tmp_path / "doc.kv.safetensors")
     loaded = lab.KVSnapshot.load(tmp_path / "doc.kv.safetensors", twin)
     with twin.context(512) as ctx:

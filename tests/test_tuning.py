@@ -10,10 +10,20 @@ from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.measure.limits import _pieces
 
 
-def test_every_combination_is_measured(twin, document):
-    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=1)
+def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
+    calls = []
+
+    def timed(call, number):
+        call()
+        calls.append(call)
+        return len(calls)  # seconds, three per combination and turn: a prefill, a branch, 8 tokens
+
+    monkeypatch.setattr("swarmkv_lab.measure.tuning.timeit.timeit", timed)
+    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
+    assert len(calls) == 4 * 4 * 3
     assert frame[["flash_attn", "n_threads"]].values.tolist() == [[False, 1], [False, 2], [True, 1], [True, 2]]
-    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
+    second = 1e3 * np.arange(25, 37).reshape(4, 3) / [1, 1, 8]  # the middle one of three turns, after the warm-up's 12
+    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
 
@@ -51,11 +61,20 @@ def test_the_pieces_are_the_whole_state_but_its_headers(twin, document, flash_at
     assert rows == (1 if flash_attn else 2 * 16)  # values are transposed without it: a row an element
 
 
-def test_restore_is_measured_beside_copies(twin, document):
-    measured = lab.restore_against_memcpy(twin, document, rounds=2)
+def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
+    seconds = iter([9, 9, 9, 0.003, 0.001, 0.008, 0.006, 0.002, 0.004, 0.005, 0.004, 0.007])  # the warm-up comes first
+    done = []
+
+    def timed(call, number):
+        done.append(call())
+        return next(seconds)
+
+    monkeypatch.setattr("swarmkv_lab.measure.limits.timeit.timeit", timed)
+    measured = lab.restore_against_memcpy(twin, document, rounds=3)
+    assert len(done) == 4 * 3
     assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
-    assert measured["ratio"] == measured["restore_ms"] / measured["memcpy_ms"]
-    assert measured["pieces_ms"] > 0
+    medians = {"restore_ms": 5, "memcpy_ms": 2, "pieces_ms": 7, "ratio": 2.5}
+    assert {name: measured[name] for name in medians} == pytest.approx(medians)
 
 
 def test_loading_is_measured_beside_reading(twin, document):

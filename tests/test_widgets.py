@@ -203,6 +203,7 @@ def wait_for(condition, seconds=60):
 def racing(real, runs_folder):
     widget = race(real, depth=128)
     widget.max_tokens.value = 4
+    widget.questions.value = "\n".join(widget.questions.value.splitlines()[:2])
     yield widget
     widget.stop()
     assert widget.wait(60)
@@ -237,9 +238,12 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
     assert set(racing.data().phase) <= {"context", "prefill"}  # what was under way is still shown, and exported
     assert len(racing.export()) == 3
     racing.depth.value = 128
+    for name, box in racing.shown.items():
+        box.value = name == "shared"
     racing.run_button.click()
     assert racing.wait(120)
     assert "finished" in racing.message.value
+    assert "shared" in racing.runs
 
 
 @pytest.mark.real

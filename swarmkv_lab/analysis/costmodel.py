@@ -54,7 +54,9 @@ class CostModel:
         Raises SwarmKVError if naive is missing, if there are fewer than 3 depths (a parabola needs 3), or if a packed
         strategy was measured with only one number of agents.
         """
-        depths = runs.depth.nunique() if len(runs) else 0
+        if missing := sorted({"strategy", "depth", "n_agents", "end_to_end_ms"} - set(runs)):
+            raise SwarmKVError(f"these are no runs of a sweep: they have no {', '.join(missing)}")
+        depths = runs.depth.nunique()
         if depths < 3 or BASELINE not in set(runs.strategy):
             raise SwarmKVError(f"the cost model needs naive and at least 3 depths, got {depths}: measure a larger grid")
         packed = tuple(packed_strategies(runs))
@@ -84,7 +86,8 @@ class CostModel:
         if unknown := set(strategies) - set(self.strategies):
             raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {sorted(unknown)}")
         for name, values in {"depths": depths, "n_agents": n_agents}.items():
-            if not len(values) or not np.min(values) >= 1:
+            axis = np.asarray(values)
+            if axis.ndim != 1 or axis.dtype.kind not in "iuf" or not axis.size or not axis.min() >= 1:
                 raise SwarmKVError(f"{name}={values!r:.60}: numbers of at least 1, and at least one of them")
         d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
         frames = [self._predict(name, d, n) for name in strategies or self.strategies]

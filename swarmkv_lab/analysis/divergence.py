@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from swarmkv_lab.errors import SwarmKVError
+
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
@@ -13,6 +15,9 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
     """KL(p || q) in nats between the softmax distributions of two rows of logits."""
+    if p_logits.shape != q_logits.shape or {p_logits.dtype.kind, q_logits.dtype.kind} - set("fiu"):
+        sides = (f"{row.dtype} of shape {row.shape}" for row in (p_logits, q_logits))
+        raise SwarmKVError(f"logits cannot be compared: {' and '.join(sides)}")
     log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
     return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))
 

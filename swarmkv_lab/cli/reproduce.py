@@ -43,7 +43,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         grid = plan(model, tokens, chosen.rounds, list(lab.STRATEGIES), max_tokens=chosen.max_tokens)
         sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
         _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
-        _once(data / "positions.csv", lambda: lab.position_error(model, tokens[:1024]))
+        _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
         if reference:
             _measure_peers(model, tokens, chosen, data)
             prefix = tokens[: chosen.depth]

@@ -104,6 +104,8 @@ def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tupl
 
     Every prompt keeps at least one token: a branch's logits come from a decode of its own.
     """
+    if not prompts:
+        raise SwarmKVError("there are no prompts: nothing can be alike in them")
     alike = 0
     rows = list(prompts.values())
     while all(alike < len(row) - 1 and row[alike] == rows[0][alike] for row in rows):

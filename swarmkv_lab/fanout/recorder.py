@@ -28,18 +28,20 @@ class Recorder:
         self._held = 0
         self._open: dict[str, Span] = {}
         self._start = time.perf_counter()
+        self._stopped: float | None = None
 
     def now(self) -> float:
         """Milliseconds since the run's start."""
-        return (time.perf_counter() - self._start) * 1e3
+        return ((time.perf_counter() if self._stopped is None else self._stopped) - self._start) * 1e3
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """The clock stands still for what is not part of the run."""
-        since = time.perf_counter()
+        self._stopped = since = time.perf_counter()
         try:
             yield
         finally:
+            self._stopped = None
             self._start += time.perf_counter() - since
 
     @contextmanager

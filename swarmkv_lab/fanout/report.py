@@ -8,6 +8,7 @@ import pandas as pd
 
 from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.analysis.timeline import ACTIVATION
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.schedule import Branch
 
@@ -77,6 +78,8 @@ def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFra
 
 def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:
     """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
+    if len(mine) != len(theirs):
+        raise SwarmKVError(f"a run of {len(mine)} agents cannot be compared with one of {len(theirs)}")
     rows = [
         {
             "agent": my.name,

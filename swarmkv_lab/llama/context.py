@@ -220,6 +220,7 @@ class Context:
         Forks can be forked. Raises SwarmKVError when fewer than n sequences of the context's n_seq_max are free.
         """
         with self.guard, self._inside:
+            self._check_seq(seq_id)
             free = [i for i in range(self.n_seq_max) if i not in self._leased and i != seq_id and not self.n_past(i)]
             if whole_number("n", n, 1) > len(free):
                 raise SwarmKVError(f"{n} forks were asked for, and {len(free)} of {self.n_seq_max} sequences are free")

@@ -1,4 +1,4 @@
-"""Profiles: quick for a first look and for CI, full for the article's length and the committed results."""
+"""Profiles: quick for a first look, full for the article's length and the committed results, smoke for the tests."""
 
 import os
 from dataclasses import dataclass
@@ -28,6 +28,10 @@ class Profile:
     """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
     pipeline: int
     """tokens of the document that a graph of agents reads"""
+    positions: int = 1024
+    """tokens of the document whose positions are shifted"""
+    live_depths: tuple[int, ...] = (64, 128, 256, 384)
+    """depths of the grid that a notebook measures while a reader waits; a cost model needs three"""
 
     @property
     def rounds(self) -> list[Round]:
@@ -35,6 +39,7 @@ class Profile:
         return [this for depths, n_agents, repeats in self.grid for this in rounds(depths, n_agents, repeats)]
 
 
+_SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512, 1024), (1, 4), 1),)
 # Naive is measured at every point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores. So the
 # deepest points have few agents, and only the fast points are measured twice. The whole grid takes about an hour there.
@@ -43,6 +48,7 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
+        Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48)),  # that it runs, not how fast
         Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1)), 7000),
     )
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
@@ -51,6 +52,8 @@ def agents_by_budget(
     names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = 256, kv_type: KVType = "f16"
 ) -> pd.DataFrame:
     """Agents that fit beside Q4_K_M weights (predicted): a row per model, budget (1e9 bytes) and layout."""
+    if unknown := [name for name in names if name not in catalogue().index]:
+        raise SwarmKVError(f"{unknown[0]!r} is not in the catalogue: {', '.join(catalogue().index)}")
     rows = []
     for name, gb, layout in product(names, budgets_gb, LAYOUTS):
         left = int(gb * 1e9 - catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
