@@ -75,6 +75,8 @@ def test_who_failed_counts_in_no_mean(twin, document, strategy):
     for name in times[:4]:
         assert run.metrics[name] == agents[name]["whole"]
     assert run.metrics["last_ttft_ms"] == agents.ttft_ms["whole"]
+    if strategy == "naive":
+        assert run.metrics["prefill_ms"] == pytest.approx(sum(spans_ms(run, "whole", "prefill")))
 
 
 @pytest.mark.parametrize("strategy", lab.STRATEGIES)
