@@ -467,7 +467,7 @@ def test_an_interrupt_in_one_thread_ends_the_others(twin, text, at, all_cores):
             raise KeyboardInterrupt
         if len(looks) > at:  # a thread that was under way: the run has to stop it before its next decode
             end = time.monotonic() + 10
-            while not run._stopped and time.monotonic() < end:
+            while not run._stopped and all(stopped) and time.monotonic() < end:
                 time.sleep(0.001)
             stopped.append(run._stopped)
 
