@@ -74,7 +74,7 @@ def serve(tmp_path_factory):
         path = folder / "config/lab/user-settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    env = os.environ | {"SWARMKV_PROFILE": "smoke", "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    env = os.environ | {"SWARMKV_PROFILE": "quick", "JUPYTER_CONFIG_DIR": str(folder / "config")}
     started = []
 
     def start(*command: str):

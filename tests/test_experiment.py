@@ -9,6 +9,8 @@ import pytest
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.analysis.summary import bench_text
+from swarmkv_lab.fanout.fan_out import budget
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.bench import bench
 from swarmkv_lab.measure.grid import measure, plan, rounds
 
@@ -48,6 +50,13 @@ def test_bad_input_is_refused_before_any_decode(twin, document, question, no_dec
 def test_a_budget_that_just_fits(twin, document, question):
     for strategy, n_ctx in (("naive", 341), ("shared", 341), ("batched", 382)):
         lab.fan_out(twin, document[:300], [question] * 2, strategy, n_ctx=n_ctx)
+
+
+def test_as_many_positions_as_the_model_was_trained_for(twin):
+    how = (twin, lab.STRATEGIES["naive"], 4000, {"short": 3, "long": 90})
+    assert budget(*how, 6, ContextSettings()).n_ctx == 4096 == twin.n_ctx_train
+    with pytest.raises(lab.ContextBudgetError, match="4,097 positions, and twin was trained for 4,096"):
+        budget(*how, 7, ContextSettings())
 
 
 def test_repeats_keep_all_and_return_the_median(twin, document, question):

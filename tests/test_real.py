@@ -35,6 +35,9 @@ def test_a_pipelines_prompts_are_one_turn_of_the_models_template(real):
         lab.Agent("third", " Shall we? ", after=["second", "first"], max_tokens=5),
     ]
     run = lab.Pipeline(real, "The Seller sells. " * 20 + "\n", agents).run("shared")
+    headings = [real.tokenize(f"\n\n{name}: ", add_bos=False) for name in ("second", "first")]
+    longest = sum(len(heading) + 5 for heading in headings) + len(real.ask("Shall we?")) + 5
+    assert run.settings.n_ctx == len(run.tokens) + longest
     for name, branch in run.schedule.branches.items():
         text = real.detokenize(run.whole_prompt(branch), special=True)
         asked = {

@@ -75,6 +75,8 @@ def test_who_failed_counts_in_no_mean(twin, document, strategy):
     for name in times[:4]:
         assert run.metrics[name] == agents[name]["whole"]
     assert run.metrics["last_ttft_ms"] == agents.ttft_ms["whole"]
+    if strategy == "naive":
+        assert run.metrics["prefill_ms"] == pytest.approx(sum(spans_ms(run, "whole", "prefill")))
 
 
 @pytest.mark.parametrize("strategy", lab.STRATEGIES)
@@ -108,6 +110,18 @@ def test_nothing_is_restored_that_nobody_disturbed(twin, document):
     assert restored == {"swarmkv": 0, "pooled": 1}
     late = [lab.Agent("first", [1], max_tokens=2), lab.Agent("second", [2], ["first"], 64, max_tokens=2)]
     assert spans_ms(lab.Pipeline(twin, document, late).run("pooled"), PREFIX, "restore") == []  # no agent at 64
+
+
+def test_the_last_snapshot_is_restored_once_for_each_time_that_agents_took_the_context(twin, document):
+    def restored(*agents):
+        spans = lab.Pipeline(twin, document, agents).run("pooled").timeline
+        return spans.bytes[(spans.agent == PREFIX) & (spans.phase == "restore")].tolist()
+
+    one, two = (lab.Agent(name, [1], prefix_tokens=n, max_tokens=1) for name, n in (("one", 64), ("two", 128)))
+    last, late = lab.Agent("last", [1], max_tokens=1), lab.Agent("late", [1], ["last"], 128, max_tokens=1)
+    size = twin.geometry.snapshot_bytes
+    assert restored(one, two, last) == [size(64), size(128)]
+    assert restored(one, last, late) == [size(64)]  # nobody took it at 128
 
 
 def test_a_snapshot_that_is_there_needs_no_context_to_prefill_in(twin, document, question):
