@@ -191,4 +191,10 @@ class Run:
             raise SwarmKVError("the run was ended in another thread")
         if self.callback:
             with self.recorder.lock, self.recorder.stopped() if self.threads == 1 else nullcontext():
-                self.callback(self)
+                try:
+                    self.callback(self)
+                except SwarmKVError:  # in a pipeline, one agent's failure
+                    raise
+                except BaseException:  # now: to close its context, this thread waits for the others
+                    self._stopped = True
+                    raise
