@@ -12,7 +12,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +42,7 @@ def cache_folder(name: str = "") -> Path:
 
     It is $SWARMKV_CACHE, or the user's cache folder. Raises SwarmKVError with the reason if it cannot be made.
     """
-    folder = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab")) / name
+    folder = user_path(os.environ.get(CACHE_VARIABLE) or user_cache_path("swarmkv-lab")) / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,8 +58,8 @@ def user_path(path: str | Path) -> Path:
 
 
 def reason(error: Exception) -> str:
-    """What the system says is wrong, without the path."""
-    return str(getattr(error, "strerror", None) or error)
+    """What the system says is wrong, in one line, without the path."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 def open_regular(path: str | Path) -> io.BufferedReader:
@@ -115,11 +115,16 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     target = writable(path)
     try:
         remove_abandoned(target.parent)
-        with _temporary(target.parent) as file:
+        file = _temporary(target.parent)
+        try:
             yield file
             _flush(file)
-            file.close()
+            if fcntl is None:
+                file.close()  # Windows renames no file that is open; elsewhere the lock would end with it
             _replace(file.name, target)
+        finally:
+            file.close()
+            remove(Path(file.name))
         _flush_folder(target.parent)
     except OSError as error:
         kept = "; what was there is unchanged" if target.exists() else ""
@@ -157,50 +162,33 @@ def remove_abandoned(folder: Path) -> None:
     for path in folder.glob(f".*{_SUFFIX}"):
         with suppress(OSError):
             if fcntl:
-                with open_regular(path) as file, _lock(file):
+                with open_regular(path) as file:
+                    _lock(file)
                     remove(path)
             elif time.time() - path.stat().st_mtime > _RENAMED_WITHIN_S:
                 remove(path)
 
 
-@contextmanager
-def _temporary(folder: Path) -> Iterator[BinaryIO]:
-    """A new file in a folder, locked until the end; then it is closed, and removed if it still has its name."""
-    file, lock = _locked_file(folder)
-    with lock:
-        try:
-            yield file
-        finally:
-            file.close()
-            remove(Path(file.name))
-
-
-def _locked_file(folder: Path) -> tuple[BinaryIO, AbstractContextManager[Any]]:
-    """A new file and its lock, if the file system has locks (if not, other processes never remove the file)."""
+def _temporary(folder: Path) -> BinaryIO:
+    """A new file in a folder, locked if the file system has locks (if not, other processes never remove it)."""
     while True:
         file = (folder / f".{secrets.token_hex(8)}{_SUFFIX}").open("xb")
         try:
-            lock = _lock(file)
+            _lock(file)
         except BlockingIOError:  # another process saw it before it was locked, and is removing it
             file.close()
             continue
         except OSError:
-            return file, nullcontext()
+            return file
         if Path(file.name).exists():
-            return file, lock
-        with lock:
-            file.close()
+            return file
+        file.close()
 
 
-def _lock(file: BinaryIO) -> AbstractContextManager[Any]:
-    """Take a file's only lock; it is held until the block ends, also when the file is closed before.
-
-    Raises BlockingIOError if another process holds it, OSError if the file system has no locks.
-    """
-    if fcntl is None:
-        return nullcontext()
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return open(os.dup(file.fileno()), "rb")
+def _lock(file: BinaryIO) -> None:
+    """Take a file's only lock, until it is closed. BlockingIOError: another process has it. OSError: there are none."""
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _replace(fresh: str, target: Path) -> None:

@@ -54,6 +54,9 @@ in_child(fresh)
 in_child(lambda: lab.fan_out(model, tokens, [[1, 2]], "naive"))
 in_child(lambda: (ctx.close(), model.close()))
 print(decode())
+with model.guard:
+    in_child(decode)  # forked by who holds the guard, as in a callback
+print(decode())
 """
 
 
@@ -61,9 +64,9 @@ print(decode())
 def test_a_forked_child_is_told_to_use_spawn(twin):
     done = subprocess.run([sys.executable, "-c", FORKED, twin.path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    before, parent, held, n_past, fresh, fan_out, closed, after = done.stdout.splitlines()
-    assert before == parent == after
+    before, parent, held, n_past, fresh, fan_out, closed, after, mine, again = done.stdout.splitlines()
+    assert before == parent == after == again
     assert n_past == "100"
     assert closed == "(None, None)"
-    for refused in (held, fresh, fan_out):
+    for refused in (held, fresh, fan_out, mine):
         assert 'multiprocessing.get_context("spawn")' in refused

@@ -107,7 +107,9 @@ def test_a_truncated_gguf_is_refused_at_any_length(twin, tmp_path):
     for length in [*range(4, 400, 13), len(data) // 2, len(data) - 1]:
         path = tmp_path / f"{length}.gguf"
         path.write_bytes(data[:length])
-        with pytest.raises(lab.ModelNotFoundError, match=r"not a model that llama\.cpp can load"):
+        with pytest.raises(
+            lab.ModelNotFoundError, match=r"not a model that llama\.cpp can load|no readable GGUF header"
+        ):
             lab.load_model(path)
 
 

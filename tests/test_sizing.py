@@ -297,7 +297,7 @@ HOSTILE = {
     "no heads": (gguf(ARCH, u32("llama.block_count", 2)), r"no llama\.attention\.head_count"),
     "zero layers": (gguf(ARCH, u32("llama.block_count", 0)), "block_count is 0, expected 1 to"),
     "absurd layers": (gguf(ARCH, u32("llama.block_count", 2**31)), "block_count is 2147483648"),
-    "millions of layers": (gguf(ARCH, u32("llama.block_count", 2**22)), "block_count is 4194304, expected 1 to 4,096"),
+    "millions of layers": (gguf(ARCH, u32("llama.block_count", 2**22)), "block_count is 4194304, expected 1 to 512"),
     "zero heads": (gguf(ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 0)), "head_count_kv is 0"),
     "text for the context": (gguf(*WHOLE[:4], ("llama.context_length", 8, struct.pack("<Q", 1) + b"x")), "is 'x'"),
     "no number for the size": (

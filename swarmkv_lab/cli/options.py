@@ -30,5 +30,5 @@ def add_command(
 
 def kv_type(args: argparse.Namespace) -> KVType:
     """What --kv-type names."""
-    key, _, value = args.kv_type.partition(",")
-    return (key, value) if value else key
+    key, comma, value = args.kv_type.partition(",")
+    return (key, value) if comma else key

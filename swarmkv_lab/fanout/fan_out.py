@@ -8,7 +8,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.schedule import Branch, Schedule
+from swarmkv_lab.fanout.schedule import Branch, Schedule, require_name
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
@@ -89,8 +89,8 @@ def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:
     if isinstance(agents, str) or not isinstance(agents, Mapping | Sequence | np.ndarray) or len(agents) == 0:
         raise SwarmKVError("agents is a list of prompts, or a dict of them by name, with at least one in it")
     named = agents if isinstance(agents, Mapping) else {f"agent {i}": p for i, p in enumerate(agents, 1)}
-    if other := [name for name in named if not isinstance(name, str)]:
-        raise SwarmKVError(f"an agent's name is text, and {other[0]!r} is not")
+    for name in named:
+        require_name(name)
     return {name: tokens_of(model, prompt) for name, prompt in named.items()}
 
 

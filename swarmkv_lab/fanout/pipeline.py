@@ -1,6 +1,6 @@
 """Pipeline: a graph of agents over one document; each begins as soon as what it reads is there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,13 @@ class Agent:
     max_tokens: int = 64
     sampling: Sampling = GREEDY
 
+    def __post_init__(self) -> None:
+        schedule.require_name(self.name)
+        if isinstance(self.after, str) or not isinstance(self.after, Iterable):
+            raise SwarmKVError(f"{self.name}: after={self.after!r}, and it is a list of agents' names")
+        if not isinstance(self.sampling, Sampling):
+            raise SwarmKVError(f"{self.name}: sampling={self.sampling!r}, and it is a Sampling")
+
 
 @public
 class Pipeline:
@@ -50,8 +57,8 @@ class Pipeline:
         self.agents = list(agents)
         if not self.agents:
             raise SwarmKVError("a pipeline needs at least one agent")
-        schedule.check([agent.name for agent in self.agents], {agent.name: agent.after for agent in self.agents})
         self.after: schedule.Graph = {agent.name: tuple(agent.after) for agent in self.agents}
+        schedule.check([agent.name for agent in self.agents], self.after)
         whole = len(self.tokens)
         self.watermarks = {
             agent.name: whole if agent.prefix_tokens is None else agent.prefix_tokens for agent in self.agents

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
 import numpy as np
 
@@ -96,13 +97,23 @@ class Schedule:
         branch.error.__cause__ = error
 
 
+def require_name(name: Any) -> None:
+    """Raise SwarmKVError for an agent's name that is no text, or none that can be written down."""
+    if not isinstance(name, str):
+        raise SwarmKVError(f"an agent's name is text, and {name!r} is not")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SwarmKVError(f"the agent's name {name!r} is not valid Unicode: {error.reason}") from error
+
+
 def check(names: Sequence[str], after: Graph) -> None:
     """Raise SwarmKVError for agents of the same name, unknown ones, and those that wait for themselves."""
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise SwarmKVError(f"{', '.join(twice)}: each agent needs a name of its own")
     for name, others in after.items():
-        if isinstance(others, str) or not all(isinstance(other, str) for other in others):
+        if not all(isinstance(other, str) for other in others):
             raise SwarmKVError(f"{name}: after={others!r}, and it is a list of agents' names")
         unknown = [other for other in others if other not in names]
         if unknown:

@@ -53,7 +53,7 @@ def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
         look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.2 if hatch else 0}
         width = (spans.end_ms - spans.start_ms) * scale
         ax.barh(spans.agent.map(lanes.index), width, left=spans.start_ms * scale, height=0.72, **look)
-    ax.set_yticks(range(len(lanes)), lanes)
+    ax.set_yticks(range(len(lanes)), lanes, parse_math=False)  # a name may hold a $
     ax.set_ylim(len(lanes) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="#DDDDDD")

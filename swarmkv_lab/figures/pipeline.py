@@ -30,7 +30,7 @@ def graph(after: Mapping[str, Sequence[str]], watermarks: Mapping[str, int]) -> 
 
         def box(name: str | None, x: float, y: float, text: str, fill: str, colour: str = "#222222") -> None:
             look = {"boxstyle": "round,pad=0.5", "edgecolor": "none", "facecolor": fill}
-            drawn = ax.text(x, y, text, ha="center", va="center", fontsize=9, color=colour, bbox=look)
+            drawn = ax.text(x, y, text, ha="center", va="center", fontsize=9, color=colour, bbox=look, parse_math=False)
             at[name], boxes[name] = (x, y), drawn.get_bbox_patch()
 
         for x, names in enumerate(columns, 1):

@@ -2,6 +2,7 @@
 
 import ctypes
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -62,6 +63,7 @@ class Context:
         self._inside = LlamaGuard()  # held in each of our calls: what is in use is not closed
         self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
+        self._changes: Counter[int] = Counter()
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
         if model.cache_in_main_memory:
@@ -124,6 +126,7 @@ class Context:
                         ends = last[(start <= last) & (last < stop)]
                         self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
                         bar.update(stop - start)
+                self._changes.update(list(rows))
             except BaseException:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
@@ -168,15 +171,15 @@ class Context:
         return self._stream(max_tokens, Sampler(sampling), seq_id)
 
     def _stream(self, max_tokens: int, sampler: Sampler, seq_id: int) -> Iterator[int]:
-        token = n_past = -1
+        token = seen = -1
         for i in range(max_tokens):
             with self.guard:
                 if i:
-                    if self.n_past(seq_id) != n_past:
+                    if self.changes(seq_id) != seen:
                         raise SwarmKVError(f"sequence {seq_id} was changed while its answer was generated")
                     self.decode([token], seq_id)
                 token = sampler.sample(self.pop_logits(seq_id))
-                n_past = self.n_past(seq_id)
+                seen = self.changes(seq_id)
             if self.model.is_eog(token):
                 return
             yield token
@@ -192,6 +195,12 @@ class Context:
         with self.guard, self._inside:
             self._check_seq(seq_id)
             return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+
+    def changes(self, seq_id: int = 0) -> int:
+        """How often a sequence was changed: whoever goes on from it can tell whether it is what it was."""
+        with self.guard, self._inside:
+            self._check_seq(seq_id)
+            return self._changes[seq_id]
 
     def share(self, src: int, dst: int) -> None:
         """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
@@ -245,6 +254,7 @@ class Context:
                 llama_cpp.llama_memory_clear(self._memory, False)
                 self._logits.clear()
                 self._shares.clear()
+                self._changes.update(range(self.n_seq_max))
                 return
             self._check_seq(seq_id)
             llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
@@ -260,6 +270,7 @@ class Context:
             n_past = self.n_past(seq_id)
             if whole_number("n_tokens", n_tokens) > n_past:
                 raise SwarmKVError(f"sequence {seq_id} has {n_past:,} tokens: it cannot keep {n_tokens}")
+            self._changes[seq_id] += 1
             if n_tokens < n_past and not self._go_back(seq_id, n_tokens):
                 raise SwarmKVError(
                     f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty now: a recurrent state "
@@ -280,7 +291,14 @@ class Context:
             whole_number("delta", delta, 0, INT32_MAX - n_past)
             if not llama_cpp.llama_memory_can_shift(self._memory):
                 raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
+            if self.kv_type[0] not in ("f16", "f32"):  # the next decode would end the process
+                raise SwarmKVError(
+                    f"llama.cpp rotates stored keys of f16 and f32 only, and these are {self.kv_type[0]}"
+                )
+            if any(seq_id in pair for pair in self._shares):
+                raise SwarmKVError(f"sequence {seq_id} shares its cells, and a shift would move the others too")
             llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
+            self._changes[seq_id] += 1
             self._logits.pop(seq_id, None)
 
     # -- states
@@ -338,9 +356,13 @@ class Context:
         Raises SwarmKVError when it is called from inside one of its own calls (its callback, a signal handler).
         """
         with self.guard, interruptible():
-            if self._inside.held and self._free.alive:
-                raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
+            self.require_idle()
             self._free()
+
+    def require_idle(self) -> None:
+        """SwarmKVError while this thread is inside one of this context's calls."""
+        if self._inside.held and self._free.alive:
+            raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
 
     def __reduce__(self) -> NoReturn:
         raise SwarmKVError("a context cannot be pickled or copied: capture a snapshot of it, which can")
@@ -360,6 +382,7 @@ class Context:
 
     def _forget(self, seq_id: int) -> None:
         """What a sequence was is gone: its logits, and whom it shared cells with."""
+        self._changes[seq_id] += 1
         self._logits.pop(seq_id, None)
         self._shares = {pair for pair in self._shares if seq_id not in pair}
 
@@ -378,8 +401,9 @@ class Context:
         if not self.window or self._first(seq_id) >= self.n_past(seq_id) - self.window:
             return
         if not any(seq_id in pair for pair in self._shares):
-            logits = self._logits.get(seq_id)
+            logits, changes = self._logits.get(seq_id), self._changes[seq_id]
             self.set_state(self.get_state(seq_id), seq_id)
+            self._changes[seq_id] = changes  # whoever goes on from it reads the same
             if logits is not None:
                 self._logits[seq_id] = logits
 

@@ -24,8 +24,9 @@ def require_threads() -> None:
 
 def _in_child() -> None:
     _Process.is_orphan = _Process.has_decoded
-    for guard in all_guards():  # one that another thread held would never be let go
-        guard._at_fork_reinit()  # type: ignore[attr-defined]  # as threading does with its own
+    for guard in all_guards():
+        if not guard.held:  # one that another thread held would never be let go
+            guard._at_fork_reinit()  # type: ignore[attr-defined]  # as threading does with its own
 
 
 if hasattr(os, "register_at_fork"):  # Windows cannot fork

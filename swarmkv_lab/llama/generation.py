@@ -64,12 +64,12 @@ def _steps(
         failed(seq_id, error)
 
     samplers = {seq_id: how if isinstance(how, Sampler) else Sampler(how) for seq_id, (_, how) in asked.items()}
-    step, past = dict.fromkeys(asked, -1), dict.fromkeys(asked, -1)
+    step, seen = dict.fromkeys(asked, -1), dict.fromkeys(asked, -1)
     for i in range(max((max_tokens for max_tokens, _ in asked.values()), default=0)):
         live = [seq_id for seq_id in step if i < asked[seq_id][0] and not stopped(seq_id)]
         with ctx.guard:
             if i:
-                for seq_id in [seq_id for seq_id in live if ctx.n_past(seq_id) != past[seq_id]]:
+                for seq_id in [seq_id for seq_id in live if ctx.changes(seq_id) != seen[seq_id]]:
                     live.remove(seq_id)
                     gone(seq_id, SwarmKVError(f"sequence {seq_id} was changed while its answer was generated"))
                 live = decode_together(ctx, {seq_id: [step[seq_id]] for seq_id in live}, failed)
@@ -79,7 +79,7 @@ def _steps(
                     step[seq_id] = samplers[seq_id].sample(ctx.pop_logits(seq_id))
                 except SwarmKVError as error:
                     gone(seq_id, error)
-            past = {seq_id: ctx.n_past(seq_id) for seq_id in step}
+            seen = {seq_id: ctx.changes(seq_id) for seq_id in step}
         step = {seq_id: token for seq_id, token in step.items() if not ctx.model.is_eog(token)}
         if not step:
             return

@@ -46,7 +46,10 @@ class Model(Weights):
         Raises SwarmKVError when it is called from inside one of its own calls (a callback, a signal handler).
         """
         with self.guard:
-            for context in list(self._contexts):
+            contexts = list(self._contexts)
+            for context in contexts:  # all of them before the first is waited for, or gone
+                context.require_idle()
+            for context in contexts:
                 context.close()
             super().close()
 

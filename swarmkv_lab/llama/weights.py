@@ -17,7 +17,7 @@ from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, publ
 from swarmkv_lab.llama.api import gpus, interruptible, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
-from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_header
 
 _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
@@ -48,16 +48,21 @@ class Weights:
             params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard, interruptible():
             take_errors()
+            # Who is loaded is read now: the file may be another one tomorrow.
             self._loaded = self._file_version()
+            self.content_hash = content_hash(self.path)
+            self._header = read_header(self.path)
+            layers = self._header.get(f"{self._header.get('general.architecture')}.block_count", 0)
+            if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
+                raise ModelNotFoundError(
+                    f"{self.path.name} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}"
+                )
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if not handle:
                 raise ModelNotFoundError(f"{self.path.name} is not a model that llama.cpp can load{take_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
             self._vocab = llama_cpp.llama_model_get_vocab(handle)
-            # Who is loaded is read now: the file may be another one tomorrow.
-            self.content_hash = content_hash(self.path)
-            self._header = read_header(self.path)
             if self._file_version() != self._loaded:
                 self._free()
                 raise ModelNotFoundError(f"{self.path.name} was changed while it was being loaded: load it again")
@@ -120,10 +125,7 @@ class Weights:
         if not isinstance(text, str):
             raise SwarmKVError(f"the text is a {type(text).__name__}: pass a str")
         whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise SwarmKVError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+        data = _utf8(text)
         if not self.has_vocabulary:
             raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
         tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
@@ -155,6 +157,8 @@ class Weights:
             ids = np.asarray(tokens)
         except ValueError as error:  # rows of several lengths
             raise SwarmKVError(f"expected a 1-D sequence of token ids: {error}") from error
+        if not isinstance(tokens, np.ndarray) and any(isinstance(token, bool) for token in tokens):
+            raise SwarmKVError("expected token ids, and True and False are none")
         if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
             raise SwarmKVError(f"expected a non-empty 1-D sequence of token ids, got {ids.dtype} of shape {ids.shape}")
         outside = (ids < 0) | (ids >= self.n_vocab)
@@ -182,7 +186,9 @@ class Weights:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
         if self.chat_template is None:
             raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
-        pairs = [(role.encode(), content.encode()) for role, content in messages]
+        pairs = [(_utf8(role), _utf8(content)) for role, content in messages]
+        if any(b"\0" in text for pair in pairs for text in pair):
+            raise SwarmKVError("a message has a NUL, and llama.cpp's chat templates would end there: remove it")
         array = (llama_cpp.llama_chat_message * len(pairs))(*(llama_cpp.llama_chat_message(*pair) for pair in pairs))
         text = ctypes.create_string_buffer(2 * sum(len(r) + len(c) for r, c in pairs) + 256)
         for _ in range(2):  # a second time if the first buffer was too small
@@ -255,8 +261,18 @@ class Weights:
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SwarmKVError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
+
+
 def content_hash(path: Path) -> str:
-    """sha256 over a file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB."""
+    """sha256 over a file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB.
+
+    A larger file that was changed between the blocks alone has the same hash; any fine-tuning changes all of them.
+    """
     blocks, block = 256, 1 << 16
     size = path.stat().st_size
     digest = hashlib.sha256(size.to_bytes(8, "little"))

@@ -235,8 +235,11 @@ def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
 
 def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     """n prompts by agent name; if there are fewer, they are used again: security, ..., security 2, ..."""
-    turns = (
-        (name if i < len(prompts) else f"{name} {i // len(prompts) + 1}", prompts[name])
-        for i, name in enumerate(islice(cycle(prompts), n))
-    )
-    return dict(turns)
+    taken = dict(islice(prompts.items(), n))
+    for i, name in enumerate(islice(cycle(prompts), n)):
+        if i >= len(prompts):
+            again = f"{name} {i // len(prompts) + 1}"
+            while again in taken:  # somebody is called so already
+                again += "'"
+            taken[again] = prompts[name]
+    return taken

@@ -12,7 +12,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.files import as_json
+from swarmkv_lab.files import as_json, reason, replacing, user_path
 
 _MEND = "pass another path, or remove this file and the .json beside it"
 # All rows of one file were measured with the same values of these.
@@ -36,19 +36,23 @@ class RunLog:
     """
 
     def __init__(self, path: Path, environment: dict[str, Any]) -> None:
-        self.path = path
+        self.path = path = user_path(path)
+        if path.suffix != ".csv":
+            raise SwarmKVError(f"{path.name or path}: a sweep is saved in a file whose name ends in .csv")
         self._answers = path.with_suffix(".npz")
         sidecar = path.with_suffix(".json")
-        if path.suffix != ".csv":
-            raise SwarmKVError(f"{path.name}: a sweep is saved in a file whose name ends in .csv")
-        path.parent.mkdir(parents=True, exist_ok=True)
         text = as_json(environment, indent=1) + "\n"
-        if path.exists() or sidecar.exists():
-            _require_same(path, sidecar, json.loads(text))
-            _drop_torn_line(path)
-        else:
-            sidecar.write_text(text, encoding="utf-8")
-        self._done = set(_keys(self._rows()))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() or sidecar.exists():
+                _require_same(path, sidecar, json.loads(text))
+                _drop_torn_line(path)
+            else:
+                with replacing(sidecar) as file:
+                    file.write(text.encode())
+            self._done = set(_keys(self._rows()))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or a file that is no CSV
+            raise SwarmKVError(f"{path.name} cannot hold a sweep: {reason(error)}; {_MEND}") from error
 
     def __contains__(self, key: tuple[Round, str]) -> bool:
         return key in self._done

@@ -1,14 +1,14 @@
 """KVGeometry: predicts the KV bytes per token, per snapshot and per context, before anything is decoded."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, public
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, public, whole_number
 from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 
@@ -16,7 +16,8 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_n
 KVType = str | tuple[str, str]
 UBATCH = 512  # tokens computed together, llama.cpp's default; a sliding-window cache has room for one such batch more
 _MOST = 1 << 24  # limit for every number in a header; the largest of them is the context length
-_MOST_LAYERS = 1 << 12
+_MOST_TOKENS = 1 << 40  # beyond all machines, and still exact in a float
+MOST_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
@@ -80,8 +81,13 @@ class KVGeometry:
     swa: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_layer <= _MOST_LAYERS:
-            raise SwarmKVError(f"n_layer={self.n_layer:,}: it must be at least 1 and at most {_MOST_LAYERS:,}")
+        numbers = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("n_head_kv", "swa")}
+        heads = self.n_head_kv if isinstance(self.n_head_kv, tuple) else (self.n_head_kv,)
+        for name, number in [*numbers.items(), *(("n_head_kv", n) for n in heads)]:
+            if isinstance(number, bool) or not isinstance(number, int) or number > _MOST:
+                raise SwarmKVError(f"{name}={number!r}: it is a whole number of at most {_MOST:,}")
+        if not 1 <= self.n_layer <= MOST_LAYERS:
+            raise SwarmKVError(f"n_layer={self.n_layer:,}: it must be at least 1 and at most {MOST_LAYERS:,}")
         for name, value in (("n_head_kv", self.heads), ("swa", self.swa)):
             if len(value) != self.n_layer and (name == "n_head_kv" or value or self.window):
                 raise SwarmKVError(f"{name} has {len(value)} entries for {self.n_layer} layers")
@@ -125,7 +131,7 @@ class KVGeometry:
         def count(key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
             return checked(key, get(key, default), least, most)
 
-        n_block = count("block_count", most=_MOST_LAYERS)
+        n_block = count("block_count", most=MOST_LAYERS)
         draft_heads = count("nextn_predict_layers", 0, least=0)  # they have no cache here
         n_layer = n_block - min(draft_heads, n_block - 1)
         heads = get("attention.head_count_kv", get("attention.head_count"))
@@ -173,11 +179,10 @@ class KVGeometry:
 
         8 bytes of magic and sequence id. Then, once for the full layers and once for the sliding-window layers: the
         streams' cell counts, 12 bytes per cell (position and sequence), a header, and for K and V of each layer a
-        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max. Raises SwarmKVError if
-        n_tokens is negative.
+        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max.
         """
-        if n_tokens < 0:
-            raise SwarmKVError(f"n_tokens={n_tokens}: it must be at least 0")
+        whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
+        whole_number("n_stream", n_stream, 1)
         total = 8
         for layers, cells in self.caches(n_tokens):
             total += 4 + 4 * n_stream
@@ -202,6 +207,8 @@ class KVGeometry:
         Sliding-window layers get cells for the window (one per sequence in a unified cache) and for one batch. Without
         flash attention V is stored transposed, and in every layer as wide as in the widest.
         """
+        for name, number in {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "n_batch": n_batch}.items():
+            whole_number(name, number, 1, _MOST_TOKENS)
         size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
         spare = min(pad(n_ctx), n_batch, UBATCH)
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
