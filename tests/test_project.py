@@ -74,6 +74,13 @@ def test_the_readmes_table_is_the_reference_measurement():
         assert f"| {' | '.join(cells)} |" in readme, f"| {' | '.join(cells)} |"
 
 
+def test_the_readmes_times_of_a_snapshot_file_are_measured():
+    times = json.loads((ROOT / "data/reference/snapshot_file.json").read_text())["snapshot_file"]
+    words = " ".join((ROOT / "README.md").read_text().split())
+    assert f"`load` of the {times['bytes'] / 1e6:.1f} MB with all its checks takes {times['load_ms']:.0f} ms" in words
+    assert f"and `restore` {times['restore_ms']:.0f} ms. Together this is {times['ratio']:.1f} times as long" in words
+
+
 def test_every_column_of_the_data_is_explained():
     words = (ROOT / "data/README.md").read_text()
     for name in ("bench.csv", "timelines.csv", "grid.csv", "positions.csv", "peers_3501.csv", "yardsticks.csv"):
