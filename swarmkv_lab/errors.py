@@ -50,6 +50,14 @@ def whole_number(name: str, value: Any, least: int = 0, most: int = INT32_MAX) -
     return number
 
 
+def utf8(what: str, text: str) -> bytes:
+    """A text as UTF-8; a SwarmKVError that names ``what`` it is where it holds half of a surrogate pair."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise SwarmKVError(f"{what} is not valid Unicode at character {error.start}: {error.reason}") from error
+
+
 def _shown(value: Any) -> str:
     try:
         return repr(value)[:80]

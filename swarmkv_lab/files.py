@@ -1,7 +1,7 @@
 """The lab's files: where they are, how they are read, and atomic writing, on every system.
 
-Writing goes to a temporary file that is flushed to disk, closed, then renamed. Windows neither renames, replaces nor
-removes a file that is open: ours is closed first, and what another program has open is left for later.
+Writing goes to a temporary file that is flushed to disk, then renamed. Windows neither renames, replaces nor removes a
+file that is open: there ours is closed before, and what another program has open is left for later.
 """
 
 import io

@@ -16,7 +16,7 @@ from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli.notebooks import execute
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
-from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json
+from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
 from swarmkv_lab.measure.grid import plan, sweep_rounds
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
@@ -74,10 +74,9 @@ def _once(path: Path, measured: Callable[[], pd.DataFrame | dict[str, Any]]) -> 
         print(f"keeping {path.relative_to(ROOT)}; remove it to measure it again", file=sys.stderr)
         return
     what = measured()
-    if isinstance(what, pd.DataFrame):
-        what.to_csv(path, index=False)
-    else:
-        path.write_text(as_json(what, indent=1) + "\n", encoding="utf-8")
+    text = what.to_csv(index=False) if isinstance(what, pd.DataFrame) else as_json(what, indent=1) + "\n"
+    with replacing(path) as file:  # half a file would be kept the next time
+        file.write(text.encode())
 
 
 def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> dict[str, Any]:

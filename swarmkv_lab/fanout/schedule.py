@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, utf8
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 
 Graph = Mapping[str, Sequence[str]]
@@ -101,10 +101,7 @@ def require_name(name: Any) -> None:
     """Raise SwarmKVError for an agent's name that is no text, or none that can be written down."""
     if not isinstance(name, str):
         raise SwarmKVError(f"an agent's name is text, and {name!r} is not")
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SwarmKVError(f"the agent's name {name!r} is not valid Unicode: {error.reason}") from error
+    utf8(f"the agent's name {name!r}", name)
 
 
 def check(names: Sequence[str], after: Graph) -> None:

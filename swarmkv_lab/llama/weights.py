@@ -13,7 +13,7 @@ from typing import NoReturn
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, utf8, whole_number
 from swarmkv_lab.llama.api import gpus, interruptible, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
@@ -125,7 +125,7 @@ class Weights:
         if not isinstance(text, str):
             raise SwarmKVError(f"the text is a {type(text).__name__}: pass a str")
         whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
-        data = _utf8(text)
+        data = utf8("the text", text)
         if not self.has_vocabulary:
             raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
         tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
@@ -186,7 +186,7 @@ class Weights:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
         if self.chat_template is None:
             raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
-        pairs = [(_utf8(role), _utf8(content)) for role, content in messages]
+        pairs = [(utf8("a role", role), utf8("a message", content)) for role, content in messages]
         if any(b"\0" in text for pair in pairs for text in pair):
             raise SwarmKVError("a message has a NUL, and llama.cpp's chat templates would end there: remove it")
         array = (llama_cpp.llama_chat_message * len(pairs))(*(llama_cpp.llama_chat_message(*pair) for pair in pairs))
@@ -259,13 +259,6 @@ class Weights:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise ModelNotFoundError(f"{self.path} cannot be read: {error}") from error
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SwarmKVError(f"the text is not valid Unicode at character {error.start}: {error.reason}") from error
 
 
 def content_hash(path: Path) -> str:

@@ -36,13 +36,9 @@ def restore_against_memcpy(
             for into, piece in pieces:
                 np.copyto(into, piece)
 
-        calls: tuple[Callable[[], None], ...] = (
-            lambda: snapshot.restore(ctx),
-            lambda: np.copyto(target, snapshot.data),
-            copy_pieces,
+        restore, memcpy, in_pieces = _medians_ms(
+            rounds, lambda: snapshot.restore(ctx), lambda: np.copyto(target, snapshot.data), copy_pieces
         )
-        seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
-    restore, memcpy, in_pieces = (float(each) * 1e3 for each in np.median(seconds[1:], axis=0))
     times = {"restore_ms": restore, "memcpy_ms": memcpy, "pieces_ms": in_pieces if pieces else None}
     return {"bytes": snapshot.nbytes, **times, "ratio": restore / memcpy}
 
@@ -68,15 +64,17 @@ def load_against_read(
             with path.open("rb") as file:
                 file.readinto(warm)
 
-        calls: tuple[Callable[[], Any], ...] = (
-            lambda: KVSnapshot.load(path, model),
-            lambda: snapshot.restore(ctx),
-            read,
+        load, restore, plain = _medians_ms(
+            rounds, lambda: KVSnapshot.load(path, model), lambda: snapshot.restore(ctx), read
         )
-        seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
-    load, restore, plain = (float(each) * 1e3 for each in np.median(seconds[1:], axis=0))
     times = {"load_ms": load, "restore_ms": restore, "read_ms": plain}
     return {"bytes": snapshot.nbytes, **times, "ratio": (load + restore) / plain}
+
+
+def _medians_ms(rounds: int, *calls: Callable[[], Any]) -> list[float]:
+    """The median time of each call in ms; they take turns, and the first round is a warm-up."""
+    seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
+    return [float(each) * 1e3 for each in np.median(seconds[1:], axis=0)]
 
 
 def _pieces(snapshot: KVSnapshot, model: Model, n_ctx: int) -> list[tuple[np.ndarray, np.ndarray]]:
