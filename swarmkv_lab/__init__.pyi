@@ -21,7 +21,7 @@ from .fanout.spec import load_pipeline as load_pipeline
 from .fanout.strategies import STRATEGIES as STRATEGIES
 from .llama.context import Context as Context
 from .llama.guard import LlamaGuard as LlamaGuard
-from .llama.loading import load_model as load_model, model_path as model_path
+from .llama.loading import load_model as load_model, model_path as model_path, requantize as requantize
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench

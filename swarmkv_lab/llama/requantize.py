@@ -1,0 +1,122 @@
+"""Weight formats: a GGUF's weights turned into another format by llama.cpp's quantizer, once, in the cache folder."""
+
+import hashlib
+import re
+import subprocess
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+import llama_cpp
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing
+from swarmkv_lab.llama import quantizer
+from swarmkv_lab.llama.api import default_threads
+
+WEIGHT_FORMATS: dict[str, int] = {
+    "f32": llama_cpp.LLAMA_FTYPE_ALL_F32,
+    "f16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
+    "bf16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
+    "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "q6_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
+    "q5_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M,
+    "q5_1": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_1,
+    "q5_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_0,
+    "q4_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
+    "q4_1": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1,
+    "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "iq4_nl": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
+    "q3_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q3_K_M,
+    "q2_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
+}
+"""Formats by name, and llama.cpp's numbers for them. Those that need an importance matrix are left out."""
+SOURCE_KEY, SOURCE_SHA256_KEY = "swarmkv.source", "swarmkv.source_sha256"
+_IN_A_NAME = re.compile(rf"[.-]({'|'.join(WEIGHT_FORMATS)})$", re.IGNORECASE)
+_COUNTED = re.compile(r"\[ *(\d+)/ *(\d+)\]")
+_FALLBACK = re.compile(r"(\d+) of (\d+) tensor\(s\) required fallback")
+_MOST_TEXT = 127  # bytes of a text in llama.cpp's overrides
+
+
+def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
+    """The GGUF with the source's weights in another format, one of WEIGHT_FORMATS; written on first use.
+
+    It lies in the cache folder, by the sha256 of its source, which its metadata names too (SOURCE_KEY,
+    SOURCE_SHA256_KEY); its own stands beside it. The same source and format give the same bytes, with any number of
+    threads. Warns of tensors that the format cannot hold. Raises SwarmKVError if llama.cpp cannot make it.
+    """
+    check_format(weights)
+    digest = sha256(source)
+    target = requantized_path(source.name, digest, weights)
+    if not is_whole(target):
+        with replacing(target) as file:
+            _quantize(source, Path(file.name), weights, digest, progress)
+        with replacing(_sum(target)) as file:
+            file.write(f"{sha256(target)}  {target.name}\n".encode())
+    return target
+
+
+def check_format(weights: str) -> None:
+    """Raise SwarmKVError for a name that is not one of WEIGHT_FORMATS."""
+    if not isinstance(weights, str) or weights not in WEIGHT_FORMATS:
+        raise SwarmKVError(f"{weights!r} is no weight format that can be made: they are {', '.join(WEIGHT_FORMATS)}")
+
+
+def requantized_path(name: str, source_sha256: str, weights: str) -> Path:
+    """Where the requantized file of a source of this name and sha256 lies, or will lie."""
+    stem = _IN_A_NAME.sub("", name.removesuffix(".gguf"))
+    return cache_folder(f"weights/{source_sha256[:16]}") / f"{stem}.{weights.upper()}.gguf"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a requantized file is there, and as it was written."""
+    with suppress(OSError, SwarmKVError):
+        return read_text(_sum(path)).split()[:1] == [sha256(path)]
+    return False
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _quantize(source: Path, target: Path, weights: str, digest: str, progress: bool) -> None:
+    named = source.name.encode()[:_MOST_TEXT].decode("utf-8", "ignore")
+    command = [
+        *(sys.executable, "-P", quantizer.__file__, source, target, WEIGHT_FORMATS[weights], default_threads()),
+        *(f"{SOURCE_KEY}={named}", f"{SOURCE_SHA256_KEY}={digest}"),
+    ]
+    said: list[str] = []
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    with (
+        subprocess.Popen(list(map(str, command)), **piped) as process,  # type: ignore[call-overload]
+        tqdm(desc=f"{source.name} to {weights}", unit="tensor", leave=False, disable=not progress) as bar,
+    ):
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line.strip())
+                if counted := _COUNTED.match(line):
+                    done, bar.total = map(int, counted.groups())
+                    bar.update(done - bar.n)
+        except BaseException:  # such as Ctrl-C
+            process.kill()
+            raise
+    if process.returncode:
+        reason = next((line for line in reversed(said) if line), "it said nothing")
+        raise SwarmKVError(
+            f"llama.cpp could not turn {source.name} into {weights} (it ended with {process.returncode}): {reason}"
+        )
+    if fallback := next(filter(None, map(_FALLBACK.search, said)), None):
+        warnings.warn(
+            f"{fallback[1]} of {fallback[2]} tensors of {source.name} are in a larger format than {weights}: their "
+            "rows are not multiples of 256, as llama.cpp's k formats need",
+            stacklevel=4,
+        )
