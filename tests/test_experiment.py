@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
+from swarmkv_lab.analysis.clock import corrected
 from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.fanout.fan_out import budget
@@ -136,7 +137,8 @@ def test_bench_measures_a_disturbed_round_again(twin, document, question, monkey
     )
     assert [row["steady"] for row in report["runs"]] == [True, True, False, False, True, True]
     assert len(runs) == 4
-    kept = [row["end_to_end_ms"] for row in report["runs"] if row["steady"] and row["strategy"] == "naive"]
+    rows = corrected(lab.steady_rows(report["runs"]))
+    kept = rows.end_to_end_ms[rows.strategy == "naive"]
     assert report["summary"]["naive"]["end_to_end_ms"] == pytest.approx(np.median(kept))
     assert "medians of 2 interleaved runs (1 more," in bench_text(report)
 

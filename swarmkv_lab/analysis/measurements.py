@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from swarmkv_lab.analysis.clock import corrected
 from swarmkv_lab.analysis.summary import steady_rows
 from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
@@ -25,6 +26,10 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _runs(path: Path) -> pd.DataFrame:
+    return corrected(pd.read_csv(path))
+
+
 def _caption(path: Path) -> str:
     return caption(_json(path))
 
@@ -34,8 +39,8 @@ class Measurements:
 
     bench = _file("bench.json", _json)
     """the bench's report: environment, restore, runs, summary"""
-    grid = _file("grid.csv")
-    """the sweep's runs, a row per run"""
+    grid = _file("grid.csv", _runs)
+    """the sweep's runs, a row per run, their times corrected"""
     grid_caption = _file("grid.json", _caption)
     """the caption of figures of the grid"""
     yardsticks = _file("yardsticks.csv")
@@ -54,8 +59,8 @@ class Measurements:
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
-        """The runs behind the bench's medians, a row per run."""
-        return steady_rows(self.bench["runs"])
+        """The runs behind the bench's medians, a row per run, their times corrected."""
+        return corrected(steady_rows(self.bench["runs"]))
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
@@ -65,8 +70,8 @@ class Measurements:
 
     @cached_property
     def peers(self) -> pd.DataFrame:
-        """The comparisons with peers, a row per run."""
-        return pd.concat([pd.read_csv(path) for path in self._peers], ignore_index=True)
+        """The comparisons with peers, a row per run, the times of each depth corrected."""
+        return pd.concat(map(_runs, self._peers), ignore_index=True)
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:

@@ -1,11 +1,11 @@
 """Report: what a run's spans and answers amount to, as tables and metrics. All of it is derived, none is kept."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.analysis.clock import Beats, in_beats
 from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.analysis.timeline import ACTIVATION
 from swarmkv_lab.errors import SwarmKVError
@@ -51,8 +51,8 @@ def agents(spans: Sequence[Span], branches: Sequence[Branch], answers: Sequence[
     )
 
 
-def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFrame) -> dict[str, Any]:
-    """Times of a run in one record; table: from ``agents``. Agents that failed count in none of them.
+def metrics(spans: Sequence[Span], branches: Sequence[Branch]) -> dict[str, float]:
+    """Times of a run in one record. Agents that failed count in none of them.
 
     prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Per-agent times are
     means over the agents, last_ttft_ms is the last one's. Since the run's start: end_to_end_ms until the last answer,
@@ -63,6 +63,7 @@ def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFra
     failed = {branch.name for branch in branches if branch.error is not None}
     prefills = ms["prefill"].drop(labels=failed, errors="ignore") if "prefill" in ms else pd.Series([0.0])
     by_agent = phases_ms(spans, branches)
+    table = agents(spans, branches, [""] * len(branches))
     means = table[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
     ttft = table.ttft_ms.dropna()
     return {
@@ -76,6 +77,22 @@ def metrics(spans: Sequence[Span], branches: Sequence[Branch], table: pd.DataFra
     }
 
 
+def metrics_in_beats(spans: Sequence[Span], branches: Sequence[Branch], beats: Beats) -> dict[str, float]:
+    """The same times in beats, a number each (prefill_beats for prefill_ms), and beat_ms, the run's mean beat.
+
+    Nothing where none were taken.
+    """
+    if not (beats and spans):
+        return {}
+    moments = in_beats([(span.start_ms, span.end_ms) for span in spans], beats)
+    counted = [
+        span._replace(start_ms=start, end_ms=end) for span, (start, end) in zip(spans, moments.tolist(), strict=True)
+    ]
+    times = metrics(counted, branches)
+    mean = metrics(spans, branches)["end_to_end_ms"] / times["end_to_end_ms"]
+    return {**{f"{name.removesuffix('_ms')}_beats": n for name, n in times.items()}, "beat_ms": mean}
+
+
 def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:
     """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
     if len(mine) != len(theirs):
@@ -86,10 +103,18 @@ def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.Data
             "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
             "kl": _compare(my, other, kl_divergence),
             "same_tokens": my.tokens == other.tokens,
+            "first_difference": _first_difference(my.tokens, other.tokens),
         }
         for my, other in zip(mine, theirs, strict=True)
     ]
     return pd.DataFrame(rows)
+
+
+def _first_difference(mine: Sequence[int], theirs: Sequence[int]) -> float:
+    """The number of tokens that two answers begin with alike; NaN where they are the same."""
+    if mine == theirs:
+        return float("nan")
+    return next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
 
 
 def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:

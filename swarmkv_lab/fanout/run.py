@@ -92,7 +92,8 @@ class Run:
             "packed": self.packed,
             "depth": len(self.tokens),
             "n_agents": len(self.branches),
-            **report.metrics(spans, self.branches, self.agents),
+            **report.metrics(spans, self.branches),
+            **report.metrics_in_beats(spans, self.branches, self.recorder.beats),
             "kv_bytes": self.recorder.kv_bytes,
             "copied_bytes": sum(span.bytes for span in spans),
         }
@@ -101,7 +102,8 @@ class Run:
         """How exact this run's answers are against another's (naive): a row per agent.
 
         max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
-        there are none (a peer's); same_tokens of the whole answer.
+        there are none (a peer's); same_tokens of the whole answer; first_difference: how many tokens both begin with,
+        NaN where they are the same.
         """
         return report.compare_answers(self.branches, reference.branches if isinstance(reference, Run) else reference)
 
@@ -113,6 +115,8 @@ class Run:
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
         group = [agents] if isinstance(agents, Branch) else agents
         lanes = [self.prefix_lane] if group is None else [branch.name for branch in group]
+        if self.threads == 1:
+            self.recorder.tick()
         return self.recorder.phase(lanes, name, n_bytes)
 
     @contextmanager
@@ -178,6 +182,7 @@ class Run:
 
     def ended(self) -> "Run":
         """The run, whose answers are text from now on: they outlive the model."""
+        self.recorder.tick(0)
         self._texts = self.answers
         return self
 
@@ -189,6 +194,8 @@ class Run:
         """Let the callback look, one thread at a time; its time is not measured, unless other threads go on."""
         if self._stopped:
             raise SwarmKVError("the run was ended in another thread")
+        if self.threads == 1:
+            self.recorder.tick()
         if self.callback:
             with self.recorder.lock, self.recorder.stopped() if self.threads == 1 else nullcontext():
                 try:

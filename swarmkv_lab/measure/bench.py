@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from swarmkv_lab.analysis.summary import summarize
 from swarmkv_lab.errors import whole_number
@@ -18,8 +17,8 @@ from swarmkv_lab.measure.grid import measure, plan, record, rounds
 from swarmkv_lab.measure.limits import restore_against_memcpy
 from swarmkv_lab.measure.provenance import environment
 
-# The prefill is the same work in every strategy. If its times within a round differ by more than this factor, the
-# machine was disturbed.
+# The prefill is the same work in every strategy. If its times in beats differ by more than this factor within a round,
+# the machine was disturbed by more than the metronome can follow.
 STEADY = 1.1
 
 
@@ -40,8 +39,8 @@ def bench(
     """Measure the strategies in turns. Returns the report, ready for JSON, and the runs behind its medians.
 
     depth: tokens of the document to read. max_retries: rounds that may be measured again. With retries, a round (every
-    strategy once) whose prefill times differ by more than STEADY stays in the report but not in the medians, unless no
-    round is better. A KeyboardInterrupt ends the bench early; what was measured is returned, if there is any.
+    strategy once) whose prefills in beats differ by more than STEADY stays in the report but not in the medians, unless
+    no round is better. A KeyboardInterrupt ends the bench early; what was measured is returned, if there is any.
     """
     chosen = ContextSettings.of(**settings)
     tries = rounds([depth], [n_agents], repeats + whole_number("max_retries", max_retries))
@@ -73,6 +72,5 @@ def bench(
 
 
 def _is_steady(runs: Sequence[Run]) -> bool:
-    spans = pd.concat([run.timeline for run in runs if run.strategy in STRATEGIES])  # a peer's prefill may be more work
-    prefills = (spans.end_ms - spans.start_ms)[spans.phase == "prefill"]
-    return bool(prefills.max() <= STEADY * prefills.min())
+    prefills = [run.metrics["prefill_beats"] for run in runs if run.strategy in STRATEGIES]  # a peer's may be more work
+    return max(prefills) <= STEADY * min(prefills)

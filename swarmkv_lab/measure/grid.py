@@ -21,6 +21,7 @@ from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.measure.metronome import Metronome
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.runlog import Round, RunLog
 
@@ -56,8 +57,15 @@ class Plan:
     settings: ContextSettings
     callback: Callable[[Run], None] | None
 
-    def run(self, strategy: Strategy, depth: int, n_agents: int, max_tokens: int | None = None) -> Run:
-        """Run one strategy at one depth (tokens) with one number of agents."""
+    def run(
+        self,
+        strategy: Strategy,
+        depth: int,
+        n_agents: int,
+        max_tokens: int | None = None,
+        beat: Callable[[], float] | None = None,
+    ) -> Run:
+        """Run one strategy at one depth (tokens) with one number of agents. beat: see Recorder."""
         return run_once(
             self.model,
             self.prefix[:depth],
@@ -67,6 +75,7 @@ class Plan:
             sampling=self.sampling,
             settings=self.settings,
             callback=self.callback,
+            beat=beat,
         )
 
 
@@ -124,13 +133,13 @@ def measure(
         disable=None if progress else True,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
     )  # fmt: skip
-    with bar:
+    with bar, Metronome(plan.model, plan.settings) as beat:
         for this in rounds:
             left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
             reference = _kept_reference(plan, this, log) if left else None
             for strategy in left:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
-                run = plan.run(strategy, this.depth, this.n_agents)
+                run = plan.run(strategy, this.depth, this.n_agents, beat=beat)
                 reference = run.branches if strategy.is_baseline else reference
                 exactness = run.compare(reference) if reference else pd.DataFrame()
                 if log:
@@ -230,6 +239,8 @@ def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
         "max_abs_logit_diff": float(exactness.max_abs_logit_diff.max()) if compared else None,
         "kl": float(exactness.kl.max()) if compared else None,
         "same_tokens": bool(exactness.same_tokens.all()) if compared else None,
+        "same_answers": int(exactness.same_tokens.sum()) if compared else None,
+        "first_difference": float(exactness.first_difference.min()) if compared else None,
     }
 
 
