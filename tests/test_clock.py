@@ -6,6 +6,7 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.clock import corrected, in_beats
+from swarmkv_lab.analysis.summary import share_of_bound
 from swarmkv_lab.fanout import recorder
 from swarmkv_lab.fanout.report import metrics, metrics_in_beats
 from swarmkv_lab.fanout.schedule import Branch
@@ -103,3 +104,22 @@ def test_a_metronome_leaves_nothing_behind_and_no_trace(twin, document, question
     with pytest.raises(lab.SwarmKVError, match="closed"):
         beat()
     assert contexts >= 1
+
+
+def test_the_share_of_the_bound_by_hand():
+    """Two benches of three rounds; the machine is twice as slow while shared runs in the second."""
+    rows = []
+    for repeat in range(6):
+        for strategy, prefill, total in (("naive", 100.0, 4 * 110.0), ("shared", 100.0, 100 + 4 * 10.0)):
+            slow = 2 if repeat >= 3 and strategy == "shared" else 1
+            times = {"prefill": prefill, "activation": 100.0, "branch": 4.0, "ttft": 105.0, "last_ttft": 105.0}
+            times |= {"last_first_token": total, "generate": 5.0, "end_to_end": total}
+            row = {f"{name}_ms": ms * slow for name, ms in times.items()}
+            row |= {f"{name}_beats": ms / 7 for name, ms in times.items()}
+            rows.append(
+                {"repeat": repeat, "strategy": strategy, "depth": 9, "n_agents": 4, "beat_ms": 7.0 * slow} | row
+            )
+    share = share_of_bound(pd.DataFrame(rows))
+    assert share[["depth", "n_agents", "bench"]].to_numpy().tolist() == [[9, 4, 0], [9, 4, 1]]
+    assert share.raw.tolist() == pytest.approx([1, 0.5])  # 440 / 140 is the bound itself
+    assert share.corrected.tolist() == pytest.approx([1, 1])

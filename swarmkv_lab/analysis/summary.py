@@ -52,6 +52,22 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return summary
 
 
+def share_of_bound(runs: pd.DataFrame, strategy: str = "shared", rounds: int = 3) -> pd.DataFrame:
+    """The end-to-end speed-up over its bound, as measured and corrected: a row per depth, number of agents and bench.
+
+    runs: of a sweep with naive. A bench is so many rounds in a row, of which the medians count, as in ``bench``.
+    Columns depth, n_agents, bench, raw, corrected: 1 is the bound, N(P+B)/(P+N B).
+    """
+    key = ["depth", "n_agents", "bench"]
+    shares = {}
+    for name, frame in {"raw": runs, "corrected": corrected(runs)}.items():
+        medians = frame.assign(bench=frame.repeat // rounds).groupby(["strategy", *key])[TIMES].median()
+        naive, total = medians.loc[BASELINE], medians.loc[strategy].end_to_end_ms
+        n_agents = naive.index.get_level_values("n_agents").to_series(index=naive.index)
+        shares[name] = naive.end_to_end_ms / total / bound(naive, n_agents)
+    return pd.DataFrame(shares).dropna().reset_index()
+
+
 def bench_text(report: dict[str, Any]) -> str:
     """A bench's summary as text for a terminal."""
     summary = pd.DataFrame(report["summary"]).T

@@ -17,12 +17,15 @@ from swarmkv_lab.cli.notebooks import execute
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
-from swarmkv_lab.measure.grid import plan, sweep_rounds
+from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.profiles import Profile
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
+
+# The same bench six times, three rounds each, to see how steady its ratio is; and once with other numbers of agents.
+CLOCK = [*rounds([1024], [4], 18), *rounds([1024], [2, 8, 16], 3)]
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
@@ -45,6 +48,8 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
         _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
         if reference:
+            clock = plan(model, tokens, CLOCK, ["naive", "shared"], max_tokens=chosen.max_tokens)
+            sweep_rounds(clock, CLOCK, path=data / "clock.csv")
             _measure_peers(model, tokens, chosen, data)
             prefix = tokens[: chosen.depth]
             _once(
