@@ -4,6 +4,8 @@ VENV ?= .venv
 PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The library for images and sound is not used here, and takes a part of the compilation.
+export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
 
 .PHONY: reproduce test test-all test-browser soak peers lab dashboard reference resume-reference lint clean help
 

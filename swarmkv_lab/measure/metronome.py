@@ -8,7 +8,7 @@ import numpy as np
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 
-BEAT_TOKENS = 32
+BEAT_TOKENS = 16
 """tokens that a beat decodes, in one llama_decode"""
 
 
