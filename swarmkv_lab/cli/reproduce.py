@@ -27,6 +27,9 @@ from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 # The same bench six times, three rounds each, to see how steady its ratio is; and once with other numbers of agents.
 CLOCK = [*rounds([1024], [4], 18), *rounds([1024], [2, 8, 16], 3)]
 
+# Peers that take many minutes for a long document: their slots prefill it once each, or keep a state for each agent.
+SHALLOW_ONLY = ("server_cold", "server_unified", "server_primed", "llama_ram_cache", "llama_disk_cache")
+
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
     """Measure, draw the figures, execute the notebooks, and print the article's numbers beside ours.
@@ -108,13 +111,13 @@ def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
     """Compare strategies with all peers and with llama.cpp's own benchmarks; needs ``make peers``."""
-    for depth, repeats in chosen.peers:
+    for i, (depth, repeats) in enumerate(chosen.peers):
         compare_peers(
             model,
             tokens,
             depth=depth,
             n_agents=(1, 4, 8),
-            peers=lab.peers.PEERS,
+            peers=[name for name in lab.peers.PEERS if not i or name not in SHALLOW_ONLY],
             path=data / f"peers_{depth}.csv",
             max_tokens=chosen.max_tokens,
             repeats=repeats,

@@ -49,7 +49,7 @@ PROFILES = {
     for p in (
         Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
         Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48)),  # that it runs, not how fast
-        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1)), 7000),
+        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 2)), 7000),
     )
 }
 
