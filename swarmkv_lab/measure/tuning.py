@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot.prefill import prefill_into
 
 _BRANCH, _ANSWER = 16, 8  # tokens of a question and of an answer
 
@@ -21,19 +22,20 @@ def tune(
     tokens: np.ndarray,
     *,
     n_threads: Sequence[int] | None = None,
-    flash_attn: Sequence[bool] = (False, True),
+    flash_attn: Sequence[bool | str] = (False, True, "prefill"),
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms (per token). n_threads: by default 1, 2,
-    4 ... up to the physical cores. flash_attn="auto" does not tune: it must always give the same setting, because a
-    snapshot can only be restored with the setting that it was captured with.
+    4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill
+    include a context of its own and the change of the state's layout. "auto" does not tune: it must always give the
+    same setting, because a snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
-    times: dict[tuple[bool, int], list[tuple[float, ...]]] = {}
+    times: dict[tuple[bool | str, int], list[tuple[float, ...]]] = {}
     turns = list(product(range(repeats + 1), flash_attn, n_threads))
     for repeat, flash, threads in tqdm(turns, desc="tuning", unit="run", leave=False):
         how = settings | {"flash_attn": flash, "n_threads": threads}
@@ -48,7 +50,8 @@ def tune(
 def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
     """The settings that are fastest for one prefill and n_agents answers of n_tokens; frame: from ``tune``."""
     work = frame.prefill_ms + n_agents * frame.branch_ms
-    flash_attn = bool(frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()])
+    flash_attn = frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()]
+    flash_attn = flash_attn if flash_attn == "prefill" else bool(flash_attn)
     alike = frame[frame.flash_attn == flash_attn]
     return {
         "flash_attn": flash_attn,
@@ -60,7 +63,7 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
 def _times(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
     n_steps = len(tokens[:_ANSWER])
     steps = iter(tokens[:_ANSWER, None])
-    prefill = timeit.timeit(lambda: ctx.decode(tokens), number=1)
+    prefill = timeit.timeit(lambda: prefill_into(ctx, tokens), number=1)
     branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
     token = timeit.timeit(lambda: ctx.decode(next(steps)), number=n_steps) / n_steps
     return 1e3 * prefill, 1e3 * branch, 1e3 * token

@@ -54,10 +54,10 @@ class SequenceState:
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
             if n_stream != identity.n_stream:
                 raise SnapshotCorruptError(f"the state has {n_stream} streams, and its header says {identity.n_stream}")
-            if self.geometry.head_dim_v and bool(transposed) == identity.flash_attn:
+            if self.geometry.head_dim_v and bool(transposed) == (identity.flash_attn is True):
                 raise SnapshotCorruptError(
-                    f"the state's values are {'' if transposed else 'not '}transposed, and flash attention was "
-                    f"{'on' if identity.flash_attn else 'off'}"
+                    f"the state's values are {'' if transposed else 'not '}transposed, and its header says "
+                    f"flash_attn={identity.flash_attn!r}"
                 )
         kinds = dict(zip("KV", identity.kv_type, strict=True))
         for (which, layer), (_, kv_type) in self._rows.items():
