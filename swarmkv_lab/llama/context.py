@@ -329,8 +329,10 @@ class Context:
             if seq_id is None:
                 written = llama_cpp.llama_state_get_data(self.handle, target, size)
             else:
-                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, self._written_as(seq_id))
-                state[4:8] = np.frombuffer(np.int32(seq_id).tobytes(), np.uint8)  # after the magic, whose state it is
+                written_as = self._written_as(seq_id)
+                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, written_as)
+                if written_as != seq_id:
+                    state[4:8].view(np.int32)[0] = seq_id  # the magic, and then whose state it is
         if written != size:
             raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
         return state
