@@ -90,7 +90,7 @@ class Prefill(ExitStack):
         return 3 * snapshot.nbytes  # captured, turned, restored
 
     def snapshot(self, tokens: np.ndarray, *, progress: bool = False) -> KVSnapshot:
-        """A snapshot of these tokens for contexts with the settings; they are decoded in a context of this one's own."""
+        """A snapshot of these tokens for contexts with the settings, from a context of this one's own."""
         ctx = self._context()
         ctx.decode(tokens[ctx.n_past() :], progress=progress)
         if not self._apart:
