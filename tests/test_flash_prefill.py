@@ -307,10 +307,11 @@ def test_an_interrupt_in_the_prefill_leaves_nothing(twin, document, agents, stra
         if len(calls) == at:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as kept:  # with it its frames, and so what they did not close
         lab.fan_out(twin, document, agents, strategy, max_tokens=2, n_batch=64, callback=callback, **APART)
     assert calls[-1].timeline.phase.iloc[-1] == ("prefill" if at < 6 else "branch")
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
+    assert kept.type is KeyboardInterrupt
     after = lab.fan_out(twin, document, agents, strategy, max_tokens=2, n_batch=64, **APART)
     assert len(after.agents) == 4
 
