@@ -204,7 +204,9 @@ def test_the_smallest_is_the_wheels_own_file(cache):
 
 
 def test_a_name_without_a_gguf(hub):
-    with pytest.raises(lab.ModelNotFoundError, match="no GGUF of kimi-k2 is known here.* smollm2-135m, .*qwen2.5-0.5b"):
+    with pytest.raises(
+        lab.ModelNotFoundError, match=r"no GGUF of kimi-k2 is known here.* smollm2-135m, .*qwen2.5-0.5b"
+    ):
         lab.model_path("kimi-k2")
     with pytest.raises(lab.ModelNotFoundError, match="not there: give a GGUF's path, a name of the catalogue"):
         lab.model_path("qwen2.5-0.6b")

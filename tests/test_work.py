@@ -1,9 +1,14 @@
 """Work: the operations of a decode, against counts by hand."""
 
+from contextlib import closing
+
+import numpy as np
 import pytest
 from conftest import load_shape
+from gguf import GGUFWriter
 
 import swarmkv_lab as lab
+from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_tensors
 from swarmkv_lab.sizing.work import decode_work
 
@@ -51,6 +56,28 @@ def test_the_default_model(real):
     attention, feed_forward = 576 * (576 + 192 + 192 + 576), 3 * 576 * 1536
     matrices = 30 * attention + 30 * feed_forward + 576 * 49152
     assert decode_work(real.path, 1, 255).flop == 2 * (matrices + 30 * 9 * 2 * 64 * 256)
+
+
+def test_experts_are_counted_as_a_token_uses_them(tmp_path):
+    """Two of eight experts per token; a micro-batch of three tokens reads six of them at most, and one of ten all."""
+    path = tmp_path / "experts.gguf"
+    gguf = GGUFWriter(path, "llama")
+    for add, number in {
+        "block_count": 2, "context_length": 64, "embedding_length": 32, "head_count": 2, "expert_count": 8,
+        "expert_used_count": 2,
+    }.items():  # fmt: skip
+        getattr(gguf, f"add_{add}")(number)
+    gguf.add_tensor("blk.0.ffn_up_exps.weight", np.zeros((8, 16, 32), np.float16))
+    gguf.add_tensor("blk.0.ffn_gate_inp.weight", np.zeros((8, 32), np.float16))
+    with closing(gguf):
+        gguf.write_header_to_file()
+        gguf.write_kv_data_to_file()
+        gguf.write_tensors_to_file()
+    keys = 1 + 2 + 3
+    assert decode_work(path, 3).flop == 2 * 3 * (2 * 16 * 32 + 8 * 32) + 2 * 2 * 2 * (16 + 16) * keys
+    cache = KVGeometry.from_gguf(path).snapshot_bytes
+    for n, used in ((1, 2), (3, 6), (10, 8)):
+        assert decode_work(path, n).n_bytes - cache(n) == 2 * (used * 16 * 32 + 8 * 32)
 
 
 def test_shapes_and_bytes_are_the_files_own(twin):

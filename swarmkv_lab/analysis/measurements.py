@@ -34,6 +34,10 @@ def _caption(path: Path) -> str:
     return caption(_json(path))
 
 
+def _peaks(path: Path) -> dict[str, Any]:
+    return _json(path)["peaks"]
+
+
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
@@ -51,6 +55,12 @@ class Measurements:
     """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
     pipeline_caption = _file("pipeline.json", _caption)
     """the caption of figures of the pipeline"""
+    formats = _file("formats.csv")
+    """the result of measure.formats.weight_formats"""
+    formats_caption = _file("formats.json", _caption)
+    """the caption of figures of the weight formats"""
+    peaks = _file("formats.json", _peaks)
+    """the result of measure.roofline.peaks on the same machine"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pandas as pd
 
+from swarmkv_lab.errors import SwarmKVError
+
 WORKS = ("prefill", "branch", "token")
 
 
@@ -15,8 +17,10 @@ def roofline(formats: pd.DataFrame, peaks: Mapping[str, Any]) -> pd.DataFrame:
     prefill, branch (a question) and token: ..._gflops, 10^9 operations per second; ..._flop_per_byte of weights and KV
     that it reads; ..._gb_per_s, 10^9 such bytes per second; ..._share, of the highest peak of arithmetic; and
     ..._memory_share, of the memory's speed. A share may exceed 1: caches are faster than memory, and arithmetic in
-    whole numbers is faster than in floating point.
+    whole numbers is faster than in floating point. Raises SwarmKVError where weight_formats counted nothing.
     """
+    if "token_flop" not in formats:
+        raise SwarmKVError("no operations are counted for this architecture, so there is no roofline of it")
     table = formats[["format", "is_source"]].copy()
     top = max(peaks["gflops"].values())
     for work in WORKS:

@@ -57,6 +57,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
                 lambda: {"snapshot_file": lab.load_against_read(model, prefix), **environment(model)},
             )
             _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
+            _once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -133,3 +134,16 @@ def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> dict[str
     if rows.repeat.nunique() < repeats:  # interrupted: it returns the complete rounds
         raise KeyboardInterrupt
     return environment(model)
+
+
+def _measure_formats(tokens: np.ndarray, chosen: Profile, data: Path) -> dict[str, Any]:
+    """Weight formats of the smallest model, made of its published file. The JSON is written last, as a sign of the end.
+
+    The default model is one of them, requantized already.
+    """
+    with lab.load_model("smollm2-135m") as source:
+        frame = lab.weight_formats(source, tokens[: chosen.formats_depth], chosen.formats, repeats=chosen.repeats)
+        frame.to_csv(data / "formats.csv", index=False)
+        if frame.repeats.min() < chosen.repeats:  # interrupted: it returns the complete rounds
+            raise KeyboardInterrupt
+        return {"peaks": lab.peaks(), **environment(source)}

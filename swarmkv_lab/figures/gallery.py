@@ -142,6 +142,27 @@ EXHIBITS = (
         of_reference=True,
     ),
     Exhibit(
+        "weight_formats",
+        "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
+        "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
+        "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
+        "Four panels with a row per format, the slowest prefill at the top. Three panels of bars, in milliseconds, and "
+        "a dotted line at the source's time in each; the source's bar is among the longest in the first one. The "
+        "fourth panel has dots on a logarithmic axis of KL divergence.",
+        lambda m: figures.weight_formats(m.formats, m.formats_caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "roofline",
+        "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so the processor's "
+        "arithmetic bounds it. A single token reads all weights for a few operations each, so memory bounds it. Lines: "
+        "what this machine reaches when it multiplies large matrices and reads a large array.",
+        "Points on two logarithmic axes, operations per second against operations per byte. Prefills are far to the "
+        "right, under two flat lines; single tokens are on the left, under a rising line; questions lie between them.",
+        lambda m: figures.roofline(m.formats, m.peaks, m.formats_caption),
+        of_reference=True,
+    ),
+    Exhibit(
         "pipeline",
         "A graph of agents over one document. Two agents begin at their watermarks, while the prefill still goes on; "
         "two begin when it ends; and a reviewer reads their answers.",

@@ -62,7 +62,7 @@ def _blas() -> str | None:
         return None
     from threadpoolctl import threadpool_info
 
-    blas = next((one for one in threadpool_info() if one["user_api"] == "blas"), {})
+    blas: dict[str, Any] = next((one for one in threadpool_info() if one["user_api"] == "blas"), {})
     return " ".join(filter(None, (blas.get("internal_api"), blas.get("architecture")))) or None
 
 

@@ -11,11 +11,17 @@ from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.measure import peaks as program
 
 # Each BLAS and each OpenMP runtime reads one of these when it is loaded.
-_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "OMP_NUM_THREADS")
+_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "OMP_NUM_THREADS",
+)
 
 
 def peaks(n_threads: int | None = None, *, n_rows: int = 1536, n_bytes: int = 1 << 28) -> dict[str, Any]:
-    """How fast this machine multiplies square matrices of n_rows, and reads or copies n_bytes: measured, ready for JSON.
+    """How fast this machine multiplies square matrices of n_rows, and reads or copies n_bytes; ready for JSON.
 
     n_threads: by default as many as llama.cpp's. Keys: n_threads; gflops, 10^9 operations per second by kind ("numpy
     float32", and with torch installed "torch float32" and "torch bfloat16"); memory_gb_per_s, 10^9 bytes; blas, numpy's
