@@ -36,6 +36,7 @@ from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
 from .measure.roofline import peaks as peaks
 from .measure.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
+from .measure.windows import window_difference as window_difference
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry
 from .sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes

@@ -183,7 +183,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
             "n_layer": 2, "n_head_kv": 2, "head_dim_k": 16, "head_dim_v": 16, "n_ctx_train": 512, "window": 4,
             "swa": (True, False),
         }),
-        (shape.snapshot_bytes, {"n_tokens": 3, "kv_type": "f16", "n_stream": 1}),
+        (shape.snapshot_bytes, {"n_tokens": 3, "kv_type": "f16", "n_stream": 1, "swa_full": False}),
         (shape.bytes_per_token, {"kv_type": "f16"}),
         (shape.cache_bytes, {
             "n_ctx": 512, "kv_type": "f16", "n_seq_max": 1, "unified": True, "n_batch": 512, "swa_full": False,

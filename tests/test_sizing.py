@@ -149,7 +149,7 @@ def test_any_geometry_to_the_byte(
     ):
         assert_allocated(ctx.nbytes, caplog)
         ctx.decode(np.zeros(depth, np.int32), n_seq_max - 1)
-        predicted = shape.snapshot_bytes(depth, types, 1 if unified else n_seq_max)
+        predicted = shape.snapshot_bytes(depth, types, 1 if unified else n_seq_max, swa_full=swa_full)
         assert ctx.state_bytes(n_seq_max - 1) == predicted
 
 

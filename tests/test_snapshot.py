@@ -45,9 +45,10 @@ def test_every_kv_type_restores_exactly_and_has_the_predicted_size(document, que
             np.testing.assert_array_equal(ctx.logits(), expected)
 
 
-def test_windowed_layers_that_keep_everything_write_what_the_window_has(document, question, tmp_path):
+def test_windowed_layers_that_keep_everything_write_everything(document, question, tmp_path):
     with load_shape("sliding window", tmp_path) as model:
         snapshot, expected = uninterrupted(model, document, question, swa_full=True)
+        assert (snapshot.state().positions_of(0) == range(len(document))).all()
         snapshot.save(tmp_path / "doc")
         loaded = lab.KVSnapshot.load(tmp_path / "doc", model)
         with model.context(1024, swa_full=True) as ctx:

@@ -7,7 +7,7 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.sampling import Sampler
-from swarmkv_lab.measure.limits import _pieces
+from swarmkv_lab.measure.limits import _pieces, fresh_memory
 
 
 def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
@@ -89,3 +89,11 @@ def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
     for damaged in (np.full(4, -np.inf), np.array([0, np.nan, 3, 1])):
         with pytest.raises(lab.SwarmKVError, match="the model's weights or its KV cache are damaged"):
             Sampler().sample(damaged.astype(np.float32))
+
+
+def test_fresh_memory_is_timed_beside_warm():
+    measured = fresh_memory(1 << 20, rounds=3)
+    assert list(measured) == ["bytes", "first_ms", "again_ms", "warm_ms"]
+    assert min(measured.values()) > 0
+    with pytest.raises(lab.SwarmKVError, match="n_bytes"):
+        fresh_memory(0)

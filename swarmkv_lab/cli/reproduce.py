@@ -18,6 +18,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
 from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
+from swarmkv_lab.measure.limits import fresh_memory
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.profiles import Profile
@@ -26,6 +27,9 @@ from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 
 # The same bench six times, three rounds each, to see how steady its ratio is; and once with other numbers of agents.
 CLOCK = [*rounds([1024], [4], 18), *rounds([1024], [2, 8, 16], 3)]
+
+# Peers that take many minutes for a long document: their slots prefill it once each, or keep a state for each agent.
+SHALLOW_ONLY = ("server_cold", "server_unified", "server_primed", "llama_ram_cache", "llama_disk_cache")
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
@@ -52,10 +56,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             sweep_rounds(clock, CLOCK, path=data / "clock.csv")
             _measure_peers(model, tokens, chosen, data)
             prefix = tokens[: chosen.depth]
-            _once(
-                data / "snapshot_file.json",
-                lambda: {"snapshot_file": lab.load_against_read(model, prefix), **environment(model)},
-            )
+            _once(data / "snapshot_file.json", lambda: _measure_memory(model, prefix))
             _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
             _once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
     measured = Measurements(data)
@@ -109,13 +110,13 @@ def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
     """Compare strategies with all peers and with llama.cpp's own benchmarks; needs ``make peers``."""
-    for depth, repeats in chosen.peers:
+    for i, (depth, repeats) in enumerate(chosen.peers):
         compare_peers(
             model,
             tokens,
             depth=depth,
             n_agents=(1, 4, 8),
-            peers=lab.peers.PEERS,
+            peers=[name for name in lab.peers.PEERS if not i or name not in SHALLOW_ONLY],
             path=data / f"peers_{depth}.csv",
             max_tokens=chosen.max_tokens,
             repeats=repeats,
@@ -123,6 +124,12 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7))
     _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
+
+
+def _measure_memory(model: lab.Model, prefix: np.ndarray) -> dict[str, Any]:
+    """A snapshot's file and its memory, with where they were measured."""
+    file = lab.load_against_read(model, prefix)
+    return {"snapshot_file": file, "fresh_memory": fresh_memory(file["bytes"]), **environment(model)}
 
 
 def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> dict[str, Any]:

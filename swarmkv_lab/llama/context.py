@@ -40,7 +40,8 @@ class Context:
     makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
-    swa_full: layers with a sliding window keep everything rather than the window. n_threads: of a decode, by default
+    swa_full: layers with a sliding window keep everything rather than the window, and so do their states: only then are
+    a sliding-window model's logits the same to the bit from a state as without one. n_threads: of a decode, by default
     the physical cores; n_threads_batch: of a decode of more than one token, when that is to be another number.
     Raises ContextBudgetError when the cache does not fit the machine's memory, where it lies there: on the CPU, on an
     integrated GPU, on Apple's. Memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
@@ -304,17 +305,21 @@ class Context:
     # -- states
 
     def state_bytes(self, seq_id: int | None = 0) -> int:
-        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None)."""
+        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None).
+
+        Raises SwarmKVError as get_state.
+        """
         with self.guard, self._inside:
             if seq_id is None:
                 return int(llama_cpp.llama_state_get_size(self.handle))
-            self._check_seq(seq_id)
-            return int(llama_cpp.llama_state_seq_get_size(self.handle, seq_id))
+            return int(llama_cpp.llama_state_seq_get_size(self.handle, self._written_as(seq_id)))
 
     def get_state(self, seq_id: int | None = 0) -> np.ndarray:
         """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data.
 
         None: the whole context's, by llama_state_get_data. That is another format, which set_state refuses.
+        Raises SwarmKVError where swa_full=True keeps what a sliding window has passed, and the context has other
+        sequences too.
         """
         with self.guard, self._inside:
             size = self.state_bytes(seq_id)
@@ -324,7 +329,10 @@ class Context:
             if seq_id is None:
                 written = llama_cpp.llama_state_get_data(self.handle, target, size)
             else:
-                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, seq_id)
+                written_as = self._written_as(seq_id)
+                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, written_as)
+                if written_as != seq_id:
+                    state[4:8].view(np.int32)[0] = seq_id  # the magic, and then whose state it is
         if written != size:
             raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
         return state
@@ -391,6 +399,24 @@ class Context:
     def _first(self, seq_id: int) -> int:
         """The first position that a sequence still has; -1 where it has none."""
         return int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id))
+
+    def _written_as(self, seq_id: int) -> int:
+        """The sequence id to ask llama.cpp for, so that it writes all that a sequence has: its own, or -1, all of them.
+
+        Of one sequence it leaves out what a sliding window has passed, also with swa_full. Restored, the rest would lie
+        that much nearer to the cache's beginning, and the softmax add up other cells together: other last bits.
+        """
+        self._check_seq(seq_id)
+        window = self.model.geometry.window if self.settings.swa_full and self.model.sized else 0
+        if not window or self.n_past(seq_id) <= window:
+            return seq_id
+        if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
+            raise SwarmKVError(
+                f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}, and the "
+                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where "
+                "it is alone; clear the others, or decode it in a context of its own"
+            )
+        return -1
 
     def _drop_what_windows_left(self, seq_id: int) -> None:
         """Free the cells that sliding windows have passed: once two sequences share them, llama.cpp never would.

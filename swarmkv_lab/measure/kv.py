@@ -30,7 +30,7 @@ def measure_kv(
     in Context. Raises ContextBudgetError, with the bytes that are needed, if the machine's memory is too small.
     """
     shape = geometry(source)
-    predicted = shape.snapshot_bytes(n_tokens, kv_type)
+    predicted = shape.snapshot_bytes(n_tokens, kv_type, swa_full=settings.get("swa_full", False))
     with ExitStack() as stack:
         if isinstance(source, Model):
             model = source

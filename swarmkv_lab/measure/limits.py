@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from swarmkv_lab.errors import whole_number
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
@@ -69,6 +70,24 @@ def load_against_read(
         )
     times = {"load_ms": load, "restore_ms": restore, "read_ms": plain}
     return {"bytes": snapshot.nbytes, **times, "ratio": (load + restore) / plain}
+
+
+def fresh_memory(n_bytes: int, rounds: int = 5) -> dict[str, Any]:
+    """The time to copy n_bytes into memory that is new, and into memory that is not: a record, ms.
+
+    first_ms: into new memory, the first time; again_ms: into new memory again, median; warm_ms: into memory that was
+    written before, median. On a virtual machine the first time is the longest: its host provides the pages only then,
+    and the system gives the same pages out again afterwards.
+    """
+    source = np.ones(whole_number("n_bytes", n_bytes, 1), np.uint8)
+
+    def copy() -> float:
+        return 1e3 * timeit.timeit(source.copy, number=1)
+
+    first, again = copy(), float(np.median([copy() for _ in range(rounds)]))
+    target = source.copy()
+    (warm,) = _medians_ms(rounds, lambda: np.copyto(target, source))
+    return {"bytes": n_bytes, "first_ms": first, "again_ms": again, "warm_ms": warm}
 
 
 def _medians_ms(rounds: int, *calls: Callable[[], Any]) -> list[float]:

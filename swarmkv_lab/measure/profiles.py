@@ -53,11 +53,10 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
+        # That it runs, not how fast.
+        Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64),
         Profile(
-            "smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64
-        ),  # that it runs, not how fast
-        Profile(
-            "full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 1)), 7000, formats=COMMON_FORMATS, formats_depth=1024
+            "full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 2)), 7000, formats=COMMON_FORMATS, formats_depth=1024
         ),
     )
 }

@@ -174,17 +174,20 @@ class KVGeometry:
         """Bytes of K and V per token, in all layers together (in sliding-window layers, while in the window)."""
         return sum(self._rows(range(self.n_layer), kv_type))
 
-    def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1) -> int:
-        """Bytes of a snapshot of n_tokens: what llama_state_seq_get_size returns for such a sequence.
+    def snapshot_bytes(
+        self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1, *, swa_full: bool = False
+    ) -> int:
+        """Bytes of a snapshot of n_tokens: what Context.state_bytes returns for such a sequence.
 
         8 bytes of magic and sequence id. Then, once for the full layers and once for the sliding-window layers: the
         streams' cell counts, 12 bytes per cell (position and sequence), a header, and for K and V of each layer a
-        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max.
+        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max. swa_full: as in
+        Context; sliding-window layers then have a row for every token.
         """
         whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
         whole_number("n_stream", n_stream, 1)
         total = 8
-        for layers, cells in self.caches(n_tokens):
+        for layers, cells in self.caches(n_tokens, swa_full=swa_full):
             total += 4 + 4 * n_stream
             if cells:
                 tensors = len(layers) * (2 if self.head_dim_v else 1)
@@ -224,13 +227,14 @@ class KVGeometry:
         keys = sum(row_bytes(n * self.head_dim_k, key) for n in heads)
         return keys, sum(row_bytes(n * self.head_dim_v, value) for n in heads)
 
-    def caches(self, n_tokens: int = 1) -> list[tuple[list[int], int]]:
+    def caches(self, n_tokens: int = 1, *, swa_full: bool = False) -> list[tuple[list[int], int]]:
         """(layers, cells) of each llama.cpp cache: the full one and, with sliding windows, the windowed one."""
         layers = range(self.n_layer)
         if not self.window:
             return [(list(layers), n_tokens)]
         full = [layer for layer in layers if not self.swa[layer]]
-        return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], min(n_tokens, self.window))]
+        kept = n_tokens if swa_full else min(n_tokens, self.window)
+        return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], kept)]
 
 
 @lru_cache(maxsize=4096)  # a slider asks for hundreds of cache sizes of one geometry

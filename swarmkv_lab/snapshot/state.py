@@ -42,10 +42,10 @@ class SequenceState:
     def require(self, n_tokens: int, identity: KVIdentity) -> None:
         """Raise SnapshotCorruptError unless this is what capturing n_tokens under this identity gives.
 
-        Cells may lie in any order; each position from 0 on (in a window: the last ones, as llama.cpp writes no others,
-        not even with swa_full) is there once.
+        Cells may lie in any order; each position from 0 on (in a window without swa_full: the last ones) is there once.
         """
-        for (_, n), (n_stream, cells, transposed) in zip(self.geometry.caches(n_tokens), self._caches, strict=True):
+        expected = self.geometry.caches(n_tokens, swa_full=identity.swa_full)
+        for (_, n), (n_stream, cells, transposed) in zip(expected, self._caches, strict=True):
             if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(n_tokens - n, n_tokens)):
                 raise SnapshotCorruptError(
                     f"the state has {len(cells):,} cells whose positions are not {n_tokens - n:,} to {n_tokens - 1:,}"

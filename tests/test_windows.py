@@ -1,0 +1,115 @@
+"""Layers with a sliding window: with swa_full every strategy is naive's, bit for bit; without, but for rounding."""
+
+import numpy as np
+import pytest
+from conftest import SHAPES, load_shape
+
+import swarmkv_lab as lab
+from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.twins import write_twin
+
+EXACT = ["swarmkv", "pooled", "shared"]
+WINDOW = SHAPES["sliding window"].window
+DEPTHS = [35, 39, 43, 44, 51, 54, 63, 65, 74, 76]  # at each an agent's bits moved while states began at the window
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory):
+    with load_shape("sliding window", tmp_path_factory.mktemp("windowed")) as model:
+        yield model
+
+
+@pytest.fixture
+def long(rng):
+    return rng.integers(0, 256, 4000, dtype=np.int32)
+
+
+@pytest.fixture
+def agents(long, rng):  # drawn after the document, as when the depths were found
+    return {f"a{n}": rng.integers(0, 256, n, dtype=np.int32) for n in (5, 12, 40)}
+
+
+def test_with_swa_full_every_strategy_is_naives_at_depths_that_the_softmax_groups_otherwise(windowed, long, agents):
+    for depth in DEPTHS:
+        runs = {name: lab.fan_out(windowed, long[:depth], agents, name, max_tokens=3, swa_full=True) for name in EXACT}
+        naive = lab.fan_out(windowed, long[:depth], agents, "naive", max_tokens=3, swa_full=True)
+        for name, run in runs.items():
+            exactness = run.compare(naive)
+            assert exactness.max_abs_logit_diff.max() == 0, (depth, name)
+            assert exactness.same_tokens.all(), (depth, name)
+
+
+@pytest.mark.parametrize("n", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 7])
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize("kv_unified", [False, True])
+def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, flash_attn, kv_unified):
+    how = {"swa_full": True, "flash_attn": flash_attn, "n_seq_max": 2, "kv_unified": kv_unified}
+    with windowed.context(1024, **how) as ctx:
+        ctx.decode(long[:n], seq_id=1)
+        snapshot = lab.KVSnapshot.capture(ctx, long[:n], seq_id=1)
+        state = snapshot.state()
+        snapshot.restore(ctx, seq_id=1)
+        np.testing.assert_array_equal(ctx.get_state(1), snapshot.data)
+    assert state.seq_id == 1
+    assert snapshot.nbytes == windowed.geometry.snapshot_bytes(n, n_stream=1 if kv_unified else 2, swa_full=True)
+    for layer in range(windowed.geometry.n_layer):
+        np.testing.assert_array_equal(state.positions_of(layer), np.arange(n))
+
+
+def test_with_swa_full_a_restored_sequence_can_go_back_before_its_window(windowed, long, question):
+    with windowed.context(512, swa_full=True) as ctx:
+        ctx.decode(long[:300])
+        snapshot = lab.KVSnapshot.capture(ctx, long[:300])
+        ctx.truncate(100)
+        ctx.decode(question)
+        expected = ctx.logits()
+        snapshot.restore(ctx)
+        ctx.truncate(100)
+        ctx.decode(question)
+        np.testing.assert_array_equal(ctx.logits(), expected)
+
+
+def test_a_state_that_would_miss_cells_is_refused(windowed, long):
+    with windowed.context(512, swa_full=True, n_seq_max=2) as ctx:
+        ctx.decode(long[:WINDOW])
+        ctx.share(0, 1)
+        lab.KVSnapshot.capture(ctx, long[:WINDOW])  # the window has passed nothing yet
+        ctx.decode(long[WINDOW : WINDOW + 1])
+        message = "sequence 0 holds 33 tokens, more than the window's 32, and the context holds 2 sequences"
+        for refused in (ctx.get_state, ctx.state_bytes, lambda: lab.KVSnapshot.capture(ctx, long[: WINDOW + 1])):
+            with pytest.raises(lab.SwarmKVError, match=message):
+                refused()
+        ctx.clear(1)
+        assert len(lab.SequenceState(ctx.get_state(), windowed.geometry).positions_of(0)) == WINDOW + 1
+
+
+def test_without_swa_full_they_differ_as_naive_does_from_itself(long, agents, tmp_path):
+    """With batches of 64 a window of 200 has 512 cells: at 460 naive has not used one twice, then it has."""
+    geometry = KVGeometry(4, 2, 32, 32, 4096, 200, (True, True, False, True))
+    with lab.load_model(write_twin(tmp_path / "twin.gguf", geometry)) as model:
+        frame = lab.window_difference(model, long, agents, [20, 460, 700, 1500], n_batch=64)
+    assert list(frame.columns) == ["depth", "swa_full", "strategy", "max_abs_logit_diff", "kl"]
+    assert list(frame.strategy) == ["naive, with swa_full", *EXACT, *EXACT] * 4
+    floor = frame[frame.strategy == "naive, with swa_full"]
+    strategies = frame.drop(floor.index)
+    assert (strategies[strategies.swa_full].max_abs_logit_diff == 0).all()
+    assert (frame[frame.depth == 20].max_abs_logit_diff == 0).all()  # within the window there is one order
+    others = strategies[~strategies.swa_full]
+    assert 0 < floor.max_abs_logit_diff.max() < 0.05
+    assert 0 < others.max_abs_logit_diff.max() < 0.05
+    assert (frame.kl < 1e-4).all()
+
+
+def test_measured_bytes_with_swa_full_are_the_predicted_ones(windowed):
+    assert lab.measure_kv(windowed, 100, swa_full=True)["difference"] == 0
+
+
+def test_without_windows_there_is_no_difference(twin, document):
+    frame = lab.window_difference(twin, document, [document[:9]])
+    assert (frame.depth == len(document)).all()
+    assert (frame[["max_abs_logit_diff", "kl"]] == 0).all(axis=None)
+
+
+def test_depths_that_there_are_no_tokens_for(twin, document):
+    with pytest.raises(lab.SwarmKVError, match="depth=301"):
+        lab.window_difference(twin, document, [[1]], [301])
