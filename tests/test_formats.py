@@ -122,7 +122,7 @@ def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkey
         return (10.0, 1.0, 1.0) if ctx.model.name.endswith("Q8_0") else (20.0, 2.0, 2.0)
 
     monkeypatch.setattr(tuning, "work_ms", timed)
-    frame = lab.tune(twin, document, n_threads=[1], weights=["q8_0"], repeats=2)
+    frame = lab.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
     assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
     assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     assert list(frame.weights) == ["unknown", "unknown", "q8_0", "q8_0"]
