@@ -5,6 +5,7 @@ from . import analysis as analysis, cli as cli, errors as errors, fanout as fano
 from . import llama as llama, measure as measure, peers as peers, sizing as sizing, snapshot as snapshot
 from . import widgets as widgets
 from .analysis.article import article_table as article_table
+from .analysis.clock import corrected as corrected
 from .analysis.costmodel import CostModel as CostModel, held_out as held_out
 from .analysis.divergence import kl_divergence as kl_divergence
 from .analysis.measurements import caption as caption, measurements as measurements
