@@ -10,7 +10,7 @@ from .analysis.costmodel import CostModel as CostModel, held_out as held_out
 from .analysis.divergence import kl_divergence as kl_divergence
 from .analysis.measurements import caption as caption, measurements as measurements
 from .analysis.roofline import roofline as roofline
-from .analysis.summary import steady_rows as steady_rows
+from .analysis.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
 from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError, refused as refused

@@ -45,8 +45,14 @@ class Measurements:
     """the bench's report: environment, restore, runs, summary"""
     grid = _file("grid.csv", _runs)
     """the sweep's runs, a row per run, their times corrected"""
+    grid_raw = _file("grid.csv")
+    """the same as they were measured"""
     grid_caption = _file("grid.json", _caption)
     """the caption of figures of the grid"""
+    clock = _file("clock.csv")
+    """the same bench again and again, as measured: for analysis.summary.share_of_bound"""
+    clock_caption = _file("clock.json", _caption)
+    """the caption of its figure"""
     yardsticks = _file("yardsticks.csv")
     """the result of measure.yardsticks.yardsticks"""
     warm_ttft = _file("warm_ttft.csv")

@@ -149,7 +149,7 @@ def _measure_formats(tokens: np.ndarray, chosen: Profile, data: Path) -> dict[st
     The default model is one of them, requantized already.
     """
     with lab.load_model("smollm2-135m") as source:
-        frame = lab.weight_formats(source, tokens[: chosen.formats_depth], chosen.formats, repeats=chosen.repeats)
+        frame = lab.weight_formats(source, tokens[: chosen.depth], chosen.formats, repeats=chosen.repeats)
         frame.to_csv(data / "formats.csv", index=False)
         if frame.repeats.min() < chosen.repeats:  # interrupted: it returns the complete rounds
             raise KeyboardInterrupt

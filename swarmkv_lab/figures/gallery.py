@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
-from swarmkv_lab.analysis.summary import yardstick_ratios
+from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
@@ -97,6 +97,16 @@ EXHIBITS = (
         "so it can exceed this bound.",
         "Rising curves by strategy, most of them just below a dashed bound; batched is above the bound.",
         lambda m: figures.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption),
+    ),
+    Exhibit(
+        "steadiness",
+        "The same bench six times in a row. A machine changes its speed, and with it the ratio of two times that were "
+        "not measured at the same moment. Times counted in beats of a metronome, a small decode that is timed between "
+        "the steps of a run, follow the machine.",
+        "Two lines over six benches, in percent of the bound: the times as measured go up and down, the corrected ones "
+        "stay close to 100 percent.",
+        lambda m: figures.steadiness((shares := share_of_bound(m.clock))[shares.n_agents == 4], m.clock_caption),
+        of_reference=True,
     ),
     Exhibit(
         "speedup_map",
