@@ -42,7 +42,7 @@ from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry
 from .sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .sizing.twins import twin as twin
-from .snapshot.prefix_cache import prefill as prefill
+from .snapshot.prefill import prefill as prefill
 from .snapshot.rope import Rope as Rope
 from .snapshot.snapshot import KVSnapshot as KVSnapshot, describe as describe
 from .snapshot.state import SequenceState as SequenceState

@@ -51,14 +51,17 @@ def test_the_second_prefill_decodes_nothing(twin, document, decoded):
 
 
 @pytest.mark.parametrize("n_batch", [64, 512])
+@pytest.mark.parametrize("flash_attn", [False, "prefill"])
 @pytest.mark.parametrize("shape", ["two layers", "sliding window", "latent attention"])
-def test_a_longer_document_goes_on_with_the_same_bits(document, decoded, shape, n_batch, tmp_path):
+def test_a_longer_document_goes_on_with_the_same_bits(document, decoded, shape, n_batch, flash_attn, tmp_path):
+    how = {"n_batch": n_batch, "flash_attn": flash_attn}
     with load_shape(shape, tmp_path) as model:
-        expected = lab.prefill(model, document, n_batch=n_batch)
+        expected = lab.prefill(model, document, **how)
         for n in (64, 200, 130):
-            lab.prefill(model, document[:n], n_batch=n_batch, cache=True)
+            lab.prefill(model, document[:n], cache=True, **how)
         decoded.clear()
-        found = lab.prefill(model, document, n_batch=n_batch, cache=True)
+        found = lab.prefill(model, document, cache=True, **how)
+        assert found.identity == expected.identity
         np.testing.assert_array_equal(found.data, expected.data)
         whole_batches = 0 if n_batch == 512 or shape == "sliding window" else 192  # of the 200 tokens
         assert decoded == [300 - whole_batches]
@@ -70,7 +73,9 @@ def test_a_shorter_document_is_another_one(twin, document, decoded):
     assert decoded == [300, 100]
 
 
-@pytest.mark.parametrize("other", [{"kv_type": "bf16"}, {"flash_attn": True}, {"n_batch": 32}])
+@pytest.mark.parametrize(
+    "other", [{"kv_type": "bf16"}, {"flash_attn": True}, {"flash_attn": "prefill"}, {"n_batch": 32}]
+)
 def test_other_settings_are_other_snapshots(twin, document, decoded, other):
     lab.prefill(twin, document, cache=True)
     lab.prefill(twin, document, cache=True, **other)

@@ -68,12 +68,26 @@ def test_keys_are_turned_to_their_positions(twin):
     assert np.abs(keys[0] - keys[100]).max() > 0.1 * np.abs(keys).max()
 
 
-def test_a_sequence_of_a_split_cache(twin, document):
+@pytest.mark.parametrize("seq_id", [0, 1, 2])
+def test_a_sequence_of_a_split_cache(twin, document, seq_id, tmp_path):
+    """What it holds stands between the other streams' empty counts."""
     with twin.context(1536, n_seq_max=3, kv_unified=False) as ctx:
-        ctx.decode(document, seq_id=2)
-        state = lab.SequenceState(ctx.get_state(2), twin.geometry)
-    assert state.seq_id == 2
-    assert len(state.positions) == 300
+        ctx.decode(document, seq_id)
+        snapshot = lab.KVSnapshot.capture(ctx, document, seq_id)
+        assert snapshot.state().seq_id == seq_id
+        assert list(snapshot.state().positions) == list(range(300))
+        snapshot.save(tmp_path / "doc")
+        lab.KVSnapshot.load(tmp_path / "doc", twin).restore(ctx, 1)
+        assert ctx.n_past(1) == 300
+
+
+def test_cells_in_two_streams(twin, document):
+    with twin.context(1024, n_seq_max=2, kv_unified=False) as ctx:
+        ctx.decode(document[:3])
+        data = ctx.get_state()
+    data[-4:] = data[12:16]  # the second stream's count, which comes last
+    with pytest.raises(lab.SnapshotCorruptError, match="3 cells in one and 3 in another"):
+        lab.SequenceState(data, twin.geometry)
 
 
 def test_an_empty_sequence(twin):
@@ -100,7 +114,7 @@ def field(parts, name):
     ("name", "message"),
     [
         ("magic", "begins with"),
-        ("streams", "one stream"),
+        ("streams", "would end at"),
         ("cells", "the model has 2 of this kind"),
         ("values transposed", "transposed 255"),
         ("layers", "255 layers"),

@@ -20,9 +20,10 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
 
     monkeypatch.setattr("swarmkv_lab.measure.tuning.timeit.timeit", timed)
     frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
-    assert len(calls) == 4 * 4 * 3
-    assert frame[["flash_attn", "n_threads"]].values.tolist() == [[False, 1], [False, 2], [True, 1], [True, 2]]
-    second = 1e3 * np.arange(25, 37).reshape(4, 3) / [1, 1, 8]  # the middle one of three turns, after the warm-up's 12
+    assert len(calls) == 4 * 6 * 3
+    asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
+    assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
+    second = 1e3 * np.arange(37, 55).reshape(6, 3) / [1, 1, 8]  # the middle one of three turns, after the warm-up's 18
     np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
@@ -36,6 +37,25 @@ def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many(
     many = lab.fastest_settings(frame, n_agents=8)  # the branches do
     assert few == {"flash_attn": True, "n_threads": 1, "n_threads_batch": 4}
     assert many == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 4}
+
+
+def test_flash_attention_for_the_prefill_alone_is_chosen_where_that_ends_first():
+    frame = pd.DataFrame(
+        [(False, 1, 900, 50, 10), (True, 1, 700, 90, 20), ("prefill", 1, 750, 50, 10), ("prefill", 2, 760, 40, 12)],
+        columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"],
+    )
+    assert lab.fastest_settings(frame, 4) == {"flash_attn": "prefill", "n_threads": 1, "n_threads_batch": 2}
+    assert lab.fastest_settings(frame.replace({"prefill_ms": {750: 950, 760: 950}}), 4)["flash_attn"] is False
+
+
+def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, document, monkeypatch):
+    decoded, decode = [], lab.Context.decode
+    monkeypatch.setattr(
+        lab.Context, "decode", lambda ctx, ids, *how, **w: decoded.append(ctx.flash_attn) or decode(ctx, ids, *how, **w)
+    )
+    frame = lab.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
+    assert decoded == 2 * ([True] + 9 * [False])  # the document; a branch and 8 tokens
+    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
 
 
 def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):

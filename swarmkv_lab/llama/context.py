@@ -38,6 +38,8 @@ class Context:
 
     kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it
     makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
+    "prefill": documents are prefilled with it, in a context of their own, and what follows is decoded without it in
+    this one, which therefore begins with a snapshot (``lab.prefill(..., flash_attn="prefill")``).
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
     swa_full: layers with a sliding window keep everything rather than the window, and so do their states: only then are
@@ -105,6 +107,7 @@ class Context:
         with self.guard, self._inside:
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
+            self._require_prefilled(past)
             for seq_id, ids in rows.items():
                 if past[seq_id] + len(ids) > self.n_ctx_seq:
                     raise ContextBudgetError(
@@ -132,6 +135,16 @@ class Context:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
                 raise
+
+    def _require_prefilled(self, past: Mapping[int, int]) -> None:
+        """A document that was begun here would pass for one that was prefilled with flash attention."""
+        empty = [seq_id for seq_id, n_past in past.items() if not n_past]
+        if empty and self.settings.flash_attn == "prefill":
+            raise SwarmKVError(
+                f"sequence {empty[0]} is empty, and with flash_attn='prefill' a context only goes on from a document "
+                "that was prefilled in another: restore a snapshot of lab.prefill(..., flash_attn='prefill') first, or "
+                "pass flash_attn=True or False"
+            )
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""

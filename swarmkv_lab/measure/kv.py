@@ -13,6 +13,7 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 from swarmkv_lab.sizing.twins import twin
+from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
@@ -39,7 +40,7 @@ def measure_kv(
             model = stack.enter_context(load_model(twin(shape) if by_twin else Path(str(source))))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
-        ctx.decode(tokens, progress=progress)
+        prefill_into(ctx, tokens, progress=progress)
         snapshot = KVSnapshot.capture(ctx, tokens)
         measured = ctx.state_bytes()
         return {

@@ -16,6 +16,7 @@ from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot.prefill import prefill_into
 
 _BRANCH, _ANSWER = 16, 8  # tokens of a question and of an answer
 
@@ -25,7 +26,7 @@ def tune(
     tokens: np.ndarray,
     *,
     n_threads: Sequence[int] | None = None,
-    flash_attn: Sequence[bool] = (False, True),
+    flash_attn: Sequence[bool | str] = (False, True, "prefill"),
     weights: Sequence[str] | None = None,
     repeats: int = 3,
     **settings: Any,
@@ -33,14 +34,15 @@ def tune(
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms (per token). n_threads: by default 1, 2,
-    4 ... up to the physical cores. weights: formats to time beside the model's own, in a first column weights; see
+    4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own and
+    the change of the state's layout. weights: formats to time beside the model's own, in a first column weights; see
     weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
     same setting, because a snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
     paths = {"": model.path} if weights is None else in_formats(model, weights)
-    times: dict[tuple[str, bool, int], list[tuple[float, ...]]] = {}
+    times: dict[tuple[str, bool | str, int], list[tuple[float, ...]]] = {}
     turns = list(product(flash_attn, n_threads))
     with tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar:
         for repeat, name in product(range(repeats + 1), paths):
@@ -66,7 +68,8 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
     if "weights" in frame:
         frame = frame[frame.weights == fastest_weights(frame, n_agents, n_tokens)]
     work = frame.prefill_ms + n_agents * frame.branch_ms
-    flash_attn = bool(frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()])
+    flash_attn = frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()]
+    flash_attn = flash_attn if flash_attn == "prefill" else bool(flash_attn)
     alike = frame[frame.flash_attn == flash_attn]
     return {
         "flash_attn": flash_attn,
@@ -102,7 +105,7 @@ def work_ms(ctx: Context, tokens: np.ndarray, n_branch: int = _BRANCH) -> tuple[
     """The ms of a prefill of tokens, of n_branch tokens after it, and of a single token after them."""
     n_steps = len(tokens[:_ANSWER])
     steps = iter(tokens[:_ANSWER, None])
-    prefill = timeit.timeit(lambda: ctx.decode(tokens), number=1)
+    prefill = timeit.timeit(lambda: prefill_into(ctx, tokens), number=1)
     branch = timeit.timeit(lambda: ctx.decode(tokens[:n_branch]), number=1)
     token = timeit.timeit(lambda: ctx.decode(next(steps)), number=n_steps) / n_steps
     return 1e3 * prefill, 1e3 * branch, 1e3 * token

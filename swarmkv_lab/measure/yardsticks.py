@@ -5,6 +5,7 @@ import subprocess
 import time
 import timeit
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -25,6 +26,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.peers.build import program
 from swarmkv_lab.peers.server import LlamaServer
 from swarmkv_lab.sizing.geometry import UBATCH
+from swarmkv_lab.snapshot.prefill import prefill_into
 
 
 def yardsticks(
@@ -39,15 +41,17 @@ def yardsticks(
     """Tokens per second of the prefill and of batched generation after it, ours and llama.cpp's, in turns.
 
     Columns work ("prefill" or "generation"), n_agents, program, repeat, tokens_per_s. Every program has the same depth,
-    threads, batch sizes, KV type and flash attention. All agents share the document's cells, and each generates
+    threads, batch sizes, KV type and flash attention ("prefill" is off: llama.cpp's programs do not change it on the
+    way). All agents share the document's cells, and each generates
     n_tokens in the same batches. We sample each token from its logits; llama-batched-bench takes random tokens. Raises
     SwarmKVError if the programs are not built (make peers).
     """
     most = max(n_agents)
     n_ctx = len(tokens) + most * (n_tokens + 1)
     plan = ContextSettings(n_ctx, n_seq_max=sequences(most), **settings)
+    plan = replace(plan, flash_attn=plan.uses_flash_attn(model.on_gpu))
     rows = []
-    with model.context(n_ctx, n_seq_max=plan.n_seq_max, **settings) as ctx:
+    with model.open_context(plan) as ctx:
         for repeat in tqdm(range(repeats + 1), desc="yardsticks", unit="round"):  # the first one is a warm-up
             ctx.clear()
             start = time.perf_counter()
@@ -73,7 +77,7 @@ def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int
     plan = ContextSettings(n_ctx, **settings)
     rows = []
     with model.context(n_ctx, n_seq_max=2, **settings) as ctx, LlamaServer(model, plan, 1) as server:
-        ctx.decode(prefix, DOCUMENT)
+        prefill_into(ctx, prefix, DOCUMENT)
         server.complete(prefix.tolist(), 1)
         sampler = Sampler()
 

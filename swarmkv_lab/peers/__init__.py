@@ -1,6 +1,7 @@
 """Peers: other ways to reuse a prefix that people use today, each as a Strategy.
 
-Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention.
+Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention
+("prefill" is off: none of them changes it on the way).
 """
 
 import sys

@@ -152,10 +152,15 @@ def _geometry(text: str) -> KVGeometry:
     return KVGeometry(**values)
 
 
+def _flash_attn(text: str) -> bool | str:
+    return text if text == "prefill" else _of(bool)(text)
+
+
 _KEYS = {"kv_rotated": "mixed"}  # what the format calls it
 _READERS: dict[Any, Callable[[str], Any]] = {
     str: str,
     bool: _of(bool),
+    bool | str: _flash_attn,
     int: _of(int),
     tuple[str, str]: lambda text: kv_types(tuple(_of(list)(text))),
     KVGeometry | None: _geometry,

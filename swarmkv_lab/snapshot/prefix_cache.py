@@ -6,11 +6,10 @@ import re
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,32 +28,6 @@ BYTES_VARIABLE = "SWARMKV_CACHE_BYTES"
 _DEFAULT_BYTES = 4 << 30
 _ENDING = ".kv.safetensors"
 _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{9,10}-[0-9a-f]{32}" + re.escape(_ENDING))  # other files are not ours
-
-
-def prefill(
-    model: Model, tokens: Sequence[int] | np.ndarray, *, cache: bool = False, progress: bool = True, **settings: Any
-) -> KVSnapshot:
-    """A snapshot of the tokens' KV state. settings: as in Context (n_ctx: by default as many as there are tokens).
-
-    cache: look for the longest prefix of the tokens that the lab's own folder holds for this model and these settings,
-    prefill the rest, and keep the result there. The bits are those of a prefill without it, as only whole batches of a
-    shorter prefix are used (and none where layers have a sliding window, whose cells would lie in another order).
-    """
-    ids = model.check_tokens(tokens)
-    chosen = ContextSettings.of(**settings).sized(len(ids))
-    kept = PrefixCache(model, chosen) if cache else None
-    found = kept.find(ids) if kept else None
-    if found is not None and len(found.tokens) == len(ids):
-        return found
-    with model.open_context(chosen) as ctx:
-        if kept is not None and found is not None:
-            found.restore(ctx)
-            ctx.truncate(kept.usable(len(found.tokens), len(ids)))
-        ctx.decode(ids[ctx.n_past() :], progress=progress)
-        snapshot = KVSnapshot.capture(ctx, ids)
-    if kept:
-        kept.keep(snapshot)
-    return snapshot
 
 
 class PrefixCache:

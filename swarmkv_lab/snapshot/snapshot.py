@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +14,7 @@ from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.snapshot.layout import other_layout
 from swarmkv_lab.snapshot.state import SequenceState
 
 
@@ -130,6 +132,20 @@ class KVSnapshot:
         if self.identity.geometry is None:
             raise SwarmKVError(f"{self.identity.architecture}: the geometry of its state is not known")
         return SequenceState(self.data, self.identity.geometry)
+
+    def without_flash_attention(self) -> "KVSnapshot":
+        """The same prefix for contexts with flash_attn="prefill", which go on from it without: its values transposed.
+
+        The identity then says "prefill". One that has that layout already is given back as it is.
+        Raises SwarmKVError for quantized values, and where the geometry is not known.
+        """
+        if self.identity.flash_attn is not True:
+            return self
+        self._check()
+        turned = other_layout(self.data, self.state().geometry)
+        snapshot = KVSnapshot(turned, self.tokens, replace(self.identity, flash_attn="prefill"))
+        snapshot._checked = True  # as this one was
+        return snapshot
 
     def copy(self) -> "KVSnapshot":
         """The same snapshot in memory of its own, as the article copies the host buffer for each branch."""

@@ -7,6 +7,7 @@ import pandas as pd
 from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, public, whole_number
+from swarmkv_lab.llama.settings import MAX_SEQUENCES
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
 from swarmkv_lab.snapshot.identity import KVIdentity
 
@@ -54,10 +55,10 @@ class SequenceState:
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
             if n_stream != identity.n_stream:
                 raise SnapshotCorruptError(f"the state has {n_stream} streams, and its header says {identity.n_stream}")
-            if self.geometry.head_dim_v and bool(transposed) == identity.flash_attn:
+            if self.geometry.head_dim_v and bool(transposed) == (identity.flash_attn is True):
                 raise SnapshotCorruptError(
-                    f"the state's values are {'' if transposed else 'not '}transposed, and flash attention was "
-                    f"{'on' if identity.flash_attn else 'off'}"
+                    f"the state's values are {'' if transposed else 'not '}transposed, and its header says "
+                    f"flash_attn={identity.flash_attn!r}"
                 )
         kinds = dict(zip("KV", identity.kv_type, strict=True))
         for (which, layer), (_, kv_type) in self._rows.items():
@@ -98,17 +99,24 @@ class SequenceState:
         return _unrotated(elements, which) if is_quantized(kv_type) else elements
 
     def _read_cache(self, layers: list[int]) -> np.ndarray:
-        """One of llama.cpp's caches: cells, then all layers' keys, then all layers' values."""
+        """One of llama.cpp's caches: what each of its streams holds of the sequence. Returns the positions."""
         n_stream = self._number("streams", "<u4")
-        counts = [self._number("cells", "<u4") for _ in range(min(n_stream, 256))]
-        n = max(counts, default=0)
-        if n_stream != len(counts) or sum(counts) != n:
-            raise SnapshotCorruptError(
-                f"one sequence lies in one stream, and this state has cells in several: {counts}"
-            )
-        if n == 0:
-            self._caches.append((n_stream, np.empty((0, 3), np.int32), 0))
-            return np.empty(0, np.int32)
+        if n_stream > MAX_SEQUENCES:
+            raise SnapshotCorruptError(f"the state has {n_stream:,} streams, and a context at most {MAX_SEQUENCES}")
+        cells, transposed = np.empty((0, 3), np.int32), 0
+        for _ in range(n_stream):
+            n = self._number("cells", "<u4")
+            if n and len(cells):
+                raise SnapshotCorruptError(
+                    f"one sequence lies in one stream, and this has {len(cells):,} cells in one and {n:,} in another"
+                )
+            if n:
+                cells, transposed = self._read_stream(layers, n)
+        self._caches.append((n_stream, cells, transposed))
+        return cells[:, 0]
+
+    def _read_stream(self, layers: list[int], n: int) -> tuple[np.ndarray, int]:
+        """(cells, whether values are transposed): n cells, then all layers' keys, then all layers' values."""
         cells = self._take("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
         transposed = self._number("values transposed", "<u4")
         n_layer = self._number("layers", "<u4")
@@ -118,11 +126,10 @@ class SequenceState:
             )
         for layer in layers:
             self._read_rows("K", layer, n, self.geometry.head_dim_k, transposed=False)
-        self._caches.append((n_stream, cells, transposed))
         if self.geometry.head_dim_v:
             for layer in layers:
                 self._read_rows("V", layer, n, self.geometry.head_dim_v, transposed=bool(transposed))
-        return cells[:, 0]
+        return cells, transposed
 
     def _read_rows(self, which: str, layer: int, n: int, head_dim: int, *, transposed: bool) -> None:
         name = f"{which} of layer {layer}"
