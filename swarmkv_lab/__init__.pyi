@@ -5,10 +5,12 @@ from . import analysis as analysis, cli as cli, errors as errors, fanout as fano
 from . import llama as llama, measure as measure, peers as peers, sizing as sizing, snapshot as snapshot
 from . import widgets as widgets
 from .analysis.article import article_table as article_table
+from .analysis.clock import corrected as corrected
 from .analysis.costmodel import CostModel as CostModel, held_out as held_out
 from .analysis.divergence import kl_divergence as kl_divergence
 from .analysis.measurements import caption as caption, measurements as measurements
-from .analysis.summary import steady_rows as steady_rows
+from .analysis.roofline import roofline as roofline
+from .analysis.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
 from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError, refused as refused
@@ -26,13 +28,15 @@ from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
+from .measure.formats import weight_formats as weight_formats
 from .measure.grid import race as race, sweep as sweep
 from .measure.guards import compare_guards as compare_guards, without_guard as without_guard
 from .measure.kv import measure_kv as measure_kv, weigh as weigh
 from .measure.limits import load_against_read as load_against_read, restore_against_memcpy as restore_against_memcpy
 from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
-from .measure.tuning import fastest_settings as fastest_settings, tune as tune
+from .measure.roofline import peaks as peaks
+from .measure.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
 from .measure.windows import window_difference as window_difference
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry

@@ -2,9 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
+import swarmkv_lab as lab
+from swarmkv_lab import files
 from swarmkv_lab.cli import main
+from swarmkv_lab.measure import tuning
 
 
 @pytest.mark.real
@@ -38,7 +42,13 @@ def test_bench_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
         "bench --depth 10 --model nowhere.gguf",
         "bench --depth 10 --document nowhere.md",
         "bench --depth 10 --json nowhere/bench.json",
+        "bench --depth 10 --weights q9_0",
+        "bench --depth 10 --weights q8_0,q4_0",
+        "bench --depth 10 --weights common",
+        "bench --depth 10 --tune --weights q8_0,q9_0",
+        "pipeline dossier --weights q9_0",
         "model nowhere.gguf",
+        "model kimi-k2",
     ],
 )
 def test_bad_arguments_are_one_line_and_exit_2(arguments, capsys):
@@ -54,6 +64,41 @@ def test_arguments_that_argparse_refuses(arguments):
     with pytest.raises(SystemExit) as exit_:
         main(arguments.split())
     assert exit_.value.code == 2
+
+
+@pytest.fixture
+def asked_in_bench(monkeypatch, tmp_path, twin):
+    """What bench is asked with, on a twin that stands for every model."""
+    asked = {}
+
+    def bench(model, tokens, **how):
+        asked.update(how, name=model.name, geometry=model.geometry)
+        raise lab.SwarmKVError("asked")
+
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(lab, "bench", bench)
+    monkeypatch.setattr(lab, "load_document", lambda name: "text")
+    monkeypatch.setattr(lab.Model, "tokenize", lambda model, text: np.arange(64, dtype=np.int32))
+    return asked
+
+
+def test_weights_requantizes_the_model_first(asked_in_bench, twin):
+    assert main(["bench", "--depth", "32", "--model", str(twin.path), "--weights", "q8_0"]) == 2
+    assert asked_in_bench["name"] == "twin.Q8_0"
+    assert asked_in_bench["geometry"] == twin.geometry
+
+
+@pytest.mark.filterwarnings("ignore:.*are in a larger format")
+def test_tune_chooses_among_weights_and_the_bench_runs_in_the_fastest(asked_in_bench, twin, monkeypatch, capsys):
+    fast = {"twin": 3.0, "twin.Q8_0": 1.0, "twin.Q4_0": 2.0}
+    monkeypatch.setattr(tuning, "work_ms", lambda ctx, tokens: (fast[ctx.model.name],) * 3)
+    arguments = ["bench", "--depth", "32", "--model", str(twin.path), "--threads", "1", "--tune"]
+    assert main([*arguments, "--weights", "q4_0,q8_0"]) == 2
+    assert asked_in_bench["name"] == "twin.Q8_0"
+    assert asked_in_bench["n_threads"] == 1
+    assert "in q8_0: twin.Q8_0" in capsys.readouterr().out
+    assert main(arguments) == 2
+    assert asked_in_bench["name"] == "twin"
 
 
 def test_model_prints_the_path(twin, capsys):

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import sys
 import threading
+import types
 import zipfile
 
 import pytest
@@ -11,6 +13,7 @@ import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading as models
 from swarmkv_lab.llama.weights import content_hash
+from swarmkv_lab.sizing.catalogue import catalogue
 
 
 @pytest.fixture
@@ -152,9 +155,77 @@ def test_the_reason_is_llama_cpps_own(twin, tmp_path):
 
 
 def test_a_hub_name_without_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(lab.ModelNotFoundError, match=r"swarmkv-lab\[hub\]"):
         lab.model_path("someone/some-model:model.gguf")
+
+
+@pytest.fixture
+def hub(twin, monkeypatch):
+    """A hub on which every file is the twin: what was asked for."""
+    asked = []
+    monkeypatch.delenv(models.MODEL_VARIABLE, raising=False)
+    fake = types.SimpleNamespace(hf_hub_download=lambda repo, file: asked.append((repo, file)) or str(twin.path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
+    return asked
+
+
+def test_a_name_of_the_catalogue_is_found_on_the_hub(twin, hub, monkeypatch):
+    assert lab.model_path("qwen2.5-0.5b") == twin.path
+    assert hub == [("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf")]
+    monkeypatch.setenv(models.MODEL_VARIABLE, "gemma-3-1b")
+    with lab.load_model() as model:
+        assert model.path == twin.path
+    assert len(hub) == 2
+
+
+def test_every_gguf_of_the_catalogue_is_a_name_that_the_hub_is_asked_for(twin, hub):
+    known = catalogue().gguf[catalogue().gguf != ""]
+    assert len(known) >= 10
+    for name, where in known.items():
+        if name != "smollm2-135m":
+            assert lab.model_path(name) == twin.path, name
+            assert ":".join(hub[-1]) == where
+    assert not known.str.contains("-of-").any()  # one of several parts
+
+
+def test_a_file_of_that_name_comes_first_and_a_folder_does_not(twin, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qwen2.5-1.5b").mkdir()
+    assert lab.model_path("qwen2.5-1.5b") == twin.path
+    (tmp_path / "qwen2.5-0.5b").write_bytes(twin.path.read_bytes())
+    assert lab.model_path("qwen2.5-0.5b") == files.user_path("qwen2.5-0.5b")
+    assert len(hub) == 1
+
+
+def test_the_smallest_is_the_wheels_own_file(cache):
+    assert catalogue().gguf["smollm2-135m"] == f"wheel:{models.DEFAULT_WHEEL}"
+    assert lab.model_path("smollm2-135m") == models.wheel_model_path()
+
+
+def test_a_name_without_a_gguf(hub):
+    with pytest.raises(
+        lab.ModelNotFoundError, match=r"no GGUF of kimi-k2 is known here.* smollm2-135m, .*qwen2.5-0.5b"
+    ):
+        lab.model_path("kimi-k2")
+    with pytest.raises(lab.ModelNotFoundError, match="not there: give a GGUF's path, a name of the catalogue"):
+        lab.model_path("qwen2.5-0.6b")
+    assert hub == []
+
+
+def test_a_name_without_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(lab.ModelNotFoundError, match=r"pip install 'swarmkv-lab\[hub\]'"):
+        lab.load_model("qwen2.5-0.5b")
+
+
+def test_what_the_hub_says_is_told(hub, monkeypatch):
+    def gone(repo, file):
+        raise OSError("404")
+
+    monkeypatch.setattr(sys.modules["huggingface_hub"], "hf_hub_download", gone)
+    with pytest.raises(lab.ModelNotFoundError, match=r"the hub gave no Qwen/.*q8_0.gguf: OSError: 404"):
+        lab.model_path("qwen2.5-0.5b")
 
 
 def test_the_content_hash_of_large_files_that_differ_in_size_alone(tmp_path):

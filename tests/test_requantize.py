@@ -35,6 +35,31 @@ def test_a_model_in_another_format(twin, empty_cache, document):
             assert 0 < lab.kl_divergence(other.logits(), ctx.logits()) < 0.01
 
 
+def test_a_model_in_this_format_already_is_returned_as_it_is(twin, empty_cache):
+    path = lab.requantize(twin, "q8_0", progress=False)
+    assert requantize.file_format(path) == "q8_0"
+    assert lab.requantize(path, "q8_0") == path
+    assert requantize.file_format(twin.path) is None  # it does not say
+
+
+@pytest.mark.filterwarnings("ignore:.*are in a larger format")
+def test_a_model_in_several_formats_without_those_that_cannot_be_made(twin, empty_cache, monkeypatch):
+    made = loading.requantized
+
+    def some(path, weights, *, progress):
+        if weights == "q6_k":
+            raise lab.SwarmKVError("llama.cpp could not")
+        return made(path, weights, progress=progress)
+
+    monkeypatch.setattr(loading, "requantized", some)
+    with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
+        paths = loading.in_formats(twin, ["q8_0", "q6_k", "q4_k_m", "q8_0"], progress=False)
+    assert list(paths) == ["unknown", "q8_0", "q4_k_m"]
+    assert list(loading.in_formats(paths["q8_0"], ["q4_0", "q8_0"], progress=False)) == ["q8_0", "q4_0"]
+    with pytest.raises(lab.SwarmKVError, match="'q9' is no weight format"):
+        loading.in_formats(twin, ["q8_0", "q9"])
+
+
 @pytest.mark.filterwarnings("ignore:1 of 21 tensors")
 def test_the_same_bytes_with_any_number_of_threads(twin, tmp_path, monkeypatch):
     sums = set()
@@ -112,3 +137,4 @@ def test_an_interrupt_leaves_nothing(twin, empty_cache, monkeypatch, tmp_path):
 
 def test_every_format_is_one_of_llama_cpps(twin, empty_cache):
     assert len(set(WEIGHT_FORMATS.values())) == len(WEIGHT_FORMATS)
+    assert set(requantize.COMMON_FORMATS) < set(WEIGHT_FORMATS)

@@ -34,6 +34,10 @@ def _caption(path: Path) -> str:
     return caption(_json(path))
 
 
+def _peaks(path: Path) -> dict[str, Any]:
+    return _json(path)["peaks"]
+
+
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
@@ -41,8 +45,14 @@ class Measurements:
     """the bench's report: environment, restore, runs, summary"""
     grid = _file("grid.csv", _runs)
     """the sweep's runs, a row per run, their times corrected"""
+    grid_raw = _file("grid.csv")
+    """the same as they were measured"""
     grid_caption = _file("grid.json", _caption)
     """the caption of figures of the grid"""
+    clock = _file("clock.csv")
+    """the same bench again and again, as measured: for analysis.summary.share_of_bound"""
+    clock_caption = _file("clock.json", _caption)
+    """the caption of its figure"""
     yardsticks = _file("yardsticks.csv")
     """the result of measure.yardsticks.yardsticks"""
     warm_ttft = _file("warm_ttft.csv")
@@ -51,6 +61,12 @@ class Measurements:
     """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
     pipeline_caption = _file("pipeline.json", _caption)
     """the caption of figures of the pipeline"""
+    formats = _file("formats.csv")
+    """the result of measure.formats.weight_formats"""
+    formats_caption = _file("formats.json", _caption)
+    """the caption of figures of the weight formats"""
+    peaks = _file("formats.json", _peaks)
+    """the result of measure.roofline.peaks on the same machine"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
 

@@ -14,9 +14,11 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli import snapshots
-from swarmkv_lab.cli.options import add_command, kv_type
+from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, several_weights
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import as_json, replacing
+from swarmkv_lab.llama.loading import in_formats
+from swarmkv_lab.measure.tuning import opened
 
 _MOST = 10_000  # agents or repeats: far more than anybody can wait for
 
@@ -65,18 +67,26 @@ def _bench(args: argparse.Namespace) -> None:
     whole_number("--depth", args.depth, 1)
     whole_number("--agents", args.agents, 1, _MOST)
     whole_number("--repeats", args.repeats, 1, _MOST)
+    formats = several_weights(args)
     settings: dict[str, Any] = {"n_threads": args.threads} if args.threads is not None else {}
-    with lab.load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model, ExitStack() as open_peers:
+    with ExitStack() as stack:
+        model = stack.enter_context(open_model(args))
         tokens = model.tokenize(lab.load_document(args.document))
         if args.tune:
-            tuned = lab.tune(model, tokens[: args.depth], n_threads=None if args.threads is None else [args.threads])
+            n_threads = None if args.threads is None else [args.threads]
+            tuned = lab.tune(model, tokens[: args.depth], n_threads=n_threads, weights=formats)
             settings |= lab.fastest_settings(tuned, args.agents, args.max_tokens)
-            print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, used for all strategies: {settings}\n")
+            print(f"{tuned.round(1).to_string(index=False)}\nfastest end to end, used for all strategies: {settings}")
+            if formats:
+                fastest = lab.fastest_weights(tuned, args.agents, args.max_tokens)
+                model = stack.enter_context(opened(in_formats(model, formats)[fastest], model))
+                print(f"in {fastest}: {model.name}")
+            print()
         strategies: list[Any] = args.strategies.split(",")
         if args.peers:
             n_ctx = args.depth + 1024 + args.max_tokens
             peers = lab.peers.opened(args.peers.split(","), model, n_ctx, **settings)
-            strategies += open_peers.enter_context(peers).values()
+            strategies += stack.enter_context(peers).values()
         report, _ = lab.bench(
             model,
             tokens,
@@ -95,7 +105,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _pipeline(args: argparse.Namespace) -> int:
-    with lab.load_model(args.model, n_gpu_layers=args.n_gpu_layers) as model:
+    with open_model(args) as model:
         pipeline = lab.load_pipeline(args.spec, model)
         with tqdm(total=sum(agent.max_tokens for agent in pipeline.agents), unit="token", desc="answers") as bar:
             run = pipeline.run(args.strategy, on_token=lambda name, token: bar.update())
@@ -143,11 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = add_command(commands, "model", "print the path of a model; the default model is fetched if necessary", _model)
-    one.add_argument("model", nargs="?", help="a GGUF's path or org/repo:file.gguf")
+    one.add_argument("model", nargs="?", help=MODEL)
 
     snapshots.add_commands(commands)
 
-    shared = ("--document", "--model", "--n-gpu-layers", "--threads")
+    shared = ("--document", "--model", "--weights", "--n-gpu-layers", "--threads")
     one = add_command(commands, "bench", "compare strategies on one document", _bench, *shared)
     one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
     one.add_argument("--agents", type=int, default=2, help="number of agents")
@@ -155,11 +165,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--peers", help="names, such as llama_state,server_warm; an unknown name lists all")
     one.add_argument("--repeats", type=int, default=3, help="how often each strategy is measured")
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
-    one.add_argument("--tune", action="store_true", help="first measure the fastest settings, and use them for all")
+    about = "first measure the fastest settings, and use them for all; of several --weights (q8_0,q4_0, or common for "
+    about += "those that models are published in) it takes the fastest, whatever it changes in the predictions"
+    one.add_argument("--tune", action="store_true", help=about)
     one.add_argument("--json", type=Path, help="also write the report to this file")
 
     about = "run a graph of agents over one document, from a TOML file"
-    one = add_command(commands, "pipeline", about, _pipeline, "--model", "--n-gpu-layers", "--json")
+    one = add_command(commands, "pipeline", about, _pipeline, "--model", "--weights", "--n-gpu-layers", "--json")
     one.add_argument("spec", help="the file's path, or dossier")
     one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="batched")
 

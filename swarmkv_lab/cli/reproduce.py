@@ -17,6 +17,7 @@ from swarmkv_lab.cli.notebooks import execute
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
+from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
 from swarmkv_lab.measure.limits import fresh_memory
 from swarmkv_lab.measure.peer_bench import compare_peers
@@ -52,12 +53,14 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
         _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
         if reference:
+            _once(data / "tuning.csv", lambda: _measure_tuning(model, tokens, chosen))
             clock = plan(model, tokens, CLOCK, ["naive", "shared"], max_tokens=chosen.max_tokens)
             sweep_rounds(clock, CLOCK, path=data / "clock.csv")
             _measure_peers(model, tokens, chosen, data)
             prefix = tokens[: chosen.depth]
             _once(data / "snapshot_file.json", lambda: _measure_memory(model, prefix))
             _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
+            _once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -140,3 +143,21 @@ def _measure_pipeline(model: lab.Model, chosen: Profile, data: Path) -> dict[str
     if rows.repeat.nunique() < repeats:  # interrupted: it returns the complete rounds
         raise KeyboardInterrupt
     return environment(model)
+
+
+def _measure_tuning(model: lab.Model, tokens: np.ndarray, chosen: Profile) -> pd.DataFrame:
+    """What flash attention does: throughout, not at all, and for the prefill alone."""
+    return lab.tune(model, tokens[: chosen.depth], n_threads=[default_threads()], repeats=chosen.repeats)
+
+
+def _measure_formats(tokens: np.ndarray, chosen: Profile, data: Path) -> dict[str, Any]:
+    """Weight formats of the smallest model, made of its published file. The JSON is written last, as a sign of the end.
+
+    The default model is one of them, requantized already.
+    """
+    with lab.load_model("smollm2-135m") as source:
+        frame = lab.weight_formats(source, tokens[: chosen.depth], chosen.formats, repeats=chosen.repeats)
+        frame.to_csv(data / "formats.csv", index=False)
+        if frame.repeats.min() < chosen.repeats:  # interrupted: it returns the complete rounds
+            raise KeyboardInterrupt
+        return {"peaks": lab.peaks(), **environment(source)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import add_command, kv_type
+from swarmkv_lab.cli.options import add_command, kv_type, open_model
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import as_json, user_path, writable
 
@@ -15,12 +15,14 @@ from swarmkv_lab.files import as_json, user_path, writable
 def add_commands(commands: Any) -> None:
     """Add the commands prefill, ask, inspect and cache to an argparse parser."""
     about = "prefill a document once and save its KV state in a file"
-    one = add_command(commands, "prefill", about, _prefill, "--document", "--kv-type", "--threads", "--model")
+    one = add_command(
+        commands, "prefill", about, _prefill, "--document", "--kv-type", "--threads", "--model", "--weights"
+    )
     one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
     one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
 
     about = "ask questions over a prefilled document, which is not read again"
-    one = add_command(commands, "ask", about, _ask, "file", "--threads", "--model", "--json")
+    one = add_command(commands, "ask", about, _ask, "file", "--threads", "--model", "--weights", "--json")
     one.add_argument("questions", nargs="+", metavar="QUESTION")
     one.add_argument(
         "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
@@ -41,7 +43,7 @@ def require_output(option: str, path: Path) -> None:
 
 
 def _prefill(args: argparse.Namespace) -> None:
-    with lab.load_model(args.model) as model:
+    with open_model(args) as model:
         tokens = model.tokenize(lab.load_document(args.document))
         if args.depth is not None and not 1 <= args.depth <= len(tokens):
             raise SwarmKVError(f"--depth {args.depth}: the document has {len(tokens):,} tokens")
@@ -60,7 +62,7 @@ def _prefill(args: argparse.Namespace) -> None:
 
 def _ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
-    with lab.load_model(args.model) as model:
+    with open_model(args) as model:
         loaded = time.perf_counter()
         snapshot = lab.KVSnapshot.load(args.file, model)
         begun = time.perf_counter()

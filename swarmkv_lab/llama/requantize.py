@@ -15,6 +15,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing
 from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.sizing.gguf_header import read_header
 
 WEIGHT_FORMATS: dict[str, int] = {
     "f32": llama_cpp.LLAMA_FTYPE_ALL_F32,
@@ -33,6 +34,8 @@ WEIGHT_FORMATS: dict[str, int] = {
     "q2_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
 }
 """Formats by name, and llama.cpp's numbers for them. Those that need an importance matrix are left out."""
+COMMON_FORMATS = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+"""The formats that people publish models in."""
 SOURCE_KEY, SOURCE_SHA256_KEY = "swarmkv.source", "swarmkv.source_sha256"
 _IN_A_NAME = re.compile(rf"[.-]({'|'.join(WEIGHT_FORMATS)})$", re.IGNORECASE)
 _COUNTED = re.compile(r"\[ *(\d+)/ *(\d+)\]")
@@ -62,6 +65,14 @@ def check_format(weights: str) -> None:
     """Raise SwarmKVError for a name that is not one of WEIGHT_FORMATS."""
     if not isinstance(weights, str) or weights not in WEIGHT_FORMATS:
         raise SwarmKVError(f"{weights!r} is no weight format that can be made: they are {', '.join(WEIGHT_FORMATS)}")
+
+
+def file_format(path: Path) -> str | None:
+    """The format that a GGUF's metadata names; None where it names none, or none of WEIGHT_FORMATS."""
+    with suppress(SwarmKVError):
+        number = read_header(path).get("general.file_type")
+        return next((name for name, known in WEIGHT_FORMATS.items() if known == number), None)
+    return None
 
 
 def requantized_path(name: str, source_sha256: str, weights: str) -> Path:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.requantize import COMMON_FORMATS
 from swarmkv_lab.measure.grid import rounds
 from swarmkv_lab.measure.runlog import Round
 
@@ -32,6 +33,10 @@ class Profile:
     """tokens of the document whose positions are shifted"""
     live_depths: tuple[int, ...] = (64, 128, 256, 384)
     """depths of the grid that a notebook measures while a reader waits; a cost model needs three"""
+    formats: tuple[str, ...] = ("bf16", "q8_0", "q4_0")
+    """weight formats to compare with the model's own"""
+    formats_depth: int = 256
+    """tokens that are prefilled in each of them"""
 
     @property
     def rounds(self) -> list[Round]:
@@ -48,8 +53,11 @@ PROFILES = {
     p.name: p
     for p in (
         Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
-        Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48)),  # that it runs, not how fast
-        Profile("full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 2)), 7000),
+        # That it runs, not how fast.
+        Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64),
+        Profile(
+            "full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 2)), 7000, formats=COMMON_FORMATS, formats_depth=1024
+        ),
     )
 }
 

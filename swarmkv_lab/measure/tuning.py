@@ -1,16 +1,20 @@
 """Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
 
 import timeit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.prefill import prefill_into
 
@@ -23,32 +27,46 @@ def tune(
     *,
     n_threads: Sequence[int] | None = None,
     flash_attn: Sequence[bool | str] = (False, True, "prefill"),
+    weights: Sequence[str] | None = None,
     repeats: int = 3,
     **settings: Any,
 ) -> pd.DataFrame:
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms (per token). n_threads: by default 1, 2,
-    4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill
-    include a context of its own and the change of the state's layout. "auto" does not tune: it must always give the
+    4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own and
+    the change of the state's layout. weights: formats to time beside the model's own, in a first column weights; see
+    weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
     same setting, because a snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
-    times: dict[tuple[bool | str, int], list[tuple[float, ...]]] = {}
-    turns = list(product(range(repeats + 1), flash_attn, n_threads))
-    for repeat, flash, threads in tqdm(turns, desc="tuning", unit="run", leave=False):
-        how = settings | {"flash_attn": flash, "n_threads": threads}
-        with model.context(len(tokens) + _BRANCH + _ANSWER, **how) as ctx:
-            measured = _times(ctx, tokens)
-        if repeat:  # the first round is a warm-up
-            times.setdefault((flash, threads), []).append(measured)
+    paths = {"": model.path} if weights is None else in_formats(model, weights)
+    times: dict[tuple[str, bool | str, int], list[tuple[float, ...]]] = {}
+    turns = list(product(flash_attn, n_threads))
+    with tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar:
+        for repeat, name in product(range(repeats + 1), paths):
+            with opened(paths[name], model) as one:
+                for flash, threads in turns:
+                    how = settings | {"flash_attn": flash, "n_threads": threads}
+                    with one.context(len(tokens) + _BRANCH + _ANSWER, **how) as ctx:
+                        measured = work_ms(ctx, tokens)
+                    if repeat:  # the first round is a warm-up
+                        times.setdefault((name, flash, threads), []).append(measured)
+                    bar.update()
     rows = [(*key, *np.median(rows, axis=0)) for key, rows in times.items()]
-    return pd.DataFrame(rows, columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"])
+    columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.drop(columns="weights") if weights is None else frame
 
 
 def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
-    """The settings that are fastest for one prefill and n_agents answers of n_tokens; frame: from ``tune``."""
+    """The settings that are fastest for one prefill and n_agents answers of n_tokens; frame: from ``tune``.
+
+    If it timed several weight formats, the settings are those of fastest_weights.
+    """
+    if "weights" in frame:
+        frame = frame[frame.weights == fastest_weights(frame, n_agents, n_tokens)]
     work = frame.prefill_ms + n_agents * frame.branch_ms
     flash_attn = frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()]
     flash_attn = flash_attn if flash_attn == "prefill" else bool(flash_attn)
@@ -60,10 +78,34 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
     }
 
 
-def _times(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
+def fastest_weights(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> str:
+    """The weight format that is fastest for this; frame: from ``tune`` with weights, or SwarmKVError."""
+    if "weights" not in frame:
+        raise SwarmKVError("this frame has times of one weight format: pass weights=[...] to tune")
+    end_to_end = frame.prefill_ms + n_agents * (frame.branch_ms + n_tokens * frame.token_ms)
+    return str(frame.weights[end_to_end.idxmin()])
+
+
+@contextmanager
+def opened(path: Path, like: Model) -> Iterator[Model]:
+    """The model of a GGUF, on ``like``'s device; its weights are in memory already, so that no decode waits for them.
+
+    Where it is like's own file, it is ``like``.
+    """
+    if path == like.path:
+        yield like
+        return
+    with Model(path, n_gpu_layers=-1 if like.on_gpu else 0) as model:
+        with model.context(1) as ctx:
+            ctx.decode([0])
+        yield model
+
+
+def work_ms(ctx: Context, tokens: np.ndarray, n_branch: int = _BRANCH) -> tuple[float, float, float]:
+    """The ms of a prefill of tokens, of n_branch tokens after it, and of a single token after them."""
     n_steps = len(tokens[:_ANSWER])
     steps = iter(tokens[:_ANSWER, None])
     prefill = timeit.timeit(lambda: prefill_into(ctx, tokens), number=1)
-    branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
+    branch = timeit.timeit(lambda: ctx.decode(tokens[:n_branch]), number=1)
     token = timeit.timeit(lambda: ctx.decode(next(steps)), number=n_steps) / n_steps
     return 1e3 * prefill, 1e3 * branch, 1e3 * token

@@ -1,9 +1,13 @@
-"""read_header: a GGUF's metadata without its weights; safe for broken and hostile files."""
+"""A GGUF's metadata and the shapes of its tensors, without its weights; safe for broken and hostile files."""
 
+import math
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
@@ -11,9 +15,19 @@ from swarmkv_lab.files import open_regular, reason
 MAX_ENTRIES = 1 << 16
 MAX_STRING = 1 << 24  # bytes; the longest useful value, a chat template, has about 10 KB
 MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
+MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
 _STRING, _ARRAY = 8, 9
+_What = TypeVar("_What")
 # GGUF value types by number: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64, int64, float64
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+
+
+class Tensor(NamedTuple):
+    """One tensor of a GGUF."""
+
+    shape: tuple[int, ...]
+    """as ggml has it: of a matrix (inputs, outputs), of experts' matrices (inputs, outputs, experts)"""
+    n_bytes: int
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -21,10 +35,19 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
     Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3).
     """
+    return _read(path, lambda reader: reader.header())
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a GGUF by name. Raises as read_header, also for a tensor of a type that is not known here."""
+    return _read(path, lambda reader: reader.tensors())
+
+
+def _read(path: str | Path, what: "Callable[[_Reader], _What]") -> _What:
     path = Path(path)
     try:
         with open_regular(path) as file:
-            return _Reader(file, os.fstat(file.fileno()).st_size).header()
+            return what(_Reader(file, os.fstat(file.fileno()).st_size))
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
@@ -47,7 +70,7 @@ class _Reader:
             raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
         if (version := self.scalar(4)) not in (2, 3):
             raise _Malformed(f"its version is {version}, only 2 and 3 are supported")
-        self.scalar(10)  # the number of tensors
+        self.n_tensors = self.scalar(10)
         if (count := self.scalar(10)) > MAX_ENTRIES:
             raise _Malformed(f"it claims {count:,} entries, more than {MAX_ENTRIES:,}")
         pairs = {}
@@ -55,6 +78,25 @@ class _Reader:
             key = self.text()
             pairs[key] = self.value(self.scalar(4))
         return {key: value for key, value in pairs.items() if value is not None}
+
+    def tensors(self) -> dict[str, Tensor]:
+        self.header()
+        if self.n_tensors > MAX_ENTRIES:
+            raise _Malformed(f"it claims {self.n_tensors:,} tensors, more than {MAX_ENTRIES:,}")
+        return dict(self.tensor() for _ in range(self.n_tensors))
+
+    def tensor(self) -> tuple[str, Tensor]:
+        name, n_dims = self.text(), self.scalar(4)
+        if n_dims > MAX_DIMENSIONS:
+            raise _Malformed(f"{name:.40} has {n_dims:,} dimensions, more than {MAX_DIMENSIONS}")
+        shape = tuple(self.scalar(10) for _ in range(n_dims))
+        kind = self.scalar(4)
+        self.scalar(10)  # where its data begins
+        try:
+            block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+        except ValueError as error:
+            raise _Malformed(f"{name:.40} is of unknown type {kind}") from error
+        return name, Tensor(shape, math.prod(shape) // block * n_bytes)
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -1,0 +1,222 @@
+"""Weight formats measured: what is in the table, what an interrupt leaves of it, and the limits beside it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab import figures, files
+from swarmkv_lab.analysis.measurements import measurements
+from swarmkv_lab.analysis.roofline import WORKS
+from swarmkv_lab.llama import loading
+from swarmkv_lab.measure import formats, peaks, tuning
+from swarmkv_lab.sizing.work import decode_work
+
+COLUMNS = (
+    "format is_source file_bytes n_tokens repeats prefill_ms prefill_min_ms prefill_max_ms branch_ms token_ms "
+    "prefill_tokens_per_s kl_mean kl_max top1 prefill_flop prefill_bytes branch_flop branch_bytes token_flop "
+    "token_bytes"
+)
+pytestmark = pytest.mark.filterwarnings("ignore:.*are in a larger format")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+def test_formats_beside_their_source(twin, document, monkeypatch):
+    turns = []
+
+    def timed(ctx, tokens, n_branch):
+        turns.append(ctx.model.path)
+        return len(turns), 10 * len(turns), 100 * len(turns)  # ms
+
+    monkeypatch.setattr(formats, "work_ms", timed)
+    frame = lab.weight_formats(twin, document, ["q8_0", "q4_0"], repeats=3, continuation=9, progress=False)
+    assert list(frame) == COLUMNS.split()
+    assert list(frame.format) == ["unknown", "q8_0", "q4_0"]  # a twin's metadata does not name its own
+    assert list(frame.is_source) == [True, False, False]
+    assert turns[:3] == turns[3:6] == turns[6:]  # in turns, after a warm-up that is not timed
+    assert list(frame.prefill_ms) == [4, 5, 6]  # the middle one of 1, 4, 7
+    assert list(frame.prefill_min_ms) == [1, 2, 3]
+    assert list(frame.prefill_max_ms) == [7, 8, 9]
+    assert list(frame.token_ms) == [400, 500, 600]
+    np.testing.assert_allclose(frame.prefill_tokens_per_s, 1e3 * len(document) / frame.prefill_ms)
+    assert list(frame.file_bytes) == [path.stat().st_size for path in turns[:3]]
+    assert frame.loc[0, ["kl_mean", "kl_max", "top1"]].tolist() == [0, 0, 1]
+    assert 0 < frame.kl_mean[1] < frame.kl_mean[2] < frame.kl_max[2]
+    for row in frame.itertuples():
+        path = turns[row.Index]
+        assert (row.prefill_flop, row.prefill_bytes) == decode_work(path, 300)
+        assert (row.branch_flop, row.branch_bytes) == decode_work(path, 12, 300)
+        assert (row.token_flop, row.token_bytes) == decode_work(path, 1, 312)
+    assert frame.prefill_flop.nunique() == 1
+
+
+def test_a_source_that_is_one_of_the_formats_has_one_row(twin, document):
+    source = lab.requantize(twin, "q8_0", progress=False)
+    frame = lab.weight_formats(source, document[:40], ["q8_0", "f16"], repeats=1, continuation=4, progress=False)
+    assert list(frame.format) == ["q8_0", "f16"]
+    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all().all()
+
+
+def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, monkeypatch):
+    made = loading.requantized
+
+    def some(path, weights, *, progress):
+        if weights == "q6_k":
+            raise lab.SwarmKVError("llama.cpp could not")
+        return made(path, weights, progress=progress)
+
+    monkeypatch.setattr(loading, "requantized", some)
+    with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
+        frame = lab.weight_formats(twin, document[:40], ["q6_k", "q8_0"], repeats=1, continuation=4, progress=False)
+    assert list(frame.format) == ["unknown", "q8_0"]
+
+
+def interrupted_after(n, monkeypatch):
+    calls = []
+
+    def timed(ctx, tokens, n_branch):
+        calls.append(1)
+        if len(calls) > n:
+            raise KeyboardInterrupt
+        return 1.0, 1.0, 1.0
+
+    monkeypatch.setattr(formats, "work_ms", timed)
+
+
+def test_an_interrupt_returns_the_complete_rounds(twin, document, monkeypatch):
+    interrupted_after(3, monkeypatch)
+    with pytest.warns(UserWarning, match="interrupted: medians of 1 of 3 rounds are returned"):
+        frame = lab.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
+    assert list(frame.repeats) == [1, 1]
+
+
+def test_an_interrupt_before_there_is_a_round(twin, document, monkeypatch):
+    interrupted_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        lab.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"formats": ["q9"]}, "'q9' is no weight format that can be made"),
+    ({"continuation": 40}, "continuation=40: it must be from 1 to 39"),
+    ({"repeats": 0}, "repeats=0"),
+    ({"kv_types": "f16"}, "kv_types: the settings of a context are"),
+])  # fmt: skip
+def test_what_cannot_be_measured(twin, document, arguments, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.weight_formats(twin, document[:40], **{"formats": ["q8_0"], "progress": False} | arguments)
+
+
+def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
+    loaded = []
+
+    def timed(ctx, tokens):
+        loaded.append(ctx.model.name)
+        return (10.0, 1.0, 1.0) if ctx.model.name.endswith("Q8_0") else (20.0, 2.0, 2.0)
+
+    monkeypatch.setattr(tuning, "work_ms", timed)
+    frame = lab.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
+    assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
+    assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
+    assert list(frame.weights) == ["unknown", "unknown", "q8_0", "q8_0"]
+    assert lab.fastest_weights(frame) == "q8_0"
+    assert lab.fastest_settings(frame) == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 1}
+
+
+def test_the_settings_are_those_of_the_fastest_format():
+    columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
+    rows = [("q4_1", False, 1, 900, 50, 10), ("q8_0", True, 2, 300, 40, 12), ("q8_0", False, 2, 310, 40, 12)]
+    frame = pd.DataFrame(rows, columns=columns)
+    assert lab.fastest_weights(frame, n_agents=1) == "q8_0"
+    assert lab.fastest_settings(frame, n_agents=1) == {"flash_attn": True, "n_threads": 2, "n_threads_batch": 2}
+    assert lab.fastest_weights(frame, n_agents=1, n_tokens=1000) == "q4_1"  # many tokens: 10 ms each against 12
+    with pytest.raises(lab.SwarmKVError, match="pass weights="):
+        lab.fastest_weights(frame.drop(columns="weights"))
+
+
+def test_the_peaks_of_this_machine(monkeypatch):
+    monkeypatch.setattr(peaks, "find_spec", lambda name: None)  # without torch and threadpoolctl
+    found = peaks.main(2, 32, 4096)
+    assert set(found["gflops"]) == {"numpy float32"}
+    assert found["blas"] is None
+    assert found["gflops"]["numpy float32"] > 0
+    assert found["memory_gb_per_s"] > 0
+
+
+def test_the_peaks_are_measured_with_so_many_threads(monkeypatch):
+    asked = []
+
+    def run(command, *, env, **how):
+        asked.append((command[3:], {name: env[name] for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}))
+        return subprocess.CompletedProcess(command, 0, '{"n_threads": 3}', "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert lab.peaks(3, n_rows=64, n_bytes=4096) == {"n_threads": 3}
+    assert asked == [(["3", "64", "4096"], {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"})]
+
+
+def test_peaks_that_cannot_be_measured(monkeypatch):
+    with pytest.raises(lab.SwarmKVError, match="n_threads=0"):
+        lab.peaks(0)
+    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.roofline"].program, "__file__", "nowhere.py")
+    with pytest.raises(lab.SwarmKVError, match=r"could not be measured \(ended with 2\): .*nowhere.py"):
+        lab.peaks()
+
+
+@pytest.fixture(scope="module")
+def three():
+    """Three formats whose times make round numbers: 1 and 2 Gflop a prefill of a second, and so on."""
+    rows = [("q4_1", True, 1000.0, 0.0), ("q8_0", False, 500.0, 0.01), ("q4_0", False, 400.0, 0.2)]
+    frame = pd.DataFrame(rows, columns=["format", "is_source", "prefill_ms", "kl_mean"])
+    for work, (scale, flop, n_bytes) in {
+        "prefill": (1, 1e9, 1e7),
+        "branch": (0.1, 5e7, 1e7),
+        "token": (0.01, 4e6, 1e7),
+    }.items():
+        frame[f"{work}_ms"] = scale * frame.prefill_ms
+        frame[f"{work}_flop"], frame[f"{work}_bytes"] = flop, n_bytes
+    frame = frame.assign(prefill_min_ms=frame.prefill_ms * 0.9, prefill_max_ms=frame.prefill_ms * 1.1)
+    return frame.assign(n_tokens=100, file_bytes=10_000_000)
+
+
+def test_a_roofline_in_round_numbers(three):
+    table = lab.roofline(three, {"gflops": {"numpy float32": 4.0, "torch float32": 5.0}, "memory_gb_per_s": 4.0})
+    row = table.iloc[0]
+    assert (row.prefill_gflops, row.prefill_flop_per_byte, row.prefill_share) == pytest.approx((1, 100, 0.2))
+    assert (row.branch_gflops, row.branch_flop_per_byte) == pytest.approx((0.5, 5))
+    assert (row.token_gflops, row.token_gb_per_s, row.token_memory_share) == pytest.approx((0.4, 1, 0.25))
+    with pytest.raises(lab.SwarmKVError, match="no operations are counted"):
+        lab.roofline(three.drop(columns="token_flop"), {})
+    assert set(table) == {"format", "is_source"} | {
+        f"{work}_{what}" for work in WORKS for what in ("gflops", "flop_per_byte", "gb_per_s", "share", "memory_share")
+    }
+
+
+def test_the_figures_say_what_is_fastest_and_what_it_costs(three):
+    figure = figures.weight_formats(three)
+    assert figure.get_label() == "q4_0 prefills 2.5x as fast as q4_1, at a KL of 0.2"
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["q4_0, 10 MB", "q8_0, 10 MB", "q4_1, 10 MB"]
+    slow = three.assign(**{name: [100.0, 500.0, 400.0] for name in ("prefill_ms", "prefill_min_ms", "prefill_max_ms")})
+    assert figures.weight_formats(slow).get_label() == "No format prefills faster than the source's, q4_1"
+    peak = {"gflops": {"numpy float32": 4.0, "torch bfloat16": 5.0}, "memory_gb_per_s": 4.0}
+    assert figures.weight_formats(three[:1]).get_label() == "No format prefills faster than the source's, q4_1"
+    assert figures.roofline(three, peak).get_label() == (
+        "q4_0: a prefill reaches 50% of peak arithmetic, a token 62% of memory"
+    )
+
+
+def test_the_reference_has_the_columns_and_the_full_profiles_formats():
+    reference = measurements("reference")
+    assert list(reference.formats) == COLUMNS.split()
+    assert list(reference.formats.format) == ["q4_1", *lab.profile("full").formats]
+    assert reference.formats.is_source.tolist() == [True] + [False] * (len(reference.formats) - 1)
+    assert (reference.formats.prefill_min_ms <= reference.formats.prefill_ms).all()
+    assert reference.peaks["memory_gb_per_s"] > 0
