@@ -324,7 +324,11 @@ def test_agents_in_threads(twin, document, agents):
         assert several.metrics["copied_bytes"] == one.metrics["copied_bytes"]
 
 
-def test_what_measures_takes_it_too(twin, document, agents):
+@pytest.mark.filterwarnings("ignore:.*are in a larger format")
+def test_what_measures_takes_it_too(twin, document, agents, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
+    formats = lab.weight_formats(twin, document, ["q8_0"], repeats=1, continuation=9, progress=False, **APART)
+    assert 0 < formats.kl_mean[1] < 1e-2
     assert lab.measure_kv(twin, 100, **APART)["difference"] == 0
     report, _ = lab.bench(
         twin, document, depth=300, n_agents=2, strategies=["naive", "shared"], repeats=1, max_tokens=2, agents=agents,

@@ -20,6 +20,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.fidelity import predictions
 from swarmkv_lab.measure.tuning import opened, work_ms
 from swarmkv_lab.sizing.work import decode_work
+from swarmkv_lab.snapshot.prefill import prefill_into
 
 BRANCH = 12  # tokens of a question
 _ROOM = 64  # tokens of a question and an answer
@@ -77,7 +78,7 @@ def weight_formats(
 
 def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
     """The predictions over the last n tokens, which are the warm-up too."""
-    ctx.decode(tokens[:-n])
+    prefill_into(ctx, tokens[:-n])
     return predictions(ctx, tokens[-n:])
 
 

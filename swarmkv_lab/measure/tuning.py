@@ -69,10 +69,11 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
         frame = frame[frame.weights == fastest_weights(frame, n_agents, n_tokens)]
     work = frame.prefill_ms + n_agents * frame.branch_ms
     flash_attn = frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()]
-    flash_attn = flash_attn if flash_attn == "prefill" else bool(flash_attn)
     alike = frame[frame.flash_attn == flash_attn]
     return {
-        "flash_attn": flash_attn,
+        "flash_attn": flash_attn
+        if flash_attn == "prefill"
+        else str(flash_attn) == "True",  # text in a frame from a file
         "n_threads": int(alike.n_threads[alike.token_ms.idxmin()]),
         "n_threads_batch": int(alike.n_threads[work[alike.index].idxmin()]),
     }
