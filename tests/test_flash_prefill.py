@@ -69,6 +69,15 @@ def test_every_kv_type_with_values_that_can_be_turned(document, agents, kv_type,
     assert naive.compare(without).max_abs_logit_diff.max() < 0.05
 
 
+@pytest.mark.parametrize("depth", [35, 44, 63, 76])  # at each, strategies without swa_full differ from another naive
+def test_windows_are_exact_without_swa_full_too_as_naive_begins_with_a_state_as_well(depth, document, agents, tmp_path):
+    with load_shape("sliding window", tmp_path) as model:
+        naive = lab.fan_out(model, document[:depth], agents, "naive", max_tokens=3, **APART)
+        for strategy in EXACT:
+            run = lab.fan_out(model, document[:depth], agents, strategy, max_tokens=3, **APART)
+            assert run.compare(naive).max_abs_logit_diff.max() == 0, strategy
+
+
 def test_a_split_cache(twin, document, question):
     how = {"n_seq_max": 2, "kv_unified": False, **APART}
     with twin.context(1024, **how) as ctx, twin.context(512, **APART) as unified:
