@@ -98,7 +98,7 @@ def test_a_sweep_counts_every_time_in_beats(twin, document):
 def test_a_metronome_leaves_nothing_behind_and_no_trace(twin, document, question):
     plain = lab.fan_out(twin, document, [question], "naive", max_tokens=3)
     assert "end_to_end_beats" not in plain.metrics
-    with Metronome(twin) as beat:
+    with Metronome(twin, 64) as beat:
         assert beat() > 0
         contexts = len(twin._contexts)
     with pytest.raises(lab.SwarmKVError, match="closed"):
@@ -119,7 +119,7 @@ def test_the_share_of_the_bound_by_hand():
             rows.append(
                 {"repeat": repeat, "strategy": strategy, "depth": 9, "n_agents": 4, "beat_ms": 7.0 * slow} | row
             )
-    share = share_of_bound(pd.DataFrame(rows))
+    share = share_of_bound(pd.DataFrame(rows), rounds=3)
     assert share[["depth", "n_agents", "bench"]].to_numpy().tolist() == [[9, 4, 0], [9, 4, 1]]
     assert share.raw.tolist() == pytest.approx([1, 0.5])  # 440 / 140 is the bound itself
     assert share.corrected.tolist() == pytest.approx([1, 1])

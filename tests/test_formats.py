@@ -17,8 +17,8 @@ from swarmkv_lab.sizing.work import decode_work
 
 COLUMNS = (
     "format is_source file_bytes n_tokens repeats prefill_ms prefill_min_ms prefill_max_ms branch_ms token_ms "
-    "prefill_tokens_per_s kl_mean kl_max top1 prefill_flop prefill_bytes branch_flop branch_bytes token_flop "
-    "token_bytes"
+    "raw_prefill_ms raw_branch_ms raw_token_ms prefill_tokens_per_s kl_mean kl_max top1 "
+    "prefill_flop prefill_bytes branch_flop branch_bytes token_flop token_bytes"
 )
 pytestmark = pytest.mark.filterwarnings("ignore:.*are in a larger format")
 
@@ -31,20 +31,22 @@ def empty_cache(tmp_path, monkeypatch):
 def test_formats_beside_their_source(twin, document, monkeypatch):
     turns = []
 
-    def timed(ctx, tokens, n_branch):
+    def timed(ctx, tokens, beat):
         turns.append(ctx.model.path)
-        return len(turns), 10 * len(turns), 100 * len(turns)  # ms
+        beats = np.array([1, 10, 100]) * len(turns)
+        return beats * (2 if len(turns) > 3 else 1), beats  # in ms; half as fast after the first round
 
-    monkeypatch.setattr(formats, "work_ms", timed)
+    monkeypatch.setattr(formats, "_timed", timed)
     frame = lab.weight_formats(twin, document, ["q8_0", "q4_0"], repeats=3, continuation=9, progress=False)
     assert list(frame) == COLUMNS.split()
     assert list(frame.format) == ["unknown", "q8_0", "q4_0"]  # a twin's metadata does not name its own
     assert list(frame.is_source) == [True, False, False]
     assert turns[:3] == turns[3:6] == turns[6:]  # in turns, after a warm-up that is not timed
-    assert list(frame.prefill_ms) == [4, 5, 6]  # the middle one of 1, 4, 7
-    assert list(frame.prefill_min_ms) == [1, 2, 3]
-    assert list(frame.prefill_max_ms) == [7, 8, 9]
-    assert list(frame.token_ms) == [400, 500, 600]
+    assert list(frame.prefill_ms) == [8, 10, 12]  # the middle one of 1, 4, 7 beats, of 2 ms at the median speed
+    assert list(frame.prefill_min_ms) == [2, 4, 6]
+    assert list(frame.prefill_max_ms) == [14, 16, 18]
+    assert list(frame.token_ms) == [800, 1000, 1200]
+    assert list(frame.raw_prefill_ms) == [8, 10, 12]
     np.testing.assert_allclose(frame.prefill_tokens_per_s, 1e3 * len(document) / frame.prefill_ms)
     assert list(frame.file_bytes) == [path.stat().st_size for path in turns[:3]]
     assert frame.loc[0, ["kl_mean", "kl_max", "top1"]].tolist() == [0, 0, 1]
@@ -81,13 +83,13 @@ def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, monkeypatch
 def interrupted_after(n, monkeypatch):
     calls = []
 
-    def timed(ctx, tokens, n_branch):
+    def timed(ctx, tokens, beat):
         calls.append(1)
         if len(calls) > n:
             raise KeyboardInterrupt
-        return 1.0, 1.0, 1.0
+        return np.ones(3), np.ones(3)
 
-    monkeypatch.setattr(formats, "work_ms", timed)
+    monkeypatch.setattr(formats, "_timed", timed)
 
 
 def test_an_interrupt_returns_the_complete_rounds(twin, document, monkeypatch):

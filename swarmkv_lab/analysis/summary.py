@@ -52,7 +52,7 @@ def summarize(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return summary
 
 
-def share_of_bound(runs: pd.DataFrame, strategy: str = "shared", rounds: int = 3) -> pd.DataFrame:
+def share_of_bound(runs: pd.DataFrame, strategy: str = "shared", rounds: int = 2) -> pd.DataFrame:
     """The end-to-end speed-up over its bound, as measured and corrected: a row per depth, number of agents and bench.
 
     runs: of a sweep with naive. A bench is so many rounds in a row, of which the medians count, as in ``bench``.

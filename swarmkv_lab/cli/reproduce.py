@@ -26,11 +26,11 @@ from swarmkv_lab.measure.profiles import Profile
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 
-# The same bench six times, three rounds each, to see how steady its ratio is; and once with other numbers of agents.
-CLOCK = [*rounds([1024], [4], 18), *rounds([1024], [2, 8, 16], 3)]
+# The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.
+CLOCK = [*rounds([1024], [4], 12), *rounds([1024], [2, 8, 16], 2)]
 
-# Peers that take many minutes for a long document: their slots prefill it once each, or keep a state for each agent.
-SHALLOW_ONLY = ("server_cold", "server_unified", "server_primed", "llama_ram_cache", "llama_disk_cache")
+# The peers of a long document: the fastest of those that keep a prefix, and the one that prefills fastest.
+DEEP_PEERS = ("server_warm", "transformers")
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
@@ -117,14 +117,14 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
             model,
             tokens,
             depth=depth,
-            n_agents=(1, 4, 8),
-            peers=[name for name in lab.peers.PEERS if not i or name not in SHALLOW_ONLY],
+            n_agents=(4, 8) if i else (1, 4, 8),
+            peers=DEEP_PEERS if i else lab.peers.PEERS,
             path=data / f"peers_{depth}.csv",
             max_tokens=chosen.max_tokens,
             repeats=repeats,
         )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
-    _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=7))
+    _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
     _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
 
 
@@ -156,8 +156,8 @@ def _measure_formats(tokens: np.ndarray, chosen: Profile, data: Path) -> dict[st
     The default model is one of them, requantized already.
     """
     with lab.load_model("smollm2-135m") as source:
-        frame = lab.weight_formats(source, tokens[: chosen.depth], chosen.formats, repeats=chosen.repeats)
+        frame = lab.weight_formats(source, tokens[: chosen.depth], chosen.formats, repeats=chosen.live_repeats)
         frame.to_csv(data / "formats.csv", index=False)
-        if frame.repeats.min() < chosen.repeats:  # interrupted: it returns the complete rounds
+        if frame.repeats.min() < chosen.live_repeats:  # interrupted: it returns the complete rounds
             raise KeyboardInterrupt
         return {"peaks": lab.peaks(), **environment(source)}

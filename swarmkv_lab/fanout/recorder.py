@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-BEAT_EVERY_MS = 150.0
+BEAT_EVERY_MS = 250.0
 """of the run's clock: a beat costs a fraction of it, off the clock"""
 
 

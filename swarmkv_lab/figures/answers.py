@@ -39,7 +39,9 @@ def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def _answers(rows: pd.DataFrame) -> str:
-    """How many answers are naive's, and where the others begin to differ."""
+    """How many answers are naive's, and where the others begin to differ; of older files, which say less, the runs."""
+    if "same_answers" not in rows:
+        return f"same tokens in\n{rows.same_tokens.astype(bool).sum()} of {len(rows)} runs"
     total, same = int(rows.n_agents.sum()), int(rows.same_answers.sum())
     if same == total:
         return f"all {total:,} answers\nas naive's"

@@ -1,4 +1,4 @@
-"""Figure of the clock: the same bench again and again, with times as they were and corrected."""
+"""Figure of the clock: the same ratio measured again and again, with times as they were and corrected."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -10,18 +10,18 @@ _LOOKS = {"raw": ("as measured", BASELINE, "o"), "corrected": ("corrected by the
 
 
 def steadiness(shares: pd.DataFrame, caption: str = "") -> Figure:
-    """The share of the bound that each bench found; shares: from analysis.summary.share_of_bound, one point."""
-    spread = {name: shares[name].max() / shares[name].min() for name in _LOOKS}
+    """The share of the bound that each round found; shares: from analysis.summary.share_of_bound, rounds=1."""
+    ends = {name: (100 * shares[name].min(), 100 * shares[name].max()) for name in _LOOKS}
     with sheet(3.2, caption) as figure:
         ax = figure.subplots()
         key = {}
         for name, (label, colour, marker) in _LOOKS.items():
-            ax.plot(shares.bench + 1, 100 * shares[name], color=colour, marker=marker, linewidth=1.3)
-            key[f"{label}: largest / smallest {spread[name]:.2f}"] = Line2D([], [], color=colour, marker=marker)
+            ax.plot(range(len(shares)), 100 * shares[name], color=colour, marker=marker, linewidth=1.3)
+            key["{}: {:.0f} to {:.0f} %".format(label, *ends[name])] = Line2D([], [], color=colour, marker=marker)
         ax.axhline(100, **DOTTED)
-        ax.set(xlabel="bench", ylabel="speed-up of shared,\n% of its bound (measured)")
-        ax.set_xticks(shares.bench + 1)
+        ax.set(xlabel="agents, round by round", ylabel="speed-up of shared,\n% of its bound (measured)")
+        ax.set_xticks(range(len(shares)), shares.n_agents)
         ax.grid(axis="y")
-        low, high = 100 * shares.corrected.min(), 100 * shares.corrected.max()
-        headline(figure, f"The same bench {len(shares)} times: {low:.0f} to {high:.0f} % of the bound, corrected", key)
+        message = "The same work in {} rounds: {:.0f} to {:.0f} % of the bound".format(len(shares), *ends["corrected"])
+        headline(figure, message, key)
     return figure

@@ -1,7 +1,7 @@
 """Weight formats: how fast a model is in each of them, and how far each changes its predictions."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,23 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from swarmkv_lab.analysis.clock import in_beats
 from swarmkv_lab.analysis.divergence import divergence
 from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.loading import in_formats, load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.requantize import COMMON_FORMATS
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.fidelity import predictions
-from swarmkv_lab.measure.tuning import opened, work_ms
+from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.tuning import opened
 from swarmkv_lab.sizing.work import decode_work
 from swarmkv_lab.snapshot.prefill import prefill_into
 
 BRANCH = 12  # tokens of a question
+_STEPS = 8  # single tokens
 _ROOM = 64  # tokens of a question and an answer
 
 
@@ -41,6 +45,7 @@ def weight_formats(
     model: a Model, or what load_model takes. settings: as in Context, n_ctx aside. Columns:
     format; is_source; file_bytes; n_tokens, those of the prefill; repeats, the rounds that were measured; prefill_ms
     (median), prefill_min_ms, prefill_max_ms; branch_ms, of 12 tokens after it; token_ms, per single token after those;
+    the same as measured, raw_prefill_ms and so on, as these are corrected for the machine's speed (analysis.clock);
     prefill_tokens_per_s; kl_mean, kl_max (nats, from the source) and top1 over the last ``continuation`` tokens; and
     {prefill, branch, token}_flop and _bytes, as in sizing.work.decode_work, where sizing knows the architecture.
 
@@ -57,6 +62,7 @@ def weight_formats(
         if not 0 < continuation < len(tokens):
             raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
         paths = in_formats(source, formats, progress=progress)
+        beat = stack.enter_context(Metronome(source, len(tokens), how))
         bar = stack.enter_context(tqdm(total=(repeats + 1) * len(paths), desc="formats", disable=not progress))
         rounds: list[dict[str, Any]] = []
         try:
@@ -65,7 +71,7 @@ def weight_formats(
                 for name, path in paths.items():
                     bar.set_postfix_str(name)
                     with opened(path, source) as one, one.open_context(how) as ctx:
-                        this[name] = work_ms(ctx, tokens, BRANCH) if repeat else _continue(ctx, tokens, continuation)
+                        this[name] = _timed(ctx, tokens, beat) if repeat else _continue(ctx, tokens, continuation)
                     bar.update()
                 rounds.append(this)
         except KeyboardInterrupt:
@@ -73,7 +79,11 @@ def weight_formats(
                 raise
             about = f"interrupted: medians of {len(rounds) - 1} of {repeats} rounds are returned"
             warnings.warn(about, stacklevel=3)
-        return pd.DataFrame([_row(name, path, source, rounds, len(tokens), how) for name, path in paths.items()])
+        runs = [this[name] for this in rounds[1:] for name in paths]
+        beat_ms = float(np.median([ms.sum() / beats.sum() for ms, beats in runs]))
+        return pd.DataFrame(
+            [_row(name, path, source, rounds, len(tokens), how, beat_ms) for name, path in paths.items()]
+        )
 
 
 def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
@@ -82,10 +92,38 @@ def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
     return predictions(ctx, tokens[-n:])
 
 
+def _timed(ctx: Context, tokens: np.ndarray, beat: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
+    """A prefill, a question after it, and single tokens after that: their times in ms and in beats, float (3,) each."""
+    record = Recorder(beat)
+    ctx.callback = record.tick
+    steps = tokens[:_STEPS, None]
+    for work, decode in {
+        "prefill": lambda: prefill_into(ctx, tokens),
+        "branch": lambda: ctx.decode(tokens[:BRANCH]),
+        "token": lambda: [ctx.decode(step) for step in steps],
+    }.items():
+        record.tick(0)
+        with record.phase(["work"], work):
+            decode()
+    record.tick(0)
+    moments = np.array([(span.start_ms, span.end_ms) for span in record.spans])
+    ms, beats = (np.diff(clock)[:, 0] for clock in (moments, in_beats(moments, record.beats)))
+    each = np.array([1, 1, len(steps)])
+    return ms / each, beats / each
+
+
 def _row(
-    name: str, path: Path, source: Model, rounds: list[dict[str, Any]], n_tokens: int, how: ContextSettings
+    name: str,
+    path: Path,
+    source: Model,
+    rounds: list[dict[str, Any]],
+    n_tokens: int,
+    how: ContextSettings,
+    beat_ms: float,
 ) -> dict[str, Any]:
-    logits, times = rounds[0], np.array([this[name] for this in rounds[1:]])
+    logits = rounds[0]
+    raw, beats = (np.array(times) for times in zip(*(this[name] for this in rounds[1:]), strict=True))
+    times = beats * beat_ms
     prefill, branch, token = np.median(times, axis=0)
     row = {
         "format": name,
@@ -98,6 +136,10 @@ def _row(
         "prefill_max_ms": times[:, 0].max(),
         "branch_ms": branch,
         "token_ms": token,
+        **{
+            f"raw_{work}_ms": ms
+            for work, ms in zip(("prefill", "branch", "token"), np.median(raw, axis=0), strict=True)
+        },
         "prefill_tokens_per_s": 1e3 * n_tokens / prefill,
         **divergence(next(iter(logits.values())), logits[name]),
     }

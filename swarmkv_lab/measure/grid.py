@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice, product
 from pathlib import Path
@@ -133,13 +134,17 @@ def measure(
         disable=None if progress else True,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
     )  # fmt: skip
-    with bar, Metronome(plan.model, plan.settings) as beat:
+    beats: dict[int, Metronome] = {}
+    with bar, ExitStack() as metronomes:
         for this in rounds:
             left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
             reference = _kept_reference(plan, this, log) if left else None
+            if left and this.depth not in beats:
+                metronome = Metronome(plan.model, this.depth, plan.settings)
+                beats[this.depth] = metronomes.enter_context(metronome)
             for strategy in left:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
-                run = plan.run(strategy, this.depth, this.n_agents, beat=beat)
+                run = plan.run(strategy, this.depth, this.n_agents, beat=beats[this.depth])
                 reference = run.branches if strategy.is_baseline else reference
                 exactness = run.compare(reference) if reference else pd.DataFrame()
                 if log:

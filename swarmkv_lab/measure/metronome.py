@@ -10,28 +10,39 @@ from swarmkv_lab.llama.settings import ContextSettings
 
 BEAT_TOKENS = 16
 """tokens that a beat decodes, in one llama_decode"""
+_PAST, _BEAT = 0, 1  # sequences of its context
 
 
 class Metronome:
     """Call it for the ms of a beat: the shorter of two decodes of BEAT_TOKENS tokens in a small context of its own.
 
-    The same model and the same threads as the work that it accompanies. Used in a ``with`` block, which frees it.
+    The same model and threads as the work that it accompanies, the prefill of a document of ``depth`` tokens; and each
+    beat attends to half as many tokens, as that prefill's do on average. A machine slows down attention, which reads
+    the cache, and products with weights by different factors, so a beat must have as much of both. Used in a ``with``
+    block, which frees it.
     """
 
-    def __init__(self, model: Model, settings: ContextSettings = ContextSettings()) -> None:  # noqa: B008 it is frozen
+    def __init__(self, model: Model, depth: int, settings: ContextSettings = ContextSettings()) -> None:  # noqa: B008
         how = {"n_threads": settings.threads, "n_threads_batch": settings.threads_batch}
-        self._ctx = model.context(BEAT_TOKENS, **how)
-        self._tokens = np.random.default_rng(0).integers(0, model.n_vocab, BEAT_TOKENS, dtype=np.int32)
+        tokens = np.random.default_rng(0).integers(0, model.n_vocab, depth // 2 + BEAT_TOKENS, dtype=np.int32)
+        past, self._tokens = tokens[:-BEAT_TOKENS], tokens[-BEAT_TOKENS:]
+        self._ctx = model.context(len(tokens), n_seq_max=2, **how)
+        self._past = len(past)
+        if self._past:
+            self._ctx.decode(past, _PAST)
 
     def __call__(self) -> float:
         """The ms of a beat."""
         return 1e3 * min(self._once() for _ in range(2))
 
     def _once(self) -> float:
-        self._ctx.clear()
+        if self._past:
+            self._ctx.share(_PAST, _BEAT)
         start = time.perf_counter()
-        self._ctx.decode(self._tokens)
-        return time.perf_counter() - start
+        self._ctx.decode(self._tokens, _BEAT)
+        seconds = time.perf_counter() - start
+        self._ctx.clear(_BEAT)
+        return seconds
 
     def __enter__(self) -> "Metronome":
         self()  # a warm-up

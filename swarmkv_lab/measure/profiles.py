@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama.requantize import COMMON_FORMATS
 from swarmkv_lab.measure.grid import rounds
 from swarmkv_lab.measure.runlog import Round
 
@@ -47,7 +46,7 @@ class Profile:
 _SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512, 1024), (1, 4), 1),)
 # Naive is measured at every point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores. So the
-# deepest points have few agents, and only the fast points are measured twice. The whole grid takes about an hour there.
+# deepest points have few agents, and only the fast points are measured twice. The grid takes about an hour there.
 _FULL = (((256, 512, 1024), (1, 2, 4, 8, 16), 2), ((2048, 3501), (1, 2, 4, 16), 1), ((5000, 7000), (1, 4), 1))
 PROFILES = {
     p.name: p
@@ -56,7 +55,16 @@ PROFILES = {
         # That it runs, not how fast.
         Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64),
         Profile(
-            "full", 3501, 3, 2, 16, _FULL, ((1024, 2), (3501, 2)), 7000, formats=COMMON_FORMATS, formats_depth=1024
+            "full",
+            3501,
+            3,
+            2,
+            16,
+            _FULL,
+            ((1024, 2), (3501, 2)),
+            7000,
+            formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"),
+            formats_depth=1024,
         ),
     )
 }

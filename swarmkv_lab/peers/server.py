@@ -62,7 +62,8 @@ class LlamaServer:
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Authorization": f"Bearer {self.key}"},
             timeout=httpx.Timeout(3600),  # seconds; a request may wait for many others
-            limits=httpx.Limits(max_connections=None),
+            # A new connection for each request: the server may close an idle one just when the next request is sent.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             trust_env=False,  # no proxy for loopback
         )
 
