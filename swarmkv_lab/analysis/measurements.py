@@ -55,6 +55,8 @@ class Measurements:
     """the caption of its figure"""
     yardsticks = _file("yardsticks.csv")
     """the result of measure.yardsticks.yardsticks"""
+    yardsticks_caption = _file("yardsticks.json", _caption)
+    """the caption of their figure"""
     warm_ttft = _file("warm_ttft.csv")
     """the result of measure.yardsticks.warm_ttft"""
     pipeline = _file("pipeline.csv")
@@ -69,6 +71,8 @@ class Measurements:
     """the result of measure.roofline.peaks on the same machine"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
+    positions_caption = _file("positions.json", _caption)
+    """the caption of its figure"""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,7 +108,7 @@ class Measurements:
 
     @property
     def peers_caption(self) -> str:
-        """The caption of figures of the peers and the yardsticks."""
+        """The caption of figures of the peers."""
         return _caption(self._peers[0].with_suffix(".json"))
 
     @property

@@ -52,6 +52,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
         _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
         _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
+        _once(data / "positions.json", lambda: environment(model))
         if reference:
             _once(data / "tuning.csv", lambda: _measure_tuning(model, tokens, chosen))
             clock = plan(model, tokens, CLOCK, ["naive", "shared"], max_tokens=chosen.max_tokens)
@@ -125,6 +126,7 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
         )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
+    _once(data / "yardsticks.json", lambda: environment(model))
     _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
 
 

@@ -139,7 +139,7 @@ EXHIBITS = (
         "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
         "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
         "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
-        lambda m: figures.peers(m.peers[m.peers.depth == m.peers.depth.max()], m.peers_caption),
+        lambda m: figures.peers(m.peers[m.peers.depth == m.peers.depth.min()], m.peers_caption),
         of_reference=True,
     ),
     Exhibit(
@@ -148,7 +148,7 @@ EXHIBITS = (
         "model, depth and threads.",
         "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
         "line at 100 percent.",
-        lambda m: figures.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.peers_caption),
+        lambda m: figures.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.yardsticks_caption),
         of_reference=True,
     ),
     Exhibit(
@@ -232,7 +232,7 @@ EXHIBITS = (
         "rounding changes, because RoPE is relative. A wide gap inside the prefix changes the predictions.",
         "Two curves of KL divergence against the shift. With a gap in the prefix the curve rises with the shift; with "
         "the whole prefix moved it stays near the dotted noise floor.",
-        lambda m: figures.position_error(m.positions, m.caption),
+        lambda m: figures.position_error(m.positions, m.positions_caption),
     ),
 )
 
