@@ -96,11 +96,16 @@ def _timed(ctx: Context, tokens: np.ndarray, beat: Callable[[], float]) -> tuple
     """A prefill, a question after it, and single tokens after that: their times in ms and in beats, float (3,) each."""
     record = Recorder(beat)
     ctx.callback = record.tick
-    steps = tokens[:_STEPS, None]
+    steps = tokens[:_STEPS]
+
+    def one_by_one() -> None:
+        for token in steps:
+            ctx.decode([token])
+
     for work, decode in {
         "prefill": lambda: prefill_into(ctx, tokens),
         "branch": lambda: ctx.decode(tokens[:BRANCH]),
-        "token": lambda: [ctx.decode(step) for step in steps],
+        "token": one_by_one,
     }.items():
         record.tick(0)
         with record.phase(["work"], work):
