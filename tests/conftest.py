@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
+from swarmkv_lab.llama import loading
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.twins import write_twin
 
@@ -110,3 +111,16 @@ def document(rng):
 @pytest.fixture
 def question(rng):
     return rng.integers(0, 256, 9, dtype=np.int32)
+
+
+@pytest.fixture
+def no_q6_k(monkeypatch):
+    """A weight format that llama.cpp cannot make."""
+    made = loading.requantized
+
+    def some(path, weights, *, progress):
+        if weights == "q6_k":
+            raise lab.SwarmKVError("llama.cpp could not")
+        return made(path, weights, progress=progress)
+
+    monkeypatch.setattr(loading, "requantized", some)

@@ -11,7 +11,6 @@ import swarmkv_lab as lab
 from swarmkv_lab import figures, files
 from swarmkv_lab.analysis.measurements import measurements
 from swarmkv_lab.analysis.roofline import WORKS
-from swarmkv_lab.llama import loading
 from swarmkv_lab.measure import formats, peaks, tuning
 from swarmkv_lab.sizing.work import decode_work
 
@@ -66,15 +65,7 @@ def test_a_source_that_is_one_of_the_formats_has_one_row(twin, document):
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all().all()
 
 
-def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, monkeypatch):
-    made = loading.requantized
-
-    def some(path, weights, *, progress):
-        if weights == "q6_k":
-            raise lab.SwarmKVError("llama.cpp could not")
-        return made(path, weights, progress=progress)
-
-    monkeypatch.setattr(loading, "requantized", some)
+def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, no_q6_k):
     with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
         frame = lab.weight_formats(twin, document[:40], ["q6_k", "q8_0"], repeats=1, continuation=4, progress=False)
     assert list(frame.format) == ["unknown", "q8_0"]

@@ -43,15 +43,7 @@ def test_a_model_in_this_format_already_is_returned_as_it_is(twin, empty_cache):
 
 
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
-def test_a_model_in_several_formats_without_those_that_cannot_be_made(twin, empty_cache, monkeypatch):
-    made = loading.requantized
-
-    def some(path, weights, *, progress):
-        if weights == "q6_k":
-            raise lab.SwarmKVError("llama.cpp could not")
-        return made(path, weights, progress=progress)
-
-    monkeypatch.setattr(loading, "requantized", some)
+def test_a_model_in_several_formats_without_those_that_cannot_be_made(twin, empty_cache, no_q6_k):
     with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
         paths = loading.in_formats(twin, ["q8_0", "q6_k", "q4_k_m", "q8_0"], progress=False)
     assert list(paths) == ["unknown", "q8_0", "q4_k_m"]

@@ -27,7 +27,6 @@ from swarmkv_lab.snapshot.prefill import prefill_into
 
 BRANCH = 12  # tokens of a question
 _STEPS = 8  # single tokens
-_ROOM = 64  # tokens of a question and an answer
 
 
 def weight_formats(
@@ -55,7 +54,7 @@ def weight_formats(
     if there are any. Raises SwarmKVError for unknown formats or settings and for a continuation that is too long.
     """
     whole_number("repeats", repeats, 1)
-    how = ContextSettings.of(**settings).sized(len(tokens) + _ROOM)
+    how = ContextSettings.of(**settings).sized(len(tokens) + BRANCH + _STEPS)
     with ExitStack() as stack:
         source = model if isinstance(model, Model) else stack.enter_context(load_model(model))
         tokens = source.check_tokens(tokens)

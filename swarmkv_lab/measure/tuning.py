@@ -68,7 +68,7 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
     if "weights" in frame:
         frame = frame[frame.weights == fastest_weights(frame, n_agents, n_tokens)]
     work = frame.prefill_ms + n_agents * frame.branch_ms
-    flash_attn = frame.flash_attn[(work + n_agents * n_tokens * frame.token_ms).idxmin()]
+    flash_attn = frame.flash_attn[_end_to_end_ms(frame, n_agents, n_tokens).idxmin()]
     alike = frame[frame.flash_attn == flash_attn]
     return {
         "flash_attn": flash_attn
@@ -83,8 +83,11 @@ def fastest_weights(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) 
     """The weight format that is fastest for this; frame: from ``tune`` with weights, or SwarmKVError."""
     if "weights" not in frame:
         raise SwarmKVError("this frame has times of one weight format: pass weights=[...] to tune")
-    end_to_end = frame.prefill_ms + n_agents * (frame.branch_ms + n_tokens * frame.token_ms)
-    return str(frame.weights[end_to_end.idxmin()])
+    return str(frame.weights[_end_to_end_ms(frame, n_agents, n_tokens).idxmin()])
+
+
+def _end_to_end_ms(frame: pd.DataFrame, n_agents: int, n_tokens: int) -> pd.Series:
+    return frame.prefill_ms + n_agents * (frame.branch_ms + n_tokens * frame.token_ms)
 
 
 @contextmanager
@@ -102,11 +105,11 @@ def opened(path: Path, like: Model) -> Iterator[Model]:
         yield model
 
 
-def work_ms(ctx: Context, tokens: np.ndarray, n_branch: int = _BRANCH) -> tuple[float, float, float]:
-    """The ms of a prefill of tokens, of n_branch tokens after it, and of a single token after them."""
+def work_ms(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
+    """The ms of a prefill of tokens, of a question after it, and of a single token after that."""
     n_steps = len(tokens[:_ANSWER])
     steps = iter(tokens[:_ANSWER, None])
     prefill = timeit.timeit(lambda: prefill_into(ctx, tokens), number=1)
-    branch = timeit.timeit(lambda: ctx.decode(tokens[:n_branch]), number=1)
+    branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
     token = timeit.timeit(lambda: ctx.decode(next(steps)), number=n_steps) / n_steps
     return 1e3 * prefill, 1e3 * branch, 1e3 * token
