@@ -35,7 +35,7 @@ def test_formats_beside_their_source(twin, document, monkeypatch):
         beats = np.array([1, 10, 100]) * len(turns)
         return beats * (2 if len(turns) > 3 else 1), beats  # in ms; half as fast after the first round
 
-    monkeypatch.setattr(formats, "_timed", timed)
+    monkeypatch.setattr(formats, "time_work", timed)
     frame = lab.weight_formats(twin, document, ["q8_0", "q4_0"], repeats=3, continuation=9, progress=False)
     assert list(frame) == COLUMNS.split()
     assert list(frame.format) == ["unknown", "q8_0", "q4_0"]  # a twin's metadata does not name its own
@@ -80,7 +80,7 @@ def interrupted_after(n, monkeypatch):
             raise KeyboardInterrupt
         return np.ones(3), np.ones(3)
 
-    monkeypatch.setattr(formats, "_timed", timed)
+    monkeypatch.setattr(formats, "time_work", timed)
 
 
 def test_an_interrupt_returns_the_complete_rounds(twin, document, monkeypatch):
@@ -110,11 +110,12 @@ def test_what_cannot_be_measured(twin, document, arguments, message):
 def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
     loaded = []
 
-    def timed(ctx, tokens):
+    def timed(ctx, tokens, beat):
         loaded.append(ctx.model.name)
-        return (10.0, 1.0, 1.0) if ctx.model.name.endswith("Q8_0") else (20.0, 2.0, 2.0)
+        beats = np.array([10.0, 1.0, 1.0]) * (1 if ctx.model.name.endswith("Q8_0") else 2)
+        return beats, beats
 
-    monkeypatch.setattr(tuning, "work_ms", timed)
+    monkeypatch.setattr(tuning, "time_work", timed)
     frame = lab.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
     assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
     assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]

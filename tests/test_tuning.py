@@ -7,25 +7,37 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.sampling import Sampler
+from swarmkv_lab.measure import tuning
 from swarmkv_lab.measure.limits import _pieces, fresh_memory
+from swarmkv_lab.measure.metronome import BEAT_TOKENS
+from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, time_work
 
 
 def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
-    calls = []
+    turns = []
 
-    def timed(call, number):
-        call()
-        calls.append(call)
-        return len(calls)  # seconds, three per combination and turn: a prefill, a branch, 8 tokens
+    def timed(ctx, tokens, beat):
+        turns.append([str(ctx.flash_attn), ctx.settings.n_threads])
+        beats = np.array([1, 10, 100]) * len(turns)
+        return beats * (2 if len(turns) > 6 else 1), beats  # in ms; half as fast after the first round
 
-    monkeypatch.setattr("swarmkv_lab.measure.tuning.timeit.timeit", timed)
+    monkeypatch.setattr(tuning, "time_work", timed)
     frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
-    assert len(calls) == 4 * 6 * 3
     asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
-    second = 1e3 * np.arange(37, 55).reshape(6, 3) / [1, 1, 8]  # the middle one of three turns, after the warm-up's 18
+    assert turns == 4 * turns[:6]
+    second = 2 * np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
     np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
+
+
+def test_work_is_timed_in_beats_of_the_machine(twin, document, monkeypatch):
+    with twin.context(512) as ctx:
+        ms, beats = time_work(ctx, document, lambda: 4.0)
+        assert ctx.n_past() == len(document) + BRANCH + STEPS
+    np.testing.assert_allclose(ms, 4 * beats)
+    assert (ms > 0).all()
+    assert median_beat([(ms, beats), (ms, beats / 2), (ms, beats)]) == pytest.approx(4)
 
 
 def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many():
@@ -54,10 +66,13 @@ def test_flash_attention_for_the_prefill_alone_is_chosen_where_that_ends_first()
 def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, document, monkeypatch):
     decoded, decode = [], lab.Context.decode
     monkeypatch.setattr(
-        lab.Context, "decode", lambda ctx, ids, *how, **w: decoded.append(ctx.flash_attn) or decode(ctx, ids, *how, **w)
+        lab.Context,
+        "decode",
+        lambda ctx, ids, *how, **w: decoded.append((ctx.flash_attn, len(ids))) or decode(ctx, ids, *how, **w),
     )
     frame = lab.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
-    assert decoded == 2 * ([True] + 9 * [False])  # the document; a branch and 8 tokens
+    once = [True, *9 * [False]]  # the document; a branch and 8 tokens
+    assert [flash for flash, n in decoded if n != BEAT_TOKENS and n != len(document) // 2] == 2 * once
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
 
 

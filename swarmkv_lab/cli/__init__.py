@@ -18,7 +18,7 @@ from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, sev
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import as_json, replacing
 from swarmkv_lab.llama.loading import in_formats
-from swarmkv_lab.measure.tuning import opened
+from swarmkv_lab.measure.work_times import opened
 
 _MOST = 10_000  # agents or repeats: far more than anybody can wait for
 

@@ -1,7 +1,7 @@
 """Weight formats: how fast a model is in each of them, and how far each changes its predictions."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.analysis.clock import in_beats
 from swarmkv_lab.analysis.divergence import divergence
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.loading import in_formats, load_model
 from swarmkv_lab.llama.model import Model
@@ -21,12 +19,9 @@ from swarmkv_lab.llama.requantize import COMMON_FORMATS
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.fidelity import predictions
 from swarmkv_lab.measure.metronome import Metronome
-from swarmkv_lab.measure.tuning import opened
+from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, opened, time_work
 from swarmkv_lab.sizing.work import decode_work
 from swarmkv_lab.snapshot.prefill import prefill_into
-
-BRANCH = 12  # tokens of a question
-_STEPS = 8  # single tokens
 
 
 def weight_formats(
@@ -54,7 +49,7 @@ def weight_formats(
     if there are any. Raises SwarmKVError for unknown formats or settings and for a continuation that is too long.
     """
     whole_number("repeats", repeats, 1)
-    how = ContextSettings.of(**settings).sized(len(tokens) + BRANCH + _STEPS)
+    how = ContextSettings.of(**settings).sized(len(tokens) + BRANCH + STEPS)
     with ExitStack() as stack:
         source = model if isinstance(model, Model) else stack.enter_context(load_model(model))
         tokens = source.check_tokens(tokens)
@@ -70,7 +65,7 @@ def weight_formats(
                 for name, path in paths.items():
                     bar.set_postfix_str(name)
                     with opened(path, source) as one, one.open_context(how) as ctx:
-                        this[name] = _timed(ctx, tokens, beat) if repeat else _continue(ctx, tokens, continuation)
+                        this[name] = time_work(ctx, tokens, beat) if repeat else _continue(ctx, tokens, continuation)
                     bar.update()
                 rounds.append(this)
         except KeyboardInterrupt:
@@ -78,8 +73,7 @@ def weight_formats(
                 raise
             about = f"interrupted: medians of {len(rounds) - 1} of {repeats} rounds are returned"
             warnings.warn(about, stacklevel=3)
-        runs = [this[name] for this in rounds[1:] for name in paths]
-        beat_ms = float(np.median([ms.sum() / beats.sum() for ms, beats in runs]))
+        beat_ms = median_beat([this[name] for this in rounds[1:] for name in paths])
         return pd.DataFrame(
             [_row(name, path, source, rounds, len(tokens), how, beat_ms) for name, path in paths.items()]
         )
@@ -89,31 +83,6 @@ def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
     """The predictions over the last n tokens, which are the warm-up too."""
     prefill_into(ctx, tokens[:-n])
     return predictions(ctx, tokens[-n:])
-
-
-def _timed(ctx: Context, tokens: np.ndarray, beat: Callable[[], float]) -> tuple[np.ndarray, np.ndarray]:
-    """A prefill, a question after it, and single tokens after that: their times in ms and in beats, float (3,) each."""
-    record = Recorder(beat)
-    ctx.callback = record.tick
-    steps = tokens[:_STEPS]
-
-    def one_by_one() -> None:
-        for token in steps:
-            ctx.decode([token])
-
-    for work, decode in {
-        "prefill": lambda: prefill_into(ctx, tokens),
-        "branch": lambda: ctx.decode(tokens[:BRANCH]),
-        "token": one_by_one,
-    }.items():
-        record.tick(0)
-        with record.phase(["work"], work):
-            decode()
-    record.tick(0)
-    moments = np.array([(span.start_ms, span.end_ms) for span in record.spans])
-    ms, beats = (np.diff(clock)[:, 0] for clock in (moments, in_beats(moments, record.beats)))
-    each = np.array([1, 1, len(steps)])
-    return ms / each, beats / each
 
 
 def _row(

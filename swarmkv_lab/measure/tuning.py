@@ -1,10 +1,7 @@
 """Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
 
-import timeit
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +10,11 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.prefill import prefill_into
-
-_BRANCH, _ANSWER = 16, 8  # tokens of a question and of an answer
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.work_times import BRANCH, STEPS, Times, median_beat, opened, time_work
 
 
 def tune(
@@ -33,7 +29,8 @@ def tune(
 ) -> pd.DataFrame:
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
-    Columns flash_attn, n_threads, prefill_ms, branch_ms (16 tokens), token_ms (per token). n_threads: by default 1, 2,
+    Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token), corrected for the machine's
+    changing speed (analysis.clock). n_threads: by default 1, 2,
     4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own and
     the change of the state's layout. weights: formats to time beside the model's own, in a first column weights; see
     weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
@@ -42,19 +39,23 @@ def tune(
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
     paths = {"": model.path} if weights is None else in_formats(model, weights)
-    times: dict[tuple[str, bool | str, int], list[tuple[float, ...]]] = {}
+    times: dict[tuple[str, bool | str, int], list[Times]] = {}
     turns = list(product(flash_attn, n_threads))
-    with tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar:
+    with (
+        Metronome(model, len(tokens), ContextSettings.of(**settings | {"n_threads": most})) as beat,
+        tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar,
+    ):
         for repeat, name in product(range(repeats + 1), paths):
             with opened(paths[name], model) as one:
                 for flash, threads in turns:
                     how = settings | {"flash_attn": flash, "n_threads": threads}
-                    with one.context(len(tokens) + _BRANCH + _ANSWER, **how) as ctx:
-                        measured = work_ms(ctx, tokens)
+                    with one.context(len(tokens) + BRANCH + STEPS, **how) as ctx:
+                        measured = time_work(ctx, tokens, beat)
                     if repeat:  # the first round is a warm-up
                         times.setdefault((name, flash, threads), []).append(measured)
                     bar.update()
-    rows = [(*key, *np.median(rows, axis=0)) for key, rows in times.items()]
+    beat_ms = median_beat([run for runs in times.values() for run in runs])
+    rows = [(*key, *np.median([beats for _, beats in runs], axis=0) * beat_ms) for key, runs in times.items()]
     columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop(columns="weights") if weights is None else frame
@@ -88,28 +89,3 @@ def fastest_weights(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) 
 
 def _end_to_end_ms(frame: pd.DataFrame, n_agents: int, n_tokens: int) -> pd.Series:
     return frame.prefill_ms + n_agents * (frame.branch_ms + n_tokens * frame.token_ms)
-
-
-@contextmanager
-def opened(path: Path, like: Model) -> Iterator[Model]:
-    """The model of a GGUF, on ``like``'s device; its weights are in memory already, so that no decode waits for them.
-
-    Where it is like's own file, it is ``like``.
-    """
-    if path == like.path:
-        yield like
-        return
-    with Model(path, n_gpu_layers=-1 if like.on_gpu else 0) as model:
-        with model.context(1) as ctx:
-            ctx.decode([0])
-        yield model
-
-
-def work_ms(ctx: Context, tokens: np.ndarray) -> tuple[float, float, float]:
-    """The ms of a prefill of tokens, of a question after it, and of a single token after that."""
-    n_steps = len(tokens[:_ANSWER])
-    steps = iter(tokens[:_ANSWER, None])
-    prefill = timeit.timeit(lambda: prefill_into(ctx, tokens), number=1)
-    branch = timeit.timeit(lambda: ctx.decode(tokens[:_BRANCH]), number=1)
-    token = timeit.timeit(lambda: ctx.decode(next(steps)), number=n_steps) / n_steps
-    return 1e3 * prefill, 1e3 * branch, 1e3 * token

@@ -40,7 +40,8 @@ class PrefixCache:
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
         self.model = model
-        self.window = model.geometry.window if model.sized else 0
+        windowed = model.sized and model.geometry.window and not settings.swa_full
+        self.only_whole = bool(windowed)  # what a window has passed is not in the snapshot
         # The batch's size is no part of a state's identity, but it decides the last bits of its numbers.
         asked = {**asdict(KVIdentity.asked_for(model, settings)), "n_batch": settings.n_batch, "model_name": ""}
         self.prefix = xxhash.xxh3_64_hexdigest(json.dumps(asked, sort_keys=True).encode())
@@ -49,7 +50,7 @@ class PrefixCache:
     def usable(self, n: int, n_tokens: int) -> int:
         """How many tokens of a cached n can be gone on from to n_tokens."""
         if n < n_tokens:
-            return 0 if self.window else n // self.n_batch * self.n_batch
+            return 0 if self.only_whole else n // self.n_batch * self.n_batch
         return n if n == n_tokens else 0
 
     def find(self, tokens: np.ndarray) -> KVSnapshot | None:
