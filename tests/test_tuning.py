@@ -10,6 +10,7 @@ from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.measure import tuning
 from swarmkv_lab.measure.limits import _pieces, fresh_memory
 from swarmkv_lab.measure.metronome import BEAT_TOKENS
+from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, time_work
 
 
@@ -135,3 +136,18 @@ def test_fresh_memory_is_timed_beside_warm():
     assert min(measured.values()) > 0
     with pytest.raises(lab.SwarmKVError, match="n_bytes"):
         fresh_memory(0)
+
+
+def test_questions_are_timed_together_and_apart(twin, document, monkeypatch):
+    decoded, decode = [], lab.Context.decode_many
+    monkeypatch.setattr(
+        lab.Context, "decode_many", lambda ctx, ids, **how: decoded.append([*ids]) or decode(ctx, ids, **how)
+    )
+    frame = packing(twin, document[:60], n_agents=[3], agents=[document[:5], document[5:9]], repeats=2)
+    once = [[1, 2, 3], [1, 2], [3], [1], [2], [3], [1]]  # the last: one sequence
+    assert decoded == [[0], *3 * once]
+    assert frame.groups.to_list() == 2 * ["together", "in pairs", "one by one", "one sequence"]
+    assert (frame.n_tokens == 5 + 4 + 5).all()
+    assert (frame.ms > 0).all()
+    with pytest.raises(lab.SwarmKVError, match="n_agents=0"):
+        packing(twin, document, n_agents=[0])

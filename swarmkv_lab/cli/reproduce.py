@@ -20,6 +20,7 @@ from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
 from swarmkv_lab.measure.limits import fresh_memory
+from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline
 from swarmkv_lab.measure.profiles import Profile
@@ -127,6 +128,7 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
     _once(data / "yardsticks.json", lambda: environment(model))
+    _once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
     _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
 
 
