@@ -9,7 +9,10 @@ from .analysis.clock import corrected as corrected
 from .analysis.costmodel import CostModel as CostModel, held_out as held_out
 from .analysis.divergence import kl_divergence as kl_divergence
 from .analysis.measurements import caption as caption, measurements as measurements
+from .analysis.quality import accuracy as accuracy, differences as differences
+from .analysis.questions import Question as Question, load_questions as load_questions
 from .analysis.roofline import roofline as roofline
+from .analysis.score import score as score
 from .analysis.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
@@ -36,6 +39,7 @@ from .measure.limits import load_against_read as load_against_read, restore_agai
 from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
 from .measure.roofline import peaks as peaks
+from .measure.study import study as study
 from .measure.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
 from .measure.windows import window_difference as window_difference
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry

@@ -179,14 +179,22 @@ def test_a_name_of_the_catalogue_is_found_on_the_hub(twin, hub, monkeypatch):
     assert len(hub) == 2
 
 
-def test_every_gguf_of_the_catalogue_is_a_name_that_the_hub_is_asked_for(twin, hub):
+def test_every_gguf_of_the_catalogue_is_a_name_that_the_hub_is_asked_for(twin, hub, monkeypatch):
     known = catalogue().gguf[catalogue().gguf != ""]
     assert len(known) >= 10
+    monkeypatch.setattr(models, "catalogue", lambda: catalogue().assign(sha256=""))
     for name, where in known.items():
         if name != "smollm2-135m":
             assert lab.model_path(name) == twin.path, name
             assert ":".join(hub[-1]) == where
     assert not known.str.contains("-of-").any()  # one of several parts
+
+
+def test_a_file_whose_sum_is_known_is_checked(twin, hub, monkeypatch):
+    with pytest.raises(lab.ModelNotFoundError, match=r"has the sha256 .* and the catalogue expects 1d9614638d18"):
+        lab.model_path("qwen2.5-coder-0.5b")
+    monkeypatch.setattr(models, "catalogue", lambda: catalogue().assign(sha256=models.sha256(twin.path)))
+    assert lab.model_path("qwen2.5-coder-0.5b") == twin.path
 
 
 def test_a_file_of_that_name_comes_first_and_a_folder_does_not(twin, hub, tmp_path, monkeypatch):

@@ -59,6 +59,31 @@ def test_a_reviewer_reads_the_answers_of_those_before_it(twin, text):
 
 
 @pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_answers_that_are_given_are_read_instead(twin, text, strategy):
+    pipeline = Pipeline(twin, text, graph())
+    done = answers(pipeline.run("shared"))
+    early = done.pop("early")
+    run = pipeline.run(strategy, given={"middle": done["middle"], "whole": done["whole"]})
+    assert list(run.answers) == ["early", "reviewer"]
+    assert run.branches[1].prompt.tolist() == [*early, *done["middle"], *done["whole"], 9]
+    other = pipeline.run(strategy, given={"early": [7], "middle": done["middle"], "whole": done["whole"]})
+    assert other.branches[0].prompt.tolist() == [7, *done["middle"], *done["whole"], 9]
+    if strategy in EXACT:
+        assert run.branches[1].tokens == done["reviewer"]
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"auditor": [1]}, "given has an answer of auditor, and the agents are early, middle"),
+    ({"early": [1], "middle": [1], "whole": [1], "reviewer": [1]}, "all agents are given: there is nothing to run"),
+    ({"early": [-1]}, "-1"),
+    ({"early": "red"}, "has no vocabulary"),
+])  # fmt: skip
+def test_answers_that_cannot_be_given(twin, text, wrong, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        Pipeline(twin, text, graph()).run("shared", given=wrong)
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
 def test_an_agent_on_a_watermark_begins_before_the_prefill_ends(twin, text, strategy):
     run = Pipeline(twin, text, graph()).run(strategy)
     spans = run.timeline

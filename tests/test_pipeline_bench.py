@@ -8,7 +8,8 @@ import swarmkv_lab as lab
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.summary import pipeline_table
 from swarmkv_lab.analysis.timeline import critical_path_ms, own_ms
-from swarmkv_lab.measure.pipeline_bench import VARIANTS, compare_pipeline
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.measure.pipeline_bench import VARIANTS, compare_pipeline, what_if
 
 AGENTS = [
     lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),
@@ -119,3 +120,16 @@ def test_first_answers_are_drawn_by_variant(pipeline):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(VARIANTS)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["early", "whole", "reviewer"]
     figure.draw_without_rendering()
+
+
+def test_what_if_another_agent_had_said_something_else(twin, document):
+    agents = [
+        Agent("a", document[:4], max_tokens=3),
+        Agent("b", document[4:6], max_tokens=3),
+        Agent("c", document[6:9], after=["a"], max_tokens=3),
+        Agent("d", document[9:11], after=["b", "c"], max_tokens=20),
+    ]
+    frame = what_if(Pipeline(twin, document, agents), {"a": document[20:30]}).set_index("agent")
+    same = frame.answer == frame["if replaced"]
+    assert same["b"]
+    assert not same[["a", "c", "d"]].any()

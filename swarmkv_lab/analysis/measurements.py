@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from swarmkv_lab.analysis.clock import corrected
+from swarmkv_lab.analysis.quality import read_study
 from swarmkv_lab.analysis.summary import steady_rows
 from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
@@ -32,6 +33,10 @@ def _runs(path: Path) -> pd.DataFrame:
 
 def _caption(path: Path) -> str:
     return caption(_json(path))
+
+
+def _captions(path: Path) -> str:
+    return "; ".join(caption(env) for env in _json(path).values())
 
 
 def _peaks(path: Path) -> dict[str, Any]:
@@ -69,6 +74,10 @@ class Measurements:
     """the caption of figures of the weight formats"""
     peaks = _file("formats.json", _peaks)
     """the result of measure.roofline.peaks on the same machine"""
+    study = _file("study.csv", read_study)
+    """the result of measure.study.study: a row per answer"""
+    study_caption = _file("study.json", _captions)
+    """the caption of its figure: each model, and where it answered"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
     positions_caption = _file("positions.json", _caption)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
-from swarmkv_lab.cli import snapshots
+from swarmkv_lab.cli import answers, snapshots
 from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, several_weights
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import as_json, replacing
@@ -156,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("model", nargs="?", help=MODEL)
 
     snapshots.add_commands(commands)
+    answers.add_commands(commands)
 
     shared = ("--document", "--model", "--weights", "--n-gpu-layers", "--threads")
     one = add_command(commands, "bench", "compare strategies on one document", _bench, *shared)

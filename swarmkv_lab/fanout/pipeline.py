@@ -1,6 +1,6 @@
 """Pipeline: a graph of agents over one document; each begins as soon as what it reads is there."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,10 +88,12 @@ class Pipeline:
         on_token: Callable[[str, int], None] | None = None,
         callback: Callable[[Run], None] | None = None,
         threads: int = 1,
+        given: Mapping[str, Prompt] = {},
         **settings: Any,
     ) -> Run:
         """Every agent's answer, by one of STRATEGIES; arguments as in fan_out.
 
+        given: answers, in words or token ids, of agents that are not run: those after them read these instead.
         on_token(agent's name, token id) is called for each token of an answer; what it raises is that agent's failure.
         An agent that fails is in the run's ``errors``, as are those after it; the others' answers are whole.
         threads: so many agents work at the same time, where each has a context of its own (naive, swarmkv). They take
@@ -106,15 +108,18 @@ class Pipeline:
                 f"threads={threads} with {chosen.name}: it must be 1, or more with {able}, whose agents have contexts "
                 "of their own"
             )
-        lengths = {agent.name: self._longest(agent) + agent.max_tokens for agent in self.agents}
+        known = self._known(given)
+        asked_now = [agent for agent in self.agents if agent.name not in known]
+        lengths = {agent.name: self._longest(agent, known) + agent.max_tokens for agent in asked_now}
         asked = ContextSettings.of(n_ctx=n_ctx, **settings)
         branches = [
             schedule.Branch(
                 agent.name, np.empty(0, np.int32), agent.max_tokens, agent.sampling, self.watermarks[agent.name]
             )
-            for agent in self.agents
+            for agent in asked_now
         ]
-        plan = schedule.Schedule(branches, self.after, lambda branch: self._prepare(branch, plan), tolerant=True)
+        after = {agent.name: [name for name in agent.after if name not in known] for agent in asked_now}
+        plan = schedule.Schedule(branches, after, lambda branch: self._prepare(branch, plan, known), tolerant=True)
         run = Run(
             self.model,
             self.tokens,
@@ -135,14 +140,27 @@ class Pipeline:
             self.model.tokenize(f"\n\n{name}: ", add_bos=False) if self.model.has_vocabulary else np.empty(0, np.int32)
         )
 
-    def _longest(self, agent: Agent) -> int:
+    def _known(self, given: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+        """The tokens of the answers that are given, checked."""
+        names = [agent.name for agent in self.agents]
+        if unknown := [str(name) for name in given if name not in names]:
+            raise SwarmKVError(f"given has an answer of {', '.join(unknown)}, and the agents are {', '.join(names)}")
+        if len(given) == len(names):
+            raise SwarmKVError("the answers of all agents are given: there is nothing to run")
+        return {
+            name: self.model.tokenize(answer, False) if isinstance(answer, str) else self.model.check_tokens(answer)
+            for name, answer in given.items()
+        }
+
+    def _longest(self, agent: Agent, known: Mapping[str, np.ndarray]) -> int:
         """Tokens of a prompt when all before it use all that they may."""
-        most = {other.name: other.max_tokens for other in self.agents}
+        most = {other.name: other.max_tokens for other in self.agents} | {name: len(ids) for name, ids in known.items()}
         return len(self._asked[agent.name]) + sum(len(self._heading(name)) + most[name] for name in agent.after)
 
-    def _prepare(self, branch: schedule.Branch, plan: schedule.Schedule) -> None:
+    def _prepare(self, branch: schedule.Branch, plan: schedule.Schedule, known: Mapping[str, np.ndarray]) -> None:
         """A branch's prompt: the answers of those before it, in the order that it names them, then its question."""
         parts: list[np.ndarray] = []
         for name in self.after[branch.name]:
-            parts += [self._heading(name), self.model.without_control(plan.branches[name].tokens)]
+            answer: Sequence[int] | np.ndarray = known[name] if name in known else plan.branches[name].tokens
+            parts += [self._heading(name), self.model.without_control(answer)]
         branch.prompt = np.concatenate([*parts, self._asked[branch.name]]).astype(np.int32)

@@ -17,4 +17,5 @@ from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents
 from swarmkv_lab.figures.peers import peers, yardsticks
 from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
+from swarmkv_lab.figures.study import study
 from swarmkv_lab.figures.style import save

@@ -170,7 +170,13 @@ def _named(name: str) -> Path | None:
             )
         if known[name].startswith("wheel:"):
             return wheel_model_path()
-        name = known[name]
+        path, expected = _from_hub(*known[name].split(":", 1)), catalogue().sha256[name]
+        if expected and (found := sha256(path)) != expected:
+            raise ModelNotFoundError(
+                f"{known[name]} has the sha256 {found}, and the catalogue expects {expected}: it was changed, or cut "
+                f"short on its way; remove {path.name} from the hub's cache, or give a GGUF's path"
+            )
+        return path
     hub = _HUB_NAME.fullmatch(name)
     return _from_hub(*hub.groups()) if hub else None
 

@@ -173,13 +173,13 @@ class Weights:
             self.handle  # noqa: B018 raises once closed
             return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
 
-    def without_control(self, tokens: Sequence[int]) -> np.ndarray:
+    def without_control(self, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
         """Tokens, int32 (n,), without those that a chat template is made of: a model's answer may hold some."""
         if not self.has_vocabulary:
             return np.array(tokens, np.int32)
         with self._text_guard:
             self.handle  # noqa: B018 raises once closed
-            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, token)]
+            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, int(token))]
         return np.array(kept, np.int32)
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> str:

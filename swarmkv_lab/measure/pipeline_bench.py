@@ -1,11 +1,12 @@
 """A pipeline measured: naive and fan-outs, with and without watermarks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 from tqdm.auto import tqdm
 
+from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
 
@@ -42,6 +43,23 @@ def compare_pipeline(
         if not rows:
             raise
     return pd.concat(rows, ignore_index=True), pd.concat(timelines, ignore_index=True)
+
+
+def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = "shared") -> pd.DataFrame:
+    """Whether later answers depend on earlier ones: a row per agent, its answer, and its answer if some are replaced.
+
+    replaced: other answers, by agent. Only those that come after these agents are run again; the rest keep theirs.
+    """
+    run = pipeline.run(strategy)
+    again, before = {*replaced}, set[str]()
+    while again != before:
+        before = {*again}
+        again |= {name for name, others in pipeline.after.items() if again & {*others}}
+    kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in again}
+    other = pipeline.run(strategy, given=kept | dict(replaced)).answers
+    words = {name: given if isinstance(given, str) else run.model.detokenize(given) for name, given in replaced.items()}
+    said = run.answers | words | other
+    return pd.DataFrame({"agent": list(said), "answer": list(run.answers.values()), "if replaced": list(said.values())})
 
 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:

@@ -17,7 +17,7 @@ _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "w
 def catalogue() -> pd.DataFrame:
     """A row per model: the columns in data/README.md, and ``attention``: MHA, GQA, MLA or sliding window."""
     frame = pd.read_csv(DATA / "catalogue.csv", index_col="name")
-    frame["gguf"] = frame.gguf.fillna("")
+    frame[["gguf", "sha256"]] = frame[["gguf", "sha256"]].fillna("")
     frame["attention"] = "GQA"
     frame.loc[frame.n_head_kv == frame.n_head, "attention"] = "MHA"
     frame.loc[frame.window > 0, "attention"] = "sliding window"

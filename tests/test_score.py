@@ -1,0 +1,345 @@
+"""Questions, the scorer and the study: which answers are right, and what is compared with what."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab.analysis import quality
+from swarmkv_lab.analysis.questions import Question, parts, sections
+from swarmkv_lab.analysis.score import normalise, passage, says, says_unstated, verdict
+from swarmkv_lab.files import ROOT
+
+LABELLED = pd.read_csv(ROOT / "tests" / "labelled_answers.csv", keep_default_na=False)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("EUR 67,400 in February.", "eur 67400 in february"),
+    ("1,231,200 a year", "1231200 a year"),
+    ("in 2019, 22 lines", "in 2019 22 lines"),
+    ("7, 100 and 12,3", "7 100 and 12 3"),
+    ("`tally/auth/tokens.py`", "tally auth tokens py"),
+    ("**SIGNING_KEY**", "signing key"),
+    ("It isn\u2019t HS256!", "it is not hs 256"),
+    ("exp=2024-06-30T18:00:00Z", "exp 30 june 2024 t 18:00:00 z"),
+    ("November 30th, 2024", "30 november 2024"),
+    ("30 Nov. 2024", "30 november 2024"),
+    ("since March 2025", "since march 2025"),
+    ("at 02:10", "at 2:10"),
+    ("Eight hours", "8 hours"),
+    ("99.0 % of 0.60", "99 of 0.6"),
+    ("release 5.3.10", "release 5.3.10"),
+    ("request No. 18", "request 18"),
+    ("AGPL-3.0-only", "agpl 3 only"),
+    ("ﬁve", "5"),
+])  # fmt: skip
+def test_one_form_for_what_means_the_same(text, expected):
+    assert normalise(text) == expected
+
+
+@pytest.mark.parametrize(("text", "wording", "found"), [
+    ("It lasted 400 minutes.", "400", True),
+    ("It lasted 4000 minutes.", "400", False),
+    ("It did not last 400 minutes.", "400", False),
+    ("It was not 400 minutes, it was 400.", "400", True),
+    ("licensed under the LGPL-2.1", "GPL", False),
+    ("The key is in tally/auth/tokens.py", "tokens.py", True),
+    ("not for the VPN", "not for the VPN", True),
+    ("", "a", False),
+])  # fmt: skip
+def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, found):
+    assert says(text, wording) is found
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Not stated.", True),
+    ("The text does not say it.", True),
+    ("The document doesn't mention an insurance.", True),
+    ("It is not explicitly stated in the text.", True),
+    ("There is no information about it.", True),
+    ("This cannot be determined from the text.", True),
+    ("It is stated as 400.", False),
+    ("Certificates are not checked.", False),
+])  # fmt: skip
+def test_what_says_that_it_is_not_stated(text, expected):
+    assert says_unstated(text) is expected
+
+
+def question(**how):
+    return Question("q", "cost", "easy", "How much?", **how)
+
+
+@pytest.mark.parametrize(("how", "answer", "why"), [
+    ({"answers": [["67,400"]]}, "EUR 67400", ""),
+    ({"answers": [["67,400"]]}, "EUR 65,370", "does not say 67,400"),
+    ({"answers": [["Redis"], ["RabbitMQ"]]}, "Redis", "does not say RabbitMQ"),
+    ({"answers": [["AGPL", "pdfcarve"]]}, "pdfcarve's", ""),
+    ({"answers": [["24"]], "rejects": ["18"]}, "24 or 18 months", "also says 18"),
+    ({"answers": [["24"]], "rejects": ["18"]}, "24, not 18 months", ""),
+    ({"answers": [["24"]]}, "It is not stated, but perhaps 24.", "says that it is not stated"),
+    ({}, "It is not stated.", ""),
+    ({}, "EUR 12.", "does not say that it is not stated"),
+    ({"answers": [["24"]]}, " \n", "no answer"),
+    ({}, "", "no answer"),
+])  # fmt: skip
+def test_why_an_answer_is_wrong(how, answer, why):
+    assert verdict(question(**how), answer) == why
+
+
+def test_the_scorer_agrees_with_people():
+    scored = lab.score(LABELLED)
+    assert len(LABELLED) >= 40
+    assert LABELLED.model.nunique() == 2
+    assert 0.2 < LABELLED.by_hand.mean() < 0.8  # else a scorer that always says the same would agree
+    assert (scored.right == LABELLED.by_hand.astype(bool)).mean() >= 0.95
+
+
+# -- the dossier's questions
+
+QUESTIONS = lab.load_questions()
+TEXT = lab.load_document("dossier")
+
+
+def test_there_are_enough_of_every_kind_and_level():
+    assert len(QUESTIONS) >= 60
+    counts = pd.Series([q.kind for q in QUESTIONS]).value_counts()
+    assert set(counts.index) == {"security", "licence", "cost", "reliability"}
+    assert counts.min() >= 15
+    levels = pd.Series([q.level for q in QUESTIONS]).value_counts()
+    assert set(levels.index) == {"easy", "hard", "two places", "not stated"}
+    assert levels.min() >= 5
+
+
+@pytest.mark.parametrize("one", QUESTIONS, ids=lambda one: one.id)
+def test_the_document_decides(one):
+    """Accepted answers stand in the sections that are named; what is not stated, nowhere."""
+    by_number = sections(TEXT)
+    texts = [by_number[number] for number in one.sections]
+    assert texts
+    for wordings in one.answers:
+        for wording in wordings:
+            assert any(f" {normalise(wording)} " in f" {normalise(text)} " for text in texts), wording
+    assert bool(one.absent) == (one.level == "not stated") == (not one.answers)
+    assert not any(f" {normalise(word)} " in f" {normalise(TEXT)} " for word in one.absent)
+    if one.answers:
+        assert not verdict(one, ". ".join(wordings[0] for wordings in one.answers))
+    else:
+        assert not verdict(one, "Not stated.")
+    assert (len(one.sections) > 1) == (one.level == "two places")
+
+
+def test_the_findings_that_can_be_asked_for_are_in_the_questions():
+    """Most findings that were put into the document have a question over the section that holds them."""
+    findings = json.loads((ROOT / "data" / "documents" / "dossier.findings.json").read_text())
+    by_number = sections(TEXT)
+    leaves = {number for number in by_number if not any(other.startswith(f"{number}.") for other in by_number)}
+    asked = {number for one in QUESTIONS for number in one.sections}
+    held = [{number for number in leaves if finding["quote"] in by_number[number]} for finding in findings]
+    assert sum(bool(where & asked) for where in held) > 0.8 * len(findings)
+
+
+def test_the_agents_that_can_be_checked_ask_the_same():
+    by_id = {one.id: one.question for one in QUESTIONS}
+    for name in ("security", "licence", "cost", "reliability"):
+        assert by_id[name] == lab.load_agents("dossier")[name]
+
+
+def test_sections_hold_what_is_below_them():
+    text = "# T\nfirst\n## 1. One\na\n### 1.1 Sub\nb\n# no heading in code\n## Notes\nc\n## Appendix A. Logs\nd\n"
+    found = sections(text)
+    assert list(found) == ["1", "1.1", "Notes", "A"]
+    assert found["1"] == "## 1. One\na\n### 1.1 Sub\nb\n# no heading in code\n"
+    assert found["A"].endswith("d\n")
+
+
+def test_parts_are_the_text_cut_at_headings():
+    for n in (1, 2, 4, 6):
+        cut = parts(TEXT, n)
+        assert len(cut) == n
+        assert "".join(cut) == TEXT
+        assert all(part.startswith("## ") for part in cut[1:])
+        assert max(map(len, cut)) < 2 * len(TEXT) / n
+    with pytest.raises(lab.SwarmKVError, match="2 headings of the second level: it cannot be cut in 9 parts"):
+        parts("## 1. A\n## 2. B\n", 9)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{}", "must be a list of questions"),
+    ("[]", "must be a list of questions"),
+    ("[", "is not JSON"),
+    ('[{"id": "a"}]', "question 1: it must have id, kind, level and question"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answer": "e"}]', "else only id, kind"),
+    ('[{"id": 1, "kind": "b", "level": "c", "question": "d"}]', "id is 1, and it must be a text"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": ["e"]}]', "must be a list of lists of texts"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": [[]]}]', "must be a list of lists of texts"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": "e"}]', "rejects is 'e', and it must be"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d"}, {"id": "a", "kind": "b", "level": "c", '
+     '"question": "d"}]', "two questions have the id a"),
+])  # fmt: skip
+def test_a_file_that_holds_no_questions(tmp_path, text, message):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.load_questions(tmp_path / "mine.json")
+
+
+def test_score_takes_a_run_a_mapping_or_a_frame(twin, document):
+    asked = [question(answers=[["24"]])]
+    (row,) = lab.score({"q": "24 months"}, asked).to_dict("records")
+    assert row == {"id": "q", "answer": "24 months", "kind": "cost", "level": "easy", "right": True, "why": ""}
+    frame = pd.DataFrame({"id": ["q", "q"], "answer": ["24", None], "arm": ["a", "b"]})
+    assert list(lab.score(frame, asked).right) == [True, False]
+    assert list(lab.score(frame, asked).arm) == ["a", "b"]
+    run = lab.fan_out(twin, document, {"q": document[:5]}, max_tokens=3)
+    assert list(lab.score(run, asked).answer) == list(run.answers.values())
+    with pytest.raises(lab.SwarmKVError, match="no question has the id cost, r: the ids are q"):
+        lab.score({"cost": "1", "r": "2"}, asked)
+    with pytest.raises(lab.SwarmKVError, match="list: pass a Run, answers by question's id"):
+        lab.score(["24"], asked)
+    with pytest.raises(lab.SwarmKVError, match="has no column answer"):
+        lab.score(frame.drop(columns="answer"), asked)
+
+
+# -- what a study is compared by
+
+
+def scored(rows):
+    columns = ["model", "arm", "repeat", "id", "token_hash", "right"]
+    return pd.DataFrame([("m", *row) for row in rows], columns=columns)
+
+
+def test_differences_from_naive():
+    rows = [("naive", 0, f"q{i}", "same", i < 3) for i in range(6)]
+    rows += [("shared", *row[1:]) for row in rows[::-1]]  # in any order
+    rows += [("packed", 0, f"q{i}", "other" if i else "same", i in (0, 4, 5)) for i in range(6)]
+    frame = lab.differences(scored(rows)).set_index("arm")
+    assert frame.loc["shared"].to_list()[1:] == [6, 0, 0, 0, 1.0]
+    assert frame.loc["packed"].to_list()[1:] == [6, 5, 2, 2, 1.0]
+    with pytest.raises(lab.SwarmKVError, match="no answers of naive"):
+        lab.differences(scored(rows[6:]))
+
+
+def test_accuracy_has_wilsons_interval():
+    (row,) = lab.accuracy(scored([("naive", 0, f"q{i}", "", i < 8) for i in range(10)])).to_dict("records")
+    assert (row["n"], row["right"], row["accuracy"]) == (10, 8, 0.8)
+    assert (row["low"], row["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # known values
+    assert quality.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+
+
+@pytest.mark.parametrize(("better", "worse", "p"), [
+    (0, 0, 1), (1, 1, 1), (0, 5, 0.0625), (1, 8, 0.0390625), (10, 2, 0.0385742),
+])  # fmt: skip
+def test_mcnemars_exact_test(better, worse, p):
+    assert quality.mcnemar(better, worse) == pytest.approx(p, abs=1e-6)
+    assert quality.mcnemar(worse, better) == pytest.approx(p, abs=1e-6)
+
+
+# -- the study itself, on a model with a vocabulary
+
+
+@pytest.fixture
+def few(real):
+    text = "## 1. One\nThe key is red.\n## 2. Two\nThe fee is 24 euros. The door is open.\n"
+    asked = [
+        Question("key", "security", "easy", "Which colour has the key?", [["red"]], ["1"]),
+        Question("fee", "cost", "easy", "How high is the fee?", [["24"]], ["2"]),
+        Question("door", "security", "easy", "Is the door open?", [["open"]], ["2"]),
+    ]
+    return text, asked
+
+
+def test_the_arms_answer_as_they_should(real, few, tmp_path):
+    text, asked = few
+    (tmp_path / "text.md").write_text(text)
+    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 6, "progress": False}
+    frame = lab.study(real, asked, path=tmp_path / "study.csv", **how)
+    assert len(frame) == 9 * 3
+    naive = frame[frame.arm == "naive"].set_index("id")
+    assert list(naive.part) == [1, 2, 2]
+    for arm in ("swarmkv", "pooled", "shared"):
+        assert frame[frame.arm == arm].set_index("id").token_hash.equals(naive.token_hash)
+    early = frame[frame.arm == "early"].set_index("id")
+    assert (early.n_prefix <= naive.n_prefix).all()
+    pd.testing.assert_frame_equal(frame, quality.read_study(tmp_path / "study.csv"), check_dtype=False)
+    again = lab.study(real, asked, path=tmp_path / "study.csv", **how)  # nothing is left to do
+    pd.testing.assert_frame_equal(frame, again, check_dtype=False)
+    assert set(lab.score(frame, asked).columns) >= {"right", "why"}
+    with pytest.raises(
+        lab.SwarmKVError, match=r"has answers of .* with settings .*'max_tokens': 6.* pass another path"
+    ):
+        lab.study(real, asked, path=tmp_path / "study.csv", **how | {"max_tokens": 7})
+
+
+def test_early_agents_read_to_the_end_of_their_section(real, few, tmp_path):
+    text, asked = few
+    (tmp_path / "text.md").write_text(text)
+    how = {"document": tmp_path / "text.md", "n_parts": 1, "max_tokens": 1, "progress": False}
+    frame = lab.study(real, asked, arms=["naive", "early"], **how).set_index(["arm", "id"])
+    whole = len(real.read(text))
+    assert (frame.loc["naive"].n_prefix == whole).all()
+    assert frame.loc[("early", "fee"), "n_prefix"] == whole
+    shorter = int(frame.loc[("early", "key"), "n_prefix"])
+    assert "red." in real.detokenize(real.read(text)[:shorter])
+    assert "fee" not in real.detokenize(real.read(text)[:shorter])
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    ({"arms": ["naive", "magic"]}, "arm 'magic' is not one of naive, swarmkv"),
+    ({"n_parts": 0}, "n_parts=0"),
+    ({"repeats": 0}, "repeats=0"),
+    ({"path": "study.json"}, "whose name ends in .csv"),
+])  # fmt: skip
+def test_what_cannot_be_studied(real, few, how, message):
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.study(real, few[1], **how)
+
+
+def test_a_question_whose_sections_no_part_has(real, few):
+    for places in ([], ["1", "14.2"], ["77"]):
+        wrong = Question("w", "cost", "easy", "How much?", [["1"]], places)
+        with pytest.raises(lab.SwarmKVError, match=r"'w' needs the sections .*, and no part of the text has them all"):
+            lab.study(real, [wrong], arms=["shared"])
+
+
+def test_an_interrupt_keeps_what_is_answered(real, few, tmp_path, monkeypatch):
+    text, asked = few
+    (tmp_path / "text.md").write_text(text)
+    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
+    calls, decode = [], lab.Context.decode_many
+
+    def stopping(ctx, *args, **how):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return decode(ctx, *args, **how)
+
+    monkeypatch.setattr(lab.Context, "decode_many", stopping)
+    with pytest.warns(UserWarning, match="interrupted: the 1 answers"):
+        frame = lab.study(real, asked, arms=["shared"], **how)
+    assert list(frame.id) == ["key"]
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        lab.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how)
+    monkeypatch.setattr(lab.Context, "decode_many", decode)
+    assert list(lab.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how).id) == ["key", "fee", "door"]
+    assert np.array_equal(quality.read_study(tmp_path / "s.csv").id, ["key", "fee", "door"])
+
+
+def test_the_passage_that_decides():
+    by_id = {one.id: one for one in QUESTIONS}
+    assert passage(by_id["token algorithm"], TEXT) == 'return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")'
+    assert passage(by_id["outage"], TEXT).startswith(
+        "- **Recovery.** The outage of 19 November 2024 lasted 400 minutes"
+    )
+    assert passage(by_id["labelling bureau"], TEXT).count(" … ") == 1
+    assert passage(by_id["insurance"], TEXT) == "(the document does not say)"
+
+
+def test_answers_side_by_side():
+    rows = [("a", "naive", 0, "outage", "400 minutes", True), ("b", "naive", 0, "outage", "40 days", False)]
+    rows += [("a", "naive", 1, "outage", "?", False), ("a", "shared", 0, "outage", "?", False)]
+    frame = pd.DataFrame(rows, columns=["model", "arm", "repeat", "id", "answer", "right"])
+    table = quality.side_by_side(frame, [one for one in QUESTIONS if one.id == "outage"], TEXT)
+    assert list(table) == ["question", "a", "b", "the dossier says"]
+    assert table.loc["outage", ["a", "b"]].to_list() == ["✓ 400 minutes", "✗ 40 days"]
