@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
@@ -104,3 +105,79 @@ def test_tune_chooses_among_weights_and_the_bench_runs_in_the_fastest(asked_in_b
 def test_model_prints_the_path(twin, capsys):
     assert main(["model", str(twin.path)]) == 0
     assert capsys.readouterr().out == f"{twin.path}\n"
+
+
+# -- answers
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.json"
+    rows = [
+        {"id": "fee", "kind": "cost", "level": "easy", "question": "How high?", "answers": [["24"]], "sections": ["1"]},
+        {
+            "id": "door",
+            "kind": "security",
+            "level": "easy",
+            "question": "Open?",
+            "answers": [["open"]],
+            "sections": ["1"],
+        },
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_score_says_which_answers_are_right(questions, tmp_path, capsys):
+    (tmp_path / "mine.json").write_text('{"fee": "24 euros", "door": "It is shut."}')
+    assert main(["score", str(tmp_path / "mine.json"), "--questions", questions]) == 0
+    out = capsys.readouterr().out
+    assert "It is shut. does not say open" in out
+    assert "1 of 2 answers are right" in out
+    assert main(["score", str(tmp_path / "mine.json"), "--questions", questions, "--json"]) == 0
+    assert [row["right"] for row in json.loads(capsys.readouterr().out)] == [True, False]
+
+
+def test_score_compares_the_arms_of_a_study(questions, tmp_path, capsys):
+    rows = "model,repeat,arm,id,answer,token_hash\nm,0,naive,fee,24,a\nm,0,shared,fee,25,b\n"
+    (tmp_path / "study.csv").write_text(rows)
+    assert main(["score", str(tmp_path / "study.csv"), "--questions", questions]) == 0
+    out = capsys.readouterr().out
+    assert "compared with naive's answers" in out
+    assert "1 of 2 answers are right" in out
+
+
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("a.json", "{", "neither a .csv file nor JSON"),
+    ("a.json", "[1]", "must be a JSON object"),
+    ("a.json", '{"who": "x"}', "no question has the id who: the ids are fee, door"),
+    ("a.csv", "", "is no CSV file"),
+    ("a.csv", "x,y\n1,2\n", "has no column answer and no id"),
+])  # fmt: skip
+def test_answers_that_cannot_be_scored(questions, tmp_path, capsys, name, text, message):
+    (tmp_path / name).write_text(text)
+    assert main(["score", str(tmp_path / name), "--questions", questions]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_study_asks_and_scores(questions, tmp_path, twin, capsys, monkeypatch):
+    asked = {}
+
+    def study(model, questions, document, **how):
+        asked.update(how, model=model.name, document=document)
+        return pd.DataFrame(
+            {"model": "m", "repeat": 0, "arm": "naive", "id": ["fee"], "answer": ["24"], "token_hash": "a"}
+        )
+
+    monkeypatch.setattr(lab, "study", study)
+    out = tmp_path / "study.csv"
+    arguments = ["study", "--model", str(twin.path), "--questions", questions, "--out", str(out), "--arms", "naive"]
+    assert main([*arguments, "--parts", "2", "--document", "article", "--max-tokens", "7"]) == 0
+    assert asked == {
+        "arms": ["naive"], "n_parts": 2, "max_tokens": 7, "path": out, "model": "twin", "document": "article"
+    }  # fmt: skip
+    assert "1 of 1 answers are right" in capsys.readouterr().out
+    assert main([*arguments[:-4], "--out", str(tmp_path / "none" / "study.csv")]) == 2
+    assert "its folder does not exist" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The project as a whole: its versions agree, its notebooks are executed and small, and it speaks of itself alone."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -13,9 +14,13 @@ import yaml
 from conftest import ROOT
 
 from swarmkv_lab.analysis.clock import corrected
+from swarmkv_lab.analysis.quality import accuracy, differences, read_study
+from swarmkv_lab.analysis.questions import load_questions
+from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.summary import share_of_bound
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.measure.profiles import PROFILES
+from swarmkv_lab.measure.study import ARMS, INSTRUCTION, asked_hash, fingerprint
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -191,3 +196,51 @@ def test_contributing_names_the_folders_that_there_are_in_the_order_of_their_imp
         if contract["type"] == "layers"
     )
     assert [name.removesuffix(".py") for name in named] == layers
+
+
+def test_the_study_is_whole_and_exact_strategies_give_naives_answers():
+    """By both models, of today's questions over today's document; and twice, to the token."""
+    frame = read_study(ROOT / "data/reference/study.csv")
+    asked = [question.id for question in load_questions()]
+    assert frame.model.nunique() == 2
+    assert set(frame.arm) == set(ARMS)
+    for _, rows in frame.groupby(["model", "repeat", "arm"]):
+        assert sorted(rows.id) == sorted(asked)
+    hashes = frame.set_index(["model", "repeat", "arm", "id"]).token_hash
+    for model in frame.model.unique():
+        for repeat, arm in itertools.product((0, 1), ("swarmkv", "pooled", "shared")):
+            assert (hashes[model, repeat, arm][asked] == hashes[model, 0, "naive"][asked]).all()
+    for about in json.loads((ROOT / "data/reference/study.json").read_text()).values():
+        assert about["settings"]["questions_hash"] == asked_hash(load_questions())
+        assert about["settings"]["document_hash"] == fingerprint((ROOT / "data/documents/dossier.md").read_text())
+        assert about["settings"]["instruction"] == INSTRUCTION
+
+
+def test_what_the_readme_says_of_the_answers_is_measured():
+    scored = score(read_study(ROOT / "data/reference/study.csv"))
+    rates = accuracy(scored[scored.repeat == 0]).set_index(["model", "arm"])
+    small, large = (rates.loc[model, "naive"] for model in scored.model.unique())
+    changes = (
+        differences(scored[scored.repeat == 0]).groupby("arm")[["n", "changed", "became_right", "became_wrong"]].sum()
+    )
+    assert_said(
+        f"Of {small.n:.0f} questions over the dossier, SmolLM2-135M answers {small.right:.0f} right, and "
+        f"Qwen2.5-Coder-0.5B {large.right:.0f}"
+    )
+    for arm, subject in {
+        "batched": "`batched` changes",
+        "flash attention": "Flash attention changes",
+        "KV in q8_0": "a KV cache in q8_0",
+        "KV in q4_0": "one in q4_0",
+    }.items():
+        row = changes.loc[arm]
+        assert_said(
+            f"{subject} {row.changed} of {row.n}, of which {row.became_right} become right and {row.became_wrong} wrong"
+        )
+
+
+def test_the_reviewer_reads_what_is_replaced():
+    review = pd.read_csv(ROOT / "data/reference/review.csv", keep_default_na=False).set_index("agent")
+    same = review.answer == review["if replaced"]
+    assert not same[["security", "reviewer"]].any()
+    assert same[["licence", "cost", "reliability"]].all()

@@ -9,9 +9,13 @@ import pytest
 import swarmkv_lab as lab
 from swarmkv_lab.analysis import quality
 from swarmkv_lab.analysis.questions import Question, parts, sections
-from swarmkv_lab.analysis.score import normalise, passage, says, says_unstated, verdict
+from swarmkv_lab.analysis.score import passage, says_unstated, verdict
+from swarmkv_lab.analysis.wording import normalise, pattern, says
 from swarmkv_lab.files import ROOT
+from swarmkv_lab.measure.study import INSTRUCTION, asked_hash
 
+QUESTIONS = lab.load_questions()
+TEXT = lab.load_document("dossier")
 LABELLED = pd.read_csv(ROOT / "tests" / "labelled_answers.csv", keep_default_na=False)
 
 
@@ -44,10 +48,16 @@ def test_one_form_for_what_means_the_same(text, expected):
     ("It lasted 4000 minutes.", "400", False),
     ("It did not last 400 minutes.", "400", False),
     ("It was not 400 minutes, it was 400.", "400", True),
+    ("It is not under the AGPL.", "AGPL", False),
+    ("RS256 instead of HS256", "HS256", False),
+    ("It is not enforced for the VPN.", "VPN", True),
     ("licensed under the LGPL-2.1", "GPL", False),
     ("The key is in tally/auth/tokens.py", "tokens.py", True),
     ("not for the VPN", "not for the VPN", True),
     ("", "a", False),
+    ("It takes about nine hours.", "re:9 (hours|h)", True),
+    ("It takes 9 h.", "re:9 (hours|h)", True),
+    ("It takes 19 hours.", "re:9 (hours|h)", False),
 ])  # fmt: skip
 def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, found):
     assert says(text, wording) is found
@@ -60,6 +70,7 @@ def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, f
     ("It is not explicitly stated in the text.", True),
     ("There is no information about it.", True),
     ("This cannot be determined from the text.", True),
+    ("I don't know.", True),
     ("It is stated as 400.", False),
     ("Certificates are not checked.", False),
 ])  # fmt: skip
@@ -88,18 +99,52 @@ def test_why_an_answer_is_wrong(how, answer, why):
     assert verdict(question(**how), answer) == why
 
 
+@pytest.mark.parametrize(("name", "answer", "right"), [
+    ("listed software", "Clause 11 warrants that the agent does not contain software other than that listed.", True),
+    ("no licence", "ratecard-parse, whose licence was not found", True),
+    ("no licence", "It is not stated, perhaps ratecard-parse.", False),
+    ("labelling bureau", "Tagmarrow labelled 6,200 documents; there was no data processing agreement.", True),
+    ("firewall", "No firewall product is mentioned.", True),
+    ("firewall", "I could not find this information.", True),
+    ("insurance", "None.", True),
+    ("chief executive", "There is no chief executive named in the text.", True),
+    ("chief executive", "It is not stated, but it is Gareth Ollivant.", False),
+    ("salary", "EUR 95,000; it is not clear.", False),
+    ("session end", "8-hour", True),
+    ("copy of bookings", "Every 10 min", True),
+    ("recovery promise", "within an hour", True),
+    ("rotation", "Change 2291", True),
+    ("pdfcarve licence", "AGPLv3", True),
+    ("open high point", "Reset links for passwords do not expire", True),
+    ("Norrvik's credit", "EUR 25,650 to Norrvik and EUR 15,650 to 28 others.", True),
+    ("head of operations", "Declan Roe; his duties fell to Ms Brandvold.", True),
+    ("without two factors", "It is enforced for the cloud console, but not for the VPN.", True),
+    ("without two factors", "It is enforced for the VPN but not for source hosting.", False),
+    ("without two factors", "The cloud console, source hosting and the VPN.", False),
+    ("critical faults", "19 critical and 4 high", False),
+    ("owner and pages", "Ilse Brandvold 131, Tomas Wierzba 52, Priya Nandakumar 31", False),
+    ("cost", "63,370 | 65,370 | 67,400", False),
+    ("dearer of two", "pdfcarve costs more: Tagmarrow EUR 14,500, pdfcarve EUR 18,600", False),
+    ("dumps kept", "for thirty-five days", True),
+    ("notice", "by the 1st of April", True),
+    ("price per GB", "EUR .045", True),
+    ("outage", "Six hours and 40 minutes", True),
+    ("log retention", "Not 30, 400 days", True),
+    ("log retention", "not merely 400 days", True),
+    ("log retention", "30 rather than 400 days", False),
+    ("reverse engineering", "Clause twenty-seven", False),
+])  # fmt: skip
+def test_what_people_would_say(name, answer, right):
+    (one,) = [question for question in QUESTIONS if question.id == name]
+    assert (verdict(one, answer) == "") is right, verdict(one, answer)
+
+
 def test_the_scorer_agrees_with_people():
     scored = lab.score(LABELLED)
     assert len(LABELLED) >= 40
     assert LABELLED.model.nunique() == 2
     assert 0.2 < LABELLED.by_hand.mean() < 0.8  # else a scorer that always says the same would agree
     assert (scored.right == LABELLED.by_hand.astype(bool)).mean() >= 0.95
-
-
-# -- the dossier's questions
-
-QUESTIONS = lab.load_questions()
-TEXT = lab.load_document("dossier")
 
 
 def test_there_are_enough_of_every_kind_and_level():
@@ -118,15 +163,17 @@ def test_the_document_decides(one):
     by_number = sections(TEXT)
     texts = [by_number[number] for number in one.sections]
     assert texts
+    said = []
     for wordings in one.answers:
-        for wording in wordings:
-            assert any(f" {normalise(wording)} " in f" {normalise(text)} " for text in texts), wording
+        places = [pattern(wording).search(normalise(text)) for wording in wordings for text in texts]
+        assert any(places), wordings
+        assert all(any(pattern(wording).search(normalise(text)) for text in texts) for wording in wordings)
+        said.append(next(place.group() for place in places if place))
     assert bool(one.absent) == (one.level == "not stated") == (not one.answers)
-    assert not any(f" {normalise(word)} " in f" {normalise(TEXT)} " for word in one.absent)
-    if one.answers:
-        assert not verdict(one, ". ".join(wordings[0] for wordings in one.answers))
-    else:
-        assert not verdict(one, "Not stated.")
+    assert not any(pattern(word).search(normalise(TEXT)) for word in one.absent)
+    assert not verdict(one, ". ".join(said) or "Not stated.")
+    assert verdict(one, one.question)  # who only repeats the question has not answered it
+    assert verdict(one, f"{one.question} {INSTRUCTION}")
     assert (len(one.sections) > 1) == (one.level == "two places")
 
 
@@ -154,6 +201,12 @@ def test_sections_hold_what_is_below_them():
     assert found["A"].endswith("d\n")
 
 
+def test_sections_that_cannot_be_told_apart():
+    assert list(sections("## A plan\n## I think\n## 2025 results\n")) == ["A plan", "I think", "2025"]
+    with pytest.raises(lab.SwarmKVError, match="two sections of the text are called 'Notes'"):
+        sections("## Notes\n## Notes\n")
+
+
 def test_parts_are_the_text_cut_at_headings():
     for n in (1, 2, 4, 6):
         cut = parts(TEXT, n)
@@ -161,20 +214,24 @@ def test_parts_are_the_text_cut_at_headings():
         assert "".join(cut) == TEXT
         assert all(part.startswith("## ") for part in cut[1:])
         assert max(map(len, cut)) < 2 * len(TEXT) / n
-    with pytest.raises(lab.SwarmKVError, match="2 headings of the second level: it cannot be cut in 9 parts"):
+    with pytest.raises(lab.SwarmKVError, match="the text has 1 headings where it can be cut, too few for 9 parts"):
         parts("## 1. A\n## 2. B\n", 9)
 
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{}", "must be a list of questions"),
-    ("[]", "must be a list of questions"),
+    ("[]", "with at least one in it"),
     ("[", "is not JSON"),
     ('[{"id": "a"}]', "question 1: it must have id, kind, level and question"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answer": "e"}]', "else only id, kind"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answer": "e"}]', "else only answers, sections"),
     ('[{"id": 1, "kind": "b", "level": "c", "question": "d"}]', "id is 1, and it must be a text"),
     ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": ["e"]}]', "must be a list of lists of texts"),
     ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": [[]]}]', "must be a list of lists of texts"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": "e"}]', "rejects is 'e', and it must be"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": "e"}]', "rejects has 'e', and it must be"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": [["-"]]}]', "'-' has no words"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:("]}]', "is no regular expression"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:AGPL"]}]', "normalised text has none"),
+    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:(?i)x"]}]', "is no regular expression"),
     ('[{"id": "a", "kind": "b", "level": "c", "question": "d"}, {"id": "a", "kind": "b", "level": "c", '
      '"question": "d"}]', "two questions have the id a"),
 ])  # fmt: skip
@@ -191,13 +248,14 @@ def test_score_takes_a_run_a_mapping_or_a_frame(twin, document):
     frame = pd.DataFrame({"id": ["q", "q"], "answer": ["24", None], "arm": ["a", "b"]})
     assert list(lab.score(frame, asked).right) == [True, False]
     assert list(lab.score(frame, asked).arm) == ["a", "b"]
+    assert list(lab.score({"q": None}, asked).why) == ["no answer"]
     run = lab.fan_out(twin, document, {"q": document[:5]}, max_tokens=3)
     assert list(lab.score(run, asked).answer) == list(run.answers.values())
     with pytest.raises(lab.SwarmKVError, match="no question has the id cost, r: the ids are q"):
         lab.score({"cost": "1", "r": "2"}, asked)
     with pytest.raises(lab.SwarmKVError, match="list: pass a Run, answers by question's id"):
         lab.score(["24"], asked)
-    with pytest.raises(lab.SwarmKVError, match="has no column answer"):
+    with pytest.raises(lab.SwarmKVError, match="must have the column answer once"):
         lab.score(frame.drop(columns="answer"), asked)
 
 
@@ -216,8 +274,30 @@ def test_differences_from_naive():
     frame = lab.differences(scored(rows)).set_index("arm")
     assert frame.loc["shared"].to_list()[1:] == [6, 0, 0, 0, 1.0]
     assert frame.loc["packed"].to_list()[1:] == [6, 5, 2, 2, 1.0]
-    with pytest.raises(lab.SwarmKVError, match="no answers of naive"):
+    with pytest.raises(lab.SwarmKVError, match="shared has 6 answers of m, and naive has 0 of these"):
         lab.differences(scored(rows[6:]))
+    with pytest.raises(lab.SwarmKVError, match="two answers to the same question"):
+        lab.differences(scored(rows + rows[:1]))
+    with pytest.raises(lab.SwarmKVError, match="must have the column token_hash once"):
+        lab.differences(scored(rows).drop(columns="token_hash"))
+
+
+def test_answers_of_a_second_time_are_not_counted_twice():
+    rows = [("naive", 0, f"q{i}", "same", i < 3) for i in range(6)]
+    again = [("shared", repeat, f"q{i}", "same", i < 3) for i in range(6) for repeat in (0, 1)]
+    assert lab.differences(scored(rows + again)).loc[0].to_list()[2:] == [6, 0, 0, 0, 1.0]
+    assert list(lab.accuracy(scored(rows + again)).n) == [6, 6]
+
+
+def test_accuracy_of_what_there_is():
+    frame = lab.score({"q": "24"}, [question(answers=[["24"]])])
+    assert lab.accuracy(frame)[["kind", "n", "right"]].values.tolist() == [["cost", 1, 1]]
+    with pytest.raises(lab.SwarmKVError, match="must have the column arm once"):
+        lab.accuracy(frame, by=["arm"])
+    with pytest.raises(lab.SwarmKVError, match="there are no answers"):
+        lab.accuracy(frame[:0])
+    with pytest.raises(lab.SwarmKVError, match="not True and False: take the frame from score"):
+        lab.accuracy(frame.assign(right="False"))
 
 
 def test_accuracy_has_wilsons_interval():
@@ -284,6 +364,48 @@ def test_early_agents_read_to_the_end_of_their_section(real, few, tmp_path):
     assert "fee" not in real.detokenize(real.read(text)[:shorter])
 
 
+@pytest.mark.parametrize(("csv", "beside", "message"), [
+    ("x,y\n1,2\n", "{}", "is no study's: it has the columns x, y"),
+    ("", "{}", "is no CSV file of answers"),
+    (None, "[1]", "lies where a study says how it was made"),
+    (None, "{", "lies where a study says how it was made"),
+    ('{"a": {"settings": 1}}', '{"a": {"settings": 1}}', "lies where a study says how it was made"),
+    ("model,repeat,arm,part,id,n_prefix,answer,n_tokens,token_hash\nm,0,naive,1,q,1,a,1,a\n", None, "has answers of m"),
+    ("model,repeat,arm,part,id,n_prefix,answer,n_tokens,token_hash\nm,0,naive,one,q,1,a,1,a\n", "{}", "no CSV file"),
+])  # fmt: skip
+def test_files_that_are_no_studys_stay_as_they_are(real, few, tmp_path, csv, beside, message):
+    for name, text in (("s.csv", csv), ("s.json", beside)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+    (tmp_path / "text.md").write_text(few[0])
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.study(real, few[1], tmp_path / "text.md", n_parts=2, path=tmp_path / "s.csv", progress=False)
+    for name, text in (("s.csv", csv), ("s.json", beside)):
+        assert text is None or (tmp_path / name).read_text() == text
+
+
+def test_half_an_arm_is_asked_again(real, few, tmp_path):
+    (tmp_path / "text.md").write_text(few[0])
+    how = {
+        "document": tmp_path / "text.md",
+        "n_parts": 2,
+        "max_tokens": 2,
+        "progress": False,
+        "path": tmp_path / "s.csv",
+    }
+    whole = lab.study(real, few[1], arms=["shared", "shared"], **how)
+    assert list(whole.id) == ["key", "fee", "door"]
+    lines = (tmp_path / "s.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "s.csv").write_text("".join(lines[:-1]))
+    pd.testing.assert_frame_equal(lab.study(real, few[1], arms=["shared"], **how), whole, check_dtype=False)
+
+
+def test_accepted_answers_can_be_mended_without_asking_again():
+    asked = Question("q", "cost", "easy", "How much?", [["24"]], ["1"])
+    assert asked_hash([asked]) == asked_hash([Question("q", "cost", "hard", "How much?", [["25"]], ("1",), ["24"])])
+    assert asked_hash([asked]) != asked_hash([Question("q", "cost", "easy", "How high?", [["24"]], ["1"])])
+
+
 @pytest.mark.parametrize(("how", "message"), [
     ({"arms": ["naive", "magic"]}, "arm 'magic' is not one of naive, swarmkv"),
     ({"n_parts": 0}, "n_parts=0"),
@@ -329,6 +451,8 @@ def test_an_interrupt_keeps_what_is_answered(real, few, tmp_path, monkeypatch):
 def test_the_passage_that_decides():
     by_id = {one.id: one for one in QUESTIONS}
     assert passage(by_id["token algorithm"], TEXT) == 'return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")'
+    assert "4 critical" in passage(by_id["critical faults"], TEXT)
+    assert "2025-02-28" in passage(by_id["restore request"], TEXT)
     assert passage(by_id["outage"], TEXT).startswith(
         "- **Recovery.** The outage of 19 November 2024 lasted 400 minutes"
     )
@@ -341,5 +465,5 @@ def test_answers_side_by_side():
     rows += [("a", "naive", 1, "outage", "?", False), ("a", "shared", 0, "outage", "?", False)]
     frame = pd.DataFrame(rows, columns=["model", "arm", "repeat", "id", "answer", "right"])
     table = quality.side_by_side(frame, [one for one in QUESTIONS if one.id == "outage"], TEXT)
-    assert list(table) == ["question", "a", "b", "the dossier says"]
+    assert list(table) == ["question", "a", "b", "the document says"]
     assert table.loc["outage", ["a", "b"]].to_list() == ["✓ 400 minutes", "✗ 40 days"]

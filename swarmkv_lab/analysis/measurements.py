@@ -64,6 +64,8 @@ class Measurements:
     """the caption of their figure"""
     warm_ttft = _file("warm_ttft.csv")
     """the result of measure.yardsticks.warm_ttft"""
+    packing = _file("packing.csv")
+    """the result of measure.packing.packing at two depths"""
     pipeline = _file("pipeline.csv")
     """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
     pipeline_caption = _file("pipeline.json", _caption)
@@ -78,6 +80,8 @@ class Measurements:
     """the result of measure.study.study: a row per answer"""
     study_caption = _file("study.json", _captions)
     """the caption of its figure: each model, and where it answered"""
+    review = _file("review.csv")
+    """the result of measure.pipeline_bench.what_if"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
     positions_caption = _file("positions.json", _caption)

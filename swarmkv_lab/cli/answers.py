@@ -41,45 +41,46 @@ def _study(args: argparse.Namespace) -> None:
     require_output("--out", path)
     questions = lab.load_questions(args.questions)
     with open_model(args) as model:
-        how = {"arms": args.arms.split(","), "n_parts": args.parts, "max_tokens": args.max_tokens}
+        how = {
+            "arms": [name.strip() for name in args.arms.split(",")],
+            "n_parts": args.parts,
+            "max_tokens": args.max_tokens,
+        }
         frame = lab.study(model, questions, args.document, path=path, **how)
-    _print(lab.score(frame, questions))
+    _print(lab.score(frame, questions), len(questions))
 
 
 def _score(args: argparse.Namespace) -> None:
-    scored = lab.score(_read(user_path(args.answers)), lab.load_questions(args.questions))
+    questions = lab.load_questions(args.questions)
+    scored = lab.score(_read(user_path(args.answers)), questions)
     if args.json:
         print(as_json(scored.to_dict("records"), indent=1))
         return
-    _print(scored)
+    _print(scored, len(questions))
 
 
 def _read(path: Path) -> Any:
     """A study's CSV, any CSV with the columns id and answer, or a JSON object of answers by id."""
     text = read_text(path)
     if path.suffix == ".csv":
-        try:
-            return read_study(path)
-        except ValueError as error:  # pandas' errors for what is no table
-            raise SwarmKVError(f"{path.name} is no CSV file: {error}") from error
+        return read_study(path)
     try:
         answers = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SwarmKVError(f"{path.name} is neither a .csv file nor JSON: {error}") from error
     if not isinstance(answers, dict):
         raise SwarmKVError(f"{path.name} must be a JSON object: an answer by each question's id")
     return answers
 
 
-def _print(scored: pd.DataFrame) -> None:
-    """Accuracy by what there is to compare, and the answers that are wrong of the first group."""
-    groups = tuple(name for name in ("model", "arm") if name in scored)
-    if not groups:
-        wrong = scored[~scored.right]
-        if len(wrong):
-            print(f"{wrong[['id', 'answer', 'why']].to_string(index=False)}\n")
-    print(lab.accuracy(scored, groups or ("kind",)).round(3).to_string(index=False))
-    if groups and {"naive"} < set(scored.arm):
+def _print(scored: pd.DataFrame, n_questions: int) -> None:
+    """Accuracy by what there is to compare; of a plain list of answers, those that are wrong."""
+    if not {"model", "arm"} & {*scored} and not scored.right.all():
+        print(f"{scored.loc[~scored.right, ['id', 'answer', 'why']].to_string(index=False)}\n")
+    print(lab.accuracy(scored).round(3).to_string(index=False))
+    if {"model", "arm", "token_hash"} <= {*scored} and "naive" in {*scored.arm} and scored.arm.nunique() > 1:
         print("\ncompared with naive's answers:")
         print(lab.differences(scored).round(3).to_string(index=False))
     print(f"\n{int(scored.right.sum()):,} of {len(scored):,} answers are right")
+    if unanswered := n_questions - scored.id.nunique():
+        print(f"{unanswered:,} of {n_questions:,} questions have no answer")

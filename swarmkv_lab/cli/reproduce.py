@@ -22,13 +22,16 @@ from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
 from swarmkv_lab.measure.limits import fresh_memory
 from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.peer_bench import compare_peers
-from swarmkv_lab.measure.pipeline_bench import compare_pipeline
+from swarmkv_lab.measure.pipeline_bench import compare_pipeline, what_if
 from swarmkv_lab.measure.profiles import Profile
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 
 # The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.
 CLOCK = [*rounds([1024], [4], 12), *rounds([1024], [2, 8, 16], 2)]
+
+# Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
+READERS = (None, "qwen2.5-coder-0.5b")
 
 # The peers of a long document: the fastest of those that keep a prefix, and the one that prefills fastest.
 DEEP_PEERS = ("server_warm", "transformers")
@@ -63,6 +66,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             _once(data / "snapshot_file.json", lambda: _measure_memory(model, prefix))
             _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
             _once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
+            _once(data / "review.csv", lambda: _measure_answers(data))
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -114,16 +118,18 @@ def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
     """Compare strategies with all peers and with llama.cpp's own benchmarks; needs ``make peers``."""
+    tuned = lab.fastest_settings(pd.read_csv(data / "tuning.csv"))
     for i, (depth, repeats) in enumerate(chosen.peers):
         compare_peers(
             model,
             tokens,
             depth=depth,
-            n_agents=(4, 8) if i else (1, 4, 8),
+            n_agents=(1, 4, 8),
             peers=DEEP_PEERS if i else lab.peers.PEERS,
             path=data / f"peers_{depth}.csv",
             max_tokens=chosen.max_tokens,
             repeats=repeats,
+            flash_attn=tuned["flash_attn"] if depth == chosen.depth else "auto",
         )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
     _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
@@ -165,3 +171,13 @@ def _measure_formats(tokens: np.ndarray, chosen: Profile, data: Path) -> dict[st
         if frame.repeats.min() < chosen.live_repeats:  # interrupted: it returns the complete rounds
             raise KeyboardInterrupt
         return {"peaks": lab.peaks(), **environment(source)}
+
+
+def _measure_answers(data: Path) -> pd.DataFrame:
+    """The study by both models, strategies that are exact twice; and what becomes of a review if a finding changes."""
+    for source in READERS:
+        with lab.load_model(source) as model:
+            lab.study(model, path=data / "study.csv")
+            lab.study(model, arms=("swarmkv", "pooled", "shared"), repeats=2, path=data / "study.csv")
+    with lab.load_model(READERS[-1]) as model:
+        return what_if(lab.load_pipeline("dossier", model), {"security": "No security problem was found."})

@@ -78,7 +78,8 @@ class Pipeline:
 
         The longest way through the graph; where agents were packed into one decode, each is charged its share of it.
         """
-        return critical_path_ms(run.timeline, self.after, self.watermarks, run.prefix_lane)
+        marks = {branch.name: branch.n_prefix for branch in run.branches}  # of those that ran
+        return critical_path_ms(run.timeline, run.schedule.after, marks, run.prefix_lane)
 
     def run(
         self,
@@ -140,15 +141,23 @@ class Pipeline:
             self.model.tokenize(f"\n\n{name}: ", add_bos=False) if self.model.has_vocabulary else np.empty(0, np.int32)
         )
 
-    def _known(self, given: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
-        """The tokens of the answers that are given, checked."""
+    def require_known(self, given: Mapping[str, Any]) -> None:
+        """Raise SwarmKVError unless these are names of agents, but not of all."""
         names = [agent.name for agent in self.agents]
         if unknown := [str(name) for name in given if name not in names]:
             raise SwarmKVError(f"given has an answer of {', '.join(unknown)}, and the agents are {', '.join(names)}")
         if len(given) == len(names):
             raise SwarmKVError("the answers of all agents are given: there is nothing to run")
+
+    def _known(self, given: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
+        """The tokens of the answers that are given, checked; an answer may be empty."""
+        self.require_known(given)
         return {
-            name: self.model.tokenize(answer, False) if isinstance(answer, str) else self.model.check_tokens(answer)
+            name: self.model.tokenize(answer, False)
+            if isinstance(answer, str)
+            else self.model.check_tokens(answer)
+            if len(answer)
+            else np.empty(0, np.int32)
             for name, answer in given.items()
         }
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
+from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
@@ -224,7 +225,18 @@ EXHIBITS = (
         "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
         "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
         "spread to the right.",
-        lambda m: figures.exactness(m.grid, m.grid_caption),
+        lambda m: figures.exactness(m.peers, m.peers_caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "study",
+        "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: "
+        "how many answers are right, how many are not naive's, and how many of these became right or wrong.",
+        "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots are "
+        "all far to the left, the larger model's are in the middle; within a model they differ little. Three columns "
+        "of numbers on the right: zeros for swarmkv, pooled and shared.",
+        lambda m: figures.study(score(m.study), m.study_caption),
+        of_reference=True,
     ),
     Exhibit(
         "position_error",

@@ -1,5 +1,7 @@
 """Figure of a study: how many answers are right in each way to answer, and how many are not naive's."""
 
+from itertools import cycle
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,13 +23,13 @@ def study(scored: pd.DataFrame, caption: str = "") -> Figure:
     with sheet(1.5 + 0.26 * len(arms) * len(models), caption) as figure:
         ax = figure.subplots()
         key = {}
-        for i, (model, (colour, marker)) in enumerate(zip(models, _LOOKS, strict=False)):
+        for i, (model, (colour, marker)) in enumerate(zip(models, cycle(_LOOKS))):
             rows = rates[rates.model == model].set_index("arm").reindex(arms)
             y = [at + (i - (len(models) - 1) / 2) * step for at in range(len(arms))]
             spread = 100 * pd.concat([rows.accuracy - rows.low, rows.high - rows.accuracy], axis=1).to_numpy().T
             ax.errorbar(100 * rows.accuracy, y, xerr=spread, fmt=marker, color=colour, markersize=5, elinewidth=1.1)
-            ax.axvline(100 * rows.accuracy.iloc[0], **DOTTED | {"color": colour})
-            key[f"{model}, {rows.n.iloc[0]:,} answers"] = Line2D([], [], color=colour, marker=marker)
+            ax.axvline(100 * rows.accuracy["naive"], **DOTTED | {"color": colour})
+            key[f"{model}, {rows.n['naive']:,.0f} answers"] = Line2D([], [], color=colour, marker=marker)
             for arm, at in zip(arms, y, strict=True):
                 if (model, arm) in changes.index:
                     for column, x in _COLUMNS.items():

@@ -6,6 +6,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from tqdm.auto import tqdm
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
@@ -31,9 +32,7 @@ def compare_pipeline(
         for repeat in range(repeats):
             runs: dict[str, Run] = {}
             for variant in tqdm(variants, desc=f"pipeline, round {repeat + 1} of {repeats}", leave=False):
-                runs[variant] = pipelines[variant].run(variant.removesuffix(WAITING))
-                for error in runs[variant].errors.values():
-                    raise error
+                runs[variant] = _whole(pipelines[variant].run(variant.removesuffix(WAITING)))
             for variant, run in runs.items():
                 about = {"repeat": repeat, "variant": variant}
                 naive = runs.get("naive") if pipelines[variant] is pipeline else None
@@ -49,17 +48,27 @@ def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = 
     """Whether later answers depend on earlier ones: a row per agent, its answer, and its answer if some are replaced.
 
     replaced: other answers, by agent. Only those that come after these agents are run again; the rest keep theirs.
+    Raises SwarmKVError for unknown agents, for those that nobody comes after, and the error of an agent that fails.
     """
-    run = pipeline.run(strategy)
-    again, before = {*replaced}, set[str]()
-    while again != before:
-        before = {*again}
-        again |= {name for name, others in pipeline.after.items() if again & {*others}}
-    kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in again}
-    other = pipeline.run(strategy, given=kept | dict(replaced)).answers
+    later, before = {*replaced}, set[str]()
+    while later != before:
+        before = {*later}
+        later |= {name for name, others in pipeline.after.items() if later & {*others}}
+    if not later - replaced.keys():
+        raise SwarmKVError(f"no agent comes after {', '.join(replaced) or 'nobody'}: no answer could change")
+    pipeline.require_known(replaced)
+    run = _whole(pipeline.run(strategy))
+    kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in later}
+    other = _whole(pipeline.run(strategy, given=kept | dict(replaced))).answers
     words = {name: given if isinstance(given, str) else run.model.detokenize(given) for name, given in replaced.items()}
     said = run.answers | words | other
     return pd.DataFrame({"agent": list(said), "answer": list(run.answers.values()), "if replaced": list(said.values())})
+
+
+def _whole(run: Run) -> Run:
+    for error in run.errors.values():
+        raise error
+    return run
 
 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:

@@ -1,8 +1,10 @@
 """Study: the same questions over the same document, answered in many ways: which answers change, and are they right?"""
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -14,14 +16,14 @@ import xxhash
 from tqdm.auto import tqdm
 
 from swarmkv_lab.analysis.quality import read_study
-from swarmkv_lab.analysis.questions import Question, load_questions, parts, sections
+from swarmkv_lab.analysis.questions import Question, Questions, load_questions, parts, sections
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.files import as_json, replacing, user_path
+from swarmkv_lab.files import as_json, read_text, replacing, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.provenance import environment
 from swarmkv_lab.snapshot.prefill import prefill
@@ -31,6 +33,7 @@ INSTRUCTION = "Answer in one short sentence, with the exact words or numbers of 
 _TOGETHER = 8  # agents of one batch
 # What the answers depend on: a file is only gone on with if these are the same.
 _SAME = ("model_hash", "llama_cpp", "settings")
+_COLUMNS = ("model", "repeat", "arm", "part", "id", "n_prefix", "answer", "n_tokens", "token_hash")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ ARMS: Mapping[str, Arm] = {
 
 def study(
     model: Model,
-    questions: Sequence[Question] | str | None = None,
+    questions: Questions = None,
     document: str | Path = "dossier",
     *,
     arms: Sequence[str] = tuple(ARMS),
@@ -73,34 +76,37 @@ def study(
     arms: the strategies (batched: eight agents at a time); shared with flash attention, then also with a smaller KV
     type, which needs it; and "early", shared with a watermark at the end of the question's section, where all others
     read their part to its end. Columns: model, repeat, arm, part, id, n_prefix (tokens that the agent reads), answer,
-    n_tokens, and token_hash of the answer's token ids.
+    n_tokens, and token_hash of the answer's token ids. questions: what load_questions takes.
 
-    path: a CSV file that keeps the answers as they come; the same call goes on with it after an interrupt, also for
-    another model, and a file of other settings is refused. Without it, an interrupt returns the whole arms, with a
-    warning. Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
+    path: a CSV file, to which each arm's answers over a part are written once they are there; the same call goes on
+    with it after an interrupt, also for another model, one at a time, and a file of other settings is refused. All
+    answers of the model in it are returned. Without it, an interrupt returns those that are there, with a warning.
+    Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
     """
     for name in arms:
         if name not in ARMS:
             raise SwarmKVError(f"arm {name!r} is not one of {', '.join(ARMS)}")
     whole_number("repeats", repeats, 1)
-    if questions is None or isinstance(questions, str):
-        questions = load_questions(questions or "dossier")
-    texts = parts(load_document(document), whole_number("n_parts", n_parts, 1))
-    asked = {part: _Asked(model, text, _of_part(questions, texts, part)) for part, text in enumerate(texts, 1)}
+    questions = load_questions(questions)
+    text = load_document(document)
+    texts = parts(text, whole_number("n_parts", n_parts, 1))
+    asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, _by_part(questions, text, texts), strict=True)]
     about = {"n_parts": n_parts, "max_tokens": max_tokens, "instruction": INSTRUCTION}
-    about |= {"document_hash": _hash("".join(texts)), "questions_hash": _hash(repr(questions))}
+    about |= {"document_hash": fingerprint(text), "questions_hash": asked_hash(questions)}
     kept = _Kept(path, model, about)
-    todo = list(product(range(repeats), arms, [part for part in asked if asked[part].prompts]))
-    total = sum(len(asked[part].prompts) for _, _, part in todo)
+    todo = [
+        key for key in product(range(repeats), dict.fromkeys(arms), range(1, n_parts + 1)) if asked[key[2] - 1].prompts
+    ]
+    total = sum(len(asked[part - 1].prompts) for _, _, part in todo)
     with tqdm(total=total, desc=f"study, {model.name}", unit="answer", disable=not progress) as bar:
         try:
             for repeat, name, part in todo:
                 bar.set_postfix_str(f"{name}, part {part}")
-                before = bar.n
-                if (repeat, name, part) not in kept.done:
-                    answered = asked[part].answers(ARMS[name], max_tokens, bar)
+                before, prompts = bar.n, asked[part - 1].prompts
+                if not kept.has(repeat, name, part, prompts):
+                    answered = asked[part - 1].answers(ARMS[name], max_tokens, bar)
                     kept.add([_row(model, repeat, name, part, branch) for branch in answered])
-                bar.update(before + len(asked[part].prompts) - bar.n)
+                bar.update(before + len(prompts) - bar.n)
         except KeyboardInterrupt:
             if path is not None or not kept.rows:
                 raise
@@ -108,17 +114,25 @@ def study(
     return kept.frame()
 
 
-def _of_part(questions: Sequence[Question], texts: Sequence[str], part: int) -> list[Question]:
-    """The questions of one part of the text."""
-    held = [sections(text) for text in texts]
+def asked_hash(questions: Sequence[Question]) -> str:
+    """A fingerprint of what is asked. Accepted answers are no part of it: they can be mended without asking again."""
+    return fingerprint(json.dumps([[one.id, one.question, list(one.sections)] for one in questions]))
+
+
+def _by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> list[list[Question]]:
+    """The questions of each part of a text: each part that has all of their sections."""
+    sections(text)  # no two of one name
+    held = [sections(part) for part in texts]
+    asked: list[list[Question]] = [[] for _ in texts]
     for question in questions:
-        places = {number: [i for i, these in enumerate(held, 1) if number in these] for number in question.sections}
-        if not places or not set.intersection(*({*where} for where in places.values())):
+        places = [i for i, these in enumerate(held) if question.sections and {*question.sections} <= these.keys()]
+        if not places:
             raise SwarmKVError(
-                f"the question {question.id!r} needs the sections {', '.join(question.sections)}, and no part of the "
-                f"text has them all: {places}; mend its sections, or cut the text in fewer than {len(texts)} parts"
+                f"the question {question.id!r} needs the sections {', '.join(question.sections) or '(none)'}, and "
+                f"no part of the text has them all: mend its sections, or cut the text in fewer than {len(texts)} parts"
             )
-    return [question for question in questions if set(question.sections) <= held[part - 1].keys()]
+        asked[places[0]].append(question)
+    return asked
 
 
 class _Asked:
@@ -133,35 +147,30 @@ class _Asked:
             question.id: max(text.index(whole[number]) + len(whole[number]) for number in question.sections)
             for question in questions
         }
-        self._watermarks = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
+        self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
 
     def answers(self, arm: Arm, max_tokens: int, bar: tqdm) -> list[Branch]:
-        begun = bar.n
+        """The branches of all questions, in groups of eight where they are packed."""
+        names, together = list(self.prompts), _TOGETHER if arm.strategy == "batched" else len(self.prompts)
+        document: np.ndarray | KVSnapshot = self._prefix
+        if together < len(names):
+            document = prefill(self._model, self._prefix, progress=False, **arm.settings)
+        answered: list[Branch] = []
+        for i in range(0, len(names), together):
+            begun, group = bar.n, {name: self.prompts[name] for name in names[i : i + together]}
 
-        def show(run: Run) -> None:
-            bar.update(begun + sum(bool(branch.tokens) for branch in run.branches) - bar.n)
+            def show(run: Run, begun: int = begun) -> None:
+                bar.update(begun + sum(bool(branch.tokens) for branch in run.branches) - bar.n)
 
-        if arm.early:
-            agents = [
-                Agent(name, prompt, prefix_tokens=self._watermarks[name], max_tokens=max_tokens)
-                for name, prompt in self.prompts.items()
-            ]
-            run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, callback=show, **arm.settings)
+            how = {"callback": show, **arm.settings}
+            if arm.early:
+                agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
+                run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **how)
+            else:
+                run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **how)
             for error in run.errors.values():
                 raise error
-            return run.branches
-        document: np.ndarray | KVSnapshot = self._prefix
-        groups = [self.prompts]
-        if arm.strategy == "batched":
-            document = prefill(self._model, self._prefix, **arm.settings)
-            items = list(self.prompts.items())
-            groups = [dict(items[i : i + _TOGETHER]) for i in range(0, len(items), _TOGETHER)]
-        answered: list[Branch] = []
-        for group in groups:
-            begun = bar.n
-            how = {"max_tokens": max_tokens, "callback": show, **arm.settings}
-            answered += fan_out(self._model, document, group, arm.strategy, **how).branches
-            bar.update(begun + len(group) - bar.n)
+            answered += run.branches
         return answered
 
     def _tokens_alike(self, text: str) -> int:
@@ -179,25 +188,36 @@ class _Kept:
         self._path = None if path is None else user_path(path)
         self.rows: list[dict[str, Any]] = []
         if self._path is None:
-            self.done: set[tuple[int, str, int]] = set()
             return
         if self._path.suffix != ".csv":
             raise SwarmKVError(f"{self._path.name}: a study is saved in a file whose name ends in .csv")
-        about, beside = environment(model, **settings), self._path.with_suffix(".json")
-        everyone = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-        known = everyone.setdefault(model.name, json.loads(as_json(about)))
-        for name in _SAME:
-            if known[name] != (now := json.loads(as_json(about[name]))):
+        beside = self._path.with_suffix(".json")
+        everyone, now = self._read_json(beside), json.loads(as_json(environment(model, **settings)))
+        if os.path.exists(self._path):
+            self.rows = self._read_rows()
+            if missing := {row["model"] for row in self.rows} - everyone.keys():
                 raise SwarmKVError(
-                    f"{self._path.name} has answers of {model.name} with {name} {known[name]}, and now it is {now}: "
-                    "pass another path"
+                    f"{self._path.name} has answers of {', '.join(sorted(missing))}, and {beside.name} beside it does "
+                    "not say how they came about: pass another path"
                 )
-        if self._path.exists():
-            self.rows = read_study(self._path).to_dict("records")
-        mine = [row for row in self.rows if row["model"] == model.name]
-        self.done = {(row["repeat"], row["arm"], row["part"]) for row in mine}
+        known = everyone.setdefault(model.name, now)
+        for name in _SAME:
+            if known[name] != now[name]:
+                raise SwarmKVError(
+                    f"{self._path.name} has answers of {model.name} with {name} {known[name]}, and now it is "
+                    f"{now[name]}: pass another path"
+                )
         with replacing(beside) as file:
             file.write((as_json(everyone, indent=1) + "\n").encode())
+
+    def has(self, repeat: int, arm: str, part: int, prompts: Mapping[str, Any]) -> bool:
+        """Whether all of these answers are there; if only some are, they are forgotten."""
+        key = (self._model, repeat, arm, part)
+        found = [row for row in self.rows if (row["model"], row["repeat"], row["arm"], row["part"]) == key]
+        if sorted(row["id"] for row in found) == sorted(prompts):
+            return True
+        self.rows = [row for row in self.rows if row not in found]
+        return False
 
     def add(self, rows: list[dict[str, Any]]) -> None:
         self.rows += rows
@@ -208,20 +228,36 @@ class _Kept:
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([row for row in self.rows if row["model"] == self._model])
 
+    def _read_rows(self) -> list[dict[str, Any]]:
+        assert self._path is not None
+        frame = read_study(self._path)
+        if list(frame) != list(_COLUMNS):
+            raise SwarmKVError(
+                f"{self._path.name} is no study's: it has the columns {', '.join(frame)}, and a study's are "
+                f"{', '.join(_COLUMNS)}; pass another path"
+            )
+        return frame.to_dict("records")
 
-def _hash(text: str) -> str:
+    @staticmethod
+    def _read_json(path: Path) -> dict[str, Any]:
+        if not os.path.exists(path):
+            return {}
+        with suppress(ValueError, RecursionError):
+            everyone = json.loads(read_text(path))
+            if isinstance(everyone, dict) and all(
+                isinstance(one, dict) and {*_SAME} <= one.keys() for one in everyone.values()
+            ):
+                return everyone
+        raise SwarmKVError(f"{path.name} lies where a study says how it was made, and is no study's: pass another path")
+
+
+def fingerprint(text: str) -> str:
+    """A short hash of a text, to see whether it has changed."""
     return xxhash.xxh3_64_hexdigest(text.encode())
 
 
 def _row(model: Model, repeat: int, arm: str, part: int, branch: Branch) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "repeat": repeat,
-        "arm": arm,
-        "part": part,
-        "id": branch.name,
-        "n_prefix": branch.n_prefix,
-        "answer": model.detokenize(branch.tokens).strip(),
-        "n_tokens": len(branch.tokens),
-        "token_hash": xxhash.xxh3_64_hexdigest(np.array(branch.tokens, np.int32).data),
-    }
+    answer = model.detokenize(branch.tokens).strip()
+    token_hash = xxhash.xxh3_64_hexdigest(np.array(branch.tokens, np.int32).data)
+    values = (model.name, repeat, arm, part, branch.name, branch.n_prefix, answer, len(branch.tokens), token_hash)
+    return dict(zip(_COLUMNS, values, strict=True))

@@ -1,7 +1,7 @@
 """Peers: other ways to reuse a prefix that people use today, each as a Strategy.
 
-Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention
-("prefill" is off: none of them changes it on the way).
+Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention. None of
+them can do what "prefill" does; they have flash attention on then, as their prefill is most of the work.
 """
 
 import sys
