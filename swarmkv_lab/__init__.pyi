@@ -46,6 +46,7 @@ from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry
 from .sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .sizing.twins import twin as twin
+from .snapshot.join import join as join
 from .snapshot.prefill import prefill as prefill
 from .snapshot.rope import Rope as Rope
 from .snapshot.snapshot import KVSnapshot as KVSnapshot, describe as describe

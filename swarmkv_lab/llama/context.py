@@ -86,6 +86,18 @@ class Context:
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
         self._batch = Batch(self.n_batch)
 
+    @contextmanager
+    def stopping(self, unless: Callable[[], bool]) -> Iterator[None]:
+        """Decodes in this block end with Stopped once ``unless`` says yes, as an interrupt ends them.
+
+        It is asked between llama.cpp's operations, where its backend allows that, of batches of 64 tokens and more.
+        """
+        self._interrupt.unless = unless
+        try:
+            yield
+        finally:
+            self._interrupt.unless = None
+
     # -- decoding
 
     def decode(self, tokens: Tokens, seq_id: int = 0, *, start: int | None = None, progress: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Interrupt: Ctrl-C ends a long llama_decode between two of its operations rather than at its end."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,10 @@ from swarmkv_lab.llama.log import interruptible
 
 LONG = 64  # tokens; shorter decodes end soon enough, and asking after each operation would be felt in them
 _NONE = llama_cpp.ggml_abort_callback()
+
+
+class Stopped(Exception):
+    """A decode was not needed any more."""
 
 
 class Interrupt:
@@ -22,6 +26,8 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.raised: BaseException | None = None
+        self.unless: Callable[[], bool] | None = None
+        """when it says yes, the decode ends with Stopped"""
         asked = self._asked()
         next(asked)
         self._callback = llama_cpp.ggml_abort_callback(asked.send)
@@ -31,6 +37,8 @@ class Interrupt:
             try:
                 while True:
                     yield self.raised is not None
+                    if self.unless and self.unless():
+                        self.raised = Stopped()
             except GeneratorExit:
                 return
             except BaseException as error:

@@ -89,10 +89,20 @@ class Prefill(ExitStack):
             snapshot.restore(ctx, seq_id)
         return 3 * snapshot.nbytes  # captured, turned, restored
 
+    def advance(self, tokens: np.ndarray, *, progress: bool = False) -> None:
+        """Have these tokens in a context of this one's own."""
+        ctx = self._context()
+        if len(tokens) > ctx.n_past():
+            ctx.decode(tokens[ctx.n_past() :], progress=progress)
+
+    def stopping(self, unless: Callable[[], bool]) -> AbstractContextManager[None]:
+        """As Context.stopping, for that context."""
+        return self._context().stopping(unless)
+
     def snapshot(self, tokens: np.ndarray, *, progress: bool = False) -> KVSnapshot:
         """A snapshot of these tokens for contexts with the settings, from a context of this one's own."""
+        self.advance(tokens, progress=progress)
         ctx = self._context()
-        ctx.decode(tokens[ctx.n_past() :], progress=progress)
         if not self._apart:
             return KVSnapshot.capture(ctx, tokens)
         with self._holding(2 * ctx.state_bytes()):

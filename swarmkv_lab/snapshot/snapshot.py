@@ -1,20 +1,22 @@
 """KVSnapshot: the KV state of one prefix, captured once, restored into as many contexts as there are agents."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, public
+from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, public, whole_number
 from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.interrupt import LONG
 from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.layout import other_layout
+from swarmkv_lab.snapshot.pages import MAGIC, PageReader, in_pages
 from swarmkv_lab.snapshot.state import SequenceState
 
 
@@ -73,12 +75,15 @@ class KVSnapshot:
                 ctx.clear(seq_id)
                 raise SnapshotCorruptError(f"the state ends at {n_past:,} tokens, not at its {len(self.tokens):,}")
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, page: int | None = None) -> None:
         """Write a safetensors file: whole under its name, or not at all. Also to an fsspec URL (s3://, memory://).
 
+        page: write pages of so many tokens instead, the last one first, for ``join``: the n_batch of the prefill.
         Raises SwarmKVError with the reason; an earlier file then stays as it was.
         """
-        parts = self._parts()
+        parts: Iterable[bytes | memoryview] = self._parts()
+        if page is not None:
+            parts = in_pages(self.data, self.tokens, self.identity, whole_number("page", page, LONG))
         with storage.write(path) as file:
             for part in parts:
                 file.write(part)
@@ -108,14 +113,19 @@ class KVSnapshot:
     @classmethod
     def _read(
         cls, file: BinaryIO, size: int, name: str, model: Weights | None = None
-    ) -> tuple["KVSnapshot", SnapshotHeader]:
-        header, tokens = SnapshotHeader.read(file, size, name)
+    ) -> tuple["KVSnapshot", dict[str, str]]:
+        """(the snapshot, what its file says of it)."""
+        begins = file.read(len(MAGIC))
+        file.seek(0)
+        pages = PageReader(file, size, name) if begins == MAGIC else None
+        header, tokens = (pages.header, pages.tokens) if pages else SnapshotHeader.read(file, size, name)
         identity = header.identity
         if model is not None:
             identity.require(KVIdentity.asked_for(model, identity.settings))
-        snapshot = cls(header.read_state(file), tokens, identity)
+        data = pages.whole() if pages else header.read_state(file)
+        snapshot = cls(data, tokens, identity)
         snapshot._check()
-        return snapshot, header
+        return snapshot, header.metadata
 
     def _parts(self) -> tuple[bytes | memoryview, ...]:
         """The parts of the file, in their order."""
@@ -167,5 +177,5 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
     """
     with storage.reading(path) as (file, size):
-        _, header = KVSnapshot._read(file, size, Path(path).name)
-    return {"tokens": header.n_tokens, "kv_bytes": header.kv_bytes, "file_bytes": header.end, **header.metadata}
+        snapshot, metadata = KVSnapshot._read(file, size, Path(path).name)
+    return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}

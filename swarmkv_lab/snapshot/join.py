@@ -1,0 +1,135 @@
+"""Join: compute the beginning of a document while its end is loaded, and stop where the two meet.
+
+The idea is Cake's (Jin and others, "Compute Or Load KV Cache? Why Not Both?", ICML 2025).
+"""
+
+import threading
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.interrupt import Stopped
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot import storage
+from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.snapshot.pages import PageReader, assembled
+from swarmkv_lab.snapshot.prefill import Prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+
+_PIECE = 1 << 18  # bytes of one read: a slow one is not waited for longer than this takes
+
+
+def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVSnapshot:
+    """The snapshot in a file of pages (KVSnapshot.save with page=...), loaded and computed at the same time.
+
+    Loading begins with the last page, computing with the first batch, and whichever has the rest first ends it: it
+    takes no longer than the faster of the two alone, and about t_c*t_l/(t_c+t_l) of their times where both count. The
+    bits are those that were saved. A page that turns out damaged is computed instead, with all before it, with a
+    warning. Raises SwarmKVError when there is no such file, and as KVSnapshot.load.
+    """
+    with _Tail(path) as tail:
+        pages = tail.pages()
+        identity = pages.identity
+        identity.require(KVIdentity.asked_for(model, identity.settings))
+        settings = replace(identity.settings, n_ctx=len(pages.tokens), n_batch=pages.page, n_threads=n_threads)
+        with Prefill(model, settings) as reading:
+            done = 0
+            while done < tail.start:
+                batch = min(done + pages.page, len(pages.tokens))
+                try:
+                    with reading.stopping(lambda done=done: tail.start <= done):  # type: ignore[misc]
+                        reading.advance(pages.tokens[:batch])
+                except Stopped:
+                    break
+                done = batch
+            states = [reading.snapshot(pages.tokens[:done]).data] if done else []
+        states += tail.from_token(done)
+    if tail.error is not None:
+        warnings.warn(f"{tail.error}; what it did not give was computed", stacklevel=2)
+    snapshot = KVSnapshot(assembled(states, pages.geometry), pages.tokens, identity)
+    snapshot._check()
+    return snapshot
+
+
+class _Tail:
+    """A thread that loads a file's pages, the last one first, and that nobody waits for at the end of a ``with`` block.
+
+    ``start``: the first token that is loaded with all after it. ``error``: why there are no more.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.start = 1
+        self.error: SwarmKVError | None = None
+        self._path = path
+        self._pages: PageReader | None = None
+        self._loaded: dict[int, np.ndarray] = {}
+        self._opened, self._enough = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._load, daemon=True)
+
+    def pages(self) -> PageReader:
+        """The opened file; raises what kept it from being opened."""
+        while not self._opened.wait(0.1):  # so that Ctrl-C is heard
+            pass
+        if self._pages is None:
+            assert self.error is not None
+            raise self.error
+        return self._pages
+
+    def from_token(self, first: int) -> list[np.ndarray]:
+        """The pages from a token on, which is the first one of a page."""
+        return [self._loaded[start] for start in sorted(self._loaded) if start >= first]
+
+    def _load(self) -> None:
+        try:
+            with storage.reading(self._path) as (file, size):
+                self._pages = PageReader(_Stoppable(file, self._enough), size, Path(self._path).name)
+                self.start = len(self._pages.tokens)
+                self._opened.set()
+                for start, data in self._pages:
+                    self._loaded[start] = data
+                    self.start = start
+        except _Enough:
+            pass
+        except SwarmKVError as error:
+            self.error = error
+        except Exception as error:  # each store has its own kinds
+            self.error = SwarmKVError(f"{self._path} could not be read further: {type(error).__name__}: {error}")
+        finally:
+            self._opened.set()
+
+    def __enter__(self) -> "_Tail":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._enough.set()
+
+
+class _Enough(Exception):
+    """The rest of a file is not needed."""
+
+
+class _Stoppable:
+    """A file whose reads are cut in pieces, between which it looks whether ``enough`` is set."""
+
+    def __init__(self, file: BinaryIO, enough: threading.Event) -> None:
+        self._file, self._enough = file, enough
+
+    def read(self, n: int) -> bytes:
+        room = bytearray(n)
+        filled = 0
+        while filled < n and (got := self.readinto(memoryview(room)[filled:])):
+            filled += got
+        return bytes(room[:filled])
+
+    def readinto(self, room: memoryview) -> int:
+        if self._enough.is_set():
+            raise _Enough
+        return int(self._file.readinto(room[:_PIECE]) or 0)  # type: ignore[attr-defined]
