@@ -8,7 +8,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -87,7 +87,8 @@ class _Tail:
     def _load(self) -> None:
         try:
             with storage.reading(self._path) as (file, size):
-                self._pages = PageReader(_Stoppable(file, self._enough), size, Path(self._path).name)
+                stoppable = cast(BinaryIO, _Stoppable(file, self._enough))
+                self._pages = PageReader(stoppable, size, Path(self._path).name)
                 self.start = len(self._pages.tokens)
                 self._opened.set()
                 for start, data in self._pages:

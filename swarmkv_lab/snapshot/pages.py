@@ -47,7 +47,7 @@ def in_pages(data: np.ndarray, tokens: np.ndarray, identity: KVIdentity, page: i
 
 
 class PageReader:
-    """A file of pages: ``tokens``, ``identity``, its ``geometry`` and ``page`` (tokens of each), then the pages in turn.
+    """A file of pages: ``tokens``, ``identity``, ``geometry`` and ``page`` (tokens of each), then the pages in turn.
 
     Raises SnapshotCorruptError where it is not as it was written.
     """
