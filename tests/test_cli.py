@@ -152,7 +152,7 @@ def test_score_compares_the_arms_of_a_study(questions, tmp_path, capsys):
     ("a.json", "[1]", "must be a JSON object"),
     ("a.json", '{"who": "x"}', "no question has the id who: the ids are fee, door"),
     ("a.csv", "", "is no CSV file"),
-    ("a.csv", "x,y\n1,2\n", "has no column answer and no id"),
+    ("a.csv", "x,y\n1,2\n", "must have the column id and answer once"),
 ])  # fmt: skip
 def test_answers_that_cannot_be_scored(questions, tmp_path, capsys, name, text, message):
     (tmp_path / name).write_text(text)
