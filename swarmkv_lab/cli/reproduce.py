@@ -180,4 +180,5 @@ def _measure_answers(data: Path) -> pd.DataFrame:
             lab.study(model, path=data / "study.csv")
             lab.study(model, arms=("swarmkv", "pooled", "shared"), repeats=2, path=data / "study.csv")
     with lab.load_model(READERS[-1]) as model:
-        return what_if(lab.load_pipeline("dossier", model), {"security": "No security problem was found."})
+        other = "The signing key was stolen last week. The buyer should not sign before it is replaced."
+        return what_if(lab.load_pipeline("dossier", model), {"security": other})
