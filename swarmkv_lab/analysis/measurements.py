@@ -36,7 +36,9 @@ def _caption(path: Path) -> str:
 
 
 def _captions(path: Path) -> str:
-    return "; ".join(caption(env) for env in _json(path).values())
+    """Of several models that were asked on one machine."""
+    *others, last = _json(path).values()
+    return ", ".join([*(env["model"] for env in others), caption(last)])
 
 
 def _peaks(path: Path) -> dict[str, Any]:
