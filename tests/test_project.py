@@ -246,3 +246,12 @@ def test_the_reviewer_reads_what_is_replaced():
     same = review.answer == review["if replaced"]
     assert not same[["security", "reviewer"]].any()
     assert same[["licence", "cost", "reliability"]].all()
+
+
+def test_what_the_readme_says_of_builds_is_measured():
+    """OpenBLAS: "three times slower"; link-time optimisation: "a few percent"."""
+    builds = pd.read_csv(ROOT / "data/reference/builds.csv")
+    medians = builds[builds.work == "prefill"].groupby(["build", "flash_attn"]).tokens_per_s.median()
+    for flash_attn in (False, True):
+        assert 2.5 < medians["default", flash_attn] / medians["GGML_BLAS=ON, OpenBLAS", flash_attn] < 3.5
+        assert 0.9 < medians["default", flash_attn] / medians["GGML_LTO=ON", flash_attn] < 1.1
