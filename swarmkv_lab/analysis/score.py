@@ -48,10 +48,9 @@ def verdict(question: Question, answer: str) -> str:
     for wordings in question.answers:
         if not any(says(answer, wording) for wording in wordings):
             return f"does not say {' or '.join(wordings)}"
-    before = _UNSTATED.split(normalise(answer), maxsplit=1)[0]
-    accepted = [one for wordings in question.answers for one in wordings]
-    begins_so = says_unstated(answer) and not any(says(before, wording) for wording in accepted)
-    return "says that it is not stated" if begins_so else ""
+    before, *unstated = _UNSTATED.split(normalise(answer), maxsplit=1)
+    accepted = (one for wordings in question.answers for one in wordings)
+    return "says that it is not stated" if unstated and not any(says(before, one) for one in accepted) else ""
 
 
 def passage(question: Question, text: str) -> str:

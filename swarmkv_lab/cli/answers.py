@@ -9,6 +9,7 @@ import pandas as pd
 
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.quality import read_study
+from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.cli.options import add_command, open_model
 from swarmkv_lab.cli.snapshots import require_output
 from swarmkv_lab.errors import SwarmKVError
@@ -78,8 +79,8 @@ def _print(scored: pd.DataFrame, n_questions: int) -> None:
     if not {"model", "arm"} & {*scored} and not scored.right.all():
         print(f"{scored.loc[~scored.right, ['id', 'answer', 'why']].to_string(index=False)}\n")
     print(lab.accuracy(scored).round(3).to_string(index=False))
-    if {"model", "arm", "token_hash"} <= {*scored} and "naive" in {*scored.arm} and scored.arm.nunique() > 1:
-        print("\ncompared with naive's answers:")
+    if {"model", "arm", "token_hash"} <= {*scored} and BASELINE in {*scored.arm} and scored.arm.nunique() > 1:
+        print(f"\ncompared with {BASELINE}'s answers:")
         print(lab.differences(scored).round(3).to_string(index=False))
     print(f"\n{int(scored.right.sum()):,} of {len(scored):,} answers are right")
     if unanswered := n_questions - scored.id.nunique():

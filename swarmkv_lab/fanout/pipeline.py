@@ -152,14 +152,13 @@ class Pipeline:
     def _known(self, given: Mapping[str, Prompt]) -> dict[str, np.ndarray]:
         """The tokens of the answers that are given, checked; an answer may be empty."""
         self.require_known(given)
-        return {
-            name: self.model.tokenize(answer, False)
-            if isinstance(answer, str)
-            else self.model.check_tokens(answer)
-            if len(answer)
-            else np.empty(0, np.int32)
-            for name, answer in given.items()
-        }
+
+        def tokens(answer: Prompt) -> np.ndarray:
+            if isinstance(answer, str):
+                return self.model.tokenize(answer, add_bos=False)
+            return self.model.check_tokens(answer) if len(answer) else np.empty(0, np.int32)
+
+        return {name: tokens(answer) for name, answer in given.items()}
 
     def _longest(self, agent: Agent, known: Mapping[str, np.ndarray]) -> int:
         """Tokens of a prompt when all before it use all that they may."""

@@ -84,6 +84,12 @@ class Run:
         """Why agents have no answer, by their names."""
         return {branch.name: branch.error for branch in self.branches if branch.error is not None}
 
+    def whole(self) -> "Run":
+        """This run. Raises the error of the first agent that has no answer."""
+        for error in self.errors.values():
+            raise error
+        return self
+
     @property
     def metrics(self) -> dict[str, Any]:
         """The run in one record: strategy, depth, agents, times (report.metrics), bytes held and copied."""

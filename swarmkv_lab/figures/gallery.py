@@ -233,8 +233,8 @@ EXHIBITS = (
         "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: "
         "how many answers are right, how many are not naive's, and how many of these became right or wrong.",
         "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots are "
-        "all far to the left, the larger model's are in the middle; within a model they differ little. Three columns "
-        "of numbers on the right: zeros for swarmkv, pooled and shared.",
+        "all far to the left. The larger model's are in the middle, but for KV in q4_0, where it is far to the left, "
+        "too. Three columns of numbers on the right: zeros for swarmkv, pooled and shared.",
         lambda m: figures.study(score(m.study), m.study_caption),
         of_reference=True,
     ),

@@ -51,9 +51,9 @@ def study(scored: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def _message(changes: pd.DataFrame) -> str:
-    """Which arms have naive's answers, and what the others cost."""
-    by_arm = changes.groupby("arm", sort=False)[["changed", "became_right", "became_wrong"]].sum()
-    same = list(by_arm.index[by_arm.changed == 0])
+    """Which arms have naive's answers."""
+    changed = changes.groupby("arm", sort=False).changed.sum()
+    same = list(changed.index[changed == 0])
     if not same:
         return "Every way to answer changes some answers"
     return f"The same answers as naive's, token by token: {', '.join(same)}"

@@ -32,7 +32,7 @@ def compare_pipeline(
         for repeat in range(repeats):
             runs: dict[str, Run] = {}
             for variant in tqdm(variants, desc=f"pipeline, round {repeat + 1} of {repeats}", leave=False):
-                runs[variant] = _whole(pipelines[variant].run(variant.removesuffix(WAITING)))
+                runs[variant] = pipelines[variant].run(variant.removesuffix(WAITING)).whole()
             for variant, run in runs.items():
                 about = {"repeat": repeat, "variant": variant}
                 naive = runs.get("naive") if pipelines[variant] is pipeline else None
@@ -57,18 +57,12 @@ def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = 
     if not later - replaced.keys():
         raise SwarmKVError(f"no agent comes after {', '.join(replaced) or 'nobody'}: no answer could change")
     pipeline.require_known(replaced)
-    run = _whole(pipeline.run(strategy))
+    run = pipeline.run(strategy).whole()
     kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in later}
-    other = _whole(pipeline.run(strategy, given=kept | dict(replaced))).answers
+    other = pipeline.run(strategy, given=kept | dict(replaced)).whole().answers
     words = {name: given if isinstance(given, str) else run.model.detokenize(given) for name, given in replaced.items()}
     said = run.answers | words | other
     return pd.DataFrame({"agent": list(said), "answer": list(run.answers.values()), "if replaced": list(said.values())})
-
-
-def _whole(run: Run) -> Run:
-    for error in run.errors.values():
-        raise error
-    return run
 
 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:

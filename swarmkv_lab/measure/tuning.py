@@ -30,11 +30,11 @@ def tune(
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token), corrected for the machine's
-    changing speed (analysis.clock). n_threads: by default 1, 2,
-    4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own and
-    the change of the state's layout. weights: formats to time beside the model's own, in a first column weights; see
-    weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
-    same setting, because a snapshot can only be restored with the setting that it was captured with.
+    changing speed (analysis.clock). n_threads: by default 1, 2, 4 ... up to the physical cores. flash_attn: with
+    "prefill" the times of a prefill include a context of its own and the change of the state's layout. weights: formats
+    to time beside the model's own, in a first column weights; see weight_formats for how far they change its
+    predictions. flash_attn="auto" does not tune: it must always give the same setting, because a snapshot can only be
+    restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})

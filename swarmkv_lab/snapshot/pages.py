@@ -4,6 +4,7 @@ Who reads such a file from its beginning has the end of the document first, and 
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -16,7 +17,8 @@ from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.state import SequenceState
 
 MAGIC = b"SWKVPAGE"
-_CELLS = "cells' positions and sequences"
+_BY_CELL = re.compile(r"[KV] of layer \d+|cells' positions and sequences")
+"""the parts of a state that have something for each cell"""
 
 
 def in_pages(data: np.ndarray, tokens: np.ndarray, identity: KVIdentity, page: int) -> Iterator[bytes | memoryview]:
@@ -117,11 +119,7 @@ def assembled(states: Sequence[np.ndarray], geometry: KVGeometry, cells: slice =
             transposed = bool(value)
         elif part.endswith(": elements"):
             elements = int(value)
-        if (
-            part == _CELLS
-            or (part.startswith("K of") and ":" not in part)
-            or (part.startswith("V of") and ":" not in part)
-        ):
+        if _BY_CELL.fullmatch(part):
             across = elements if transposed and part.startswith("V") else 1
             rows = [one.reshape(across, count, -1)[:, cells] for one, count in zip(raw, counts, strict=True)]
             pieces.append(np.concatenate(rows, axis=1).ravel())

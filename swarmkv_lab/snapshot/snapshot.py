@@ -81,8 +81,11 @@ class KVSnapshot:
         page: write pages of so many tokens instead, the last one first, for ``join``: the n_batch of the prefill.
         Raises SwarmKVError with the reason; an earlier file then stays as it was.
         """
-        parts: Iterable[bytes | memoryview] = self._parts()
-        if page is not None:
+        parts: Iterable[bytes | memoryview]
+        if page is None:
+            parts = self._parts()
+        else:
+            self._check()
             parts = in_pages(self.data, self.tokens, self.identity, whole_number("page", page, LONG))
         with storage.write(path) as file:
             for part in parts:
