@@ -1,7 +1,8 @@
 # The public names, and the file that each lives in.
 # fmt: off
 # isort: off
-from . import analysis as analysis, cli as cli, errors as errors, fanout as fanout, figures as figures, files as files
+from . import analysis as analysis, cli as cli, cluster as cluster, errors as errors, fanout as fanout
+from . import figures as figures, files as files
 from . import llama as llama, measure as measure, peers as peers, sizing as sizing, snapshot as snapshot
 from . import widgets as widgets
 from .analysis.article import article_table as article_table
@@ -32,7 +33,7 @@ from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
 from .measure.formats import weight_formats as weight_formats
-from .measure.grid import race as race, sweep as sweep
+from .measure.grid import race as race
 from .measure.guards import compare_guards as compare_guards, without_guard as without_guard
 from .measure.kv import measure_kv as measure_kv, weigh as weigh
 from .measure.limits import load_against_read as load_against_read, restore_against_memcpy as restore_against_memcpy
@@ -40,6 +41,7 @@ from .measure.positions import position_error as position_error
 from .measure.profiles import profile as profile
 from .measure.roofline import peaks as peaks
 from .measure.study import study as study
+from .measure.sweep import sweep as sweep
 from .measure.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
 from .measure.windows import window_difference as window_difference
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry

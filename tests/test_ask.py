@@ -50,7 +50,7 @@ def test_inspect_of_a_damaged_file(twin, document, tmp_path, capsys):
     data[-1] ^= 1
     path.write_bytes(data)
     assert main(["inspect", str(path)]) == 2
-    assert "the file was damaged" in capsys.readouterr().err
+    assert "it was damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
-from swarmkv_lab.cli import answers, snapshots
+from swarmkv_lab.cli import answers, cluster, snapshots
 from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, several_weights
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import as_json, replacing
@@ -175,6 +175,8 @@ def _parser() -> argparse.ArgumentParser:
     one = add_command(commands, "pipeline", about, _pipeline, "--model", "--weights", "--n-gpu-layers", "--json")
     one.add_argument("spec", help="the file's path, or dossier")
     one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="batched")
+
+    cluster.add_commands(commands)
 
     about = "predict the bytes of a snapshot; needs no weights"
     one = add_command(commands, "size", about, _size, "--kv-type", "--json")

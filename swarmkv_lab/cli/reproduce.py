@@ -18,13 +18,14 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.measure.grid import plan, rounds, sweep_rounds
+from swarmkv_lab.measure.grid import plan, rounds
 from swarmkv_lab.measure.limits import fresh_memory
 from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.measure.pipeline_bench import compare_pipeline, what_if
 from swarmkv_lab.measure.profiles import Profile
 from swarmkv_lab.measure.provenance import environment
+from swarmkv_lab.measure.sweep import sweep_rounds
 from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 
 # The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.

@@ -19,6 +19,8 @@ class Span(NamedTuple):
     end_ms: float
     bytes: int
     """of KV state that were copied by it"""
+    worker: str = ""
+    """where, on a cluster"""
 
 
 class Recorder:

@@ -16,8 +16,9 @@ _PHASES = [*ACTIVATION, "branch", "sample", "generate"]
 
 
 def timeline(spans: Sequence[Span]) -> pd.DataFrame:
-    """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
-    return pd.DataFrame(spans, columns=Span._fields).sort_values("start_ms", kind="stable", ignore_index=True)
+    """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied, on a cluster worker."""
+    frame = pd.DataFrame(spans, columns=Span._fields).sort_values("start_ms", kind="stable", ignore_index=True)
+    return frame if (frame.worker != "").any() else frame.drop(columns="worker")
 
 
 def phases_ms(spans: Sequence[Span], branches: Sequence[Branch]) -> pd.DataFrame:

@@ -5,14 +5,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.errors import SwarmKVError, public
-from swarmkv_lab.fanout import report
+from swarmkv_lab.fanout.outcome import Outcome
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.llama.context import Context
@@ -24,12 +22,8 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 @public
 @dataclass(eq=False)
-class Run:
-    """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.
-
-    ``answers``, ``errors``: by agent's name. ``branches``: name, prompt, tokens, logits and error of each agent. All of
-    them can be read while the run goes on, and say what is known then. Times are ms since the run's start.
-    """
+class Run(Outcome):
+    """An Outcome in this process: what the strategies are given, and how they do their work on it."""
 
     model: Model
     tokens: np.ndarray
@@ -50,71 +44,14 @@ class Run:
     _texts: dict[str, str] = field(default_factory=dict)
 
     @property
-    def branches(self) -> list[Branch]:
-        """The agents' branches, in their order."""
-        return list(self.schedule.branches.values())
-
-    @property
-    def prefix_lane(self) -> str:
-        """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
-        lane = PREFIX
-        while lane in self.schedule.branches:
-            lane += " of all"
-        return lane
-
-    # -- what readers see
-
-    @property
-    def timeline(self) -> pd.DataFrame:
-        """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
-        return report.timeline(self.recorder.so_far())
-
-    @property
     def answers(self) -> dict[str, str]:
         """The answers' text by agent."""
         return self._texts or {branch.name: self.model.detokenize(branch.tokens) for branch in self.branches}
 
     @property
-    def agents(self) -> pd.DataFrame:
-        """A row per agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
-        return report.agents(self.recorder.so_far(), self.branches, list(self.answers.values()))
-
-    @property
-    def errors(self) -> dict[str, SwarmKVError]:
-        """Why agents have no answer, by their names."""
-        return {branch.name: branch.error for branch in self.branches if branch.error is not None}
-
-    def whole(self) -> "Run":
-        """This run. Raises the error of the first agent that has no answer."""
-        for error in self.errors.values():
-            raise error
-        return self
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The run in one record: strategy, depth, agents, times (report.metrics), bytes held and copied."""
-        spans = self.recorder.so_far()
-        return {
-            "strategy": self.strategy,
-            "packed": self.packed,
-            "depth": len(self.tokens),
-            "n_agents": len(self.branches),
-            **report.metrics(spans, self.branches),
-            **report.metrics_in_beats(spans, self.branches, self.recorder.beats),
-            "kv_bytes": self.recorder.kv_bytes,
-            "copied_bytes": sum(span.bytes for span in spans),
-        }
-
-    def compare(self, reference: "Run | Sequence[Branch]") -> pd.DataFrame:
-        """How exact this run's answers are against another's (naive): a row per agent.
-
-        max_abs_logit_diff and kl (nats, from the reference to this) are of the first logits after the prompt, NaN where
-        there are none (a peer's); same_tokens of the whole answer; first_difference: how many tokens both begin with,
-        NaN where they are the same.
-        """
-        return report.compare_answers(self.branches, reference.branches if isinstance(reference, Run) else reference)
-
-    # -- what strategies do with it
+    def depth(self) -> int:
+        """Tokens of the document."""
+        return len(self.tokens)
 
     def phase(
         self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0

@@ -73,13 +73,14 @@ class Schedule:
                 advance(n_prefilled)
                 continue
             for branch in now:
-                self._begin(branch)
+                self.begin(branch)
             if live := [branch for branch in self.branches.values() if branch in now and branch.error is None]:
                 yield live
             able = [branch for branch in able if branch not in now]
             sorter.done(*(branch.name for branch in now))
 
-    def _begin(self, branch: Branch) -> None:
+    def begin(self, branch: Branch) -> None:
+        """Prepare a branch all of whose predecessors have ended; it fails if one of them has failed."""
         for name in self.after.get(branch.name, ()):
             if error := self.branches[name].error:
                 branch.error = SwarmKVError(f"{branch.name} comes after {name}, and {error}")

@@ -19,6 +19,8 @@ from matplotlib.ticker import NullFormatter, NullLocator
 PHASES = {
     "prefill": ("prefill", "#0072B2", ""),
     "capture": ("capture", "#56B4E9", "//"),
+    "load": ("load from a file", "#999933", "//"),
+    "fetch": ("fetch from a worker", "#F0E442", ""),
     "context": ("new context", "#BBBBBB", ""),
     "copy": ("copy", "#CC79A7", "\\\\"),
     "restore": ("restore", "#E69F00", "xx"),
@@ -26,6 +28,7 @@ PHASES = {
     "branch": ("question", "#D55E00", ""),
     "sample": ("answer", "#009E73", ""),
     "generate": ("answer", "#009E73", ""),
+    "lost": ("lost with its worker", "#882255", "xx"),
 }
 # strategy: (colour, marker)
 STRATEGY = {

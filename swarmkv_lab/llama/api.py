@@ -3,10 +3,12 @@
 import atexit
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -36,6 +38,21 @@ with LlamaGuard():
     llama_cpp.llama_backend_init()
 # weakref.finalize frees models and contexts at exit too; this handler is older than theirs, so it runs after them.
 atexit.register(llama_cpp.llama_backend_free)
+
+
+@cache
+def build() -> str:
+    """The library's version and what it was compiled for: its instruction set and devices decide the last bits."""
+    with LlamaGuard():
+        return f"{LLAMA_CPP_VERSION}, {llama_cpp.llama_print_system_info().decode().strip()}"
+
+
+def processor() -> str:
+    """The processor's name if the system tells it (Linux), else the architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class Device(NamedTuple):

@@ -11,7 +11,7 @@ from swarmkv_lab.fanout.documents import load_agents
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.measure.grid import sweep
+from swarmkv_lab.measure.sweep import sweep
 from swarmkv_lab.peers import opened
 
 

@@ -4,12 +4,11 @@ import platform
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from swarmkv_lab.llama.api import LLAMA_CPP_VERSION
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, processor
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 
@@ -24,7 +23,7 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
     chosen = {one.name: value for one in fields(settings) if (value := getattr(settings, one.name)) != one.default}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": psutil.cpu_count(logical=False),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
@@ -37,11 +36,3 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
         "n_threads": settings.threads,
         "settings": about | chosen,
     }
-
-
-def _processor() -> str:
-    """The processor's name if the system tells it (Linux), else the architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

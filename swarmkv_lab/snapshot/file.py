@@ -92,13 +92,17 @@ class SnapshotHeader:
         room = data.data
         while len(room) and (n := file.readinto(room)):  # type: ignore[attr-defined]  # fewer where a store sends parts
             room = room[n:]
+        self.require_state(data[: data.nbytes - len(room)])
+        return data
+
+    def require_state(self, data: np.ndarray) -> None:
+        """Raise SnapshotCorruptError unless these bytes have the header's checksum."""
         found = xxhash.xxh3_128_hexdigest(data.data)
-        if len(room) or found != self.metadata["checksum"]:
+        if data.nbytes != self.kv_bytes or found != self.metadata["checksum"]:
             raise SnapshotCorruptError(
                 f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
-                "the file was damaged; prefill again"
+                "it was damaged; prefill again"
             )
-        return data
 
     def render(self) -> bytes:
         """The bytes at the beginning of the file, padded so that the state begins on a page."""

@@ -17,6 +17,7 @@ import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.files import cache_folder, remove
+from swarmkv_lab.llama.api import build
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot import storage
@@ -42,8 +43,9 @@ class PrefixCache:
         self.model = model
         windowed = model.sized and model.geometry.window and not settings.swa_full
         self.only_whole = bool(windowed)  # what a window has passed is not in the snapshot
-        # The batch's size is no part of a state's identity, but it decides the last bits of its numbers.
+        # The batch's size and the instruction set are no part of a state's identity, but decide its numbers' last bits.
         asked = {**asdict(KVIdentity.asked_for(model, settings)), "n_batch": settings.n_batch, "model_name": ""}
+        asked["build"] = build()
         self.prefix = xxhash.xxh3_64_hexdigest(json.dumps(asked, sort_keys=True).encode())
         self.n_batch = settings.n_batch
 
@@ -97,7 +99,11 @@ class PrefixCache:
 
     def path(self, tokens: np.ndarray) -> Path:
         """Where the snapshot of these tokens lies."""
-        return folder() / f"{self.prefix}-{len(tokens):09d}-{xxhash.xxh3_128_hexdigest(tokens.data)}{_ENDING}"
+        return folder() / self.name(tokens)
+
+    def name(self, tokens: np.ndarray) -> str:
+        """The name of their file, which says all that their snapshot depends on."""
+        return f"{self.prefix}-{len(tokens):09d}-{xxhash.xxh3_128_hexdigest(tokens.data)}{_ENDING}"
 
 
 def folder() -> Path:
@@ -116,6 +122,15 @@ def limit() -> int:
 def cached_files() -> list[Path]:
     """The cached snapshots' files."""
     return [path for path in folder().iterdir() if _NAME.fullmatch(path.name)]
+
+
+def cached_bytes(name: str) -> bytes | None:
+    """The bytes of a cached snapshot's file by its name, unchecked; None where there is none."""
+    if not _NAME.fullmatch(name):
+        return None
+    with suppress(OSError):
+        return (folder() / name).read_bytes()
+    return None
 
 
 def cached() -> pd.DataFrame:

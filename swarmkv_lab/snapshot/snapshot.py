@@ -1,6 +1,7 @@
 """KVSnapshot: the KV state of one prefix, captured once, restored into as many contexts as there are agents."""
 
 import io
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +111,22 @@ class KVSnapshot:
         """What ``to_bytes`` gave, checked. Raises SnapshotCorruptError when it is damaged."""
         return cls._read(io.BytesIO(data), len(data), "the buffer")[0]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return KVSnapshot.from_bytes, (self.to_bytes(),)
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if protocol < 5:
+            return KVSnapshot.from_bytes, (self.to_bytes(),)
+        header = self._parts()[0]  # the state itself travels beside the pickle, without a copy
+        return KVSnapshot._from_parts, (bytes(header), self.tokens.tobytes(), pickle.PickleBuffer(self.data.data))
+
+    @classmethod
+    def _from_parts(cls, header: bytes, tokens: bytes, data: Any) -> "KVSnapshot":
+        """What a pickle holds, checked as a file is."""
+        state = np.frombuffer(data, np.uint8)
+        begins = header + tokens
+        parsed, ids = SnapshotHeader.read(io.BytesIO(begins), len(begins) + state.nbytes, "the pickle")
+        parsed.require_state(state)
+        snapshot = cls(state, ids, parsed.identity)
+        snapshot._check()
+        return snapshot
 
     @classmethod
     def _read(

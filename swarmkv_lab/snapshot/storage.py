@@ -33,6 +33,22 @@ def reading(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
         raise SwarmKVError(f"{local.name or local} could not be read: {reason(error)}") from error
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is a file behind a path or an fsspec URL. Raises SwarmKVError where nobody can say."""
+    local, system, name = _place(path)
+    if local is not None:
+        return os.path.isfile(local)
+    with _remote(path, "reached"):
+        return bool(system.isfile(name))
+
+
+def make_folder(place: str) -> None:
+    """A folder, where files lie in folders. Raises SwarmKVError with the reason if it cannot be made."""
+    local, system, name = _place(place)
+    with _remote(place, "made"):
+        os.makedirs(local, exist_ok=True) if local is not None else system.makedirs(name, exist_ok=True)
+
+
 @contextmanager
 def write(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write that appears under its name when the block has ended well; where fsspec's backend can do that."""

@@ -1,0 +1,199 @@
+"""Dask: what a cluster of machines needs beyond an Executor: placement, reruns, messages, snapshots between workers."""
+
+import asyncio
+import random
+import time
+import uuid
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
+from queue import SimpleQueue
+from typing import Any
+
+from distributed import Client, KilledWorker, Worker, WorkerPlugin, get_worker
+from distributed.comm import CommClosedError
+from distributed.protocol import to_serialize
+from distributed.utils import sync
+
+from swarmkv_lab.cluster.engines import Future, Gone, own_error
+from swarmkv_lab.cluster.job import Held
+from swarmkv_lab.cluster.links import Link, NotWanted
+from swarmkv_lab.cluster.resident import RESIDENT
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.snapshot.prefix_cache import cached_bytes
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+
+_PATIENCE_S = 20.0
+"""how long a scheduler may be gone, and how long a worker waits for another one's answer to begin"""
+
+
+class DaskLink(Link):
+    """A Dask worker. ``stop_file``: the topic under which it says things."""
+
+    def address(self) -> str:
+        """The worker's address."""
+        return str(get_worker().address)
+
+    def n_threads(self) -> int:
+        """The threads that the worker was started with."""
+        return int(get_worker().state.nthreads)
+
+    def post(self, *message: object) -> None:
+        """Tell the coordinator something, through the scheduler."""
+        worker = get_worker()
+        worker.log_event(self.stop_file, [worker.address, *message])
+
+    def require_wanted(self) -> None:
+        """Raise NotWanted when the task was cancelled: Dask itself does not end what runs."""
+        worker = get_worker()
+        task = worker.state.tasks.get(worker.get_current_task())
+        if task is None or task.state not in ("executing", "long-running"):
+            raise NotWanted("the run was ended")
+
+    def fetch(self, held: Held) -> KVSnapshot | None:
+        """The snapshot from one of the workers that have it, checked; None where none of them answers."""
+        worker = get_worker()
+        others = [address for address in held.workers if address != worker.address]
+        for address in random.sample(others, len(others)):  # so that they share the work
+            try:
+                snapshot = sync(worker.loop, _ask, worker, address, held.name)
+            except (TimeoutError, OSError, CommClosedError):  # it died: another one, or a prefill
+                continue
+            if snapshot is not None:
+                return snapshot
+        return None
+
+
+async def _ask(worker: Worker, address: str, name: str) -> KVSnapshot | None:
+    reply = await worker.rpc(address).swarmkv_snapshot(name=name)
+    return reply["snapshot"]
+
+
+class Sender(WorkerPlugin):
+    """Lets a worker send its snapshots to others. uplink: bytes per second of all that it sends, for experiments."""
+
+    name = "swarmkv"
+
+    def __init__(self, uplink: float | None = None) -> None:
+        self.uplink = uplink
+        self._free_at = 0.0
+
+    def setup(self, worker: Worker) -> None:
+        """Answer other workers."""
+        worker.handlers["swarmkv_snapshot"] = self.send
+
+    async def send(self, name: str) -> dict[str, Any]:
+        """The snapshot of this name: at hand, or in this machine's folder; None where it is not."""
+        at_hand, held = RESIDENT.document
+        if held is None or at_hand != name:
+            held = await asyncio.to_thread(_from_folder, name)
+        if held is not None and self.uplink:
+            self._free_at = max(self._free_at, time.monotonic()) + held.nbytes / self.uplink
+            await asyncio.sleep(self._free_at - time.monotonic())
+        return {"snapshot": to_serialize(held) if held is not None else None}
+
+
+_serving: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def serve(client: Client, uplink: float | None = None) -> None:
+    """Let all workers, also those to come, send snapshots to each other."""
+    client.register_plugin(Sender(uplink))
+    _serving.add(client)
+
+
+async def _accept(kind: str, dask_worker: Worker) -> float:
+    await dask_worker.set_resources(**{kind: 1})
+    return time.time()
+
+
+def _from_folder(name: str) -> KVSnapshot | None:
+    data = cached_bytes(name)
+    return None if data is None else KVSnapshot.from_bytes(data)
+
+
+class DaskEngine:
+    """A Dask client's workers. One that dies costs what it was doing: Dask runs that again on another one."""
+
+    def __init__(self, client: Client) -> None:
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self._client = client
+        self._topic = f"swarmkv-{uuid.uuid4().hex}"
+        self._link = DaskLink(self._topic, 0)
+        self._lost_at: float | None = None
+        if client not in _serving:
+            serve(client)
+        client.subscribe_topic(self._topic, self._hear)
+
+    def workers(self) -> dict[str, int]:
+        """Each worker that is alive, which takes one task at a time. Raises SwarmKVError when the scheduler is gone."""
+        if self._client.status != "running":
+            self._lost_at = self._lost_at or time.monotonic()
+            if self._client.status == "closed" or time.monotonic() - self._lost_at > _PATIENCE_S:
+                raise SwarmKVError(
+                    "the scheduler is gone: start it again, connect a new client, and run again (what was captured "
+                    "is in the store)"
+                )
+            return {}
+        self._lost_at = None
+        try:
+            return dict.fromkeys(self._client.sync(self._client.scheduler.ncores, callback_timeout=2), 1)
+        except (TimeoutError, OSError):  # it died just now
+            return {}
+
+    def accept(self, worker: str, kind: str) -> float:
+        """Give a worker tasks of this kind; how many seconds its clock is ahead of ours."""
+        before = time.time()
+        there = self._client.run(_accept, kind, workers=[worker], on_error="return")[worker]
+        after = time.time()
+        if isinstance(there, Exception):
+            raise SwarmKVError(f"worker {worker} did not answer: {there!r}")
+        ahead = there - (before + after) / 2
+        return ahead if abs(ahead) > (after - before) / 2 else 0.0  # what cannot be told from the way there
+
+    def submit(self, task: Callable[..., Any], *args: Any, worker: str = "", kind: str = "", key: str = "") -> Future:
+        """Run a task on a worker, or on any that takes this kind, one at a time."""
+        how: dict[str, Any] = {"workers": [worker]} if worker else {"resources": {kind: 1}}
+        name = key or f"swarmkv-{task.__name__}-{uuid.uuid4().hex}"
+        future = self._client.submit(task, self._link, *args, key=name, pure=False, **how)
+        future.add_done_callback(self.inbox.put)
+        return future
+
+    def argument(self, future: Future) -> Any:
+        """Itself: when its result is lost with a worker, Dask computes it again."""
+        return future
+
+    def result(self, future: Any) -> Any:
+        """What it has brought, which is still on its worker: when that has died, Dask would wait for another one."""
+        try:
+            return future.result(timeout=_PATIENCE_S / 4)
+        except (TimeoutError, asyncio.CancelledError, CancelledError) as error:
+            raise Gone("the result was lost with the worker that had it") from error
+
+    def killed(self, future: Any) -> bool:
+        """Whether it was with too many workers that died. Dask counts also those that waited there for their turn."""
+        return bool(future.status == "error" and isinstance(future.exception(), KilledWorker))
+
+    def failure(self, future: Any) -> SwarmKVError | None:
+        """Why a done future has no result."""
+        if future.status == "finished":
+            return None
+        if future.status in ("cancelled", "lost"):
+            return SwarmKVError("the task was cancelled, or lost with the scheduler")
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            return SwarmKVError(f"it ended each worker that tried it, the last one being {error.last_worker.address}")
+        return own_error(error)
+
+    def cancel(self, futures: Iterable[Any]) -> None:
+        """End them: a worker looks before each llama_decode whether its task is still wanted."""
+        self._client.cancel(list(futures), force=True)
+
+    def close(self) -> None:
+        """Hear no more."""
+        if self._client.status == "running":
+            self._client.unsubscribe_topic(self._topic)
+
+    def _hear(self, event: tuple[float, Any]) -> None:
+        worker, *message = event[1]
+        self.inbox.put((worker, message))

@@ -1,0 +1,80 @@
+"""A concurrent.futures.Executor of this machine as an engine."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, wait
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from swarmkv_lab.cluster.engines import Future, own_error
+from swarmkv_lab.cluster.links import Link
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.api import default_threads
+
+
+class ExecutorEngine:
+    """Processes of this machine. When one of them dies, so does a ProcessPoolExecutor, and with it the run."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self._executor = executor
+        self._n = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        self._stop = Path(tempfile.gettempdir()) / f"swarmkv-stop-{os.getpid()}-{id(self)}"
+        self._link = Link(str(self._stop), max(1, default_threads() // self._n))
+
+    def workers(self) -> dict[str, int]:
+        """One name for all of its processes."""
+        return {"pool": self._n}
+
+    def accept(self, worker: str, kind: str) -> float:
+        """There is one clock."""
+        return 0.0
+
+    def submit(self, task: Callable[..., Any], *args: Any, worker: str = "", kind: str = "", key: str = "") -> Future:
+        """Run a task in whatever process is free."""
+        try:
+            future = self._executor.submit(task, self._link, *args)
+        except RuntimeError as error:  # it is broken, or shut down
+            raise SwarmKVError(f"the executor takes no tasks: {error}") from error
+        future.add_done_callback(self.inbox.put)
+        return future
+
+    def argument(self, future: Future) -> Any:
+        """Its result."""
+        return future.result()
+
+    def result(self, future: Future) -> Any:
+        """What it has brought."""
+        return future.result()
+
+    def killed(self, future: Future) -> bool:
+        """Never: failure raises then."""
+        return False
+
+    def failure(self, future: Future) -> SwarmKVError | None:
+        """Why a done future has no result."""
+        try:
+            error = future.exception()
+        except CancelledError:
+            return SwarmKVError("the task was cancelled")
+        if isinstance(error, BrokenExecutor):
+            raise SwarmKVError(
+                f"a process of the pool died, and the pool with it ({error}): what was answered until then is in the "
+                "run that the callback is given; on a Dask cluster the others go on"
+            ) from error
+        return own_error(error)
+
+    def cancel(self, futures: Iterable[Any]) -> None:
+        """What has not begun does not begin; what runs sees the file, and is waited for."""
+        running = [future for future in futures if not future.cancel()]
+        if running:
+            self._stop.touch()
+            with suppress(KeyboardInterrupt):
+                wait(running)
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._stop.unlink(missing_ok=True)

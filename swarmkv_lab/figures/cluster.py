@@ -1,0 +1,38 @@
+"""Figures of runs on many processes and machines: who did what when, by worker."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab.figures.bench import draw_lanes
+from swarmkv_lab.figures.style import headline, phase_key, sheet
+
+
+def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
+    """Who did what when, a lane per worker; agents' names stand in their answers. A cross: the worker died.
+
+    timeline: of a cluster's run (columns agent, phase, start_ms, end_ms, worker).
+    """
+    numbered = {worker: f"worker {i}" for i, worker in enumerate(dict.fromkeys(timeline.worker), 1)}
+    frame = timeline.assign(lane=timeline.worker.map(numbered))
+    n, end = len(numbered), frame.end_ms.max()
+    with sheet(1.5 + 0.62 * n, caption) as figure:
+        ax = figure.subplots()
+        draw_lanes(ax, frame.assign(agent=frame.lane), scale=1e-3)
+        lanes = [label.get_text() for label in ax.get_yticklabels()]
+        for span in frame[frame.phase.isin(["generate", "lost"])].itertuples():
+            if span.end_ms - span.start_ms > 0.035 * end:  # else there is no room for a name
+                middle = (span.start_ms + span.end_ms) / 2e3
+                look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white", "clip_on": True}
+                ax.text(middle, lanes.index(span.lane), span.agent, parse_math=False, **look)
+        died = frame[frame.phase == "lost"]
+        ax.plot(died.end_ms * 1e-3, died.lane.map(lanes.index), "x", color="black", markersize=11, markeredgewidth=2.5)
+        ax.set_xlabel("seconds since the first call (measured)")
+        n_agents = frame[frame.phase == "generate"].agent.nunique()
+        also = f"; {died.worker.nunique()} died, and all {n_agents} answers are there" if len(died) else ""
+        ax.set_xlim(0, end * 1.01e-3)
+        prefills = (frame.phase == "prefill").sum()
+        read = (
+            f"the document prefilled {'once' if prefills == 1 else f'{prefills} times'}" if prefills else "no prefill"
+        )
+        headline(figure, f"{n_agents} agents on {n} workers, {read}{also}", phase_key({"run": frame}))
+    return figure

@@ -1,0 +1,155 @@
+"""Cluster bench: what workers cost and bring on this machine, each against one process, in turns."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab import cluster
+from swarmkv_lab.cluster.fan_out import ClusterRun
+from swarmkv_lab.cluster.resident import RESIDENT
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.snapshot.prefill import prefill
+
+
+@contextmanager
+def local_cluster(n_workers: int, threads: int = 1) -> Iterator[Any]:
+    """A Dask client of a cluster on this machine, without a dashboard. Raises SwarmKVError without the extra."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
+    how = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None, "silence_logs": 50}
+    with LocalCluster(**how) as workers, Client(workers) as client:
+        yield client
+
+
+def against_one_process(
+    model: Model,
+    tokens: np.ndarray,
+    agents: Mapping[str, Any] | Sequence[Any],
+    crews: Sequence[tuple[int, int]],
+    *,
+    max_tokens: int = 16,
+    repeats: int = 5,
+) -> pd.DataFrame:
+    """Agents over a document that is captured already: one process, and workers x threads, in turns.
+
+    crews: (workers, threads of each). Returns a row per run: workers (0: this process alone), threads, repeat, depth,
+    n_agents, end_to_end_ms, and same: whether all logits and tokens are this process's.
+    """
+    snapshot = prefill(model, tokens, cache=True, progress=False)
+    rows = []
+    for n_workers, threads in crews:
+        with local_cluster(n_workers, threads) as client:
+            for repeat in range(-1, repeats):  # a warm-up first
+                alone = fan_out(model, snapshot, agents, max_tokens=max_tokens)
+                there = cluster.fan_out(client, model, tokens, agents, max_tokens=max_tokens, progress=False)
+                exact = there.compare(alone)
+                same = bool((exact.max_abs_logit_diff == 0).all() and exact.same_tokens.all())
+                about = {
+                    "crew": f"{n_workers} x {threads}", "threads": threads, "repeat": repeat, "depth": len(tokens),
+                    "n_agents": len(agents), "same": same,
+                }  # fmt: skip
+                for workers, run in ((0, alone), (n_workers, there)):
+                    rows.append(about | {"workers": workers, "end_to_end_ms": run.metrics["end_to_end_ms"]})
+    frame = pd.DataFrame(rows)
+    return frame[frame.repeat >= 0].reset_index(drop=True)
+
+
+def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any, **how: Any) -> ClusterRun:
+    """A fan-out on a cluster of which the first worker that says a word of its second answer is killed (SIGKILL)."""
+    killed: list[int] = []
+
+    def kill(run: ClusterRun) -> None:
+        ended = sum(bool(answer) for answer in run.answers.values())
+        if killed or ended < 2 or not run.coordinator.at_work:
+            return
+        process = run.workers.set_index("worker").process[next(iter(run.coordinator.at_work))]
+        killed.append(int(process.rpartition(":")[2]))
+        os.kill(killed[0], signal.SIGKILL)
+
+    return cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
+
+
+def transfer(client: Any, model: Model, tokens: np.ndarray, *, repeats: int = 5) -> pd.DataFrame:
+    """A snapshot from one worker to another, verified and restored, against the plain copy of its bytes by a socket.
+
+    client: of a Dask cluster with two workers. Returns a row per repeat and way ("verified and restored", "plain
+    copy"): bytes, ms. Both are timed in the second worker.
+    """
+    first, second = list(client.nthreads())[:2]
+    source = str(model.path)
+    how = {"pure": False}
+    held = client.submit(_capture, source, tokens, workers=[first], **how).result()
+    rows = []
+    for repeat in range(-1, repeats):
+        ways = {
+            "verified and restored": client.submit(_fetched_ms, source, held, workers=[second], **how).result(),
+            "plain copy": _plain_copy_ms(client, second, held.nbytes),
+        }
+        rows += [{"repeat": repeat, "way": way, "bytes": held.nbytes, "ms": ms} for way, ms in ways.items()]
+    frame = pd.DataFrame(rows)
+    return frame[frame.repeat >= 0].reset_index(drop=True)
+
+
+def _capture(source: str, tokens: np.ndarray) -> Any:
+    from distributed import get_worker
+
+    from swarmkv_lab.cluster.job import Held
+
+    with RESIDENT.lock:
+        snapshot = prefill(RESIDENT.model(source, 0), tokens, progress=False)
+        RESIDENT.hold("measured", snapshot)
+    return Held("measured", len(tokens), snapshot.nbytes, (get_worker().address,))
+
+
+def _fetched_ms(source: str, held: Any) -> float:
+    from swarmkv_lab.cluster.dask import DaskLink
+
+    with RESIDENT.lock:
+        model = RESIDENT.model(source, 0)
+        with model.open_context(ContextSettings(n_ctx=held.n_tokens)) as ctx:
+            start = time.perf_counter()
+            snapshot = DaskLink("", 0).fetch(held)
+            if snapshot is None:
+                raise SwarmKVError("the other worker did not send its snapshot")
+            snapshot.restore(ctx)
+            return 1e3 * (time.perf_counter() - start)
+
+
+def _plain_copy_ms(client: Any, worker: str, n_bytes: int) -> float:
+    """So many bytes of this process to a worker, by a socket on loopback."""
+    data = np.ones(n_bytes, np.uint8)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send() -> None:
+            there, _ = server.accept()
+            with there:
+                there.sendall(data.data)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        ms: float = client.submit(_received_ms, server.getsockname()[1], n_bytes, workers=[worker], pure=False).result()
+        sender.join()
+    return ms
+
+
+def _received_ms(port: int, n_bytes: int) -> float:
+    start = time.perf_counter()
+    data = np.empty(n_bytes, np.uint8)
+    room = data.data
+    with socket.create_connection(("127.0.0.1", port)) as there:
+        while len(room) and (n := there.recv_into(room)):
+            room = room[n:]
+    return 1e3 * (time.perf_counter() - start)
