@@ -94,19 +94,25 @@ def serve(
     return machine[order], start[order], which[order]
 
 
-def crossing(simulated: pd.DataFrame, way: str, other: str, metric: str = "first_p50_s") -> int | None:
-    """The number of machines from which on ``way`` is slower than ``other``, of those simulated; None if it never is.
+def crossing(simulated: pd.DataFrame, way: str, other: str, metric: str = "first_p50_s") -> float | None:
+    """The number of machines from which on ``way`` is slower than ``other``; None if it is not, with most machines.
 
-    simulated: frames of ``simulate_cluster`` for several n_machines, one under another.
+    Between the two numbers of machines that were simulated around it, the ratio of both is taken to be a power of the
+    number. simulated: frames of ``simulate_cluster`` for several n_machines, one under another.
     """
     if missing := {way, other} - set(simulated.way):
-        raise SwarmKVError(
-            f"{', '.join(sorted(missing))} was not simulated: there are {', '.join(simulated.way.unique())}"
-        )
+        known = ", ".join(simulated.way.unique())
+        raise SwarmKVError(f"{', '.join(sorted(missing))} was not simulated, but {known}")
     by_way = simulated.pivot(index="n_machines", columns="way", values=metric).sort_index()
-    faster = by_way.index[by_way[way] <= by_way[other]]
-    slower = by_way.index[by_way.index > faster.max()] if len(faster) else by_way.index
-    return int(slower[0]) if len(slower) else None
+    slower = np.log(by_way[way] / by_way[other]).to_numpy()
+    machines = by_way.index.to_numpy(float)
+    if slower[-1] <= 0:
+        return None
+    before = np.flatnonzero(slower <= 0)
+    if not len(before):
+        return float(machines[0])
+    around = slice(before[-1], before[-1] + 2)
+    return float(np.exp(np.interp(0, slower[around], np.log(machines[around]))))
 
 
 def _drawn_from(service: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
