@@ -33,6 +33,7 @@ from .llama.loading import load_model as load_model, model_path as model_path, r
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench
+from .measure.codecs import codecs as codecs
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
 from .measure.formats import weight_formats as weight_formats
 from .measure.grid import race as race, sweep as sweep
