@@ -12,8 +12,11 @@ from .analysis.divergence import kl_divergence as kl_divergence
 from .analysis.measurements import caption as caption, measurements as measurements
 from .analysis.quality import accuracy as accuracy, differences as differences
 from .analysis.questions import Question as Question, load_questions as load_questions
+from .analysis.queueing import service_times as service_times, simulate_cluster as simulate_cluster
 from .analysis.roofline import roofline as roofline
 from .analysis.score import score as score
+from .analysis.shipping import Document as Document, Link as Link, break_even_bandwidth as break_even_bandwidth
+from .analysis.shipping import shipping as shipping
 from .analysis.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
@@ -31,6 +34,7 @@ from .llama.loading import load_model as load_model, model_path as model_path, r
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .measure.bench import bench as bench
+from .measure.codecs import codecs as codecs
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
 from .measure.formats import weight_formats as weight_formats
 from .measure.grid import race as race

@@ -87,6 +87,8 @@ def calls(twin: lab.Model, folder: Path) -> list:
     run = lab.fan_out(twin, tokens, [[1]], max_tokens=1)
     spec = folder / "spec.toml"
     spec.write_text("document = 'article'\n[agents.a]\nprompt = 'Who?'\n", encoding="utf-8")
+    link, cached = lab.Link(1e8, 1e-3), lab.Document(1 << 20, 1.0, 0.1)
+    service = pd.DataFrame({"first_s": [0.1, 0.2], "rest_s": [0.3, 0.1]})
     how = {"n_ctx": 512, "kv_type": "f16", "flash_attn": "auto", "n_batch": 512, "n_threads": 1, "swa_full": False}
     many = {"n_seq_max": 4, "kv_unified": True, "n_threads_batch": 1}
 
@@ -200,6 +202,17 @@ def calls(twin: lab.Model, folder: Path) -> list:
         (cost.speedup, {"depths": [300], "n_agents": [2], "strategy": "shared"}),
         (cost.bound, {"depths": [300], "n_agents": [2]}),
         (cost.break_even, {"strategy": "shared", "n_agents": 2, "deepest": 4096}),
+        (lab.Link, {"bytes_per_s": 1e8, "latency_s": 0.1}),
+        (lab.Document, {"nbytes": 100, "prefill_s": 1.0, "restore_s": 0.1}),
+        (lab.Document.of, {"model": "qwen2.5-7b", "n_tokens": 300, "prefill": 800, "kv_type": "f16", "restore_s": 0.1}),
+        (lab.break_even_bandwidth, {"model": shape, "n_tokens": 300, "prefill": cost, "kv_type": "q8_0"}),
+        (lab.shipping, {
+            "document": cached, "link": link, "n_machines": 9, "store_bytes_per_s": 1e9, "ways": ["star", "tree"],
+        }),
+        (lab.simulate_cluster, {
+            "document": cached, "link": link, "n_machines": 9, "n_agents": 90, "service": service, "ways": ["join"],
+            "warm": False, "store_bytes_per_s": 1e9, "seed": 1,
+        }),
         (lab.measurements, {"name": "reference"}),
         (lab.profile, {"name": "quick"}),
         (lab.kl_divergence, {"p_logits": np.zeros(4), "q_logits": np.ones(4)}),

@@ -10,6 +10,8 @@ import pandas as pd
 
 from swarmkv_lab.analysis.clock import corrected
 from swarmkv_lab.analysis.quality import read_study
+from swarmkv_lab.analysis.queueing import service_times
+from swarmkv_lab.analysis.shipping import Document
 from swarmkv_lab.analysis.summary import steady_rows
 from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
@@ -84,6 +86,16 @@ class Measurements:
     """the caption of its figure: each model, and where it answered"""
     review = _file("review.csv")
     """the result of measure.pipeline_bench.what_if"""
+    codecs = _file("codecs.csv")
+    """the result of measure.codecs.codecs"""
+    codecs_caption = _file("codecs.json", _caption)
+    """the caption of its figure"""
+    join = _file("join.csv")
+    """computing, loading and both at once, a row per bandwidth"""
+    join_caption = _file("join.json", _caption)
+    """the caption of its figure"""
+    races = _file("races.csv")
+    """who was first, shipping or computing, at a depth and a bandwidth: a row per race"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
     positions_caption = _file("positions.json", _caption)
@@ -96,6 +108,18 @@ class Measurements:
     def bench_runs(self) -> pd.DataFrame:
         """The runs behind the bench's medians, a row per run, their times corrected."""
         return corrected(steady_rows(self.bench["runs"]))
+
+    @cached_property
+    def service(self) -> pd.DataFrame:
+        """What each of the bench's agents took after a restore from a snapshot (pooled): see service_times."""
+        runs = [run for run in self.bench["runs"] if run["strategy"] == "pooled"]
+        return service_times(pd.DataFrame([agent for run in runs for agent in run["agents"]]))
+
+    @cached_property
+    def document(self) -> Document:
+        """The bench's document: the bytes of its snapshot, and what a prefill and a restore of it take."""
+        pooled = self.bench["summary"]["pooled"]
+        return Document(self.bench["restore"]["bytes"], pooled["prefill_ms"] / 1e3, pooled["activation_ms"] / 1e3)
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
@@ -115,6 +139,10 @@ class Measurements:
         naive = self.pipeline[self.pipeline.variant == BASELINE].groupby("repeat").end_to_end_ms.first().sort_values()
         median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
         return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file with this name."""
+        return (self.folder / name).is_file()
 
     @property
     def caption(self) -> str:

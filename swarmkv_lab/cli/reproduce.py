@@ -31,6 +31,9 @@ from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
 # The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.
 CLOCK = [*rounds([1024], [4], 12), *rounds([1024], [2, 8, 16], 2)]
 
+# Tokens after a snapshot whose predictions are compared with those after a copy that went through a codec.
+CONTINUATION = 256
+
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
 
@@ -59,6 +62,9 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
         _once(data / "positions.json", lambda: environment(model))
         if reference:
+            coded = tokens[: chosen.peers[0][0] + CONTINUATION]
+            _once(data / "codecs.csv", lambda: lab.codecs(model, coded, CONTINUATION))
+            _once(data / "codecs.json", lambda: environment(model, depth=len(coded), continuation=CONTINUATION))
             _once(data / "tuning.csv", lambda: _measure_tuning(model, tokens, chosen))
             clock = plan(model, tokens, CLOCK, ["naive", "shared"], max_tokens=chosen.max_tokens)
             sweep_rounds(clock, CLOCK, path=data / "clock.csv")

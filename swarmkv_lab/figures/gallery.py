@@ -8,10 +8,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
-from swarmkv_lab.analysis.costmodel import held_out
+from swarmkv_lab.analysis.article import PUBLISHED_PREFILL
+from swarmkv_lab.analysis.costmodel import CostModel, held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.score import score
+from swarmkv_lab.analysis.shipping import Link, break_even_table
 from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
+from swarmkv_lab.files import REFERENCE
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
@@ -23,6 +26,7 @@ class Exhibit:
     """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it.
 
     of_reference: drawn from the reference, as make reproduce does not measure it: few readers have built the peers.
+    needs: a file of the reference, without which there is no such figure yet.
     """
 
     name: str
@@ -30,9 +34,10 @@ class Exhibit:
     alt: str
     draw: Callable[[Measurements], Figure]
     of_reference: bool = False
+    needs: str = ""
 
 
-EXHIBITS = (
+_ALL = (
     Exhibit(
         "broadcast",
         "The idea: the document is prefilled once, and all agents use the result, as all phones receive one broadcast.",
@@ -206,6 +211,58 @@ EXHIBITS = (
         lambda m: figures.memory_held(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
+        "ship_or_recompute",
+        "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
+        "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill that the "
+        "cost model predicts for this machine, and Qwen2.5-7B with the prefill that the article published for a "
+        "GTX 1080, at the same tokens per second for every length.",
+        "Map with document length on the x axis and bandwidth on the y axis, both logarithmic. Two nearly flat lines, "
+        "the larger model's about ten times as high. Above them is the region where shipping is faster, below them the "
+        "region where computing again is faster. Dotted lines mark links of 100 megabits to 10 gigabits per second.",
+        lambda m: figures.ship_or_recompute(
+            break_even_table(
+                {"smollm2-135m": CostModel.fit(m.grid), "qwen2.5-7b": PUBLISHED_PREFILL},
+                [256, 512, 1024, 2048, 3501, 5000, 7000],
+            ),
+            m.races if m.has("races.csv") else None,
+            f"{m.grid_caption}; qwen2.5-7b: from the prefill that the article published",
+        ),
+        of_reference=True,
+    ),
+    Exhibit(
+        "arrivals_against_machines",
+        "Six ways to give one document's cache to many machines, over links of 1 Gbit per second and a store of 5 GB "
+        "per second that has it, or a machine that has it. Left: when the last machine has it. Right: half of the "
+        "agents, 100 per machine, have their first token. Ways and queue are predicted and simulated from measured "
+        "prefills, restores and answers.",
+        "Two panels with a line per way against 10 to 10,000 machines, logarithmic axes. Computing again is flat. The "
+        "star rises in proportion to the machines and crosses it early. The object store is flat until its bandwidth "
+        "is shared by too many readers, then it rises too. Joining stays below computing again. Trees stay low.",
+        lambda m: figures.arrivals_against_machines(m.document, Link(125e6, 1e-3), 5e9, m.service, caption=m.caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "join",
+        "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
+        "equally long, this takes half as long.",
+        "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
+        "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
+        lambda m: figures.join_race(m.document, m.join, m.join_caption),
+        of_reference=True,
+        needs="join.csv",
+    ),
+    Exhibit(
+        "codecs",
+        "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the predictions. "
+        "Right: the bandwidth below which compressing, sending and decompressing takes less time than sending the "
+        "bytes as they are, with one thread. A cache that is quantized from the start needs no codec.",
+        "Left, dots of KL divergence against bytes in percent: lossless codecs are at zero and near 100 percent, lossy "
+        "ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
+        lambda m: figures.codecs(m.codecs, m.codecs_caption),
+        of_reference=True,
+        needs="codecs.csv",
+    ),
+    Exhibit(
         "bytes_per_token",
         "KV cache per token of popular models. The kind of attention decides its size.",
         "Scatter plot of KiB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
@@ -247,6 +304,8 @@ EXHIBITS = (
         lambda m: figures.position_error(m.positions, m.positions_caption),
     ),
 )
+
+EXHIBITS = tuple(one for one in _ALL if not one.needs or (REFERENCE / one.needs).is_file())
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:
