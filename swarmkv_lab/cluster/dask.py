@@ -15,7 +15,7 @@ from distributed.comm import CommClosedError
 from distributed.protocol import to_serialize
 from distributed.utils import sync
 
-from swarmkv_lab.cluster.engines import Future, Gone, own_error
+from swarmkv_lab.cluster.engines import Broken, Future, Gone, own_error
 from swarmkv_lab.cluster.job import Held
 from swarmkv_lab.cluster.links import Link, NotWanted
 from swarmkv_lab.cluster.resident import RESIDENT
@@ -102,18 +102,13 @@ def serve(client: Client, uplink: float | None = None) -> None:
     _serving.add(client)
 
 
-async def _accept(kind: str, dask_worker: Worker) -> float:
-    await dask_worker.set_resources(**{kind: 1})
-    return time.time()
-
-
 def _from_folder(name: str) -> KVSnapshot | None:
     data = cached_bytes(name)
     return None if data is None else KVSnapshot.from_bytes(data)
 
 
 class DaskEngine:
-    """A Dask client's workers. One that dies costs what it was doing: Dask runs that again on another one."""
+    """A Dask client's workers. One that dies costs what it was doing, which another one does again."""
 
     def __init__(self, client: Client) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
@@ -130,7 +125,7 @@ class DaskEngine:
         if self._client.status != "running":
             self._lost_at = self._lost_at or time.monotonic()
             if self._client.status == "closed" or time.monotonic() - self._lost_at > _PATIENCE_S:
-                raise SwarmKVError(
+                raise Broken(
                     "the scheduler is gone: start it again, connect a new client, and run again (what was captured "
                     "is in the store)"
                 )
@@ -141,49 +136,33 @@ class DaskEngine:
         except (TimeoutError, OSError):  # it died just now
             return {}
 
-    def accept(self, worker: str, kind: str) -> float:
-        """Give a worker tasks of this kind; how many seconds its clock is ahead of ours."""
+    def ahead(self, worker: str) -> float:
+        """How many seconds a worker's clock is ahead of ours; 0 for what cannot be told from the way there and back."""
         before = time.time()
-        there = self._client.run(_accept, kind, workers=[worker], on_error="return")[worker]
+        there = self._client.run(time.time, workers=[worker], on_error="return")[worker]
         after = time.time()
         if isinstance(there, Exception):
             raise SwarmKVError(f"worker {worker} did not answer: {there!r}")
         ahead = there - (before + after) / 2
-        return ahead if abs(ahead) > (after - before) / 2 else 0.0  # what cannot be told from the way there
+        return ahead if abs(ahead) > (after - before) / 2 else 0.0
 
-    def submit(self, task: Callable[..., Any], *args: Any, worker: str = "", kind: str = "", key: str = "") -> Future:
-        """Run a task on a worker, or on any that takes this kind, one at a time."""
-        how: dict[str, Any] = {"workers": [worker]} if worker else {"resources": {kind: 1}}
+    def submit(self, task: Callable[..., Any], *args: Any, worker: str, key: str = "") -> Future:
+        """Run a task on a worker."""
         name = key or f"swarmkv-{task.__name__}-{uuid.uuid4().hex}"
-        future = self._client.submit(task, self._link, *args, key=name, pure=False, **how)
+        future: Future = self._client.submit(task, self._link, *args, key=name, pure=False, workers=[worker])
         future.add_done_callback(self.inbox.put)
-        return future
-
-    def argument(self, future: Future) -> Any:
-        """Itself: when its result is lost with a worker, Dask computes it again."""
         return future
 
     def result(self, future: Any) -> Any:
         """What it has brought, which is still on its worker: when that has died, Dask would wait for another one."""
+        if future.status in ("cancelled", "lost", "pending"):
+            raise Gone("the task was lost with its worker")
         try:
             return future.result(timeout=_PATIENCE_S / 4)
-        except (TimeoutError, asyncio.CancelledError, CancelledError) as error:
+        except (TimeoutError, asyncio.CancelledError, CancelledError, KilledWorker) as error:
             raise Gone("the result was lost with the worker that had it") from error
-
-    def killed(self, future: Any) -> bool:
-        """Whether it was with too many workers that died. Dask counts also those that waited there for their turn."""
-        return bool(future.status == "error" and isinstance(future.exception(), KilledWorker))
-
-    def failure(self, future: Any) -> SwarmKVError | None:
-        """Why a done future has no result."""
-        if future.status == "finished":
-            return None
-        if future.status in ("cancelled", "lost"):
-            return SwarmKVError("the task was cancelled, or lost with the scheduler")
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            return SwarmKVError(f"it ended each worker that tried it, the last one being {error.last_worker.address}")
-        return own_error(error)
+        except Exception as error:
+            raise own_error(error) from error
 
     def cancel(self, futures: Iterable[Any]) -> None:
         """End them: a worker looks before each llama_decode whether its task is still wanted."""

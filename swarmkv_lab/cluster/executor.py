@@ -3,13 +3,13 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, wait
+from concurrent.futures import BrokenExecutor, Executor, wait
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from swarmkv_lab.cluster.engines import Future, own_error
+from swarmkv_lab.cluster.engines import Broken, Future, own_error
 from swarmkv_lab.cluster.links import Link
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
@@ -29,11 +29,11 @@ class ExecutorEngine:
         """One name for all of its processes."""
         return {"pool": self._n}
 
-    def accept(self, worker: str, kind: str) -> float:
+    def ahead(self, worker: str) -> float:
         """There is one clock."""
         return 0.0
 
-    def submit(self, task: Callable[..., Any], *args: Any, worker: str = "", kind: str = "", key: str = "") -> Future:
+    def submit(self, task: Callable[..., Any], *args: Any, worker: str, key: str = "") -> Future:
         """Run a task in whatever process is free."""
         try:
             future = self._executor.submit(task, self._link, *args)
@@ -42,30 +42,17 @@ class ExecutorEngine:
         future.add_done_callback(self.inbox.put)
         return future
 
-    def argument(self, future: Future) -> Any:
-        """Its result."""
-        return future.result()
-
-    def result(self, future: Future) -> Any:
-        """What it has brought."""
-        return future.result()
-
-    def killed(self, future: Future) -> bool:
-        """Never: failure raises then."""
-        return False
-
-    def failure(self, future: Future) -> SwarmKVError | None:
-        """Why a done future has no result."""
+    def result(self, future: Any) -> Any:
+        """What it has brought. Raises its error; and SwarmKVError where a process has died."""
         try:
-            error = future.exception()
-        except CancelledError:
-            return SwarmKVError("the task was cancelled")
-        if isinstance(error, BrokenExecutor):
-            raise SwarmKVError(
+            return future.result()
+        except BrokenExecutor as error:
+            raise Broken(
                 f"a process of the pool died, and the pool with it ({error}): what was answered until then is in the "
                 "run that the callback is given; on a Dask cluster the others go on"
             ) from error
-        return own_error(error)
+        except Exception as error:
+            raise own_error(error) from error
 
     def cancel(self, futures: Iterable[Any]) -> None:
         """What has not begun does not begin; what runs sees the file, and is waited for."""

@@ -53,7 +53,7 @@ class ClusterRun(Outcome):
     @property
     def workers(self) -> pd.DataFrame:
         """A row per worker: worker, process, n_threads, agents answered, model_loads, joined_ms, gone_ms, refused."""
-        return self.coordinator.workers()
+        return self.coordinator.crew.table()
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -110,26 +110,26 @@ def fan_out(
     source, known = _source(model_source)
     prefix = np.ascontiguousarray(tokens, np.int32) if len(tokens) else np.empty(0, np.int32)
     with opened(client) as engine:
-        crew = Coordinator(engine, recorder, exact=exact)
-        standing = crew.gather(source, n_gpu_layers, known)
+        coordinator = Coordinator(engine, recorder, exact=exact)
+        standing = coordinator.crew.gather(source, n_gpu_layers, known)
         asked = ContextSettings.of(n_ctx=n_ctx, **settings)
         job = Job(source, n_gpu_layers, standing, prefix, chosen.name, asked, None if store is None else str(store))
-        ((_, job),) = crew.each(tasks.prepare, [(job, agents, max_tokens, together)])
+        ((_, job),) = coordinator.crew.each(tasks.prepare, [(job, agents, max_tokens, together)])
         branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in job.prompts.items()]
         schedule = Schedule(branches, tolerant=True)
-        run = ClusterRun(schedule, chosen.name, chosen.packs, recorder, job, crew)
+        run = ClusterRun(schedule, chosen.name, chosen.packs, recorder, job, coordinator)
         total = max_tokens * len(branches)
         with tqdm(total=total, unit="token", desc=chosen.name, disable=None if progress else True) as bar:
 
             def changed() -> None:
-                ended = sum(branch.name in crew.texts or branch.error is not None for branch in branches)
+                ended = sum(branch.name in coordinator.texts or branch.error is not None for branch in branches)
                 bar.set_postfix_str(f"{ended} of {len(branches)} agents", refresh=False)
-                told = sum(max_tokens if b.name in crew.texts else len(b.tokens) for b in branches)
+                told = sum(max_tokens if b.name in coordinator.texts else len(b.tokens) for b in branches)
                 bar.update(told - bar.n)
                 if callback:
                     callback(run)
 
-            crew.run(job, schedule, run.prefix_lane, together=together, on_token=on_token, changed=changed)
+            coordinator.run(job, schedule, run.prefix_lane, together=together, on_token=on_token, changed=changed)
     return run
 
 
@@ -139,17 +139,17 @@ def on(client: Any, strategy: str | Strategy) -> Strategy:
 
     def answer(run: Run) -> None:
         with opened(client) as engine:
-            crew = Coordinator(engine, run.recorder)
+            coordinator = Coordinator(engine, run.recorder)
             n_gpu_layers = -1 if run.model.on_gpu else 0
             source = str(run.model.path)
-            standing = crew.gather(source, n_gpu_layers, run.model.content_hash)
+            standing = coordinator.crew.gather(source, n_gpu_layers, run.model.content_hash)
             job = Job(source, n_gpu_layers, standing, run.tokens, chosen.name, run.settings, None)
 
             def changed() -> None:
                 if run.callback:
                     run.callback(run)
 
-            crew.run(job, run.schedule, run.prefix_lane, on_token=run.on_token, changed=changed)
+            coordinator.run(job, run.schedule, run.prefix_lane, on_token=run.on_token, changed=changed)
 
     return replace(chosen, answer=answer, threaded=False)
 

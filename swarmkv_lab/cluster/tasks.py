@@ -70,19 +70,16 @@ def sized(
     return budget(model, chosen, n_tokens, {name: lengths[name] for name in largest}, max_tokens, settings)
 
 
-def capture(link: Link, job: Job, n_tokens: int, before: Done | None = None) -> Done:
-    """Have the document's first n_tokens in this process and in the store: found there, or prefilled.
-
-    before: the capture of a shorter part, which comes first.
-    """
+def capture(link: Link, job: Job, n_tokens: int) -> Done:
+    """Have the document's first n_tokens in this process and in the store: found there, or prefilled."""
     with _working(link, job) as work:
         snapshot = _document(work, n_tokens, None)
         held = Held(RESIDENT.document[0], n_tokens, snapshot.nbytes, (link.address(),))
     return work.done(held=held)
 
 
-def answer(link: Link, job: Job, captured: Done | None, branches: Sequence[Branch]) -> Done:
-    """The answers of agents that wait for nothing but the document, by the job's strategy. captured: with what.
+def answer(link: Link, job: Job, held: Held | None, branches: Sequence[Branch]) -> Done:
+    """The answers of agents that wait for nothing but the document, by the job's strategy. held: who has it.
 
     An agent's failure is in its branch; the others' answers are whole.
     """
@@ -91,7 +88,6 @@ def answer(link: Link, job: Job, captured: Done | None, branches: Sequence[Branc
     by_name = {branch.name: branch for branch in branches}
     with _working(link, job) as work:
         link.post("begin", list(by_name))
-        held = captured.held if captured else None
         run = ResidentRun(
             work.model,
             job.tokens[:n_tokens],

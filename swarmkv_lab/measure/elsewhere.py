@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from swarmkv_lab.cluster.clients import opened
-from swarmkv_lab.cluster.coordinator import Coordinator
+from swarmkv_lab.cluster.crew import Crew
 from swarmkv_lab.cluster.links import Link
 from swarmkv_lab.cluster.resident import RESIDENT
 from swarmkv_lab.errors import SwarmKVError
@@ -46,7 +46,7 @@ class _Asked:
 class Elsewhere:
     """Workers that are alike. ``environment``: theirs, as provenance.environment describes it."""
 
-    def __init__(self, crew: Coordinator, asked: _Asked) -> None:
+    def __init__(self, crew: Crew, asked: _Asked) -> None:
         self._crew, self._asked = crew, asked
         (_, self.environment), *_ = crew.each(_describe, [(asked,)])
 
@@ -71,7 +71,7 @@ def elsewhere(client: Any, plan: Plan) -> Iterator[Elsewhere]:
         plan.max_tokens, plan.sampling, plan.settings,
     )  # fmt: skip
     with opened(client) as engine:
-        crew = Coordinator(engine, Recorder(), alike=True)
+        crew = Crew(engine, Recorder(), alike=True)
         crew.gather(asked.source, n_gpu_layers, plan.model.content_hash)
         yield Elsewhere(crew, asked)
 
