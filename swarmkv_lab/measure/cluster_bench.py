@@ -88,10 +88,12 @@ def transfer(client: Any, model: Model, tokens: np.ndarray, *, repeats: int = 5)
     client: of a Dask cluster with two workers. Returns a row per repeat and way ("verified and restored", "plain
     copy"): bytes, ms. Both are timed in the second worker.
     """
+    from swarmkv_lab.measure.links import capture
+
     first, second = list(client.nthreads())[:2]
     source = str(model.path)
     how = {"pure": False}
-    held = client.submit(_capture, source, tokens, workers=[first], **how).result()
+    held = client.submit(capture, source, tokens, workers=[first], **how).result()
     rows = []
     for repeat in range(-1, repeats):
         ways = {
@@ -101,17 +103,6 @@ def transfer(client: Any, model: Model, tokens: np.ndarray, *, repeats: int = 5)
         rows += [{"repeat": repeat, "way": way, "bytes": held.nbytes, "ms": ms} for way, ms in ways.items()]
     frame = pd.DataFrame(rows)
     return frame[frame.repeat >= 0].reset_index(drop=True)
-
-
-def _capture(source: str, tokens: np.ndarray) -> Any:
-    from distributed import get_worker
-
-    from swarmkv_lab.cluster.job import Held
-
-    with RESIDENT.lock:
-        snapshot = prefill(RESIDENT.model(source, 0), tokens, progress=False)
-        RESIDENT.hold("measured", snapshot)
-    return Held("measured", len(tokens), snapshot.nbytes, (get_worker().address,))
 
 
 def _fetched_ms(source: str, held: Any) -> float:
