@@ -605,7 +605,7 @@ def test_a_twin_that_is_damaged_is_written_again(monkeypatch, tmp_path, content)
 def test_every_twin_is_known_again(monkeypatch, tmp_path):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
     for shape in SHAPES.values():
-        assert twins._is_twin(lab.twin(shape), shape)
+        assert twins.is_twin(lab.twin(shape), shape)
 
 
 @pytest.mark.parametrize("what", ["twin", "model"])
