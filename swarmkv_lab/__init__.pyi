@@ -33,6 +33,7 @@ from .llama.guard import LlamaGuard as LlamaGuard
 from .llama.loading import load_model as load_model, model_path as model_path, requantize as requantize
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
+from .measure.across import across_devices as across_devices
 from .measure.bench import bench as bench
 from .measure.codecs import codecs as codecs
 from .measure.fidelity import kv_type_fidelity as kv_type_fidelity
@@ -49,6 +50,7 @@ from .measure.sweep import sweep as sweep
 from .measure.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
 from .measure.windows import window_difference as window_difference
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry
+from .sizing.full_size import full_size_twin as full_size_twin
 from .sizing.geometry import KVGeometry as KVGeometry
 from .sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .sizing.twins import twin as twin

@@ -10,7 +10,7 @@ from swarmkv_lab.analysis.summary import share_of_bound
 from swarmkv_lab.fanout import recorder
 from swarmkv_lab.fanout.report import metrics, metrics_in_beats
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.metronome import Metronome, metronome
 
 
 def test_beats_of_a_steady_machine():
@@ -104,6 +104,19 @@ def test_a_metronome_leaves_nothing_behind_and_no_trace(twin, document, question
     with pytest.raises(lab.SwarmKVError, match="closed"):
         beat()
     assert contexts >= 1
+
+
+def test_on_a_gpu_times_in_beats_are_the_times_as_measured(twin, document, monkeypatch):
+    """A beat between two decodes would wait for the first one, off the run's clock."""
+    monkeypatch.setattr(twin, "on_gpu", True)
+    contexts = len(twin._contexts)
+    with metronome(twin, 64) as beat:
+        assert (beat(), len(twin._contexts)) == (1.0, contexts)
+    how = {"agents": [[1, 2], [3]], "max_tokens": 2, "progress": False}
+    frame = lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, **how)
+    for name in [name for name in frame if name.endswith("_ms") and name != "beat_ms"]:
+        np.testing.assert_allclose(frame[name.replace("_ms", "_beats")], frame[name])
+    assert corrected(frame).end_to_end_ms.to_numpy() == pytest.approx(frame.end_to_end_ms.to_numpy())
 
 
 def test_the_share_of_the_bound_by_hand():

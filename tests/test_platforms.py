@@ -605,7 +605,7 @@ def test_a_twin_that_is_damaged_is_written_again(monkeypatch, tmp_path, content)
 def test_every_twin_is_known_again(monkeypatch, tmp_path):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
     for shape in SHAPES.values():
-        assert twins._is_twin(lab.twin(shape), shape)
+        assert twins.is_twin(lab.twin(shape), shape)
 
 
 @pytest.mark.parametrize("what", ["twin", "model"])
@@ -678,7 +678,7 @@ def test_the_workflow_does_what_the_readme_says_on_three_systems():
 def test_the_lab_works_without_what_windows_lacks(tmp_path):
     """A fresh process without fcntl, resource, fork, affinity and Unix' signals imports and runs everything."""
     code = (
-        "import os, signal, sys, nbclient, platformdirs, psutil\n"  # which know their systems themselves
+        "import os, signal, sys, distributed, nbclient, platformdirs, psutil\n"  # which know their systems themselves
         "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n    sys.modules[name] = None\n"
         "for name in ('fork', 'sched_getaffinity', 'getuid', 'geteuid', 'mkfifo', 'O_NONBLOCK'):\n"
         "    hasattr(os, name) and delattr(os, name)\n"

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli import answers, cluster, snapshots
+from swarmkv_lab.cli.gpu import SUBJECTS, measure_gpu
 from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, several_weights
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.files import as_json, replacing
+from swarmkv_lab.files import DATA, as_json, replacing
 from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.measure.work_times import opened
 
@@ -148,6 +149,10 @@ def _reproduce(args: argparse.Namespace) -> None:
     reproduce(args.profile, reference=args.reference)
 
 
+def _gpu(args: argparse.Namespace) -> None:
+    measure_gpu(args.names or SUBJECTS, args.out)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="swarmkv-lab", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -187,4 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     one = add_command(commands, "reproduce", "run the article's experiment, the figures and the notebooks", _reproduce)
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
+
+    about = "for maintainers: the article's experiment on a GPU; a limit: timeout -s INT 300 swarmkv-lab gpu"
+    one = add_command(commands, "gpu", about, _gpu)
+    one.add_argument("names", nargs="*", metavar="NAME", help=f"by default all of {', '.join(SUBJECTS)}")
+    one.add_argument("--out", type=Path, default=DATA / "gpu", help="folder for the measurements")
     return parser

@@ -1,7 +1,5 @@
 """reproduce: run the article's experiment on this machine, draw the figures and execute every notebook."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ from swarmkv_lab.analysis.summary import bench_text
 from swarmkv_lab.cli.notebooks import execute
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import gallery
-from swarmkv_lab.files import REFERENCE, ROOT, RUNS, as_json, replacing
+from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.measure.grid import plan, rounds
+from swarmkv_lab.measure.kept import kept_bench, once
 from swarmkv_lab.measure.limits import fresh_memory
 from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.peer_bench import compare_peers
@@ -58,22 +57,22 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         tokens = model.tokenize(lab.load_document("dossier"))
         grid = plan(model, tokens, chosen.rounds, list(lab.STRATEGIES), max_tokens=chosen.max_tokens)
         sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
-        _once(data / "bench.json", lambda: _measure_bench(model, tokens, chosen, data))
-        _once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
-        _once(data / "positions.json", lambda: environment(model))
+        kept_bench(data, model, tokens, depth=chosen.depth, repeats=chosen.repeats, max_tokens=chosen.max_tokens)
+        once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
+        once(data / "positions.json", lambda: environment(model))
         if reference:
             coded = tokens[: chosen.peers[0][0] + CONTINUATION]
-            _once(data / "codecs.csv", lambda: lab.codecs(model, coded, CONTINUATION))
-            _once(data / "codecs.json", lambda: environment(model, depth=len(coded), continuation=CONTINUATION))
-            _once(data / "tuning.csv", lambda: _measure_tuning(model, tokens, chosen))
+            once(data / "codecs.csv", lambda: lab.codecs(model, coded, CONTINUATION))
+            once(data / "codecs.json", lambda: environment(model, depth=len(coded), continuation=CONTINUATION))
+            once(data / "tuning.csv", lambda: _measure_tuning(model, tokens, chosen))
             clock = plan(model, tokens, CLOCK, ["naive", "shared"], max_tokens=chosen.max_tokens)
             sweep_rounds(clock, CLOCK, path=data / "clock.csv")
             _measure_peers(model, tokens, chosen, data)
             prefix = tokens[: chosen.depth]
-            _once(data / "snapshot_file.json", lambda: _measure_memory(model, prefix))
-            _once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
-            _once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
-            _once(data / "review.csv", lambda: _measure_answers(data))
+            once(data / "snapshot_file.json", lambda: _measure_memory(model, prefix))
+            once(data / "pipeline.json", lambda: _measure_pipeline(model, chosen, data))
+            once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
+            once(data / "review.csv", lambda: _measure_answers(data))
     measured = Measurements(data)
     gallery.draw(measured, ROOT / "figures")
 
@@ -88,39 +87,6 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     )
     print(lab.article_table(measured.bench).to_string())
     print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
-
-
-def _once(path: Path, measured: Callable[[], pd.DataFrame | dict[str, Any]]) -> None:
-    """Measure and write a file, unless it is there."""
-    if path.exists():
-        print(f"keeping {path.relative_to(ROOT)}; remove it to measure it again", file=sys.stderr)
-        return
-    what = measured()
-    text = what.to_csv(index=False) if isinstance(what, pd.DataFrame) else as_json(what, indent=1) + "\n"
-    with replacing(path) as file:  # half a file would be kept the next time
-        file.write(text.encode())
-
-
-def _measure_bench(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> dict[str, Any]:
-    """The article's experiment: two agents at the profile's depth. The JSON is written last, as a sign of the end."""
-    report, runs = lab.bench(
-        model,
-        tokens,
-        depth=chosen.depth,
-        n_agents=2,
-        strategies=list(lab.STRATEGIES),
-        repeats=chosen.repeats,
-        max_retries=chosen.repeats,
-        max_tokens=chosen.max_tokens,
-    )
-    turns = [runs[i : i + len(lab.STRATEGIES)] for i in range(0, len(runs), len(lab.STRATEGIES))]
-    turns.sort(key=lambda turn: turn[0].metrics["end_to_end_ms"])
-    median = [run.timeline.assign(strategy=run.strategy) for run in turns[(len(turns) - 1) // 2]]
-    pd.concat(median).to_csv(data / "timelines.csv", index=False)
-    pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(data / "bench.csv", index=False)
-    if report["restore"] is None:  # bench was interrupted: it returns what it has measured
-        raise KeyboardInterrupt
-    return report
 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
@@ -139,10 +105,10 @@ def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: 
             flash_attn=tuned["flash_attn"] if depth == chosen.depth else "auto",
         )
     shallow, deep = (tokens[:depth] for depth, _ in (chosen.peers[0], chosen.peers[-1]))
-    _once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
-    _once(data / "yardsticks.json", lambda: environment(model))
-    _once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
-    _once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
+    once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
+    once(data / "yardsticks.json", lambda: environment(model))
+    once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
+    once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
 
 
 def _measure_memory(model: lab.Model, prefix: np.ndarray) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.requantize import COMMON_FORMATS
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.fidelity import predictions
-from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.metronome import metronome
 from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, opened, time_work
 from swarmkv_lab.sizing.work import decode_work
 from swarmkv_lab.snapshot.prefill import prefill_into
@@ -56,7 +56,7 @@ def weight_formats(
         if not 0 < continuation < len(tokens):
             raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
         paths = in_formats(source, formats, progress=progress)
-        beat = stack.enter_context(Metronome(source, len(tokens), how))
+        beat = stack.enter_context(metronome(source, len(tokens), how))
         bar = stack.enter_context(tqdm(total=(repeats + 1) * len(paths), desc="formats", disable=not progress))
         rounds: list[dict[str, Any]] = []
         try:

@@ -19,7 +19,7 @@ from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.metronome import metronome
 from swarmkv_lab.measure.runlog import Round, RunLog
 
 # On the default model, attention doubles the prefill time of a token at about this depth in tokens. Only the progress
@@ -130,14 +130,13 @@ def measure(
         disable=None if progress else True,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
     )  # fmt: skip
-    beats: dict[int, Metronome] = {}
+    beats: dict[int, Callable[[], float]] = {}
     with bar, ExitStack() as metronomes:
         for this in rounds:
             left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
             reference = _kept_reference(plan, this, log) if left else None
             if left and this.depth not in beats:
-                metronome = Metronome(plan.model, this.depth, plan.settings)
-                beats[this.depth] = metronomes.enter_context(metronome)
+                beats[this.depth] = metronomes.enter_context(metronome(plan.model, this.depth, plan.settings))
             for strategy in left:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
                 run = plan.run(strategy, this.depth, this.n_agents, beat=beats[this.depth])

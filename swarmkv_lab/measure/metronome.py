@@ -1,6 +1,8 @@
 """Metronome: a fixed piece of llama.cpp's work, timed whenever it is asked: how fast the machine is just now."""
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 
 import numpy as np
@@ -52,3 +54,16 @@ class Metronome:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self._ctx.close()
+
+
+def metronome(
+    model: Model,
+    depth: int,
+    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
+) -> AbstractContextManager[Callable[[], float]]:
+    """A Metronome, for a ``with`` block. On a GPU its beat is 1 ms: times in beats are then the times as measured.
+
+    There llama_decode returns before the work is done. A beat between two decodes would wait for the first of them, off
+    the clock of the run that it belongs to.
+    """
+    return nullcontext(lambda: 1.0) if model.on_gpu else Metronome(model, depth, settings)

@@ -21,6 +21,7 @@ def main(n_threads: int, n_rows: int, n_bytes: int) -> dict[str, Any]:
     found: dict[str, Any] = {"n_threads": n_threads, "gflops": {"numpy float32": _numpy(n_rows)}}
     if find_spec("torch"):
         found["gflops"] |= _torch(n_threads, n_rows)
+        found |= _gpu(n_bytes)
     return found | {"memory_gb_per_s": _memory(n_threads, n_bytes), "blas": _blas()}
 
 
@@ -40,6 +41,32 @@ def _torch(n_threads: int, n: int) -> dict[str, float]:
         with torch.inference_mode():
             found[f"torch {kind}"] = 2 * n**3 / _seconds(lambda a=a, b=b: torch.matmul(a, b)) / 1e9  # type: ignore[misc]
     return found
+
+
+def _gpu(n_bytes: int) -> dict[str, Any]:
+    """Of torch's GPU, if it has one: large products, copies in its memory (read and written), and to and from it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+
+    def seconds(call: Callable[[], Any]) -> float:
+        return _seconds(lambda: (call(), torch.cuda.synchronize()))
+
+    def gb_per_s(into: Any, source: Any) -> float:
+        return n_bytes / seconds(lambda: into.copy_(source, non_blocking=True)) / 1e9
+
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    there, also_there = (torch.ones(n_bytes, dtype=torch.uint8, device="cuda") for _ in range(2))
+    here = torch.ones(n_bytes, dtype=torch.uint8)
+    pinned = here.pin_memory()
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "gpu_gflops": {"torch bfloat16": 2 * 8192**3 / seconds(lambda: torch.matmul(a, a)) / 1e9},
+        "gpu_memory_gb_per_s": 2 * gb_per_s(also_there, there),
+        "to_gpu_gb_per_s": {"pinned": gb_per_s(there, pinned), "pageable": gb_per_s(there, here)},
+        "from_gpu_gb_per_s": {"pinned": gb_per_s(pinned, there), "pageable": gb_per_s(here, there)},
+    }
 
 
 def _memory(n_threads: int, n_bytes: int) -> float:

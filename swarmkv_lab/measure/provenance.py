@@ -4,11 +4,12 @@ import platform
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import psutil
 
-from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, processor
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, gpus, processor
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 
@@ -27,10 +28,10 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
         "cores": psutil.cpu_count(logical=False),
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
-        "gpu": model.on_gpu,
+        "gpu": ", ".join(device.description for device in gpus()) if model.on_gpu else False,
         "python": platform.python_version(),
         "llama_cpp": LLAMA_CPP_VERSION,
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES if find_spec(name)},  # a server may have no Jupyter
         "model": model.name,
         "model_hash": model.content_hash,
         "n_threads": settings.threads,

@@ -25,9 +25,11 @@ def peaks(n_threads: int | None = None, *, n_rows: int = 1536, n_bytes: int = 1 
 
     n_threads: by default as many as llama.cpp's. Keys: n_threads; gflops, 10^9 operations per second by kind ("numpy
     float32", and with torch installed "torch float32" and "torch bfloat16"); memory_gb_per_s, 10^9 bytes; blas, numpy's
-    BLAS and the kernel that it chose, None without threadpoolctl. It is what numpy and torch reach in this environment,
-    not what the processor could: OPENBLAS_CORETYPE, for one, can make numpy slow. llama.cpp multiplies quantized
-    weights in whole numbers, which can be faster than every kind here. Raises SwarmKVError if it cannot be measured.
+    BLAS and the kernel that it chose, None without threadpoolctl. Where torch finds a GPU also gpu, its name;
+    gpu_gflops; gpu_memory_gb_per_s; and to_gpu_gb_per_s and from_gpu_gb_per_s from and to the host's memory, by its
+    kind. It is what numpy and torch reach in this environment, not what the processor could: OPENBLAS_CORETYPE, for
+    one, can make numpy slow. llama.cpp multiplies quantized weights in whole numbers, which can be faster than every
+    kind here. Raises SwarmKVError if it cannot be measured.
     """
     n_threads = default_threads() if n_threads is None else whole_number("n_threads", n_threads, 1, 512)
     sizes = (n_threads, whole_number("n_rows", n_rows, 1, 1 << 15), whole_number("n_bytes", n_bytes, 4 * n_threads))

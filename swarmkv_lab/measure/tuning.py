@@ -13,7 +13,7 @@ from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.metronome import Metronome
+from swarmkv_lab.measure.metronome import metronome
 from swarmkv_lab.measure.work_times import BRANCH, STEPS, Times, median_beat, opened, time_work
 
 
@@ -42,7 +42,7 @@ def tune(
     times: dict[tuple[str, bool | str, int], list[Times]] = {}
     turns = list(product(flash_attn, n_threads))
     with (
-        Metronome(model, len(tokens), ContextSettings.of(**settings | {"n_threads": most})) as beat,
+        metronome(model, len(tokens), ContextSettings.of(**settings | {"n_threads": most})) as beat,
         tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar,
     ):
         for repeat, name in product(range(repeats + 1), paths):

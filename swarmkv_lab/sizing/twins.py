@@ -3,6 +3,7 @@
 import hashlib
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from gguf import GGUFWriter
@@ -11,7 +12,20 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import cache_folder, replacing
 from swarmkv_lab.sizing.geometry import KVGeometry
 
-N_EMBD, N_FF, N_VOCAB = 32, 32, 256
+
+class Sizes(NamedTuple):
+    """What a model's weights depend on beside its KV geometry; by default next to nothing."""
+
+    n_embd: int = 32
+    n_ff: int = 32
+    n_vocab: int = 256
+    n_head: int = 0
+    """query heads; 0: as many as KV heads"""
+    tied: bool = False
+    """whether the token embedding is the output matrix too"""
+
+
+_SMALL = Sizes()
 
 
 def twin(geometry: KVGeometry) -> Path:
@@ -21,13 +35,13 @@ def twin(geometry: KVGeometry) -> Path:
     ids are 0 to 255; there is no vocabulary. Raises SwarmKVError for geometries that no twin can have.
     """
     path = cache_folder("twins") / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
-    if not _is_twin(path, geometry):
+    if not is_twin(path, geometry):
         with replacing(path) as fresh:
             write_twin(Path(fresh.name), geometry)
     return path
 
 
-def _is_twin(path: Path, geometry: KVGeometry) -> bool:
+def is_twin(path: Path, geometry: KVGeometry) -> bool:
     """Whether a file's header says what the geometry says: not if it is missing, damaged or something else."""
     try:
         return KVGeometry.from_gguf(path) == geometry
@@ -37,20 +51,24 @@ def _is_twin(path: Path, geometry: KVGeometry) -> bool:
 
 def write_twin(path: Path, geometry: KVGeometry) -> Path:
     """Write the twin of a geometry to a path, and return the path. Raises SwarmKVError as ``twin``."""
-    if len(set(geometry.heads)) > 1:
-        raise SwarmKVError("a twin needs the same number of KV heads in every layer")
-    if geometry.head_dim_k % 2:
-        raise SwarmKVError(f"a head of {geometry.head_dim_k} dimensions has no twin: RoPE rotates pairs of dimensions")
-    _Writer(path, geometry).write()
+    Writer(path, geometry).write()
     return path
 
 
-class _Writer:
+class Writer:
     """Writes one GGUF, in an architecture that has the geometry's kind of cache in llama.cpp."""
 
-    def __init__(self, path: Path, geometry: KVGeometry) -> None:
+    def __init__(self, path: Path, geometry: KVGeometry, sizes: Sizes = _SMALL) -> None:
+        if len(set(geometry.heads)) > 1:
+            raise SwarmKVError("a twin needs the same number of KV heads in every layer")
+        if geometry.head_dim_k % 2:
+            raise SwarmKVError(
+                f"a head of {geometry.head_dim_k} dimensions has no twin: RoPE rotates pairs of dimensions"
+            )
         self.geometry = geometry
-        self.n_head = geometry.heads[0]
+        self.sizes = sizes
+        self.n_head_kv = geometry.heads[0]
+        self.n_head = sizes.n_head or self.n_head_kv
         self.rng = np.random.default_rng(0)
         alike = geometry.head_dim_k == geometry.head_dim_v
         if geometry.window and not alike:
@@ -59,31 +77,35 @@ class _Writer:
         self.gguf = GGUFWriter(path, self.arch)
 
     def write(self) -> None:
+        """Write the file."""
         self.metadata()
-        self.matrix("token_embd", N_VOCAB, N_EMBD)
-        self.matrix("output", N_VOCAB, N_EMBD)
-        self.norm("output_norm", N_EMBD)
+        n_embd, n_ff, n_vocab, *_ = self.sizes
+        self.matrix("token_embd", n_vocab, n_embd)
+        if not self.sizes.tied:
+            self.matrix("output", n_vocab, n_embd)
+        self.norm("output_norm", n_embd)
         for layer in (f"blk.{i}" for i in range(self.geometry.n_layer)):
-            self.norm(f"{layer}.attn_norm", N_EMBD)
+            self.norm(f"{layer}.attn_norm", n_embd)
             self.latent_attention(layer) if self.arch == "deepseek2" else self.attention(layer)
-            self.norm(f"{layer}.ffn_norm", N_EMBD)
-            self.matrix(f"{layer}.ffn_gate", N_FF, N_EMBD)
-            self.matrix(f"{layer}.ffn_up", N_FF, N_EMBD)
-            self.matrix(f"{layer}.ffn_down", N_EMBD, N_FF)
+            self.norm(f"{layer}.ffn_norm", n_embd)
+            self.matrix(f"{layer}.ffn_gate", n_ff, n_embd)
+            self.matrix(f"{layer}.ffn_up", n_ff, n_embd)
+            self.matrix(f"{layer}.ffn_down", n_embd, n_ff)
         with closing(self.gguf):
             self.gguf.write_header_to_file()
             self.gguf.write_kv_data_to_file()
             self.gguf.write_tensors_to_file()
 
     def metadata(self) -> None:
+        """What llama.cpp reads before the tensors."""
         gguf, geometry = self.gguf, self.geometry
         gguf.add_block_count(geometry.n_layer)
         gguf.add_context_length(geometry.n_ctx_train)
-        gguf.add_embedding_length(N_EMBD)
-        gguf.add_feed_forward_length(N_FF)
-        gguf.add_vocab_size(N_VOCAB)
+        gguf.add_embedding_length(self.sizes.n_embd)
+        gguf.add_feed_forward_length(self.sizes.n_ff)
+        gguf.add_vocab_size(self.sizes.n_vocab)
         gguf.add_head_count(self.n_head)
-        gguf.add_head_count_kv(self.n_head)
+        gguf.add_head_count_kv(self.n_head_kv)
         gguf.add_key_length(geometry.head_dim_k)
         gguf.add_value_length(geometry.head_dim_v or self.latent)
         gguf.add_layer_norm_rms_eps(1e-5)
@@ -94,7 +116,7 @@ class _Writer:
             gguf.add_array("gemma3.attention.sliding_window_pattern", list(geometry.swa))
         if self.arch == "deepseek2":
             gguf.add_leading_dense_block_count(geometry.n_layer)  # no experts
-            gguf.add_expert_feed_forward_length(N_FF)
+            gguf.add_expert_feed_forward_length(self.sizes.n_ff)
             gguf.add_expert_shared_count(0)
             gguf.add_q_lora_rank(0)
             gguf.add_kv_lora_rank(self.latent)
@@ -118,33 +140,37 @@ class _Writer:
         return 16 if self.geometry.head_dim_v else self.geometry.head_dim_k - self.n_rot
 
     def attention(self, layer: str) -> None:
-        keys, values = self.n_head * self.geometry.head_dim_k, self.n_head * self.geometry.head_dim_v
-        self.matrix(f"{layer}.attn_q", keys, N_EMBD)
-        self.matrix(f"{layer}.attn_k", keys, N_EMBD)
-        self.matrix(f"{layer}.attn_v", values, N_EMBD)
-        self.matrix(f"{layer}.attn_output", N_EMBD, values)
+        """The matrices of a layer whose cache holds keys and values."""
+        n_embd, dim_k, dim_v = self.sizes.n_embd, self.geometry.head_dim_k, self.geometry.head_dim_v
+        self.matrix(f"{layer}.attn_q", self.n_head * dim_k, n_embd)
+        self.matrix(f"{layer}.attn_k", self.n_head_kv * dim_k, n_embd)
+        self.matrix(f"{layer}.attn_v", self.n_head_kv * dim_v, n_embd)
+        self.matrix(f"{layer}.attn_output", n_embd, self.n_head * dim_v)
         if self.arch == "gemma3":
             self.norm(f"{layer}.attn_q_norm", self.geometry.head_dim_k)
             self.norm(f"{layer}.attn_k_norm", self.geometry.head_dim_k)
-            self.norm(f"{layer}.post_attention_norm", N_EMBD)
-            self.norm(f"{layer}.post_ffw_norm", N_EMBD)
+            self.norm(f"{layer}.post_attention_norm", n_embd)
+            self.norm(f"{layer}.post_ffw_norm", n_embd)
 
     def latent_attention(self, layer: str) -> None:
-        value = self.geometry.head_dim_v or self.n_nope
-        self.matrix(f"{layer}.attn_q", self.n_head * (self.n_nope + self.n_rot), N_EMBD)
-        self.matrix(f"{layer}.attn_kv_a_mqa", self.latent + self.n_rot, N_EMBD)
+        """Those of a layer whose cache holds latent vectors, or keys wider than values."""
+        n_embd, value = self.sizes.n_embd, self.geometry.head_dim_v or self.n_nope
+        self.matrix(f"{layer}.attn_q", self.n_head * (self.n_nope + self.n_rot), n_embd)
+        self.matrix(f"{layer}.attn_kv_a_mqa", self.latent + self.n_rot, n_embd)
         self.norm(f"{layer}.attn_kv_a_norm", self.latent)
         if self.geometry.head_dim_v:
             self.matrix(f"{layer}.attn_kv_b", self.n_head * (self.n_nope + value), self.latent)
         else:
             self.matrix(f"{layer}.attn_k_b", self.latent, self.n_nope, self.n_head)
             self.matrix(f"{layer}.attn_v_b", value, self.latent, self.n_head)
-        self.matrix(f"{layer}.attn_output", N_EMBD, self.n_head * value)
+        self.matrix(f"{layer}.attn_output", n_embd, self.n_head * value)
 
     def matrix(self, name: str, n_out: int, n_in: int, *heads: int) -> None:
+        """Random weights, float16."""
         # Scaled so that activations and attention scores stay near 1; so the logits depend on the earlier tokens.
         weights = self.rng.standard_normal((*heads, n_out, n_in), np.float32) / np.float32(np.sqrt(n_in))
         self.gguf.add_tensor(f"{name}.weight", weights.astype(np.float16))
 
     def norm(self, name: str, n: int) -> None:
+        """A norm that changes no scale."""
         self.gguf.add_tensor(f"{name}.weight", np.ones(n, np.float32))

@@ -1,0 +1,113 @@
+"""The command for a machine with a GPU, rehearsed on the processor; states that travel between devices."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+import swarmkv_lab as lab
+from swarmkv_lab.cli import gpu, main
+from swarmkv_lab.llama.api import Device
+from swarmkv_lab.measure import provenance
+from swarmkv_lab.measure.grid import rounds
+from swarmkv_lab.sizing.full_size import FULL_SIZES
+from swarmkv_lab.sizing.twins import Sizes
+
+CUDA = Device("CUDA0", "NVIDIA H200", 1, "CUDA")
+
+
+def test_without_a_gpu_the_command_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gpu, "gpus", list)
+    assert main(["gpu", "--out", str(tmp_path / "gpu")]) == 2
+    assert "llama.cpp finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "gpu").exists()
+
+
+def test_a_twin_is_measured_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(FULL_SIZES, "smollm2-135m", Sizes(n_embd=64, n_ff=64, n_head=9))
+    monkeypatch.setattr(gpu, "gpus", lambda: [CUDA])
+    monkeypatch.setattr(lab, "peaks", lambda: {"gpu": "none"})
+    how = {"depth": 40, "repeats": 1, "grid": rounds([20, 100_000], [2], 1), "across": 30}
+    gpu.measure_gpu(["smollm2-135m"], tmp_path, **how)
+    data = tmp_path / "smollm2-135m"
+    grid = pd.read_csv(data / "grid.csv")
+    assert set(grid.depth) == {20}  # the model was not trained for the other
+    assert sorted(grid.strategy) == sorted(lab.STRATEGIES)
+    assert (grid[~grid.packed].max_abs_logit_diff == 0).all()
+    snapshots = pd.read_csv(data / "snapshots.csv")
+    assert list(snapshots.tokens) == [30, 40, 160]
+    assert not snapshots.difference.any()
+    bench = json.loads((data / "bench.json").read_text())
+    assert bench["environment"]["model"] == "smollm2-135m-twin.Q8_0"
+    assert bench["environment"]["gpu"] is False
+    assert (tmp_path / "peaks.json").exists()
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*sv")}
+    gpu.measure_gpu(["smollm2-135m"], tmp_path, **how)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*sv")} == before
+
+
+def test_on_one_device_a_state_is_worth_the_same_wherever_it_comes_from(twin, document, question):
+    frame = lab.across_devices(twin.path, document, question)
+    assert list(zip(frame.prefill_on, frame.branch_on, strict=True)) == [
+        ("GPU", "GPU"), ("GPU", "CPU"), ("CPU", "GPU"), ("CPU", "CPU")
+    ]  # fmt: skip
+    assert (frame.max_abs_logit_diff == 0).all()  # this build has no GPU: both are the processor
+    assert frame.same_top.all()
+
+
+def test_provenance_names_the_gpu(twin, monkeypatch):
+    monkeypatch.setattr(twin, "on_gpu", True)
+    monkeypatch.setattr(provenance, "gpus", lambda: [CUDA, CUDA])
+    assert provenance.environment(twin)["gpu"] == "NVIDIA H200, NVIDIA H200"
+
+
+def test_provenance_names_the_packages_that_are_there(twin, monkeypatch):
+    monkeypatch.setattr(provenance, "find_spec", lambda name: None if name == "jupyterlab" else name)
+    assert set(provenance.environment(twin)["packages"]) == {"numpy", "pandas", "matplotlib", "ipywidgets"}
+    assert np.__version__ == provenance.environment(twin)["packages"]["numpy"]
+
+
+GPU = ROOT / "data/gpu"
+
+
+def test_what_was_measured_on_a_gpu_is_of_one_gpu():
+    found = [json.loads(path.read_text())["environment"] for path in GPU.glob("*/bench.json")]
+    found += [json.loads(path.read_text()) for path in GPU.glob("*/*.json") if path.name != "bench.json"]
+    assert len(found) == 9
+    assert {(one["gpu"], one["processor"]) for one in found} == {("NVIDIA H200", "Intel(R) Xeon(R) Processor")}
+
+
+@pytest.mark.parametrize("model", gpu.SUBJECTS)
+def test_on_the_gpu_bytes_are_the_formulas_and_bits_are_naives(model):
+    snapshots = pd.read_csv(GPU / model / "snapshots.csv")
+    shape = lab.geometry("smollm2-135m" if model == "default" else model)
+    assert list(snapshots.measured_bytes) == [shape.snapshot_bytes(n) for n in snapshots.tokens]
+    for runs in (pd.read_csv(GPU / model / "bench.csv"), pd.read_csv(GPU / model / "grid.csv")):
+        exact = runs[runs.strategy != "batched"]
+        assert set(exact.strategy) == set(lab.STRATEGIES) - {"batched"}
+        assert (exact.max_abs_logit_diff == 0).all()
+        assert exact.same_tokens.astype(bool).all()
+    across = pd.read_csv(GPU / model / "across.csv").set_index(["prefill_on", "branch_on"])
+    assert across.max_abs_logit_diff["GPU", "GPU"] == 0
+    others = across.drop(index=("GPU", "GPU"))
+    assert (others.max_abs_logit_diff > 0).all()  # another device rounds differently, wherever the prefill was
+    assert others.same_top.all()
+
+
+def test_what_the_readme_says_of_the_gpu_is_measured():
+    bench = pd.read_csv(GPU / "qwen2.5-7b/bench.csv").groupby("strategy").median(numeric_only=True)
+    naive, article = bench.loc["naive"], bench.loc["swarmkv"]
+    said = " ".join((ROOT / "README.md").read_text().split())
+    for sentence in (
+        f"takes {article.activation_ms:.0f} ms, {article.copy_ms:.0f} of them for the copy, "
+        f"{article.context_ms:.0f} for the context and {article.restore_ms:.0f} for the restore; "
+        f"`shared` takes {bench.activation_ms['shared']:.1f} ms",
+        f"two agents end {naive.end_to_end_ms / article.end_to_end_ms:.2f} times as early with `swarmkv`, and "
+        f"{naive.end_to_end_ms / bench.end_to_end_ms['shared']:.2f} times with `shared`",
+        f"a prefill of {naive.prefill_ms:.0f} ms",
+    ):
+        assert sentence in said, sentence
