@@ -338,7 +338,7 @@ def test_the_crossings_are_drawn():
 
 def test_the_join_figure_has_its_measured_points():
     document = lab.Document(80_000_000, 12.0)
-    points = pd.DataFrame({"bandwidth": [1e6, 1e7], "join_ms": [11e3, 5e3], "load_ms": [80e3, 8e3],
+    points = pd.DataFrame({"bandwidth": [1e6, 1e7], "bytes": 80_705_796, "join_ms": [11e3, 5e3], "load_ms": [80e3, 8e3],
                            "compute_ms": [12e3, 12e3]})  # fmt: skip
     bare, full = figures.join_race(document), figures.join_race(document, points)
     assert len(full.axes[0].collections) + len(full.axes[0].lines) > len(bare.axes[0].collections) + len(

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from swarmkv_lab.analysis.clock import corrected
@@ -94,8 +95,18 @@ class Measurements:
     """computing, loading and both at once, a row per bandwidth"""
     join_caption = _file("join.json", _caption)
     """the caption of its figure"""
-    races = _file("races.csv")
-    """who was first, shipping or computing, at a depth and a bandwidth: a row per race"""
+    cluster = _file("cluster.csv")
+    """the result of measure.cluster_bench.against_one_process"""
+    cluster_caption = _file("cluster.json", _caption)
+    """the caption of what was measured on a cluster of this machine"""
+    deaths = _file("deaths.csv")
+    """the result of measure.cluster_bench.deaths"""
+    transfer = _file("transfer.csv")
+    """the result of measure.cluster_bench.transfer"""
+    arrivals = _file("arrivals.csv")
+    """the result of measure.links.arrival_times"""
+    exactness = _file("exactness.csv")
+    """the result of measure.exactness.what_keeps_bits"""
     positions = _file("positions.csv")
     """the result of measure.positions.position_error"""
     positions_caption = _file("positions.json", _caption)
@@ -108,6 +119,17 @@ class Measurements:
     def bench_runs(self) -> pd.DataFrame:
         """The runs behind the bench's medians, a row per run, their times corrected."""
         return corrected(steady_rows(self.bench["runs"]))
+
+    @property
+    def races(self) -> pd.DataFrame:
+        """Who was first, loading or computing: columns depth, bytes_per_s, winner; a row per bandwidth and repeat."""
+        winner = np.where(self.join.load_ms < self.join.compute_ms, "ship", "recompute")
+        return pd.DataFrame({"depth": self.join.depth, "bytes_per_s": self.join.bandwidth, "winner": winner})
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Of the default model, where computing was raced against loading."""
+        return float(1e3 * (self.join.depth / self.join.compute_ms).median())
 
     @cached_property
     def service(self) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.article import PUBLISHED_PREFILL
-from swarmkv_lab.analysis.costmodel import CostModel, held_out
+from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.shipping import Link, break_even_table
@@ -213,21 +213,22 @@ _ALL = (
     Exhibit(
         "ship_or_recompute",
         "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
-        "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill that the "
-        "cost model predicts for this machine, and Qwen2.5-7B with the prefill that the article published for a "
-        "GTX 1080, at the same tokens per second for every length.",
+        "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill "
+        "that was measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, "
+        "both at the same tokens per second for every length.",
         "Map with document length on the x axis and bandwidth on the y axis, both logarithmic. Two nearly flat lines, "
         "the larger model's about ten times as high. Above them is the region where shipping is faster, below them the "
         "region where computing again is faster. Dotted lines mark links of 100 megabits to 10 gigabits per second.",
         lambda m: figures.ship_or_recompute(
             break_even_table(
-                {"smollm2-135m": CostModel.fit(m.grid), "qwen2.5-7b": PUBLISHED_PREFILL},
+                {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
                 [256, 512, 1024, 2048, 3501, 5000, 7000],
             ),
-            m.races if m.has("races.csv") else None,
-            f"{m.grid_caption}; qwen2.5-7b: from the prefill that the article published",
+            m.races,
+            f"{m.join_caption}; qwen2.5-7b: from the prefill that the article published",
         ),
         of_reference=True,
+        needs="join.csv",
     ),
     Exhibit(
         "arrivals_against_machines",

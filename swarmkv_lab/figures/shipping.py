@@ -148,13 +148,14 @@ def _mark(ax: Axes, n: float, text: str, down: int) -> None:
 def join_race(document: Document, points: pd.DataFrame | None = None, caption: str = "") -> Figure:
     """Time against bandwidth: computing alone, loading alone, and both at once with their bound t_c*t_l/(t_c + t_l).
 
-    points: measured, columns bandwidth (bytes per second), join_ms, load_ms, compute_ms; the curves are then drawn for
-    the median compute_ms, and otherwise for the document's prefill.
+    points: measured, columns bandwidth (bytes per second), bytes, join_ms, load_ms, compute_ms; the curves are then
+    drawn for these bytes and the median compute_ms, and otherwise for the document's.
     """
     bandwidth = np.geomspace(1e6, 1e9, 200)
     compute_s = document.prefill_s if points is None else float(points.compute_ms.median()) / 1e3
-    load_s = document.nbytes / bandwidth
-    even = document.nbytes / compute_s / 1e6
+    nbytes = document.nbytes if points is None else int(points.bytes.iloc[0])
+    load_s = nbytes / bandwidth
+    even = nbytes / compute_s / 1e6
     with sheet(4.2, caption) as figure:
         ax = figure.subplots()
         curves = {

@@ -82,14 +82,43 @@ def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any,
     return cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
 
 
+def deaths(model: Model, tokens: np.ndarray, agents: Any, *, repeats: int = 3, **how: Any) -> pd.DataFrame:
+    """Two workers, undisturbed and with a death in the middle, in turns, each time on a fresh cluster.
+
+    Columns repeat, depth, n_agents, undisturbed_ms, death_ms (end to end), and same: whether all answers are the same.
+    """
+    rows = []
+    for repeat in range(repeats):
+        with local_cluster(2) as client:
+            cluster.fan_out(client, model, tokens, agents, progress=False, **how)  # models are loaded, and the document
+            whole = cluster.fan_out(client, model, tokens, agents, progress=False, **how)
+            wounded = run_with_a_death(client, model, tokens, agents, **how)
+        died = int(wounded.workers.gone_ms.notna().sum())
+        if died != 1:
+            raise SwarmKVError(f"{died} workers died, and one should have")
+        rows.append(
+            {
+                "repeat": repeat,
+                "depth": len(tokens),
+                "n_agents": len(agents),
+                "undisturbed_ms": whole.metrics["end_to_end_ms"],
+                "death_ms": wounded.metrics["end_to_end_ms"],
+                "same": whole.answers == wounded.answers,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def transfer(client: Any, model: Model, tokens: np.ndarray, *, repeats: int = 5) -> pd.DataFrame:
     """A snapshot from one worker to another, verified and restored, against the plain copy of its bytes by a socket.
 
     client: of a Dask cluster with two workers. Returns a row per repeat and way ("verified and restored", "plain
     copy"): bytes, ms. Both are timed in the second worker.
     """
+    from swarmkv_lab.cluster.dask import serve
     from swarmkv_lab.measure.links import capture
 
+    serve(client)
     first, second = list(client.nthreads())[:2]
     source = str(model.path)
     how = {"pure": False}

@@ -23,7 +23,7 @@ def arrival_times(
 
     client: of a Dask cluster with two workers or more. Each snapshot is verified and restored where it arrives.
     Returns a row per bandwidth, way, repeat and worker: bytes, arrived_s (measured, since all asked) and predicted_s
-    (analysis.shipping, with the measured time of an unthrottled transfer as its restore).
+    (analysis.shipping; the measured time of an unthrottled transfer is what a message takes besides its bytes).
     """
     workers = list(client.nthreads())
     source = str(model.path)
@@ -35,10 +35,11 @@ def arrival_times(
     rows = []
     for rate in bytes_per_s:
         serve(client, uplink=rate)
-        document, link = Document(held.nbytes, 1.0, restore_s), Link(rate)
+        star = Document(held.nbytes, 1.0, restore_s), Link(rate)
+        tree = Document(held.nbytes, 1.0), Link(rate, restore_s)  # whoever sends on has verified and restored
         for repeat in range(repeats):
-            for way in ("star", "tree"):
-                predicted = arrivals(way, document, link, len(workers))[1:]
+            for way, asked in {"star": star, "tree": tree}.items():
+                predicted = arrivals(way, *asked, len(workers))[1:]
                 for i, (measured, told) in enumerate(
                     zip(sorted(_arrivals(client, source, held, workers, way)), predicted, strict=True), 1
                 ):
@@ -55,9 +56,11 @@ def _arrivals(client: Any, source: str, held: Held, workers: list[str], way: str
     client.run(_forget, workers=workers[1:])
     start = time.monotonic()
     futures: list[Any] = []
+    senders: dict[int, str] = {}
     for i, worker in enumerate(workers[1:], 1):
-        sender = workers[0] if way == "star" else workers[i - (1 << (i.bit_length() - 1))]
-        after = [] if sender == workers[0] else [futures[workers.index(sender) - 1]]
+        senders[i] = sender = workers[0] if way == "star" else workers[i - (1 << (i.bit_length() - 1))]
+        before = [j for j in range(1, i) if senders[j] == sender and way == "tree"]  # a round begins when the last ends
+        after = [futures[j - 1] for j in (*before[-1:], *([workers.index(sender)] if sender != workers[0] else []))]
         one = Held(held.name, held.n_tokens, held.nbytes, (sender,))
         futures.append(client.submit(_fetch, source, one, start, *after, workers=[worker], pure=False))
     return [float(seconds) for seconds in client.gather(futures)]

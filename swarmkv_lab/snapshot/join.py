@@ -22,6 +22,8 @@ from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _PIECE = 1 << 18  # bytes of one read: a slow one is not waited for longer than this takes
+_LOOK_S = 0.01  # until a link's speed is seen
+_SOON_S = 0.15  # what a context, and a decode that is given up, would cost more than they bring
 
 
 def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVSnapshot:
@@ -37,8 +39,9 @@ def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVS
         identity = pages.identity
         identity.require(KVIdentity.asked_for(model, identity.settings))
         settings = replace(identity.settings, n_ctx=len(pages.tokens), n_batch=pages.page, n_threads=n_threads)
+        tail.wait_if_soon()
+        done, states = 0, []
         with Prefill(model, settings) as reading:
-            done = 0
             while done < tail.start:
                 batch = min(done + pages.page, len(pages.tokens))
                 try:
@@ -47,7 +50,8 @@ def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVS
                 except Stopped:
                     break
                 done = batch
-            states = [reading.snapshot(pages.tokens[:done]).data] if done else []
+            if done:
+                states.append(reading.snapshot(pages.tokens[:done]).data)
         states += tail.from_token(done)
     if tail.error is not None:
         warnings.warn(f"{tail.error}; what it did not give was computed", stacklevel=2)
@@ -68,7 +72,9 @@ class _Tail:
         self._path = path
         self._pages: PageReader | None = None
         self._loaded: dict[int, np.ndarray] = {}
-        self._opened, self._enough = threading.Event(), threading.Event()
+        self._opened, self._enough, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._file: _Stoppable | None = None
+        self._size = 0
         self._thread = threading.Thread(target=self._load, daemon=True)
 
     def pages(self) -> PageReader:
@@ -80,6 +86,14 @@ class _Tail:
             raise self.error
         return self._pages
 
+    def wait_if_soon(self) -> None:
+        """Wait for the file's end, if it will come so soon that computing would only be in its way."""
+        assert self._file is not None
+        before = self._file.n_read
+        left = self._size - before
+        if not self._ended.wait(_LOOK_S) and (self._file.n_read - before) * _SOON_S > left * _LOOK_S:
+            self._ended.wait(2 * _SOON_S)
+
     def from_token(self, first: int) -> list[np.ndarray]:
         """The pages from a token on, which is the first one of a page."""
         return [self._loaded[start] for start in sorted(self._loaded) if start >= first]
@@ -87,8 +101,8 @@ class _Tail:
     def _load(self) -> None:
         try:
             with storage.reading(self._path) as (file, size):
-                stoppable = cast(BinaryIO, _Stoppable(file, self._enough))
-                self._pages = PageReader(stoppable, size, Path(self._path).name)
+                self._file, self._size = _Stoppable(file, self._enough), size
+                self._pages = PageReader(cast(BinaryIO, self._file), size, Path(self._path).name)
                 self.start = len(self._pages.tokens)
                 self._opened.set()
                 for start, data in self._pages:
@@ -102,6 +116,7 @@ class _Tail:
             self.error = SwarmKVError(f"{self._path} could not be read further: {type(error).__name__}: {error}")
         finally:
             self._opened.set()
+            self._ended.set()
 
     def __enter__(self) -> "_Tail":
         self._thread.start()
@@ -118,10 +133,11 @@ class _Enough(Exception):
 
 
 class _Stoppable:
-    """A file whose reads are cut in pieces, between which it looks whether ``enough`` is set."""
+    """A file whose reads are cut in pieces, between which it looks whether ``enough`` is set. ``n_read``: bytes."""
 
     def __init__(self, file: BinaryIO, enough: threading.Event) -> None:
         self._file, self._enough = file, enough
+        self.n_read = 0
 
     def read(self, n: int) -> bytes:
         room = bytearray(n)
@@ -133,4 +149,6 @@ class _Stoppable:
     def readinto(self, room: memoryview) -> int:
         if self._enough.is_set():
             raise _Enough
-        return int(self._file.readinto(room[:_PIECE]) or 0)  # type: ignore[attr-defined]
+        n = int(self._file.readinto(room[:_PIECE]) or 0)  # type: ignore[attr-defined]
+        self.n_read += n
+        return n

@@ -4,6 +4,7 @@ import io
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -153,7 +154,12 @@ class KVSnapshot:
                 "what it must look like is not known, so that it could not be checked when it is loaded"
             )
         self._check()
-        return SnapshotHeader.of(self.identity, self.tokens, self.data).render(), self.tokens.data, self.data.data
+        return self._header, self.tokens.data, self.data.data
+
+    @cached_property
+    def _header(self) -> bytes:
+        """The beginning of its file; the state is read once for it, as it does not change."""
+        return SnapshotHeader.of(self.identity, self.tokens, self.data).render()
 
     def state(self) -> SequenceState:
         """The bytes taken apart: positions, and each layer's keys and values."""

@@ -1,0 +1,32 @@
+"""Clusters: what many processes cost and bring against one, and whether documents arrive when they should."""
+
+import pandas as pd
+
+
+def cluster_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """One process against workers x threads: medians in s, their ratio, and whether all answers are the same.
+
+    rows: of measure.cluster_bench.against_one_process.
+    """
+    by = ["n_agents", "crew"]
+    alone, crew = (rows[rows.workers.eq(0) == own].groupby(by).end_to_end_ms.median() / 1e3 for own in (True, False))
+    table = pd.DataFrame({"one_process_s": alone, "workers_s": crew, "ratio": crew / alone})
+    return table.assign(same=rows.groupby(by).same.all()).reset_index()
+
+
+def death_table(rows: pd.DataFrame) -> pd.Series:
+    """Medians in s of runs without and with a worker's death, and their ratio; rows: of cluster_bench.deaths."""
+    median = rows[["undisturbed_ms", "death_ms"]].median() / 1e3
+    ratio = median.death_ms / median.undisturbed_ms
+    return pd.Series({"undisturbed_s": median.undisturbed_ms, "death_s": median.death_ms, "ratio": ratio})
+
+
+def arrivals_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """When the last worker had a document, by way and bandwidth: measured and predicted, s, and the largest error.
+
+    rows: of measure.links.arrival_times. error: of a worker's median over the repeats, relative to the prediction.
+    """
+    median = rows.groupby(["way", "bandwidth", "worker"])[["arrived_s", "predicted_s"]].median()
+    error = (median.arrived_s / median.predicted_s - 1).abs()
+    by = ["way", "bandwidth"]
+    return median.groupby(by).max().assign(error=error.groupby(by).max()).reset_index()
