@@ -506,6 +506,17 @@ def test_a_sweep_over_a_cluster_and_its_resumption(client, gguf, fresh, prompts,
             lab.sweep(model, fresh, client=client, callback=print, **how)
 
 
+def test_a_model_that_was_replaced_is_loaded_again(tmp_path, fresh, prompts):
+    path = write_twin(tmp_path / "twin.gguf", SHAPES["two layers"])
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        first = there(pool, str(path), fresh, prompts, max_tokens=8)
+        write_twin(tmp_path / "other.gguf", SHAPES["one layer"]).replace(path)
+        second = there(pool, str(path), fresh, prompts, max_tokens=8)
+        assert first.answers != second.answers
+        assert_same(second, here(path, fresh, prompts, max_tokens=8))
+        assert second.metrics["model_loads"] == 2
+
+
 # -- what a caller does wrong
 
 
@@ -516,7 +527,11 @@ def test_a_sweep_over_a_cluster_and_its_resumption(client, gguf, fresh, prompts,
         ({"strategy": "fast"}, SwarmKVError, "is not one of"),
         ({"together": 0}, SwarmKVError, "together=0"),
         ({"kv_typ": "f16"}, SwarmKVError, "kv_typ"),
-        ({"tokens": []}, SwarmKVError, "token"),
+        ({"tokens": []}, SwarmKVError, "one row of token ids"),
+        ({"tokens": [1.5, 2.5]}, SwarmKVError, "one row of token ids"),
+        ({"tokens": [[1, 2]]}, SwarmKVError, "one row of token ids"),
+        ({"tokens": [2**40]}, SwarmKVError, "one row of token ids"),
+        ({"tokens": [1, 99_999]}, SwarmKVError, "token"),
         ({"agents": []}, SwarmKVError, "agents is a list"),
         ({"model_source": "/nowhere/model.gguf"}, SwarmKVError, "nowhere"),
         ({"client": "tcp://here"}, SwarmKVError, "give a Dask Client"),

@@ -27,6 +27,8 @@ def opened(client: Any) -> Iterator[Engine]:
             raise SwarmKVError(f"{_CLIENTS}; Dask needs: pip install 'swarmkv-lab[cluster]'") from error
         if not isinstance(client, Client):
             raise SwarmKVError(f"client is {client!r:.60}: {_CLIENTS}")
+        if client.asynchronous:
+            raise SwarmKVError("the client is asynchronous: connect one without asynchronous=True")
         engine = DaskEngine(client)
     try:
         yield engine

@@ -23,8 +23,10 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.snapshot.prefix_cache import cached_bytes
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
+_GATHER_S = 3.0
+"""how long a result of some hundred kilobytes may take from its worker to here, before it is computed again"""
 _PATIENCE_S = 20.0
-"""how long a scheduler may be gone, and how long a worker waits for another one's answer to begin"""
+"""how long a scheduler may be gone"""
 
 
 class DaskLink(Link):
@@ -158,7 +160,7 @@ class DaskEngine:
         if future.status in ("cancelled", "lost", "pending"):
             raise Gone("the task was lost with its worker")
         try:
-            return future.result(timeout=_PATIENCE_S / 4)
+            return future.result(timeout=_GATHER_S)
         except (TimeoutError, asyncio.CancelledError, CancelledError, KilledWorker) as error:
             raise Gone("the result was lost with the worker that had it") from error
         except Exception as error:

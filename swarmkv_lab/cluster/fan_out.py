@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ class ClusterRun(Outcome):
         }
 
 
+@public
 def fan_out(
     client: Any,
     model_source: "str | Model | None",
@@ -81,7 +83,7 @@ def fan_out(
     sampling: Sampling = GREEDY,
     n_ctx: int | None = None,
     n_gpu_layers: int = -1,
-    store: str | None = None,
+    store: str | Path | None = None,
     together: int = 8,
     exact: bool = True,
     on_token: Callable[[str, int], None] | None = None,
@@ -108,12 +110,12 @@ def fan_out(
     whole_number("together", together, 1, MAX_SEQUENCES - 1)
     recorder = Recorder()
     source, known = _source(model_source)
-    prefix = np.ascontiguousarray(tokens, np.int32) if len(tokens) else np.empty(0, np.int32)
+    prefix = _tokens(tokens)
     with opened(client) as engine:
         coordinator = Coordinator(engine, recorder, exact=exact)
         standing = coordinator.crew.gather(source, n_gpu_layers, known)
         asked = ContextSettings.of(n_ctx=n_ctx, **settings)
-        job = Job(source, n_gpu_layers, standing, prefix, chosen.name, asked, None if store is None else str(store))
+        job = Job(source, n_gpu_layers, standing, prefix, chosen.name, asked, _store(store))
         ((_, job),) = coordinator.crew.each(tasks.prepare, [(job, agents, max_tokens, together)])
         branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in job.prompts.items()]
         schedule = Schedule(branches, tolerant=True)
@@ -159,6 +161,25 @@ def _in_cluster(strategy: str | Strategy) -> Strategy:
     if chosen.name not in STRATEGIES:
         raise SwarmKVError(f"{chosen.name} runs in this process alone; on a cluster: {', '.join(STRATEGIES)}")
     return chosen
+
+
+def _tokens(tokens: Any) -> np.ndarray:
+    """Token ids as int32 (n,); whether the model has them, the workers say."""
+    row = np.asarray(tokens)
+    span = np.iinfo(np.int32)
+    if row.ndim != 1 or row.dtype.kind not in "iu" or not row.size or row.min() < span.min or row.max() > span.max:
+        raise SwarmKVError(
+            f"tokens is {tokens!r:.60} ({type(tokens).__name__}): give one row of token ids, at least one, as "
+            "model.tokenize returns"
+        )
+    return row.astype(np.int32)
+
+
+def _store(place: str | Path | None) -> str | None:
+    """The same place for processes in other folders."""
+    if place is None:
+        return None
+    return str(place) if "://" in str(place) else str(user_path(place).absolute())
 
 
 def _source(source: "str | Model | None") -> tuple[str | None, str | None]:

@@ -29,8 +29,11 @@ class Resident:
         self._holds: tuple[ContextSettings, str] | None = None
 
     def model(self, source: str | None, n_gpu_layers: int) -> Model:
-        """The model behind a source, loaded once; another one, and what was held of it, is closed first."""
-        if self._model is None or self._loaded != (source, n_gpu_layers):
+        """The model behind a source, loaded once; another one, and what was held of it, is closed first.
+
+        It is loaded again when its file is another one now.
+        """
+        if self._model is None or self._loaded != (source, n_gpu_layers) or not self._model.is_current:
             self.close()
             self._model = load_model(source, n_gpu_layers=n_gpu_layers)
             self._loaded = source, n_gpu_layers

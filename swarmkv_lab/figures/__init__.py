@@ -3,6 +3,7 @@
 from swarmkv_lab.figures.answers import exactness, keys_and_values, position_error
 from swarmkv_lab.figures.bench import activation, article, lanes, strategies, timeline
 from swarmkv_lab.figures.clock import steadiness
+from swarmkv_lab.figures.cluster import workers_timeline
 from swarmkv_lab.figures.drawings import broadcast
 from swarmkv_lab.figures.formats import roofline, weight_formats
 from swarmkv_lab.figures.grid import (

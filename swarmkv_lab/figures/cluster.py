@@ -27,12 +27,12 @@ def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
         died = frame[frame.phase == "lost"]
         ax.plot(died.end_ms * 1e-3, died.lane.map(lanes.index), "x", color="black", markersize=11, markeredgewidth=2.5)
         ax.set_xlabel("seconds since the first call (measured)")
-        n_agents = frame[frame.phase == "generate"].agent.nunique()
-        also = f"; {died.worker.nunique()} died, and all {n_agents} answers are there" if len(died) else ""
+        answered = set(frame[frame.phase == "generate"].agent)
+        without = set(died.agent) - answered
+        fate = f"{len(without)} agents have no answer" if without else "every agent has its answer"
+        also = f"; {died.worker.nunique()} died, {fate}" if len(died) else ""
         ax.set_xlim(0, end * 1.01e-3)
         prefills = (frame.phase == "prefill").sum()
-        read = (
-            f"the document prefilled {'once' if prefills == 1 else f'{prefills} times'}" if prefills else "no prefill"
-        )
-        headline(figure, f"{n_agents} agents on {n} workers, {read}{also}", phase_key({"run": frame}))
+        read = f"{prefills} prefill{'s' * (prefills != 1)}"
+        headline(figure, f"{len(answered)} agents on {n} workers, {read}{also}", phase_key({"run": frame}))
     return figure

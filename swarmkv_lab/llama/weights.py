@@ -253,6 +253,13 @@ class Weights:
             if now[:2] == self._loaded[:2] and now != self._loaded:
                 raise SwarmKVError(f"{self.path.name} was changed in place since it was loaded: load it again")
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the file at its path, if there is one, is the one that was loaded."""
+        with suppress(ModelNotFoundError):
+            return self._file_version() == self._loaded
+        return True
+
     def _file_version(self) -> tuple[int, ...]:
         try:
             status = self.path.stat()

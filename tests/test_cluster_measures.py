@@ -1,0 +1,122 @@
+"""What is measured of clusters, on a twin: that it is what it says; the numbers themselves are in data/."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import swarmkv_lab as lab
+from swarmkv_lab import figures
+from swarmkv_lab.analysis.clusters import arrivals_table, cluster_table, death_table
+from swarmkv_lab.cli import main
+from swarmkv_lab.measure.cluster_bench import against_one_process, deaths, local_cluster, transfer
+from swarmkv_lab.measure.exactness import CHANGES, what_keeps_bits
+from swarmkv_lab.measure.joins import join_times
+from swarmkv_lab.measure.throttle import throttled
+from swarmkv_lab.snapshot import storage
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def prompts(rng):
+    return {f"agent {i}": rng.integers(0, 256, 5, dtype=np.int32) for i in range(4)}
+
+
+def test_workers_against_one_process(twin, document, prompts):
+    rows = against_one_process(twin, document, prompts, [(1, 1)], max_tokens=4, repeats=2)
+    assert list(rows.workers) == [0, 1, 0, 1]
+    assert rows.same.all()
+    (row,) = cluster_table(rows).to_dict("records")
+    assert row["crew"] == "1 x 1"
+    assert row["ratio"] == pytest.approx(row["workers_s"] / row["one_process_s"])
+
+
+def test_a_death_is_measured_on_a_cluster_of_its_own(twin, document, prompts):
+    rows = deaths(twin, document, prompts, repeats=1, max_tokens=400)
+    assert rows.same.all()
+    assert death_table(rows).ratio == pytest.approx(rows.death_ms[0] / rows.undisturbed_ms[0])
+
+
+def test_transfers_and_arrivals(twin, document):
+    from swarmkv_lab.measure.links import arrival_times
+
+    with local_cluster(3) as client:
+        ways = transfer(client, twin, document, repeats=1)
+        nbytes = twin.geometry.snapshot_bytes(len(document))
+        assert sorted(ways.way) == ["plain copy", "verified and restored"]
+        assert set(ways.bytes) == {nbytes}
+        rows = arrival_times(client, twin, document, [nbytes / 0.2], repeats=1)
+    star = rows[rows.way == "star"].set_index("worker")
+    assert (star.arrived_s > [0.19, 0.39]).all()  # nobody has it before its bytes can have come
+    assert list(arrivals_table(rows).way) == ["star", "tree"]
+
+
+def test_what_keeps_bits_has_a_row_per_change(twin, document, question):
+    table = what_keeps_bits(twin, document, question).set_index("change")
+    assert list(table.index) == ["again", *CHANGES]
+    assert table.same_bits[["again", "1 thread", "2 threads"]].all()
+    assert not table.same_bits["KV in q8_0"]
+    with pytest.raises(lab.SwarmKVError, match="did not run"):
+        what_keeps_bits(twin, document, question, {"nothing": "/nowhere"})
+
+
+def test_another_build_is_run_in_a_process_of_its_own(twin, document, question):
+    import llama_cpp
+
+    same = f"{llama_cpp.__path__[0]}/lib"
+    table = what_keeps_bits(twin, document, question, {"the same": same}).set_index("change")
+    assert table.same_bits["the same"]
+
+
+def test_a_throttled_file_has_the_same_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 1000)
+    with storage.reading(throttled(path, 1e9)) as (file, size):
+        assert size == 256_000
+        assert file.read() == path.read_bytes()
+    assert storage.exists(throttled(path, 1e9))
+    assert not storage.exists(throttled(tmp_path / "other", 1e9))
+
+
+def test_joins_are_measured_with_their_bits(twin, document):
+    rows = join_times(twin, document, [1e5, 1e9], page=64, repeats=1, progress=False)
+    assert rows.same_bits.all()
+    assert (rows.load_ms[0] > 1e3 * rows.bytes * 0.8 / 1e5).all()
+
+
+def test_the_figure_by_worker_says_who_died():
+    frame = pd.DataFrame(
+        [
+            ("prefix", "prefill", 0, 900, 0, "tcp://a"),
+            ("one", "generate", 900, 1500, 0, "tcp://a"),
+            ("two", "lost", 1000, 1200, 0, "tcp://b"),
+            ("two", "generate", 1500, 2000, 0, "tcp://a"),
+        ],
+        columns=["agent", "phase", "start_ms", "end_ms", "bytes", "worker"],
+    )
+    figure = figures.workers_timeline(frame, "here")
+    assert figure.get_label() == "2 agents on 2 workers, 1 prefill; 1 died, every agent has its answer"
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["worker 1", "worker 2"]
+    assert {"one", "two"} <= {text.get_text() for text in ax.texts}
+
+
+@pytest.mark.real
+def test_the_command(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("SWARMKV_CACHE")
+    asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json"]
+    assert main([*asked, "--store", str(tmp_path / "store")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [agent["agent"] for agent in report["agents"]] == ["1 security", "2 licence"]
+    assert report["workers"][0]["agents"] == 2
+    assert report["errors"] == {}
+    assert main(["cluster", "--workers", "0"]) == 2
+    assert main(["cluster", "--scheduler", "tcp://127.0.0.1:9", "--depth", "64"]) == 2
+    assert "--scheduler tcp://127.0.0.1:9 does not answer" in capsys.readouterr().err
