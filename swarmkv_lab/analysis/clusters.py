@@ -4,14 +4,15 @@ import pandas as pd
 
 
 def cluster_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One process against workers x threads: medians in s, their ratio, and whether all answers are the same.
+    """One process against workers x threads: medians in s, and whether all answers are the same.
 
-    rows: of measure.cluster_bench.against_one_process.
+    rows: of measure.cluster_bench.against_one_process. ratio: the median of the repeats' own, as a machine changes its
+    speed between them.
     """
-    by = ["n_agents", "crew"]
-    alone, crew = (rows[rows.workers.eq(0) == own].groupby(by).end_to_end_ms.median() / 1e3 for own in (True, False))
+    by = ["n_agents", "crew", "repeat"]
+    alone, crew = (rows[rows.workers.eq(0) == own].set_index(by).end_to_end_ms / 1e3 for own in (True, False))
     table = pd.DataFrame({"one_process_s": alone, "workers_s": crew, "ratio": crew / alone})
-    return table.assign(same=rows.groupby(by).same.all()).reset_index()
+    return table.groupby(by[:2]).median().assign(same=rows.groupby(by[:2]).same.all()).reset_index()
 
 
 def death_table(rows: pd.DataFrame) -> pd.Series:

@@ -101,19 +101,27 @@ class Coordinator:
             mark = self._marks.popleft()
             key = f"swarmkv-capture-{_hash(self._job, mark)}-{self._deaths.total()}"
             self._capture = self.crew.give(worker, tasks.capture, self._job, mark, key=key), mark
+            first = next((group for group in self._queue if group[0].n_prefix == mark), None)
+            if first is not None:  # it waits behind the capture, and has no way to the document
+                self._ask(worker, first, None)
         # While there is enough for all, each worker has its next task at hand; the last ones go to who is free first.
         for group in list(self._queue):
             mark = group[0].n_prefix
             if self._needs_document and mark not in self._held:
                 continue
             holders = self._holders.get(mark, set())
-            worker = self.crew.free(holders, ahead=int(len(self._queue) > self.crew.room))
+            room = self.crew.room
+            worker = self.crew.free(holders, ahead=int(len(self._queue) > room or room == 1))
             if worker is None:
                 return
-            held = replace(self._held[mark], workers=tuple(holders)) if self._needs_document else None
-            self._queue.remove(group)
-            fresh = [replace(branch, tokens=[], logits=None) for branch in group]  # also of one who has died over it
-            self._asked[self.crew.give(worker, tasks.answer, replace(self._job, prompts={}), held, fresh)] = group
+            self._ask(
+                worker, group, replace(self._held[mark], workers=tuple(holders)) if self._needs_document else None
+            )
+
+    def _ask(self, worker: str, group: list[Branch], held: Held | None) -> None:
+        self._queue.remove(group)
+        fresh = [replace(branch, tokens=[], logits=None) for branch in group]  # also of one who has died over it
+        self._asked[self.crew.give(worker, tasks.answer, replace(self._job, prompts={}), held, fresh)] = group
 
     def _take_capture(self, future: Future, mark: int) -> None:
         self._capture = None
@@ -143,7 +151,7 @@ class Coordinator:
         else:
             self._record(done)
             if self._needs_document:
-                self._holders[group[0].n_prefix].add(done.worker)
+                self._holders.setdefault(group[0].n_prefix, set()).add(done.worker)
             for branch, its in zip(group, done.branches, strict=True):
                 for token in its.tokens[len(branch.tokens) :]:  # that nobody has spoken of yet
                     branch.tokens.append(token)

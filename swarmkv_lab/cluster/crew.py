@@ -19,6 +19,7 @@ from swarmkv_lab.fanout.recorder import Recorder
 _COLUMNS = ["worker", "process", "n_threads", "agents", "model_loads", "kv_bytes", "joined_ms", "gone_ms", "refused"]
 _LOOK_EVERY_S = 0.2
 _NOBODY_FOR_S = 60.0
+_REMEMBERED_S = 300.0  # who a worker is, and how far its clock is ahead
 _SLOW_S = 60.0  # loading a large model from a cold disk
 
 
@@ -79,8 +80,9 @@ class Crew:
 
         Raises SwarmKVError when no worker can take part, SnapshotMismatchError when none has the model.
         """
-        self._source = source, n_gpu_layers
+        self._source, self._model = (source, n_gpu_layers), model
         since = time.monotonic()
+        self._look()
         while not self._hellos or (self._greetings and time.monotonic() - since < _SLOW_S):  # who is slow joins later
             for _ in self.inbox():
                 pass
@@ -199,14 +201,27 @@ class Crew:
         for worker, n in present.items():
             if worker not in self.members:
                 self.members[worker] = Member(n)
-                self._greetings[self.engine.submit(tasks.hello, *self._source, *self._how, worker=worker)] = worker
+                hello, ahead_s, told_at = self.engine.known.get(self._key(worker), (None, 0.0, -_REMEMBERED_S))
+                if hello is not None and self._model is not None and time.monotonic() - told_at < _REMEMBERED_S:
+                    self.members[worker].ahead_s = ahead_s
+                    self._hellos[worker] = hello
+                    if self._standing is not None:
+                        self._welcome(worker, hello)
+                else:
+                    self._greetings[self.engine.submit(tasks.hello, *self._source, *self._how, worker=worker)] = worker
+
+    def _key(self, worker: str) -> tuple[Any, ...]:
+        return worker, *self._source, *self._how, self._model
 
     def _answered(self, worker: str, greeting: Future) -> None:
         try:
-            self._hellos[worker] = hello = self.engine.result(greeting)
+            hello: Hello = self.engine.result(greeting)
+            self.members[worker].ahead_s = self.engine.ahead(worker)
         except SwarmKVError as error:
             self._refuse(worker, str(error))
             return
+        self._hellos[worker] = hello
+        self.engine.known[self._key(worker)] = hello, self.members[worker].ahead_s, time.monotonic()
         if self._standing is not None:
             self._welcome(worker, hello)
 
@@ -216,11 +231,6 @@ class Crew:
         member.process, member.n_threads = hello.process, hello.n_threads
         if difference := self._standing.differences(hello.standing):
             self._refuse(worker, f"it has {difference}")
-            return
-        try:
-            member.ahead_s = self.engine.ahead(worker)
-        except SwarmKVError as error:
-            self._refuse(worker, str(error))
             return
         member.joined_ms = self._now()
 

@@ -30,35 +30,41 @@ _PATIENCE_S = 20.0
 
 
 class DaskLink(Link):
-    """A Dask worker. ``stop_file``: the topic under which it says things."""
+    """To a Dask worker. ``stop_file``: the topic under which it says things."""
+
+    def here(self) -> Link:
+        """On the worker, in the thread that was given the task: Dask knows both by the thread."""
+        worker = get_worker()
+        return OnWorker(self.stop_file, worker, worker.get_current_task())
+
+
+class OnWorker(Link):
+    """A task on a Dask worker, from whatever thread. key: the task's."""
+
+    def __init__(self, topic: str, worker: Worker, key: Any) -> None:
+        super().__init__(topic, int(worker.state.nthreads))
+        self._worker, self._key = worker, key
 
     def address(self) -> str:
         """The worker's address."""
-        return str(get_worker().address)
-
-    def n_threads(self) -> int:
-        """The threads that the worker was started with."""
-        return int(get_worker().state.nthreads)
+        return str(self._worker.address)
 
     def post(self, *message: object) -> None:
         """Tell the coordinator something, through the scheduler."""
-        worker = get_worker()
-        worker.log_event(self.stop_file, [worker.address, *message])
+        self._worker.log_event(self.stop_file, [self._worker.address, *message])
 
     def require_wanted(self) -> None:
         """Raise NotWanted when the task was cancelled: Dask itself does not end what runs."""
-        worker = get_worker()
-        task = worker.state.tasks.get(worker.get_current_task())
+        task = self._worker.state.tasks.get(self._key)
         if task is None or task.state not in ("executing", "long-running"):
             raise NotWanted("the run was ended")
 
     def fetch(self, held: Held) -> KVSnapshot | None:
         """The snapshot from one of the workers that have it, checked; None where none of them answers."""
-        worker = get_worker()
-        others = [address for address in held.workers if address != worker.address]
+        others = [address for address in held.workers if address != self._worker.address]
         for address in random.sample(others, len(others)):  # so that they share the work
             try:
-                snapshot = sync(worker.loop, _ask, worker, address, held.name)
+                snapshot = sync(self._worker.loop, _ask, self._worker, address, held.name)
             except (TimeoutError, OSError, CommClosedError):  # it died: another one, or a prefill
                 continue
             if snapshot is not None:
@@ -81,8 +87,11 @@ class Sender(WorkerPlugin):
         self._free_at = 0.0
 
     def setup(self, worker: Worker) -> None:
-        """Answer other workers."""
+        """Answer other workers; and stop Dask's profiler, which disturbs llama.cpp's threads 100 times a second."""
         worker.handlers["swarmkv_snapshot"] = self.send
+        for name in ("profile", "profile-cycle"):
+            if callback := worker.periodic_callbacks.get(name):
+                callback.stop()
 
     async def send(self, name: str) -> dict[str, Any]:
         """The snapshot of this name: at hand, or in this machine's folder; None where it is not."""
@@ -96,6 +105,7 @@ class Sender(WorkerPlugin):
 
 
 _serving: weakref.WeakSet[Client] = weakref.WeakSet()
+_known: weakref.WeakKeyDictionary[Client, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 
 def serve(client: Client, uplink: float | None = None) -> None:
@@ -115,6 +125,7 @@ class DaskEngine:
     def __init__(self, client: Client) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self._client = client
+        self.known = _known.setdefault(client, {})
         self._topic = f"swarmkv-{uuid.uuid4().hex}"
         self._link = DaskLink(self._topic, 0)
         self._lost_at: float | None = None

@@ -18,6 +18,8 @@ class Engine(Protocol):
     """Runs tasks. ``inbox``: futures that are done, and (worker, message) of tasks that say something meanwhile."""
 
     inbox: SimpleQueue[Any]
+    known: dict[Any, Any]
+    """what is remembered of workers from one run to the next"""
 
     def workers(self) -> dict[str, int]:
         """How many tasks each worker that is alive takes at a time."""

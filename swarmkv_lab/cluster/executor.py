@@ -20,6 +20,7 @@ class ExecutorEngine:
 
     def __init__(self, executor: Executor) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
+        self.known: dict[Any, Any] = {}
         self._executor = executor
         self._n = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
         self._stop = Path(tempfile.gettempdir()) / f"swarmkv-stop-{os.getpid()}-{id(self)}"

@@ -115,8 +115,21 @@ def fan_out(
         coordinator = Coordinator(engine, recorder, exact=exact)
         standing = coordinator.crew.gather(source, n_gpu_layers, known)
         asked = ContextSettings.of(n_ctx=n_ctx, **settings)
-        job = Job(source, n_gpu_layers, standing, prefix, chosen.name, asked, _store(store))
-        ((_, job),) = coordinator.crew.each(tasks.prepare, [(job, agents, max_tokens, together)])
+        job = Job(
+            source,
+            n_gpu_layers,
+            standing,
+            prefix,
+            chosen.name,
+            asked,
+            _store(store),
+            tells=bool(on_token or callback or progress),
+        )
+        asked_of = job, agents, max_tokens, together
+        if isinstance(model_source, Model):
+            job = tasks.prepared(model_source, *asked_of)
+        else:
+            ((_, job),) = coordinator.crew.each(tasks.prepare, [asked_of])
         branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in job.prompts.items()]
         schedule = Schedule(branches, tolerant=True)
         run = ClusterRun(schedule, chosen.name, chosen.packs, recorder, job, coordinator)

@@ -58,6 +58,8 @@ class Job:
     """n_threads None: the worker's share of its machine's cores"""
     store: str | None
     """a folder or an fsspec URL that all workers reach; None: each machine's own folder, and one worker asks another"""
+    tells: bool = True
+    """whether somebody wants to hear of tokens as they come"""
     prompts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """each agent's tokens, once a worker has read them"""
 

@@ -13,12 +13,16 @@ class NotWanted(SwarmKVError):
     """Nobody waits for this answer any more."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Link:
     """A process on the coordinator's machine. It is told to stop by a file, and says nothing before its end."""
 
     stop_file: str
     threads: int
+
+    def here(self) -> "Link":
+        """This, as the task's other threads can use it."""
+        return self
 
     def address(self) -> str:
         """The worker's name."""

@@ -14,7 +14,7 @@ import numpy as np
 from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.cluster.job import ANY, Done, Held, Hello, Job, Standing
 from swarmkv_lab.cluster.links import Link
-from swarmkv_lab.cluster.resident import RESIDENT, ResidentRun
+from swarmkv_lab.cluster.resident import RESIDENT, ResidentRun, in_one_thread
 from swarmkv_lab.cluster.store import Store
 from swarmkv_lab.errors import SnapshotMismatchError
 from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts
@@ -31,6 +31,7 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 _TELL_EVERY_S = 0.1
 
 
+@in_one_thread
 def hello(link: Link, source: str | None, n_gpu_layers: int, exact: bool, alike: bool) -> Hello:
     """Load the model, and say who this worker is. exact: to the last bit; alike: also how fast."""
     with RESIDENT.lock:
@@ -40,17 +41,22 @@ def hello(link: Link, source: str | None, n_gpu_layers: int, exact: bool, alike:
     return Hello(standing, _process(), link.n_threads())
 
 
+@in_one_thread
 def prepare(link: Link, job: Job, prompts: Prompts, max_tokens: int, together: int) -> Job:
     """The job with the cells that its largest task needs, and each agent's tokens in it.
 
     together: agents that are packed into one decode. Raises ContextBudgetError before anything is decoded.
     """
     with RESIDENT.lock:
-        model = RESIDENT.model(job.source, job.n_gpu_layers)
-        n_tokens = len(model.check_tokens(job.tokens))
-        named = named_prompts(model, prompts)
-        lengths = {name: len(prompt) for name, prompt in named.items()}
-        settings = sized(model, job.strategy, n_tokens, lengths, max_tokens, job.settings, together)
+        return prepared(RESIDENT.model(job.source, job.n_gpu_layers), job, prompts, max_tokens, together)
+
+
+def prepared(model: Model, job: Job, prompts: Prompts, max_tokens: int, together: int) -> Job:
+    """As ``prepare``, where the model is open already."""
+    n_tokens = len(model.check_tokens(job.tokens))
+    named = named_prompts(model, prompts)
+    lengths = {name: len(prompt) for name, prompt in named.items()}
+    settings = sized(model, job.strategy, n_tokens, lengths, max_tokens, job.settings, together)
     return replace(job, settings=settings, prompts=named)
 
 
@@ -70,6 +76,7 @@ def sized(
     return budget(model, chosen, n_tokens, {name: lengths[name] for name in largest}, max_tokens, settings)
 
 
+@in_one_thread
 def capture(link: Link, job: Job, n_tokens: int) -> Done:
     """Have the document's first n_tokens in this process and in the store: found there, or prefilled."""
     with _working(link, job) as work:
@@ -78,6 +85,7 @@ def capture(link: Link, job: Job, n_tokens: int) -> Done:
     return work.done(held=held)
 
 
+@in_one_thread
 def answer(link: Link, job: Job, held: Held | None, branches: Sequence[Branch]) -> Done:
     """The answers of agents that wait for nothing but the document, by the job's strategy. held: who has it.
 
@@ -97,7 +105,7 @@ def answer(link: Link, job: Job, held: Held | None, branches: Sequence[Branch]) 
             packed=strategy.packs,
             snapshot=None if strategy.is_baseline else _document(work, n_tokens, held),
             callback=lambda run: link.require_wanted(),
-            on_token=_Telling(link, by_name).take,
+            on_token=_Telling(link, by_name).take if job.tells else None,
             recorder=work.recorder,
         )
         strategy.answer(run)

@@ -5,8 +5,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,15 @@ def against_one_process(
     for n_workers, threads in crews:
         with local_cluster(n_workers, threads) as client:
             for repeat in range(-1, repeats):  # a warm-up first
-                alone = fan_out(model, snapshot, agents, max_tokens=max_tokens)
-                there = cluster.fan_out(client, model, tokens, agents, max_tokens=max_tokens, progress=False)
+                ways: dict[str, Callable[[], Any]] = {
+                    "alone": lambda: fan_out(model, snapshot, agents, max_tokens=max_tokens),
+                    "there": partial(
+                        cluster.fan_out, client, model, tokens, agents, max_tokens=max_tokens, progress=False
+                    ),
+                }
+                order = list(ways)[:: -1 if repeat % 2 else 1]  # who is second is not always the same
+                runs = {way: ways[way]() for way in order}
+                alone, there = runs["alone"], runs["there"]
                 exact = there.compare(alone)
                 same = bool((exact.max_abs_logit_diff == 0).all() and exact.same_tokens.all())
                 about = {
@@ -141,7 +149,7 @@ def _fetched_ms(source: str, held: Any) -> float:
         model = RESIDENT.model(source, 0)
         with model.open_context(ContextSettings(n_ctx=held.n_tokens)) as ctx:
             start = time.perf_counter()
-            snapshot = DaskLink("", 0).fetch(held)
+            snapshot = DaskLink("", 0).here().fetch(held)
             if snapshot is None:
                 raise SwarmKVError("the other worker did not send its snapshot")
             snapshot.restore(ctx)

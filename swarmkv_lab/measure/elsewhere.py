@@ -10,7 +10,7 @@ import numpy as np
 from swarmkv_lab.cluster.clients import opened
 from swarmkv_lab.cluster.crew import Crew
 from swarmkv_lab.cluster.links import Link
-from swarmkv_lab.cluster.resident import RESIDENT
+from swarmkv_lab.cluster.resident import RESIDENT, in_one_thread
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.strategies import STRATEGIES
@@ -76,12 +76,14 @@ def elsewhere(client: Any, plan: Plan) -> Iterator[Elsewhere]:
         yield Elsewhere(crew, asked)
 
 
+@in_one_thread
 def _describe(link: Link, asked: _Asked) -> dict[str, Any]:
     with RESIDENT.lock:
         plan = asked.plan(link)
         return environment(plan.model, plan.settings)
 
 
+@in_one_thread
 def _measure(link: Link, asked: _Asked, this: Round) -> list[dict[str, Any]]:
     with RESIDENT.lock:
         RESIDENT.let_go()

@@ -85,7 +85,7 @@ def _fetch(source: str, held: Held, since: float, *after: float) -> float:
     """Seconds since a moment (time.monotonic(), which one machine's processes share)."""
     with RESIDENT.lock:
         model = RESIDENT.model(source, 0)
-        snapshot = DaskLink("", 0).fetch(held)
+        snapshot = DaskLink("", 0).here().fetch(held)
         assert snapshot is not None
         with model.open_context(ContextSettings(n_ctx=held.n_tokens)) as ctx:
             snapshot.restore(ctx)
