@@ -156,7 +156,7 @@ def on(client: Any, strategy: str | Strategy) -> Strategy:
         with opened(client) as engine:
             coordinator = Coordinator(engine, run.recorder)
             n_gpu_layers = -1 if run.model.on_gpu else 0
-            source = str(run.model.path)
+            source = str(run.model.path.absolute())
             standing = coordinator.crew.gather(source, n_gpu_layers, run.model.content_hash)
             job = Job(source, n_gpu_layers, standing, run.tokens, chosen.name, run.settings, None)
 
@@ -198,7 +198,7 @@ def _store(place: str | Path | None) -> str | None:
 def _source(source: "str | Model | None") -> tuple[str | None, str | None]:
     """(what workers are told, the model's hash where the file is here too)."""
     if isinstance(source, Model):
-        return str(source.path), source.content_hash
+        return str(source.path.absolute()), source.content_hash
     try:
         path = model_path(source)
     except ModelNotFoundError:  # the workers may have it

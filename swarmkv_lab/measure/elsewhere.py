@@ -66,8 +66,9 @@ def elsewhere(client: Any, plan: Plan) -> Iterator[Elsewhere]:
     if others or plan.callback:
         raise SwarmKVError(f"{', '.join(others) or 'a callback'} cannot be sent to other processes: leave it out")
     n_gpu_layers = -1 if plan.model.on_gpu else 0
+    source = str(plan.model.path.absolute())
     asked = _Asked(
-        str(plan.model.path), n_gpu_layers, plan.prefix, dict(plan.prompts), [one.name for one in plan.strategies],
+        source, n_gpu_layers, plan.prefix, dict(plan.prompts), [one.name for one in plan.strategies],
         plan.max_tokens, plan.sampling, plan.settings,
     )  # fmt: skip
     with opened(client) as engine:

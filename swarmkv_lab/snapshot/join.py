@@ -23,7 +23,8 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _PIECE = 1 << 18  # bytes of one read: a slow one is not waited for longer than this takes
 _LOOK_S = 0.01  # until a link's speed is seen
-_SOON_S = 0.15  # what a context, and a decode that is given up, would cost more than they bring
+# What comes sooner than a first batch would be computed is waited for: threads that compute would only slow it down.
+_SOON_S = {"CPU": 0.5, "GPU": 0.05}
 
 
 def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVSnapshot:
@@ -39,7 +40,7 @@ def join(path: str | Path, model: Model, *, n_threads: int | None = None) -> KVS
         identity = pages.identity
         identity.require(KVIdentity.asked_for(model, identity.settings))
         settings = replace(identity.settings, n_ctx=len(pages.tokens), n_batch=pages.page, n_threads=n_threads)
-        tail.wait_if_soon()
+        tail.wait_if_within(_SOON_S["GPU" if model.on_gpu else "CPU"])
         done, states = 0, []
         with Prefill(model, settings) as reading:
             while done < tail.start:
@@ -86,13 +87,13 @@ class _Tail:
             raise self.error
         return self._pages
 
-    def wait_if_soon(self) -> None:
-        """Wait for the file's end, if it will come so soon that computing would only be in its way."""
+    def wait_if_within(self, seconds: float) -> None:
+        """Wait for the file's end, if at the speed of its first bytes it will come in so many seconds."""
         assert self._file is not None
         before = self._file.n_read
         left = self._size - before
-        if not self._ended.wait(_LOOK_S) and (self._file.n_read - before) * _SOON_S > left * _LOOK_S:
-            self._ended.wait(2 * _SOON_S)
+        if not self._ended.wait(_LOOK_S) and (self._file.n_read - before) * seconds > left * _LOOK_S:
+            self._ended.wait(2 * seconds)
 
     def from_token(self, first: int) -> list[np.ndarray]:
         """The pages from a token on, which is the first one of a page."""
