@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import load_shape
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
@@ -35,7 +36,18 @@ def test_workers_against_one_process(twin, document, prompts):
     assert rows.same.all()
     (row,) = cluster_table(rows).to_dict("records")
     assert row["crew"] == "1 x 1"
-    assert row["ratio"] == pytest.approx(row["workers_s"] / row["one_process_s"])
+    assert row["same"]
+
+
+def test_ratios_are_of_one_repeat_each():
+    times = {0: (100, 300), 1: (200, 400), 2: (100, 110)}
+    rows = [
+        {"crew": "1 x 1", "n_agents": 2, "repeat": repeat, "workers": workers, "end_to_end_ms": ms, "same": True}
+        for repeat, pair in times.items()
+        for workers, ms in enumerate(pair)
+    ]
+    (row,) = cluster_table(pd.DataFrame(rows)).to_dict("records")
+    assert (row["one_process_s"], row["workers_s"], row["ratio"]) == (0.1, 0.3, 2)
 
 
 def test_a_death_is_measured_on_a_cluster_of_its_own(twin, document, prompts):
@@ -58,20 +70,27 @@ def test_transfers_and_arrivals(twin, document):
     assert list(arrivals_table(rows).way) == ["star", "tree"]
 
 
-def test_what_keeps_bits_has_a_row_per_change(twin, document, question):
-    table = what_keeps_bits(twin, document, question).set_index("change")
+@pytest.fixture
+def wide(tmp_path):
+    """Heads that q8_0 can hold."""
+    with load_shape("one layer", tmp_path) as model:
+        yield model
+
+
+def test_what_keeps_bits_has_a_row_per_change(wide, document, question):
+    table = what_keeps_bits(wide, document, question).set_index("change")
     assert list(table.index) == ["again", *CHANGES]
     assert table.same_bits[["again", "1 thread", "2 threads"]].all()
     assert not table.same_bits["KV in q8_0"]
     with pytest.raises(lab.SwarmKVError, match="did not run"):
-        what_keeps_bits(twin, document, question, {"nothing": "/nowhere"})
+        what_keeps_bits(wide, document, question, {"nothing": "/nowhere"})
 
 
-def test_another_build_is_run_in_a_process_of_its_own(twin, document, question):
+def test_another_build_is_run_in_a_process_of_its_own(wide, document, question):
     import llama_cpp
 
     same = f"{llama_cpp.__path__[0]}/lib"
-    table = what_keeps_bits(twin, document, question, {"the same": same}).set_index("change")
+    table = what_keeps_bits(wide, document, question, {"the same": same}).set_index("change")
     assert table.same_bits["the same"]
 
 

@@ -102,16 +102,18 @@ class Coordinator:
             key = f"swarmkv-capture-{_hash(self._job, mark)}-{self._deaths.total()}"
             self._capture = self.crew.give(worker, tasks.capture, self._job, mark, key=key), mark
             first = next((group for group in self._queue if group[0].n_prefix == mark), None)
-            if first is not None:  # it waits behind the capture, and has no way to the document
+            if first is not None and not self._deaths:  # it waits behind the capture, and has no way to the document
                 self._ask(worker, first, None)
         # While there is enough for all, each worker has its next task at hand; the last ones go to who is free first.
+        # Once a worker has died each has one task, so that it is known which one ends workers.
         for group in list(self._queue):
             mark = group[0].n_prefix
             if self._needs_document and mark not in self._held:
                 continue
             holders = self._holders.get(mark, set())
             room = self.crew.room
-            worker = self.crew.free(holders, ahead=int(len(self._queue) > room or room == 1))
+            ahead = not self._deaths and (len(self._queue) > room or room == 1)
+            worker = self.crew.free(holders, ahead=int(ahead))
             if worker is None:
                 return
             self._ask(

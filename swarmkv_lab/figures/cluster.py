@@ -20,10 +20,12 @@ def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
         draw_lanes(ax, frame.assign(agent=frame.lane), scale=1e-3)
         lanes = [label.get_text() for label in ax.get_yticklabels()]
         for span in frame[frame.phase.isin(["generate", "lost"])].itertuples():
-            if span.end_ms - span.start_ms > 0.035 * end:  # else there is no room for a name
+            room = int(120 * (span.end_ms - span.start_ms) / end)  # letters
+            if room >= min(4, len(span.agent)):
+                name = span.agent if len(span.agent) <= room else f"{span.agent[: room - 1]}…"
                 middle = (span.start_ms + span.end_ms) / 2e3
                 look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white", "clip_on": True}
-                ax.text(middle, lanes.index(span.lane), span.agent, parse_math=False, **look)
+                ax.text(middle, lanes.index(span.lane), name, parse_math=False, **look)
         died = frame[frame.phase == "lost"]
         ax.plot(died.end_ms * 1e-3, died.lane.map(lanes.index), "x", color="black", markersize=11, markeredgewidth=2.5)
         ax.set_xlabel("seconds since the first call (measured)")
@@ -32,7 +34,7 @@ def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
         fate = f"{len(without)} agents have no answer" if without else "every agent has its answer"
         also = f"; {died.worker.nunique()} died, {fate}" if len(died) else ""
         ax.set_xlim(0, end * 1.01e-3)
-        prefills = (frame.phase == "prefill").sum()
-        read = f"{prefills} prefill{'s' * (prefills != 1)}"
+        prefills = int((frame.phase == "prefill").sum())
+        read = f"{prefills} prefill{'' if prefills == 1 else 's'}"
         headline(figure, f"{len(answered)} agents on {n} workers, {read}{also}", phase_key({"run": frame}))
     return figure
