@@ -22,7 +22,7 @@ test-all: $(READY) lint ## every test but the browser's: also larger cases, peer
 	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
 test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven in Chromium; screenshots in artifacts/
-	$(BIN)/python -m pytest -m browser tests/test_browser.py
+	$(BIN)/python -m pytest -m browser
 
 soak: $(READY) ## thousands of flipped bytes, killed writers, failing agents and whole cycles; make test does a tenth
 	SWARMKV_SOAK=1 $(BIN)/python -m pytest -s -m soak

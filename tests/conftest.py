@@ -13,6 +13,7 @@ from swarmkv_lab.llama import loading
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.twins import write_twin
 
+pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parent.parent
 SOAK = os.environ.get("SWARMKV_SOAK") == "1"
 QUESTIONS = [

@@ -4,29 +4,17 @@ Screenshots, and the milliseconds from key press to new picture, are kept in art
 """
 
 import json
-import os
 import re
-import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from statistics import median
 
 import pytest
+from browsing import ARTIFACTS, errors, open_and_run, open_notebook, whole_page
 from conftest import ROOT
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-ARTIFACTS = ROOT / "artifacts" / "browser"
 EXPLORERS = {"01_kv_sizing": 3, "02_snapshot_and_rope": 3, "04_depth_and_agents": 2}  # sliders that redraw a picture
 LIVE = ("03_naive_vs_fanout", "06_pipeline")  # what runs and is stopped, in tests of their own
-SETTINGS = {
-    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},  # all cells are there to be looked at
-    "@jupyterlab/docmanager-extension/plugin": {"autosave": False},
-}
 # How long each picture takes to follow a key, as the page sees it.
 STOPWATCH = """picture => {
     window.redraws = [];
@@ -37,122 +25,6 @@ STOPWATCH = """picture => {
 }"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
-
-
-def chromium() -> str:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.fail("no Chromium: install Debian's chromium, or set CHROMIUM to a browser's path")
-    return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        chrome = playwright.chromium.launch(executable_path=chromium(), args=quiet)
-        yield chrome
-        chrome.close()
-
-
-@pytest.fixture(scope="module")
-def serve(tmp_path_factory):
-    """Start a Jupyter server on copies of the notebooks: its address for a path."""
-    folder = tmp_path_factory.mktemp("server")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    for name, content in SETTINGS.items():
-        path = folder / "config/lab/user-settings" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content))
-    env = os.environ | {"SWARMKV_PROFILE": "quick", "JUPYTER_CONFIG_DIR": str(folder / "config")}
-    started = []
-
-    def start(*command: str):
-        port, token, log = free_port(), secrets.token_hex(16), (folder / f"log{len(started)}.txt")
-        arguments = ["--ip=127.0.0.1", f"--port={port}", "--no-browser", f"--IdentityProvider.token={token}"]
-        arguments += ["--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}"]
-        with log.open("w") as out:
-            server = subprocess.Popen(
-                [sys.executable, "-m", *command, *arguments], cwd=folder, env=env, stdout=out, stderr=subprocess.STDOUT
-            )
-        started.append(server)
-        for _ in range(600):
-            if f"127.0.0.1:{port}" in log.read_text():
-                return lambda path: f"http://127.0.0.1:{port}/{path}?token={token}"
-            if server.poll() is not None:
-                break
-            time.sleep(0.1)
-        pytest.fail(f"{command} did not start: {log.read_text()[-2000:]}")
-
-    yield start
-    for server in started:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def lab(serve):
-    return serve("jupyterlab")
-
-
-@pytest.fixture
-def page(browser):
-    page = browser.new_page(viewport={"width": 1100, "height": 1000})
-    page.set_default_timeout(60_000)
-    yield page
-    page.close()
-
-
-def open_notebook(page, lab, name: str) -> None:
-    """Open a notebook as a reader does."""
-    page.goto(lab(f"lab/tree/notebooks/{name}.ipynb").replace("?", "?reset&"))
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
-
-
-def open_and_run(page, lab, name: str) -> None:
-    """Open a notebook, choose Run, Run All Cells, and look at all of it."""
-    open_notebook(page, lab, name)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_function(  # cleared first, then counted up to the last cell
-        """() => {
-            const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')];
-            const prompts = cells.map(cell => cell.innerText);
-            return window.ran ||= prompts.some(text => text.includes('*')), window.ran
-                && prompts.every(text => /\\d/.test(text));
-        }""",
-        timeout=240_000,
-        polling=200,
-    )
-    assert errors(page) == []
-    whole_page(page, name)
-
-
-def whole_page(page, name: str) -> None:
-    """A screenshot of a notebook from top to bottom."""
-    panels = "[...document.querySelectorAll('.jp-Notebook, .jp-Notebook *')].map(e => e.scrollHeight)"
-    height = page.evaluate(f"Math.max(...{panels})")
-    page.set_viewport_size({"width": 1100, "height": min(int(height) + 150, 16_000)})
-    page.locator(".jp-Notebook .jp-Cell").first.scroll_into_view_if_needed()
-    page.wait_for_timeout(1000)
-    page.screenshot(path=ARTIFACTS / f"{name}.png")
-    page.set_viewport_size({"width": 1100, "height": 1000})
-
-
-def errors(page) -> list[str]:
-    found = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
-    return found + page.locator(".jupyter-widgets [role=alert]").all_inner_texts()
 
 
 @pytest.mark.parametrize("name", sorted({*NOTEBOOKS} - {*EXPLORERS} - {*LIVE}))
