@@ -1,6 +1,7 @@
 """The gallery: every figure from the reference data, named, captioned, described, and the committed ones are these."""
 
 import html.parser
+import re
 from itertools import pairwise
 
 import pytest
@@ -93,6 +94,13 @@ def test_every_exhibit_is_committed_and_on_the_committed_page(drawn):
         for ending in ("png", "svg"):
             assert (ROOT / "figures" / f"{exhibit.name}.{ending}").is_file(), exhibit.name
     assert (ROOT / "figures/index.html").read_text() == (drawn[0] / "index.html").read_text()
+
+
+def test_the_committed_explorer_is_what_the_code_writes(drawn):
+    def rounded(path):  # the last digits of the fitted coefficients are those of a machine's linear algebra
+        return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", path.read_text(encoding="utf-8"))
+
+    assert rounded(ROOT / "figures/explorer.html") == rounded(drawn[0] / "explorer.html")
 
 
 def test_what_was_not_measured_is_said(tmp_path):

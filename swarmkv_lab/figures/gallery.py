@@ -16,6 +16,7 @@ from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.shipping import Link, break_even_table
 from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
+from swarmkv_lab.figures.explorer import explorer
 from swarmkv_lab.figures.pages import page
 from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
@@ -387,7 +388,7 @@ EXHIBITS = tuple(one for name in _NOTEBOOKS for one in _ALL if one.notebook == n
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:
-    """Draw every exhibit to a folder as PNG and SVG, and write the index page. Returns the paths of PNGs and page."""
+    """Draw every exhibit to a folder as PNG and SVG, and write the pages. Returns the paths of PNGs and pages."""
     folder.mkdir(parents=True, exist_ok=True)
     for exhibit in EXHIBITS:
         figures.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
@@ -395,15 +396,16 @@ def draw(source: Measurements, folder: Path) -> list[Path]:
 
 
 def write_pages(source: Measurements, folder: Path) -> list[Path]:
-    """Write the page of the figures that were drawn to a folder. Its links are those of the project's figures/."""
+    """Write the explorer, and the page of the figures that were drawn to a folder. Links are those of figures/."""
     sections = [
         {"id": name, "title": question, "notebook": f"../notebooks/{name}.ipynb",
          "figures": [_shown(one, source, folder) for one in EXHIBITS if one.notebook == name]}
         for name, question in _NOTEBOOKS.items()
     ]  # fmt: skip
-    index = folder / "index.html"
-    index.write_text(page("index.html", sections=sections), encoding="utf-8", newline="\n")
-    return [index]
+    pages = {"index.html": page("index.html", sections=sections), "explorer.html": explorer(source)}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return [folder / name for name in pages]
 
 
 def _shown(exhibit: Exhibit, source: Measurements, folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # short, and in our own order
 
 
 def page(name: str, **content: Any) -> str:
