@@ -5,7 +5,6 @@ Screenshots, and the milliseconds from key press to new picture, are kept in art
 
 import json
 import re
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -135,12 +134,3 @@ def test_a_notebook_as_a_plain_page(page, serve):
     page.get_by_text("Exercise").last.wait_for()
     assert page.locator(".traceback, [data-mime-type='application/vnd.jupyter.error']").count() == 0
     page.screenshot(path=ARTIFACTS / "voila.png", full_page=True)
-
-
-def test_the_figures_page(page):
-    page.goto((Path(ROOT) / "figures/index.html").as_uri())
-    images = page.locator("img")
-    for i in range(images.count()):
-        images.nth(i).scroll_into_view_if_needed()
-        page.wait_for_function("e => e.complete && e.naturalWidth > 0", arg=images.nth(i).element_handle())
-    page.screenshot(path=ARTIFACTS / "figures.png", full_page=True)
