@@ -1,12 +1,14 @@
 """prefill, ask, inspect: a document is read once, and asked in another process."""
 
 import json
+import shlex
 import subprocess
 import sys
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
@@ -55,6 +57,23 @@ def test_a_pdf_is_read_kept_and_answered_by_three_agents_in_one_command(my_pdf, 
     assert json.loads(capsys.readouterr().out)["answers"] == list(expected.answers.values())
     monkeypatch.setattr(lab.Context, "decode", lambda *_, **__: pytest.fail("what was kept is read again"))
     assert lab.prefill(real, tokens, cache=True).tokens.tolist() == tokens.tolist()
+
+
+@pytest.mark.real
+def test_the_readmes_way_to_ones_own_pdf(my_pdf, tmp_path, monkeypatch, capsys):
+    section = (ROOT / "README.md").read_text().split("## Your own document, your own model\n")[1].split("\n## ")[0]
+    shell, cells = (section.split(f"```{language}\n")[1].split("```")[0] for language in ("sh", "python"))
+    monkeypatch.chdir(tmp_path)
+    program, *command = shlex.split(shell.splitlines()[0])
+    assert program == ".venv/bin/swarmkv-lab"
+    assert main([*command, "--max-tokens", "3", "--json"]) == 0
+    three = json.loads(capsys.readouterr().out)["answers"]
+    *lines, last = cells.replace("max_tokens=64", "max_tokens=3").strip().splitlines()
+    names = {}
+    exec("\n".join(lines), names)
+    assert list(eval(last, names).values()) == three
+    names["model"].close()
+    assert len(three) == 3
 
 
 @pytest.mark.real

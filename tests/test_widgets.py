@@ -279,7 +279,7 @@ def test_a_race_over_a_file_of_ones_own(real, runs_folder, tmp_path):
     widget = race(real, document=tmp_path / "my.html")
     n = len(real.tokenize(lab.load_document(tmp_path / "my.html")))
     assert widget.depth.options == ((f"all {n} tokens", n),)
-    assert f"the document has {n} tokens, so the depth is all of it" in widget.message.value
+    assert f"my.html has {n} tokens, so the depth is all of it" in widget.message.value
     assert widget.document.source.label == "my.html"
     assert "What is this text about?" in widget.questions.value
     widget.max_tokens.value = 2
@@ -307,7 +307,7 @@ def test_a_race_takes_a_pasted_text_and_an_upload(real, runs_folder):
     assert widget.wait(60)
     assert "there is no document yet: paste a text" in widget.message.value
     widget.document.pasted.value = LIGHTHOUSE
-    assert "so the depth is all of it" in widget.message.value
+    assert "your own text has" in widget.message.value
     assert widget.depth.value == len(real.tokenize(LIGHTHOUSE))
 
     widget.document.source.value = "upload"
@@ -315,10 +315,12 @@ def test_a_race_takes_a_pasted_text_and_an_upload(real, runs_folder):
     widget.document.upload.value = uploaded("a.pdf", b"%PDF-")
     assert "role='alert'" in widget.message.value
     assert "a.pdf is broken, or no PDF at all" in widget.message.value
+    assert widget.depth.options[-1][0] == "all tokens"
     widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 20)
-    assert widget.message.value == ""
     n = len(real.tokenize(LIGHTHOUSE * 20))
+    assert f"a.md has {n} tokens</p>" in widget.message.value
     assert [value for _, value in widget.depth.options] == [128, 256, n]
+    assert widget.depth.value == 128  # of the last document it was all, and that is nobody's wish for this one
 
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"

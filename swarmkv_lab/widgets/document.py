@@ -38,8 +38,9 @@ class DocumentChoice(ipywidgets.VBox):
             **LOOK,
         )
         self.upload = ipywidgets.FileUpload(
-            accept=",".join(SUFFIXES), description="Choose a file", tooltip="A text, Markdown, HTML or PDF file"
-        )
+            accept=",".join(SUFFIXES), description="Choose a file", tooltip="A text, Markdown, HTML or PDF file",
+            layout=ipywidgets.Layout(margin="2px 2px 2px 9.6em"),  # below the dropdown, not its label
+        )  # fmt: skip
         self.controls = (self.source, self.pasted, self.upload)
         super().__init__()
         self.source.observe(lambda _: self._show(), names="value")
@@ -56,6 +57,12 @@ class DocumentChoice(ipywidgets.VBox):
         waits = {_PASTED: not self.pasted.value.strip(), _UPLOAD: not self.upload.value}
         return not waits.get(self.source.value)
 
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        uploaded = self.source.value == _UPLOAD and self.is_given
+        return self.upload.value[0]["name"] if uploaded else self.source.label
+
     def text(self) -> str:
         """What the document says. Raises SwarmKVError if there is none, and as load_document does."""
         if not self.is_given:
@@ -63,8 +70,7 @@ class DocumentChoice(ipywidgets.VBox):
         if self.source.value == _PASTED:
             return self.pasted.value
         if self.source.value == _UPLOAD:
-            file = self.upload.value[0]
-            return load_document(file["name"], bytes(file["content"]))
+            return load_document(self.name, bytes(self.upload.value[0]["content"]))
         return load_document(self.source.value)
 
     def _show(self) -> None:

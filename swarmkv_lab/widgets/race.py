@@ -101,19 +101,20 @@ class Race(Live):
         asked, usual = self.questions.value.splitlines(), [_OF_ANY, _OF_THE_DOSSIER]
         if asked in usual:  # not the reader's own
             self.questions.value = "\n".join(usual[self.document.is_bundled])
-        try:
-            if self.model and self.document.is_given:
+        self._offer_depths(None)
+        if self.model and self.document.is_given:
+            try:
                 self._read()
-            else:
-                self._offer_depths(None)
-        except SwarmKVError as error:
-            self.message.value = alert(error)
+            except SwarmKVError as error:
+                self.message.value = alert(error)
 
     def _read(self) -> np.ndarray:
         """The document's tokens; the depth is limited to them."""
         self._tokens = self.model.tokenize(self.document.text())
-        if len(self._tokens) < self.depth.value < INT32_MAX:
-            self.say(f"the document has {len(self._tokens):,} tokens, so the depth is all of it")
+        limited = len(self._tokens) < self.depth.value < INT32_MAX
+        if limited or not self.document.is_bundled:
+            so = ", so the depth is all of it" if limited else ""
+            self.say(f"{self.document.name} has {len(self._tokens):,} tokens{so}")
         self._offer_depths(len(self._tokens))
         return self._tokens
 
@@ -124,7 +125,8 @@ class Race(Live):
         wanted = self.depth.value
         depths = [n for n in self._depths if n < most]
         self.depth.options = [(f"{n:,}", n) for n in depths] + [(everything, most)]
-        self.depth.value = max((n for n in depths if n <= wanted), default=most) if wanted < most else most
+        near = [n for n in depths if n <= wanted] or depths[:1] or [most]
+        self.depth.value = most if wanted >= most else near[-1]
 
     def _answers(self) -> str:
         runs = list(self.runs.values())
