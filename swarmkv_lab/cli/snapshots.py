@@ -12,6 +12,7 @@ import numpy as np
 import swarmkv_lab as lab
 from swarmkv_lab.cli.options import add_command, kv_type, open_model
 from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.readers import SUFFIXES
 from swarmkv_lab.files import as_json, user_path, writable
 
 
@@ -73,6 +74,10 @@ def _ask(args: argparse.Namespace) -> None:
     questions = args.questions if args.document is None or args.file is None else [args.file, *args.questions]
     if not questions:
         raise SwarmKVError("there is no question: write at least one, in quotation marks")
+    if args.document is None and args.file.lower().endswith(SUFFIXES):
+        raise SwarmKVError(
+            f"{args.file} is not a file that prefill wrote: ask about a document with --document {args.file}"
+        )
     if args.document is None and args.depth is not None:
         raise SwarmKVError("--depth is for --document: a file that prefill wrote is used as it is")
     agents = {f"question {i}": question for i, question in enumerate(questions, 1)}
