@@ -96,6 +96,20 @@ def test_a_race_is_run_exported_and_another_one_stopped(page, lab):
     questions.blur()
     run.click()
     page.get_by_text("write at least one").wait_for()
+    source = page.get_by_label("Document", exact=True)
+    source.select_option("your own text")
+    page.get_by_placeholder("Paste a text here").fill("The keeper is Ada Lind.")
+    page.get_by_placeholder("Paste a text here").blur()
+    page.get_by_text("so the depth is all of it").wait_for()
+    source.scroll_into_view_if_needed()
+    page.screenshot(path=ARTIFACTS / "race.pasted.png")
+    source.select_option("upload")
+    mine = {"name": "my.html", "mimeType": "text/html", "buffer": b"<p>" + b"A visit costs 12 euros. " * 30}
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a file").click()
+    chooser.value.set_files(mine)
+    page.get_by_text(re.compile(r"^my.html has \d+ tokens$")).wait_for()
+    page.screenshot(path=ARTIFACTS / "race.upload.png")
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
 
 

@@ -89,6 +89,13 @@ def test_weights_requantizes_the_model_first(asked_in_bench, twin):
     assert asked_in_bench["geometry"] == twin.geometry
 
 
+@pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
+def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, twin, monkeypatch, n_tokens, depth):
+    monkeypatch.setattr(lab.Model, "tokenize", lambda model, text: np.arange(n_tokens, dtype=np.int32))
+    assert main(["bench", "--model", str(twin.path)]) == 2
+    assert asked_in_bench["depth"] == depth
+
+
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
 def test_tune_chooses_among_weights_and_the_bench_runs_in_the_fastest(asked_in_bench, twin, monkeypatch, capsys):
     fast = {"twin": 3.0, "twin.Q8_0": 1.0, "twin.Q4_0": 2.0}

@@ -3,6 +3,7 @@
 import html
 import sys
 import time
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -264,6 +265,81 @@ def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, message):
     assert not racing.run_button.disabled
 
 
+def uploaded(name, data):
+    now = datetime.now(UTC)
+    return ({"name": name, "type": "", "size": len(data), "content": memoryview(data), "last_modified": now},)
+
+
+LIGHTHOUSE = "The keeper is Ada Lind.\nA visit costs 12 euros."
+
+
+@pytest.mark.real
+def test_a_race_over_a_file_of_ones_own(real, runs_folder, tmp_path):
+    (tmp_path / "my.html").write_text(f"<p>{LIGHTHOUSE}</p>")
+    widget = race(real, document=tmp_path / "my.html")
+    n = len(real.tokenize(lab.load_document(tmp_path / "my.html")))
+    assert widget.depth.options == ((f"all {n} tokens", n),)
+    assert f"my.html has {n} tokens, so the depth is all of it" in widget.message.value
+    assert widget.document.source.label == "my.html"
+    assert "What is this text about?" in widget.questions.value
+    widget.max_tokens.value = 2
+    for name, box in widget.shown.items():
+        box.value = name == "shared"
+    widget.run_button.click()
+    assert widget.wait(60)
+    assert "finished" in widget.message.value
+    assert len(widget.runs["shared"].tokens) == n
+    assert len(widget.runs["shared"].answers) == 3
+
+
+@pytest.mark.real
+def test_a_race_takes_a_pasted_text_and_an_upload(real, runs_folder):
+    widget = race(real, depth=300)
+    dossier, questions = len(real.tokenize(lab.load_document("dossier"))), widget.questions.value
+    assert widget.depth.label == "300"
+    assert widget.depth.options[-1] == (f"all {dossier:,} tokens", dossier)
+    assert {widget.document.pasted, widget.document.upload} & {*widget.document.children} == set()
+
+    widget.document.source.value = "your own text"
+    assert widget.document.children[1] is widget.document.pasted
+    assert (widget.message.value, widget.questions.value == questions) == ("", False)
+    widget.run_button.click()
+    assert widget.wait(60)
+    assert "there is no document yet: paste a text" in widget.message.value
+    widget.document.pasted.value = LIGHTHOUSE
+    assert "your own text has" in widget.message.value
+    assert widget.depth.value == len(real.tokenize(LIGHTHOUSE))
+
+    widget.document.source.value = "upload"
+    assert widget.document.children[1] is widget.document.upload
+    widget.document.upload.value = uploaded("a.pdf", b"%PDF-")
+    assert "role='alert'" in widget.message.value
+    assert "a.pdf is broken, or no PDF at all" in widget.message.value
+    assert widget.depth.options[-1][0] == "all tokens"
+    widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 20)
+    n = len(real.tokenize(LIGHTHOUSE * 20))
+    assert f"a.md has {n} tokens</p>" in widget.message.value
+    assert [value for _, value in widget.depth.options] == [128, 256, n]
+    assert widget.depth.value == 128  # of the last document it was all, and that is nobody's wish for this one
+
+    widget.questions.value = "Mine?"
+    widget.document.source.value = "dossier"
+    assert (widget.questions.value, widget.depth.options[-1][1]) == ("Mine?", dossier)
+
+
+def test_a_race_without_a_model_is_given_a_text(runs_folder):
+    widget = race(document=LIGHTHOUSE)
+    assert widget.document.text() == LIGHTHOUSE
+    assert widget.document.source.label == "your own text"
+    assert widget.depth.options[-1][0] == "all tokens"
+    assert race(document="x" * 300).document.text() == "x" * 300
+
+
+@pytest.mark.real
+def test_a_race_over_a_file_that_is_not_there_says_so(real, runs_folder):
+    assert "is neither a file nor one of article, dossier" in race(real, document="my.txt").message.value
+
+
 def test_a_failure_nobody_foresaw_is_said_and_gives_the_buttons_back(twin, runs_folder, monkeypatch):
     widget = race(twin)
     monkeypatch.setattr(race_module, "plan", lambda *_, **__: 1 / 0)
@@ -275,5 +351,5 @@ def test_a_failure_nobody_foresaw_is_said_and_gives_the_buttons_back(twin, runs_
 
 
 def test_every_control_has_a_label(explorer, latency, inspector):
-    for widget in (explorer, latency, inspector):
+    for widget in (explorer, latency, inspector, race().document):
         assert all(control.description for control in widget.controls)

@@ -65,7 +65,8 @@ def _model(args: argparse.Namespace) -> None:
 def _bench(args: argparse.Namespace) -> None:
     if args.json is not None:
         snapshots.require_output("--json", args.json)
-    whole_number("--depth", args.depth, 1)
+    if args.depth is not None:
+        whole_number("--depth", args.depth, 1)
     whole_number("--agents", args.agents, 1, _MOST)
     whole_number("--repeats", args.repeats, 1, _MOST)
     formats = several_weights(args)
@@ -73,6 +74,7 @@ def _bench(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         model = stack.enter_context(open_model(args))
         tokens = model.tokenize(lab.load_document(args.document))
+        args.depth = args.depth or min(3501, len(tokens))
         if args.tune:
             n_threads = None if args.threads is None else [args.threads]
             tuned = lab.tune(model, tokens[: args.depth], n_threads=n_threads, weights=formats)
@@ -165,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
     shared = ("--document", "--model", "--weights", "--n-gpu-layers", "--threads")
     one = add_command(commands, "bench", "compare strategies on one document", _bench, *shared)
-    one.add_argument("--depth", type=int, default=3501, help="tokens of the document to read")
+    one.add_argument("--depth", type=int, help="tokens to read; by default 3501, or all of a shorter document")
     one.add_argument("--agents", type=int, default=2, help="number of agents")
     one.add_argument("--strategies", default=",".join(lab.STRATEGIES), help="names, comma-separated")
     one.add_argument("--peers", help="names, such as llama_state,server_warm; an unknown name lists all")

@@ -22,7 +22,7 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--workers", type=int, default=2, help="workers to start on this machine, for a first try")
     one.add_argument("--scheduler", metavar="ADDRESS", help="a cluster that runs already, such as tcp://10.0.0.1:8786")
     one.add_argument("--threads", type=int, help="of each worker; by default its share of the cores")
-    one.add_argument("--depth", type=int, default=1024, help="tokens of the document to read")
+    one.add_argument("--depth", type=int, help="tokens to read; by default 1024, or all of a shorter document")
     one.add_argument("--agents", type=int, default=8, help="number of agents: the dossier's questions, again and again")
     one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="shared")
     one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
@@ -34,12 +34,12 @@ def _cluster(args: argparse.Namespace) -> int:
     whole_number("--agents", args.agents, 1, 100_000)
     with open_model(argparse.Namespace(**vars(args) | {"weights": None})) as model:
         tokens = model.tokenize(lab.load_document(args.document))
-        whole_number("--depth", args.depth, 1, len(tokens))
+        depth = min(1024, len(tokens)) if args.depth is None else whole_number("--depth", args.depth, 1, len(tokens))
     questions = list(islice(cycle(lab.load_agents("dossier").items()), args.agents))
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
     with _client(args) as client:
         run = lab.cluster.fan_out(
-            client, args.model, tokens[: args.depth], agents, args.strategy, max_tokens=args.max_tokens,
+            client, args.model, tokens[:depth], agents, args.strategy, max_tokens=args.max_tokens,
             store=args.store, n_gpu_layers=args.n_gpu_layers, n_threads=args.threads,
         )  # fmt: skip
     workers = run.workers[["worker", "process", "n_threads", "agents", "model_loads", "refused"]]
@@ -52,7 +52,7 @@ def _cluster(args: argparse.Namespace) -> int:
             print(f"{name}\n{answer.strip()}\n")
         print(workers.to_string(index=False))
         total = run.metrics["end_to_end_ms"] / 1e3
-        print(f"{len(agents)} agents, {args.depth:,} tokens, {args.strategy}: {total:.1f} s")
+        print(f"{len(agents)} agents, {depth:,} tokens, {args.strategy}: {total:.1f} s")
     for error in run.errors.values():
         print(f"swarmkv-lab: {error}", file=sys.stderr)
     return 1 if run.errors else 0

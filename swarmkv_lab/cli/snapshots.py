@@ -2,13 +2,17 @@
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import swarmkv_lab as lab
 from swarmkv_lab.cli.options import add_command, kv_type, open_model
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.readers import SUFFIXES
 from swarmkv_lab.files import as_json, user_path, writable
 
 
@@ -21,9 +25,14 @@ def add_commands(commands: Any) -> None:
     one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
     one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
 
-    about = "ask questions over a prefilled document, which is not read again"
-    one = add_command(commands, "ask", about, _ask, "file", "--threads", "--model", "--weights", "--json")
-    one.add_argument("questions", nargs="+", metavar="QUESTION")
+    about = "ask questions over a prefilled document, which is not read again, or over any other (--document)"
+    one = add_command(commands, "ask", about, _ask, "--threads", "--model", "--weights", "--json")
+    one.add_argument("file", nargs="?", metavar="FILE", help="a file that prefill wrote: a path or a URL")
+    one.add_argument("questions", nargs="*", metavar="QUESTION", help="each is asked by an agent of its own")
+    one.add_argument(
+        "--document", help="instead of FILE: dossier, article or a text, Markdown, HTML or PDF file's path"
+    )
+    one.add_argument("--depth", type=int, help="tokens of it to read; by default all that the model takes")
     one.add_argument(
         "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
     )
@@ -62,11 +71,25 @@ def _prefill(args: argparse.Namespace) -> None:
 
 def _ask(args: argparse.Namespace) -> None:
     start = time.perf_counter()
+    questions = args.questions if args.document is None or args.file is None else [args.file, *args.questions]
+    if not questions:
+        raise SwarmKVError("there is no question: write at least one, in quotation marks")
+    if args.document is None and args.file.lower().endswith(SUFFIXES):
+        raise SwarmKVError(
+            f"{args.file} is not a file that prefill wrote: ask about a document with --document {args.file}"
+        )
+    if args.document is None and args.depth is not None:
+        raise SwarmKVError("--depth is for --document: a file that prefill wrote is used as it is")
+    agents = {f"question {i}": question for i, question in enumerate(questions, 1)}
+    text = None if args.document is None else lab.load_document(args.document)
     with open_model(args) as model:
         loaded = time.perf_counter()
-        snapshot = lab.KVSnapshot.load(args.file, model)
+        if text is None:
+            snapshot = lab.KVSnapshot.load(args.file, model)
+        else:
+            prefix = _that_fit(model, model.read(text), questions, args)
+            snapshot = lab.prefill(model, prefix, cache=True, n_threads=args.threads)
         begun = time.perf_counter()
-        agents = {f"question {i}": question for i, question in enumerate(args.questions, 1)}
         run = lab.fan_out(model, snapshot, agents, args.strategy, max_tokens=args.max_tokens, n_threads=args.threads)
     first = run.timeline[run.timeline.phase == "sample"].end_ms.min()
     times = {
@@ -80,14 +103,28 @@ def _ask(args: argparse.Namespace) -> None:
         tokens = [agent.tokens for agent in run.branches]
         print(as_json({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
         return
-    for question, answer in zip(args.questions, answers, strict=True):
+    for question, answer in zip(questions, answers, strict=True):
         print(f"> {question}\n{answer.strip()}\n")
     how = "read again" if args.strategy == "naive" else "restored"
+    what = "the snapshot" if args.document is None else "reading the document"
     print(
         f"{len(snapshot.tokens):,} tokens {how}, first token after {times['ttft_ms']:,.0f} ms (loading the model "
-        f"{times['model_ms']:,.0f}, the snapshot {times['load_ms']:,.0f}), all answers after "
+        f"{times['model_ms']:,.0f}, {what} {times['load_ms']:,.0f}), all answers after "
         f"{times['end_to_end_ms']:,.0f} ms"
     )
+
+
+def _that_fit(model: lab.Model, tokens: np.ndarray, questions: list[str], args: argparse.Namespace) -> np.ndarray:
+    """The first --depth tokens, at most as many as leave the model room for questions and answers; says if not all."""
+    depth = len(tokens) if args.depth is None else min(whole_number("--depth", args.depth, 1), len(tokens))
+    room = max(1, model.n_ctx_train - max(len(model.ask(question)) for question in questions) - args.max_tokens)
+    if room < depth:
+        print(
+            f"{args.document} has {len(tokens):,} tokens, and the first {room:,} are read: {model.name} was trained "
+            f"for {model.n_ctx_train:,}, question and answer included",
+            file=sys.stderr,
+        )
+    return tokens[: min(depth, room)]
 
 
 def _inspect(args: argparse.Namespace) -> None:

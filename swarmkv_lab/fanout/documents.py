@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import DATA, read_text, user_path
+from swarmkv_lab.fanout.readers import text_of
+from swarmkv_lab.files import DATA, open_regular, read_text, reason, user_path
 
 _FOLDER = DATA / "documents"
+_MOST_BYTES = 100_000_000  # some tens of millions of tokens: no model reads more
 
 # The article repeats one sentence. This one is ours, of 20 SmolLM2 tokens: 175 times are 3,500, and 400 are enough
 # to cut the article's 3,501 from, or a deeper document.
@@ -15,19 +17,36 @@ ARTICLE_SENTENCE = " The shared cache holds every key and value of the document,
 ARTICLE_REPEATS = 400
 
 
-def load_document(name: str | Path) -> str:
-    """The text of a document: "dossier", "article" (one sentence repeated), or the path of any UTF-8 file."""
-    if name == "article":
+def load_document(name: str | Path, data: bytes | None = None) -> str:
+    """The text of a document: "dossier", "article" (one sentence repeated), or any text, Markdown, HTML or PDF file.
+
+    name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. HTML and
+    PDF need the extra ``documents``. Raises SwarmKVError for a file that is none of these, too large, or without text.
+    """
+    if data is None and name == "article":
         return ARTICLE_SENTENCE * ARTICLE_REPEATS
-    bundled = _FOLDER / f"{name}.md"
-    path = bundled if os.path.isfile(bundled) else user_path(name)
-    if not os.path.isfile(path):
+    path = Path(name)
+    if data is None:
+        bundled = _FOLDER / f"{name}.md"
+        path = bundled if os.path.isfile(bundled) else user_path(name)
+        data = _bytes(path)
+    if len(data) > _MOST_BYTES:
+        raise SwarmKVError(f"{path.name} has more than {_MOST_BYTES:,} bytes, which is too much: cut it in parts")
+    return text_of(data, path.name)
+
+
+def _bytes(path: Path) -> bytes:
+    """A file's bytes, one more than are allowed at most."""
+    if os.path.isdir(path):
+        raise SwarmKVError(f"{path} is a folder: name one of the files in it")
+    try:
+        with open_regular(path) as file:
+            return file.read(_MOST_BYTES + 1)
+    except FileNotFoundError as error:
         known = ", ".join(sorted([*(p.stem for p in _FOLDER.glob("*.md")), "article"]))
-        raise SwarmKVError(f"document {str(name)!r} is neither a file nor one of {known}")
-    text = read_text(path)
-    if not text.strip():
-        raise SwarmKVError(f"{path.name} is empty: there is nothing to prefill")
-    return text
+        raise SwarmKVError(f"document {str(path)!r} is neither a file nor one of {known}") from error
+    except OSError as error:
+        raise SwarmKVError(f"{path.name} could not be read: {reason(error)}") from error
 
 
 def load_agents(name: str = "dossier") -> dict[str, str]:
