@@ -153,9 +153,9 @@ def test_a_failed_write_to_a_url_leaves_what_was_there(snapshot, monkeypatch):
     url = "memory://elsewhere/doc.kv.safetensors"
     snapshot.save(url)
     before = fsspec.filesystem("memory").cat_file("/elsewhere/doc.kv.safetensors")
-    monkeypatch.setattr(SnapshotHeader, "render", lambda _self: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        replace(snapshot).save(url)  # another one, whose header nobody has rendered yet
+    monkeypatch.setattr(lab.KVSnapshot, "_parts", lambda _self: (b"half" if part == 0 else 1 / 0 for part in range(2)))
+    with pytest.raises(lab.SwarmKVError, match="could not be written: ZeroDivisionError"):
+        snapshot.save(url)
     assert fsspec.filesystem("memory").cat_file("/elsewhere/doc.kv.safetensors") == before
 
 
