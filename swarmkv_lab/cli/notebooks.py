@@ -37,6 +37,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_without_paths(output) for output in cell.outputs if _is_worth_keeping(output)]
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "image/png" in data:
+                    data.pop("text/html", None)  # the same picture again
     return notebook
 
 
