@@ -84,7 +84,10 @@ class Explorer(ipywidgets.VBox):
             self.message.value = alert(error)
 
     def export(self) -> list[Path]:
-        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports; return the paths, [] on error."""
+        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports, and link to them.
+
+        Return the paths, [] on error.
+        """
         folder = RUNS / "exports"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +98,10 @@ class Explorer(ipywidgets.VBox):
         except (SwarmKVError, OSError) as error:
             self.exported.value = alert(error)
             return []
-        names = ", ".join(path.name for path in paths)
-        self.exported.value = f"<span role='status'>wrote {escape(names)} to data/runs/exports</span>"
+        links = ", ".join(map(download, paths))
+        self.exported.value = (
+            f"<span role='status'>wrote {links} to data/runs/exports (a name downloads the file)</span>"
+        )
         return paths
 
 
@@ -107,6 +112,13 @@ def picture(figure: Figure, dpi: int = 95) -> str:
     data = base64.b64encode(png.getvalue()).decode()
     alt = escape(figure.get_label(), quote=True)
     return f'<img alt="{alt}" style="max-width:100%;width:760px" src="data:image/png;base64,{data}">'
+
+
+def download(path: Path) -> str:
+    """A link that holds a file: it works wherever the widget is shown, whatever the server there serves."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.name, quote=True)
+    return f'<a download="{name}" href="data:application/octet-stream;base64,{data}">{name}</a>'
 
 
 def alert(error: Exception) -> str:
