@@ -21,7 +21,7 @@ test: $(READY) lint ## what every change is checked with, in minutes: each fact 
 test-all: $(READY) lint ## every test but the browser's: also larger cases, peers (make peers) and long counts
 	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
-test-browser: $(VENV)/.browser ## the notebooks in JupyterLab and Voila, driven in Chromium; screenshots in artifacts/
+test-browser: $(VENV)/.browser ## JupyterLab and the dashboard, driven in Chromium; screenshots in artifacts/
 	$(BIN)/python -m pytest -m browser
 
 soak: $(READY) ## thousands of flipped bytes, killed writers, failing agents and whole cycles; make test does a tenth
@@ -30,12 +30,12 @@ soak: $(READY) ## thousands of flipped bytes, killed writers, failing agents and
 peers: $(READY) ## compile llama-server of the same sources (a few minutes, once), for bench --peers server_warm and others
 	$(BIN)/python -c 'from swarmkv_lab.peers.build import build; print(build())'
 
-lab: $(READY) ## JupyterLab on loopback, with its token
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+lab: $(READY) ## JupyterLab on loopback, with its token; it opens copies of the notebooks, in work/
+	$(BIN)/swarmkv-lab notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/work/00_tour.ipynb
 
-dashboard: $(VENV)/.dashboard ## the notebooks as plain web pages on loopback, with a token
-	$(BIN)/jupyter server --ip=127.0.0.1 --ServerApp.root_dir=notebooks --ServerApp.default_url=/voila \
-		--ServerApp.open_browser=True
+dashboard: $(VENV)/.dashboard ## the notebooks as web pages, with their outputs, and live explorers; on loopback, with a token
+	$(BIN)/swarmkv-lab dashboard
 
 lint: $(READY) ## style, the direction of imports, types
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from swarmkv_lab.cli import answers, cluster, snapshots
 from swarmkv_lab.cli.gpu import SUBJECTS, measure_gpu
 from swarmkv_lab.cli.options import MODEL, add_command, kv_type, open_model, several_weights
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.files import DATA, as_json, replacing
+from swarmkv_lab.files import DATA, ROOT, as_json, replacing
 from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.measure.work_times import opened
 
@@ -151,6 +151,25 @@ def _reproduce(args: argparse.Namespace) -> None:
     reproduce(args.profile, reference=args.reference)
 
 
+def _notebooks(args: argparse.Namespace) -> None:
+    from swarmkv_lab.cli.notebooks import project_notebooks
+    from swarmkv_lab.cli.working_copies import copy_notebooks
+
+    kept = copy_notebooks(project_notebooks(), ROOT / "work")
+    print("work/ holds the notebooks, to run and to change")
+    for name in kept:
+        print(f"kept your work/{name}, though notebooks/{name} is a newer one: rename yours to get it")
+
+
+def _dashboard(args: argparse.Namespace) -> None:
+    try:
+        from swarmkv_lab.cli.dashboard import serve
+    except ModuleNotFoundError as error:
+        raise SwarmKVError(f"the dashboard needs the package {error.name}: pip install -e '.[dashboard]'") from error
+
+    serve(args.jupyter)
+
+
 def _gpu(args: argparse.Namespace) -> None:
     measure_gpu(args.names or SUBJECTS, args.out)
 
@@ -194,6 +213,11 @@ def _parser() -> argparse.ArgumentParser:
     one = add_command(commands, "reproduce", "run the article's experiment, the figures and the notebooks", _reproduce)
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
+
+    add_command(commands, "notebooks", "copy the notebooks into work/, where you can run and change them", _notebooks)
+    one = add_command(commands, "dashboard", "serve the notebooks as web pages, and live explorers", _dashboard)
+    about = "of the Jupyter server, after --, such as -- --port=8890 --no-browser"
+    one.add_argument("jupyter", nargs="*", metavar="OPTION", help=about)
 
     about = "for maintainers: the article's experiment on a GPU; a limit: timeout -s INT 300 swarmkv-lab gpu"
     one = add_command(commands, "gpu", about, _gpu)

@@ -89,7 +89,10 @@ class Explorer(ipywidgets.VBox):
             self.message.value = alert(error)
 
     def export(self) -> list[Path]:
-        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports; return the paths, [] on error."""
+        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports, and link to them.
+
+        Return the paths, [] on error.
+        """
         folder = RUNS / "exports"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -100,13 +103,22 @@ class Explorer(ipywidgets.VBox):
         except (SwarmKVError, OSError) as error:
             self.exported.value = alert(error)
             return []
-        names = ", ".join(path.name for path in paths)
-        self.exported.value = f"<span role='status'>wrote {escape(names)} to data/runs/exports</span>"
+        links = ", ".join(map(download, paths))
+        self.exported.value = (
+            f"<span role='status'>wrote {links} to data/runs/exports (a name downloads the file)</span>"
+        )
         return paths
 
 
 def _shown(control: ipywidgets.Widget) -> str:
     return f"{getattr(control, 'label', None) or control.value}"
+
+
+def download(path: Path) -> str:
+    """A link that holds a file: it works wherever the widget is shown, whatever the server there serves."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.name, quote=True)
+    return f'<a download="{name}" href="data:application/octet-stream;base64,{data}">{name}</a>'
 
 
 def alert(error: Exception) -> str:
