@@ -1,5 +1,6 @@
 """Explorer: a figure that follows its controls, its numbers as text, and a button that exports both."""
 
+import base64
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
