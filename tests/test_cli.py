@@ -141,7 +141,7 @@ def test_score_says_which_answers_are_right(questions, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "It is shut. does not say open" in out
     assert "1 of 2 answers are right" in out
-    assert main(["score", str(tmp_path / "mine.json"), "--questions", questions, "--json"]) == 0
+    assert main(["score", str(tmp_path / "mine.json"), "--questions", questions, "--json", "-"]) == 0
     assert [row["right"] for row in json.loads(capsys.readouterr().out)] == [True, False]
 
 

@@ -130,7 +130,7 @@ def test_the_figure_by_worker_says_who_died():
 @pytest.mark.real
 def test_the_command(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("SWARMKV_CACHE")
-    asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json"]
+    asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json", "-"]
     assert main([*asked, "--store", str(tmp_path / "store")]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [agent["agent"] for agent in report["agents"]] == ["1 security", "2 licence"]

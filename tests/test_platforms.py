@@ -511,7 +511,7 @@ def test_no_number_ends_in_a_traceback(capsys, option, number):
     "command",
     [
         ["size", "qwen2.5-7b", "--tokens", HUGE],
-        ["size", "qwen2.5-7b", "--tokens", "-1", "--json"],
+        ["size", "qwen2.5-7b", "--tokens", "-1", "--json", "-"],
         ["size", "qwen2.5-7b", "--tokens", "2147483647", "--measure"],
         ["size", "qwen2.5-7b", "--kv-type", LONG],
         ["pipeline", "dossier", "--n-gpu-layers", HUGE],
@@ -528,10 +528,7 @@ def test_other_numbers(capsys, command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", ["9" * 5000, "1e9", "many"], ids=["5,000 digits", "1e9", "many"])
 def test_what_argparse_itself_refuses(number, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["size", "qwen2.5-7b", "--tokens", number])
-    assert exit_.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    assert "--tokens: " in refused(capsys, "size", "qwen2.5-7b", "--tokens", number)
 
 
 @pytest.mark.parametrize(
