@@ -26,7 +26,7 @@ test: $(READY) lint ## check style and types, and test each fact once on the sma
 test-all: $(READY) lint ## run every test but the browser's: also larger cases, peers (after make peers) and long counts
 	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
-test-browser: $(VENV)/.browser ## drive the notebooks in JupyterLab and Voila with Chromium; screenshots go to artifacts/
+test-browser: $(VENV)/.browser ## drive JupyterLab and the dashboard with Chromium; screenshots go to artifacts/
 	$(BIN)/python -m pytest -m browser
 
 soak: $(READY) ## repeat what chance may break thousands of times (flipped bytes, killed writers); make test does a tenth
@@ -38,16 +38,18 @@ peers: $(READY) ## compile llama-server of the same sources, once, for swarmkv-l
 # Jupyter refuses to run as root, which is who everybody is in a container. At the level ERROR it still prints the
 # address, and nothing after it.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+JUPYTER = --log-level=ERROR $(AS_ROOT)
 SAY_ROOT = $(if $(AS_ROOT),@echo "You are root, as in a container: Jupyter is started with --allow-root.")
 
-lab: $(READY) ## open JupyterLab on this machine alone (loopback, with a token); the last line is its address
+lab: $(READY) ## open copies of the notebooks (work/) in JupyterLab, on this machine alone; the last line is its address
+	$(BIN)/swarmkv-lab notebooks
 	$(SAY_ROOT)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --log-level=ERROR $(AS_ROOT) notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/work/00_tour.ipynb \
+		$(JUPYTER)
 
-dashboard: $(VENV)/.dashboard ## serve the notebooks as plain web pages on this machine alone; the last line is the address
+dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live explorers; the last line is the address
 	$(SAY_ROOT)
-	$(BIN)/jupyter server --ip=127.0.0.1 --log-level=ERROR $(AS_ROOT) --ServerApp.root_dir=notebooks \
-		--ServerApp.default_url=/voila --ServerApp.open_browser=True
+	$(BIN)/swarmkv-lab dashboard -- $(JUPYTER)
 
 lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/ruff check .

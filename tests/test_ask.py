@@ -119,6 +119,7 @@ def test_inspect_of_a_damaged_file(twin, document, tmp_path, capsys):
     [
         (["ask", "nowhere.kv.safetensors", "why?"], "nowhere.kv.safetensors could not be read: No such file"),
         (["inspect", "/proc"], "could not be read"),
+        (["ask", "my.pdf", "why?"], "ask about a document with --document my.pdf"),
         (["ask", NAME], "there is no question: write at least one"),
         (["ask", "--document", "dossier"], "there is no question: write at least one"),
         (["ask", "--document", "nowhere.pdf", "why?"], "nowhere.pdf' is neither a file nor one of"),

@@ -1,11 +1,10 @@
-"""The notebooks as a reader meets them: JupyterLab and Voila on loopback, in a real Chromium (make test-browser).
+"""The notebooks as a reader meets them: JupyterLab on loopback, in a real Chromium (make test-browser).
 
 Screenshots, and the milliseconds from key press to new picture, are kept in artifacts/browser.
 """
 
 import json
 import re
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -140,21 +139,3 @@ def test_a_pipeline_streams_its_answers_and_is_stopped(page, lab):
     stop.click()
     page.get_by_text("stopped").last.wait_for()
     assert errors(page) == []
-
-
-def test_a_notebook_as_a_plain_page(page, serve):
-    plain = serve("jupyter_server")
-    page.goto(plain("voila/render/notebooks/00_tour.ipynb"))
-    page.wait_for_selector("img", timeout=240_000)
-    page.get_by_text("Exercise").last.wait_for()
-    assert page.locator(".traceback, [data-mime-type='application/vnd.jupyter.error']").count() == 0
-    page.screenshot(path=ARTIFACTS / "voila.png", full_page=True)
-
-
-def test_the_figures_page(page):
-    page.goto((Path(ROOT) / "figures/index.html").as_uri())
-    images = page.locator("img")
-    for i in range(images.count()):
-        images.nth(i).scroll_into_view_if_needed()
-        page.wait_for_function("e => e.complete && e.naturalWidth > 0", arg=images.nth(i).element_handle())
-    page.screenshot(path=ARTIFACTS / "figures.png", full_page=True)

@@ -1,9 +1,12 @@
 """The gallery: every figure from the reference data, named, captioned, described, and the committed ones are these."""
 
 import html.parser
+import re
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.measurements import Measurements, measurements
@@ -14,14 +17,19 @@ from swarmkv_lab.figures import gallery
 class Page(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.images, self.links = [], []
+        self.images, self.links, self.headings, self.ids, self.tags = [], [], [], [], {}
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.setdefault(tag, attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
         if tag == "img":
-            self.images.append(dict(attrs))
+            self.images.append(attrs)
         if tag == "a":
-            self.links.append(dict(attrs)["href"])
+            self.links.append(attrs["href"])
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +51,30 @@ def test_every_figure_is_drawn_and_on_the_page(drawn):
     folder, paths, _ = drawn
     assert all(path.stat().st_size > 1000 for path in paths)
     page = Page((folder / "index.html").read_text())
-    assert [image["src"] for image in page.images] == [path.name for path in paths[:-1]]
+    pictures = [path for path in paths if path.suffix == ".png"]
+    assert [image["src"] for image in page.images] == [path.name for path in pictures]
+    assert [(int(image["width"]), int(image["height"])) for image in page.images] == [
+        Image.open(path).size for path in pictures
+    ]
     assert all(len(image["alt"]) > 40 for image in page.images)
-    assert all((folder / link).is_file() for link in page.links)
+
+
+def test_the_page_has_an_outline_and_its_links_lead_somewhere():
+    page = Page((ROOT / "figures/index.html").read_text())
+    assert page.tags["html"] == {"lang": "en"}
+    assert "main" in page.tags
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.headings[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(page.headings))
+    assert {f"#{name}" for exhibit in gallery.EXHIBITS for name in (exhibit.name, exhibit.notebook)} <= {*page.links}
+    for link in page.links:
+        assert link[1:] in page.ids if link[0] == "#" else (ROOT / "figures" / link).is_file(), link
+
+
+def test_the_pages_questions_are_those_of_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for name, question in gallery._NOTEBOOKS.items():
+        assert f"| [{name}](notebooks/{name}.ipynb) | {question}" in readme.replace("`", ""), name
 
 
 @pytest.mark.parametrize("exhibit", gallery.EXHIBITS, ids=lambda e: e.name)
@@ -60,11 +89,18 @@ def test_every_figure_says_its_message_and_where_it_was_measured(exhibit, drawn)
             assert legend.get_window_extent().x1 <= width + 1, figure.get_label()
 
 
-def test_every_exhibit_is_committed_and_on_the_committed_page():
+def test_every_exhibit_is_committed_and_on_the_committed_page(drawn):
     for exhibit in gallery.EXHIBITS:
         for ending in ("png", "svg"):
             assert (ROOT / "figures" / f"{exhibit.name}.{ending}").is_file(), exhibit.name
-    assert (ROOT / "figures/index.html").read_text() == gallery._page()
+    assert (ROOT / "figures/index.html").read_text() == (drawn[0] / "index.html").read_text()
+
+
+def test_the_committed_explorer_is_what_the_code_writes(drawn):
+    def rounded(path):  # the last digits of the fitted coefficients are those of a machine's linear algebra
+        return re.sub(r"\d+\.\d+(e-?\d+)?", lambda number: f"{float(number[0]):.6g}", path.read_text(encoding="utf-8"))
+
+    assert rounded(ROOT / "figures/explorer.html") == rounded(drawn[0] / "explorer.html")
 
 
 def test_what_was_not_measured_is_said(tmp_path):

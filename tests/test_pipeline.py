@@ -342,6 +342,7 @@ def test_a_stream_shows_what_the_agents_say(twin, text):
     for answer in widget.run.answers.values():
         assert answer in widget.answers.value
     assert set(widget.data().agent) >= {"early", "reviewer"}
+    assert widget.children.index(widget.answers) < widget.children.index(widget.picture)  # they are what one reads
 
 
 def test_a_streams_failures_are_said(twin, text, monkeypatch):

@@ -181,7 +181,8 @@ def test_a_reader_that_stays_is_said_and_the_old_file_stays(windows, tmp_path):
     with path.open(), pytest.raises(lab.SwarmKVError) as error, files.replacing(path) as file:
         file.write(b"new")
     assert str(error.value) == (
-        "file could not be written: Access is denied (it may be open in another program); what was there is unchanged"
+        f"{path} could not be written: Access is denied (it may be open in another program); what was there is "
+        "unchanged"
     )
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

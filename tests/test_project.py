@@ -53,6 +53,21 @@ def test_notebooks_are_committed_executed_and_small(path):
     assert notebook.cells[0].source.count("?") >= 1  # it opens with a question
 
 
+@pytest.mark.parametrize("path", [*NOTEBOOKS, ROOT / "README.md"], ids=lambda path: path.name)
+def test_relative_links_lead_to_files(path):
+    cells = nbformat.read(path, as_version=4).cells if path.suffix == ".ipynb" else []
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown") or path.read_text()
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (path.parent / link).is_file()] == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_nothing_that_an_exercise_needs_is_closed(path):
+    """Readers choose Run All Cells, and then do the exercise: no cell may close what it uses."""
+    cells = nbformat.read(path, as_version=4).cells
+    assert [cell.source for cell in cells if cell.cell_type == "code" and ".close()" in cell.source] == []
+
+
 def test_no_file_names_a_path_of_some_machine():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     folders = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w")

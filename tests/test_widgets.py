@@ -37,8 +37,31 @@ def test_its_numbers_are_the_geometrys(explorer):
         fit = numbers[f"{layout}_fit"]
         assert agents_bytes(shape, 3501, fit, layout=layout) <= 8 * 10**9
         assert fit == 255 or agents_bytes(shape, 3501, fit + 1, layout=layout) > 8 * 10**9
-    for number in (numbers["bytes_per_token"], numbers["snapshot_bytes"], numbers["shared_bytes"]):
-        assert f"{number:,}" in explorer.message.value
+    for text in ("57,344 bytes", "200.8 MB", "323.0 MB"):
+        assert text in explorer.message.value
+
+
+def test_figure_and_table_say_the_same(explorer):
+    explorer.budget.value = 24
+    fit = explorer.numbers["copied_fit"]
+    assert fit > explorer.agents.max  # the axis ends before
+    assert f"{fit} fit" in explorer.message.value
+    assert f"{fit} agents fit with copies, 255+ if shared" in explorer.picture.value
+
+
+def test_a_picture_says_which_settings_it_shows(explorer):
+    kept = explorer.figure()
+    explorer.model.value, explorer.key_type.value = "gemma-3-27b", "q8_0"
+    assert "Model: qwen2.5-7b; Document, tokens: 3,501; Agents: 8; Key type: f16" in kept.get_supxlabel()
+    assert "Memory for KV: 8 GB" in kept.get_supxlabel()
+
+
+def test_notebooks_show_a_figure_with_its_words(explorer):
+    bundle, metadata = explorer.figure()._repr_mimebundle_()
+    alt = metadata["image/png"]["alt"]
+    assert "agents fit with copies" in alt
+    assert "GB of KV cache (predicted) against agents" in alt
+    assert f'alt="{html.escape(alt)}"' in bundle["text/html"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +118,7 @@ def test_its_predictions_are_the_cost_models(latency):
     model = CostModel.fit(measurements("reference").grid)
     row = model.predict([3501], [4], ["shared"]).iloc[0]
     for ms in (row.ttft_ms, row.end_to_end_ms, row.activation_ms):
-        assert f"{ms:,.1f} ms" in latency.message.value
+        assert f">{ms:,.1f}<" in latency.message.value or f">{ms:,.0f}<" in latency.message.value
     data = latency.data()
     assert set(data.kind) == {"measured", "predicted"}
     assert set(data[data.kind == "measured"].n_agents) == {4}
@@ -111,25 +134,34 @@ def test_a_strategy_that_is_not_chosen_is_not_drawn(latency):
     assert "alert" not in latency.message.value
 
 
-def test_whose_numbers(latency, runs_folder):
+def test_the_articles_numbers(latency):
     latency.source.value = "published"
-    assert "has end to end for naive and swarmkv" in latency.message.value
-    latency.metric.value = "end_to_end_ms"
+    assert latency.metric.value == "end_to_end_ms"
     assert "10,275" in latency.message.value
+    assert "the other controls are off" in latency.message.value
+    assert all(control.disabled for control in (latency.metric, latency.against, latency.depth, latency.agents))
+    assert [name for name, box in latency.shown.items() if not box.disabled] == ["naive", "swarmkv"]
     assert "2 agents, 3,501 tokens (published)" in latency.picture.value
     assert list(latency.data().end_to_end_ms) == [10_275, 5_272]
     assert set(latency.data().kind) == {"published"}
     latency.shown["naive"].value = latency.shown["swarmkv"].value = False
-    assert "has end to end for naive and swarmkv" in latency.message.value
-    latency.shown["naive"].value = True
-    latency.source.value = "mine"
-    assert "run make reproduce" in latency.message.value  # nothing was measured here yet
+    assert "tick one of them" in latency.message.value
+    latency.source.value = "reference"
+    assert not any(control.disabled for control in latency.controls)
+
+
+def test_numbers_of_ones_own_are_offered_once_there_are_some(latency, runs_folder):
+    assert "mine" not in latency.source.options
+    assert "'mine' is not offered yet" in latency.message.value
+    assert "run make reproduce" in latency.message.value
+    with pytest.raises(lab.SwarmKVError, match="run make reproduce"):
+        latency_explorer(source="mine")
     grid = measurements("reference").grid
     (runs_folder / "quick").mkdir()
     grid.assign(end_to_end_ms=grid.end_to_end_ms * 2).to_csv(runs_folder / "quick" / "grid.csv", index=False)
-    latency.agents.value = 2
-    assert "alert" not in latency.message.value
-    measured = latency.data().query("kind == 'measured' and n_agents == 2")
+    mine = latency_explorer(source="mine", agents=2)
+    assert "not offered" not in mine.message.value
+    measured = mine.data().query("kind == 'measured' and n_agents == 2")
     assert measured.end_to_end_ms.max() == 2 * grid[grid.n_agents == 2].end_to_end_ms.max()
 
 
@@ -254,15 +286,36 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
         (lambda r: setattr(r.questions, "value", " \n"), "write at least one"),
         (lambda r: [setattr(box, "value", False) for box in r.shown.values()], "no strategy is chosen: tick one"),
         (lambda r: (setattr(r.depth, "value", 7000), setattr(r.questions, "value", "why? " * 900)), "was trained for"),
+        (lambda r: setattr(r.questions, "value", "why? " * 5000), "shorten the question"),
     ],
 )
 def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, message):
+    racing.picture.value, racing.answers.value, racing.runs = "the last picture", "the last answers", {"naive": 1}
     change(racing)
     racing.run_button.click()
     assert racing.wait(60)
+    assert racing.picture.value == "the last picture"
+    assert racing.answers.value == "the last answers"
+    assert racing.runs  # and they can be exported
     assert "role='alert'" in racing.message.value
     assert message in racing.message.value
     assert not racing.run_button.disabled
+
+
+@pytest.mark.real
+def test_a_race_says_how_far_it_is(racing):
+    racing.depth.value = 2048
+    said = []
+    racing.message.observe(lambda change: said.append((change.new, racing.progress.value)), names="value")
+    for name, box in racing.shown.items():
+        box.value = name == "naive"
+    racing.run_button.click()
+    wait_for(lambda: "512 of 4,096" in str(said) or "1,024 of 4,096" in str(said))
+    racing.stop_button.click()
+    text, progress = said[-1]
+    assert "naive is running: 0 of 4,096 tokens prefilled, 0 of at most 8 answered" in str(said)
+    assert "s left" in text
+    assert 0 < progress < 1
 
 
 def uploaded(name, data):

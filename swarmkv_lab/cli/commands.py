@@ -1,4 +1,4 @@
-"""All commands, and those that are a call: model, size, reproduce, gpu."""
+"""All commands, and those that are one call each."""
 
 import argparse
 
@@ -7,7 +7,8 @@ from swarmkv_lab.cli import answers, bench, cluster, pipeline, snapshots
 from swarmkv_lab.cli.gpu import SUBJECTS, measure_gpu
 from swarmkv_lab.cli.options import MODEL, add_command, report
 from swarmkv_lab.cli.parser import STDOUT, Parser, number, one_of
-from swarmkv_lab.files import DATA, user_path
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import DATA, ROOT, user_path
 from swarmkv_lab.sizing.geometry import kv_types
 from swarmkv_lab.sizing.memory import catalogue_bytes
 
@@ -47,6 +48,13 @@ def parser() -> Parser:
     one = add_command(commands, "reproduce", about, _reproduce, example="--profile full")
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
+
+    about = "copy the notebooks into work/, where you can run and change them"
+    add_command(commands, "notebooks", about, _notebooks, example="")
+    about = "serve the notebooks as web pages, and live explorers"
+    one = add_command(commands, "dashboard", about, _dashboard, example="-- --port=8890 --allow-root")
+    about = "of the Jupyter server, after --, such as -- --port=8890"
+    one.add_argument("jupyter", nargs="*", metavar="OPTION", help=about)
 
     about = "for maintainers: the article's experiment on a GPU; a limit: timeout -s INT 300 swarmkv-lab gpu"
     one = add_command(commands, "gpu", about, _gpu, example="qwen2.5-7b --out gpu")
@@ -88,6 +96,25 @@ def _reproduce(args: argparse.Namespace) -> None:
     from swarmkv_lab.cli.reproduce import reproduce  # imports Jupyter, which no other command needs
 
     reproduce(args.profile, reference=args.reference)
+
+
+def _notebooks(args: argparse.Namespace) -> None:
+    from swarmkv_lab.cli.notebooks import project_notebooks
+    from swarmkv_lab.cli.working_copies import copy_notebooks
+
+    kept = copy_notebooks(project_notebooks(), ROOT / "work")
+    print("work/ holds the notebooks, to run and to change")
+    for name in kept:
+        print(f"kept your work/{name}, though notebooks/{name} is a newer one: rename yours to get it")
+
+
+def _dashboard(args: argparse.Namespace) -> None:
+    try:
+        from swarmkv_lab.cli.dashboard import serve
+    except ModuleNotFoundError as error:
+        raise SwarmKVError(f"the dashboard needs the package {error.name}: pip install -e '.[dashboard]'") from error
+
+    serve(args.jupyter)
 
 
 def _gpu(args: argparse.Namespace) -> None:

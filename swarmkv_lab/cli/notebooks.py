@@ -1,4 +1,4 @@
-"""Execute notebooks and clean them for publication."""
+"""The project's notebooks: find them, execute them, and clean them for publication."""
 
 import json
 import os
@@ -8,8 +8,17 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import ROOT
 from swarmkv_lab.measure.profiles import PROFILE_VARIABLE
+
+
+def project_notebooks() -> list[Path]:
+    """The paths of the project's notebooks, in order. Raises SwarmKVError outside a checkout of the project."""
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not notebooks:
+        raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
+    return notebooks
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
@@ -37,6 +46,9 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [_without_paths(output) for output in cell.outputs if _is_worth_keeping(output)]
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "image/png" in data:
+                    data.pop("text/html", None)  # the same picture again
     return notebook
 
 

@@ -1,5 +1,7 @@
 """reproduce: run the article's experiment on this machine, draw the figures and execute every notebook."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,7 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.analysis.measurements import Measurements
 from swarmkv_lab.analysis.summary import bench_text
-from swarmkv_lab.cli.notebooks import execute
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.cli.notebooks import execute, project_notebooks
 from swarmkv_lab.figures import gallery
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_lab.llama.api import default_threads
@@ -48,9 +49,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     goes to data/reference, and notebooks/ is replaced. Raises SwarmKVError outside a checkout of the project.
     """
     chosen = lab.profile(profile_name)
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    if not notebooks:
-        raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
+    notebooks = project_notebooks()
     data = REFERENCE if reference else RUNS / chosen.name
     data.mkdir(parents=True, exist_ok=True)
     with lab.load_model() as model:
@@ -78,8 +77,13 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
 
     out = ROOT / "notebooks" if reference else data / "notebooks"
     out.mkdir(exist_ok=True)
+    durations = []
     for path in tqdm(notebooks, desc="notebooks", unit="notebook"):
+        start = time.perf_counter()
         nbformat.write(execute(path, chosen.name), out / path.name)
+        durations.append((path.stem, chosen.name, round(time.perf_counter() - start, 1), os.cpu_count()))
+    columns = ["notebook", "profile", "seconds", "cpus"]
+    pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
     print(bench_text(measured.bench))
     print(

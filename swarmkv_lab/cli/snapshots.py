@@ -11,6 +11,7 @@ import swarmkv_lab as lab
 from swarmkv_lab.cli.options import RUNS_MODEL, add_command, add_option, cut, open_model, report
 from swarmkv_lab.cli.parser import checked, output
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.readers import SUFFIXES
 
 
 def add_commands(commands: Any) -> None:
@@ -38,7 +39,7 @@ def add_commands(commands: Any) -> None:
 
     about = "list or clear the snapshots that lab.prefill(..., cache=True) keeps"
     one = add_command(commands, "cache", about, _cache, example="list")
-    one.add_argument("action", choices=["list", "clear"])
+    one.add_argument("action", choices=["list", "clear"], metavar="ACTION", help="list or clear")
 
 
 def _output(text: str) -> str:
@@ -64,6 +65,10 @@ def _ask(args: argparse.Namespace) -> None:
     questions = args.questions if args.document is None or args.file is None else [args.file, *args.questions]
     if not questions:
         raise SwarmKVError("there is no question: write at least one, in quotation marks")
+    if args.document is None and args.file.lower().endswith(SUFFIXES):
+        raise SwarmKVError(
+            f"{args.file} is not a file that prefill wrote: ask about a document with --document {args.file}"
+        )
     if args.document is None and args.depth is not None:
         raise SwarmKVError("--depth is for --document: a file that prefill wrote is used as it is")
     agents = {f"question {i}": question for i, question in enumerate(questions, 1)}

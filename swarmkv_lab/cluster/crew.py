@@ -86,8 +86,8 @@ class Crew:
         while not self._hellos or (self._greetings and time.monotonic() - since < _SLOW_S):  # who is slow joins later
             for _ in self.inbox():
                 pass
-            if self.members and not (self._hellos or self._greetings):
-                reasons = dict.fromkeys(member.refused for member in self.members.values())
+            reasons = dict.fromkeys(member.refused for member in self.members.values() if member.refused)
+            if reasons and not (self._hellos or self._greetings):  # else who is there has gone, and others may come
                 raise SwarmKVError(f"no worker can take part: {'; '.join(reasons)}")
         able = [hello for hello in self._hellos.values() if model is None or hello.standing.model == model]
         if not able:

@@ -132,9 +132,13 @@ def budget(
     longest = max(lengths.values())
     position = n_prefix + longest + max_tokens
     if position > model.n_ctx_train:
+        sizes = {"the document": n_prefix, f"the question of {max(lengths, key=lengths.__getitem__)}": longest}
+        excess = position - model.n_ctx_train
+        enough = [part for part, n in {**sizes, "the answer": max_tokens}.items() if n > excess]
         raise ContextBudgetError(
             f"prefix {n_prefix:,} + longest branch {longest:,} + max_tokens {max_tokens:,} = {position:,} positions, "
-            f"and {model.name} was trained for {model.n_ctx_train:,}: shorten the document or the answer"
+            f"and {model.name} was trained for {model.n_ctx_train:,}: shorten {' or '.join(enough or sizes)} "
+            f"by {excess:,} tokens"
         )
     if strategy.shares and not settings.kv_unified:
         raise SwarmKVError(

@@ -1,11 +1,13 @@
 """Gallery: every figure of the lab, drawn from one folder of measurements, and a web page with all of them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.article import PUBLISHED_PREFILL
@@ -14,32 +16,57 @@ from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.shipping import Link, break_even_table
 from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
-from swarmkv_lab.files import REFERENCE
+from swarmkv_lab.figures.explorer import explorer
+from swarmkv_lab.figures.pages import page
+from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
+_CATALOGUE = str(DATA / "catalogue.csv")  # the one file that is in no folder of measurements
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
+
+
+# In the order of the notebooks, whose questions these are.
+_NOTEBOOKS = {
+    "00_tour": "What does one prefill, many agents look like?",
+    "01_kv_sizing": "How big is a snapshot?",
+    "02_snapshot_and_rope": "What is in the snapshot, and why must a branch start at prefix_seq_len?",
+    "03_naive_vs_fanout": "How much faster, and are the answers the same?",
+    "04_depth_and_agents": "How does it grow with depth and agents?",
+    "05_peers": "Against prefix caches that people already run: is it still faster?",
+    "06_pipeline": "A graph of agents: who can answer before the document is read?",
+    "08_many_machines": "What if agents are on many machines: ship the cache, or compute it again?",
+}
 
 
 @dataclass(frozen=True)
 class Exhibit:
     """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it.
 
-    of_reference: drawn from the reference, as make reproduce does not measure it: few readers have built the peers.
-    needs: a file of the reference, without which there is no such figure yet.
+    notebook: the one that it belongs to. data: the file behind it, in the folder of measurements; without it in the
+    reference, there is no such figure yet. of_reference: drawn from the reference, as make reproduce does not measure
+    it: few readers have built the peers.
     """
 
     name: str
+    notebook: str
+    data: str
     caption: str
     alt: str
     draw: Callable[[Measurements], Figure]
     of_reference: bool = False
-    needs: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+        return self.name.replace("_", " ").capitalize()
 
 
 _ALL = (
     Exhibit(
         "broadcast",
+        "00_tour",
+        "",
         "The idea: the document is prefilled once, and all agents use the result, as all phones receive one broadcast.",
         "Drawing of two towers with three phones each. Left: the tower sends the document to each phone separately. "
         "Right: the tower broadcasts it once to all phones.",
@@ -47,6 +74,8 @@ _ALL = (
     ),
     Exhibit(
         "timeline",
+        "00_tour",
+        "timelines.csv",
         "Who did what when. naive prefills the document for every agent; swarmkv prefills it once. The agents' "
         "remaining work is so short that it is shown again below, in milliseconds.",
         "Two Gantt charts on one time axis, a lane per agent. Above, each agent's lane has a long prefill bar, one "
@@ -56,6 +85,8 @@ _ALL = (
     ),
     Exhibit(
         "strategies",
+        "03_naive_vs_fanout",
+        "bench.json",
         "All strategies compared: the time to an agent's first token (logarithmic axis), and the end-to-end time of "
         "all agents. The dotted bound is the shortest end-to-end time if branches run one after another.",
         "Two panels with a row per strategy. Left, dots on a logarithmic axis: naive is far to the right, all others "
@@ -65,6 +96,8 @@ _ALL = (
     ),
     Exhibit(
         "article",
+        "03_naive_vs_fanout",
+        "bench.json",
         "The article's two results and ours, each in percent of its own baseline. Hardware and model differ; the "
         "effect is the same.",
         "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
@@ -73,6 +106,8 @@ _ALL = (
     ),
     Exhibit(
         "activation",
+        "03_naive_vs_fanout",
+        "bench.json",
         "What an agent waits for before its question can be decoded. With swarmkv, a new context and a private copy, "
         "which take time mostly because their memory is new. With pooled, only the copying into an existing context. "
         "With shared cells, almost nothing.",
@@ -82,6 +117,8 @@ _ALL = (
     ),
     Exhibit(
         "latency_against_depth",
+        "04_depth_and_agents",
+        "grid.csv",
         "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
         "Two panels with logarithmic axes. Time to first token: naive rises steeply and is far above the others. End "
         "to end: naive is above the others at a constant distance.",
@@ -89,6 +126,8 @@ _ALL = (
     ),
     Exhibit(
         "latency_against_agents",
+        "04_depth_and_agents",
+        "grid.csv",
         "Latency against the number of agents. With naive, every agent adds a prefill; with the others, only its own "
         "work. batched packs all agents into one batch: first tokens come later, but the last answer comes sooner.",
         "Two panels with logarithmic axes. Time to first token: naive is flat and high, batched rises with the number "
@@ -98,6 +137,8 @@ _ALL = (
     ),
     Exhibit(
         "speedup_against_agents",
+        "04_depth_and_agents",
+        "grid.csv",
         "The end-to-end speed-up comes close to its bound. If branches run one after another, it cannot exceed "
         "N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) makes B smaller, "
         "so it can exceed this bound.",
@@ -106,6 +147,8 @@ _ALL = (
     ),
     Exhibit(
         "steadiness",
+        "04_depth_and_agents",
+        "clock.csv",
         "The same ratio, round after round. A machine changes its speed, and with it the ratio of two times that were "
         "not measured at the same moment. Times counted in beats of a metronome, a small decode that is timed between "
         "the steps of a run, follow the machine.",
@@ -116,6 +159,8 @@ _ALL = (
     ),
     Exhibit(
         "speedup_map",
+        "04_depth_and_agents",
+        "grid.csv",
         "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
         "are predicted; numbers in boxes are measured.",
         "Heat map with document length on the x axis, the number of agents on the y axis, and contour lines: dark for "
@@ -124,6 +169,8 @@ _ALL = (
     ),
     Exhibit(
         "predicted_against_measured",
+        "04_depth_and_agents",
+        "grid.csv",
         "How accurate the cost model is: each point was predicted by a model that was fitted without it.",
         "Two scatter plots of predicted against measured latency, with logarithmic axes. Most points are in or near a "
         "grey band of 10 percent around the diagonal.",
@@ -131,6 +178,8 @@ _ALL = (
     ),
     Exhibit(
         "packing",
+        "04_depth_and_agents",
+        "grid.csv",
         "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
         "after another (shared): almost none for one or two agents, and more for each further agent, at any depth.",
         "One curve per depth: the ratio of work against the number of agents. It is near 1 for one and two agents, "
@@ -139,6 +188,8 @@ _ALL = (
     ),
     Exhibit(
         "peers",
+        "05_peers",
+        "peers_1024.csv",
         "The lab's strategies beside programs that people use today. A program that keeps the last prompt in its slot "
         "is as fast for the next agent. It is slower if it receives all agents at once, or if it has to load a saved "
         "state. Grey band: the time to decode a question alone. Dotted lines: bounds for branches one after another.",
@@ -150,6 +201,8 @@ _ALL = (
     ),
     Exhibit(
         "yardsticks",
+        "05_peers",
+        "yardsticks.csv",
         "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
         "model, depth and threads.",
         "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
@@ -159,6 +212,8 @@ _ALL = (
     ),
     Exhibit(
         "weight_formats",
+        "05_peers",
+        "formats.csv",
         "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
         "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
         "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
@@ -170,6 +225,8 @@ _ALL = (
     ),
     Exhibit(
         "roofline",
+        "05_peers",
+        "formats.csv",
         "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so the processor's "
         "arithmetic bounds it. A single token reads all weights for a few operations each, so memory bounds it. Lines: "
         "what this machine reaches when it multiplies large matrices and reads a large array.",
@@ -180,6 +237,8 @@ _ALL = (
     ),
     Exhibit(
         "pipeline",
+        "06_pipeline",
+        "pipeline_timelines.csv",
         "A graph of agents over one document. Two agents begin at their watermarks, while the prefill still goes on; "
         "two begin when it ends; and a reviewer reads their answers.",
         "Two Gantt charts on one time axis, a lane per agent. Above, each agent has a long prefill bar, one after "
@@ -194,6 +253,8 @@ _ALL = (
     ),
     Exhibit(
         "first_answers",
+        "06_pipeline",
+        "pipeline.csv",
         "When each agent's answer begins: at its watermark, after the prefill of the whole document (waiting), or "
         "after a prefill of its own (naive).",
         "Dots by agent on an axis of seconds. Filled dots (with watermarks) are far to the left for the first two "
@@ -204,6 +265,8 @@ _ALL = (
     ),
     Exhibit(
         "memory_held",
+        "04_depth_and_agents",
+        "grid.csv",
         "KV memory when all agents are alive at once: copies grow with the number of agents, shared cells only a "
         "little.",
         "Paired bars by number of agents: the bars for copies grow in proportion, the bars for a shared cache stay "
@@ -212,6 +275,8 @@ _ALL = (
     ),
     Exhibit(
         "ship_or_recompute",
+        "08_many_machines",
+        "join.csv",
         "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
         "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill "
         "that was measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, "
@@ -228,10 +293,11 @@ _ALL = (
             f"{m.join_caption}; qwen2.5-7b: from the prefill that the article published",
         ),
         of_reference=True,
-        needs="join.csv",
     ),
     Exhibit(
         "arrivals_against_machines",
+        "08_many_machines",
+        "bench.json",
         "Six ways to give one document's cache to many machines, over links of 1 Gbit per second and a store of 5 GB "
         "per second that has it, or a machine that has it. Left: when the last machine has it. Right: half of the "
         "agents, 100 per machine, have their first token. Ways and queue are predicted and simulated from measured "
@@ -244,16 +310,19 @@ _ALL = (
     ),
     Exhibit(
         "join",
+        "08_many_machines",
+        "join.csv",
         "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
         "equally long, this takes half as long.",
         "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
         "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
         lambda m: figures.join_race(m.document, m.join, m.join_caption),
         of_reference=True,
-        needs="join.csv",
     ),
     Exhibit(
         "codecs",
+        "08_many_machines",
+        "codecs.csv",
         "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the predictions. "
         "Right: the bandwidth below which compressing, sending and decompressing takes less time than sending the "
         "bytes as they are, with one thread. A cache that is quantized from the start needs no codec.",
@@ -261,10 +330,11 @@ _ALL = (
         "ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
         lambda m: figures.codecs(m.codecs, m.codecs_caption),
         of_reference=True,
-        needs="codecs.csv",
     ),
     Exhibit(
         "bytes_per_token",
+        "01_kv_sizing",
+        _CATALOGUE,
         "KV cache per token of popular models. The kind of attention decides its size.",
         "Scatter plot of KiB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
         "attention: multi-head attention is highest, latent and sliding-window attention are lowest.",
@@ -272,6 +342,8 @@ _ALL = (
     ),
     Exhibit(
         "agents_that_fit",
+        "01_kv_sizing",
+        _CATALOGUE,
         "How many agents over one document fit in memory, with one copy per agent and with a shared document.",
         "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
         "times as high as the copied bar.",
@@ -279,6 +351,8 @@ _ALL = (
     ),
     Exhibit(
         "exactness",
+        "03_naive_vs_fanout",
+        "peers_1024.csv",
         "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
         "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
         "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
@@ -288,6 +362,8 @@ _ALL = (
     ),
     Exhibit(
         "study",
+        "03_naive_vs_fanout",
+        "study.csv",
         "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: "
         "how many answers are right, how many are not naive's, and how many of these became right or wrong.",
         "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots are "
@@ -298,6 +374,8 @@ _ALL = (
     ),
     Exhibit(
         "position_error",
+        "02_snapshot_and_rope",
+        "positions.csv",
         "What happens if cached keys are moved to other positions. If all keys move by the same amount, only the "
         "rounding changes, because RoPE is relative. A wide gap inside the prefix changes the predictions.",
         "Two curves of KL divergence against the shift. With a gap in the prefix the curve rises with the shift; with "
@@ -306,39 +384,35 @@ _ALL = (
     ),
 )
 
-EXHIBITS = tuple(one for one in _ALL if not one.needs or (REFERENCE / one.needs).is_file())
+EXHIBITS = tuple(one for name in _NOTEBOOKS for one in _ALL if one.notebook == name and (REFERENCE / one.data).exists())
 
 
 def draw(source: Measurements, folder: Path) -> list[Path]:
-    """Draw every exhibit to a folder as PNG and SVG, and write the index page. Returns the paths of PNGs and page."""
+    """Draw every exhibit to a folder as PNG and SVG, and write the pages. Returns the paths of PNGs and pages."""
     folder.mkdir(parents=True, exist_ok=True)
     for exhibit in EXHIBITS:
         figures.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
-    index = folder / "index.html"
-    index.write_text(_page(), encoding="utf-8")
-    return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + [index]
+    return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + write_pages(source, folder)
 
 
-def _page() -> str:
-    shown = "\n".join(
-        f'<figure id="{e.name}">\n<img src="{e.name}.png" alt="{escape(e.alt)}" loading="lazy">\n'
-        f'<figcaption>{escape(e.caption)} (<a href="{e.name}.svg">SVG</a>)</figcaption>\n</figure>'
-        for e in EXHIBITS
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>SwarmKV Lab: figures</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 54em; margin: 2em auto; padding: 0 1em; color: #222; }}
-figure {{ margin: 0 0 3em; }}
-img {{ max-width: 100%; height: auto; border: 1px solid #ddd; }}
-figcaption {{ margin-top: 0.5em; }}
-</style>
-<h1>SwarmKV Lab: figures</h1>
-<p>Drawn from measurements of the machine that is named under each figure. Numbers are measured, unless a figure says
-that they are predicted or published.</p>
-{shown}
-</html>
-"""
+def write_pages(source: Measurements, folder: Path) -> list[Path]:
+    """Write the explorer, and the page of the figures that were drawn to a folder. Links are those of figures/."""
+    sections = [
+        {"id": name, "title": question, "notebook": f"../notebooks/{name}.ipynb",
+         "figures": [_shown(one, source, folder) for one in EXHIBITS if one.notebook == name]}
+        for name, question in _NOTEBOOKS.items()
+    ]  # fmt: skip
+    pages = {"index.html": page("index.html", sections=sections), "explorer.html": explorer(source)}
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return [folder / name for name in pages]
+
+
+def _shown(exhibit: Exhibit, source: Measurements, folder: Path) -> dict[str, Any]:
+    """What the page says of an exhibit. The picture's size keeps its place free until it is loaded."""
+    data = ((REFERENCE if exhibit.of_reference else source.folder) / exhibit.data).resolve()
+    with Image.open(folder / f"{exhibit.name}.png") as picture:
+        width, height = picture.size
+    return {"id": exhibit.name, "title": exhibit.title, "caption": exhibit.caption, "alt": exhibit.alt, "width": width,
+            "height": height, "data": exhibit.data and Path(os.path.relpath(data, ROOT / "figures")).as_posix(),
+            "data_name": data.name}  # fmt: skip

@@ -1,5 +1,7 @@
 """Figures of sizes: KV bytes per token, by number of agents and by KV type."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -103,16 +105,20 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
     return figure
 
 
-def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title: str) -> Figure:
-    """KV memory against agents, copied and shared, and a budget in bytes; frame: from memory.memory_by_agents."""
+def memory_against_agents(
+    frame: pd.DataFrame, budget: int, n_agents: int, fit: Mapping[str, int], title: str, caption: str = ""
+) -> Figure:
+    """KV memory against agents, copied and shared, and a budget in bytes; frame: from memory.memory_by_agents.
+
+    fit: the agents that fit by layout, from memory.agents_that_fit; they may be more than the frame has.
+    """
     limit, most = budget / 1e9, frame.agents.iloc[-1]
     top = limit * 2
-    fit = {layout: int((frame[layout] <= budget).sum()) for layout in ("copied", "shared")}
-    more = "+" if fit["shared"] == len(frame) else ""
-    message = f"{title}: {fit['copied']} agents fit with copies, {fit['shared']}{more} if shared"
-    with sheet(3.6, layout=False) as figure:
+    copied, shared = (f"{n}+" if n == MOST_AGENTS else f"{n}" for n in (fit["copied"], fit["shared"]))
+    message = f"{title}: {copied} agents fit with copies, {shared} if shared"
+    with sheet(3.8, caption, layout=False) as figure:
         ax = figure.subplots()
-        figure.subplots_adjust(left=0.09, right=0.86, top=0.88, bottom=0.15)
+        figure.subplots_adjust(left=0.09, right=0.83, top=0.88, bottom=0.2)
         for layout, colour in (("copied", BASELINE), ("shared", OURS)):
             gb = frame[layout] / 1e9
             ax.plot(frame.agents, gb, color=colour, linewidth=2)
@@ -123,7 +129,7 @@ def memory_against_agents(frame: pd.DataFrame, budget: int, n_agents: int, title
             else:
                 at = frame.agents[gb <= top].max() if (gb <= top).any() else 1
                 ax.text(at, top, f" {layout}", va="bottom", fontsize=9, color=colour)
-            if 0 < fit[layout] < len(frame):
+            if 0 < fit[layout] < most:
                 ax.vlines(fit[layout], 0, limit, color=colour, linestyle=":", linewidth=1)
         ax.axhline(limit, color="#444444", linewidth=1)
         ax.text(most + 0.8, limit, f"budget, {limit:,.0f} GB", va="center", fontsize=9)

@@ -1,9 +1,13 @@
 """The figures' common look: colours, fonts, title, legend and caption; and how figures are saved."""
 
+import base64
+import io
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -58,6 +62,28 @@ STYLE = {
 }
 
 
+class Described(Figure):
+    """A figure that notebooks show as an image with an alt text: JupyterLab gives a plain image none."""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        return {"text/html": as_html(self)}, {"image/png": {"alt": described(self)}}
+
+
+def described(figure: Figure) -> str:
+    """A figure in words: its message, what is drawn against what, and its small print."""
+    axes = [f"{ax.get_ylabel()} against {ax.get_xlabel()}" for ax in figure.axes if ax.get_xlabel() and ax.get_ylabel()]
+    sentences = [figure.get_label(), *dict.fromkeys(axes), figure.get_supxlabel()]
+    return ". ".join(" ".join(sentence.split()) for sentence in sentences if sentence)
+
+
+def as_html(figure: Figure, dpi: int = 95) -> str:
+    """A figure as an HTML image that fits a narrow window, with its description as alt text."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    data, alt = base64.b64encode(png.getvalue()).decode(), escape(described(figure), quote=True)
+    return f'<img alt="{alt}" style="max-width:100%;width:760px" src="data:image/png;base64,{data}">'
+
+
 @contextmanager
 def styled(layout: bool = True) -> Iterator[None]:
     """Set the common look, for one thread at a time, as matplotlib's settings are global. layout: solve it (slow)."""
@@ -72,7 +98,7 @@ def sheet(height: float, caption: str = "", layout: bool = True) -> Iterator[Fig
     layout: solve it. This takes most of the time of a redraw, so figures that explorers redraw often do without.
     """
     with styled(layout):
-        figure = Figure(figsize=(8, height))
+        figure = Described(figsize=(8, height))
         yield figure
         if caption:
             figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")

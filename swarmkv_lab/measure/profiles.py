@@ -51,7 +51,7 @@ _FULL = (((256, 512, 1024), (1, 2, 4, 8, 16), 2), ((2048, 3501), (1, 2, 4, 16), 
 PROFILES = {
     p.name: p
     for p in (
-        Profile("quick", 768, 3, 1, 16, _QUICK, ((256, 1),), 512),
+        Profile("quick", 512, 3, 1, 16, _QUICK, ((256, 1),), 512),
         # That it runs, not how fast.
         Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64),
         Profile(

@@ -1,7 +1,6 @@
 """Explorer: a figure that follows its controls, its numbers as text, and a button that exports both."""
 
 import base64
-import io
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
@@ -13,11 +12,12 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.figures import save
-from swarmkv_lab.figures.style import STRATEGY
+from swarmkv_lab.figures.style import STRATEGY, as_html
 from swarmkv_lab.files import RUNS
+from swarmkv_lab.widgets.page import Page
 
-WIDE = ipywidgets.Layout(width="min(100%, 46em)")
-LOOK: dict[str, Any] = {"style": {"description_width": "9em"}, "layout": WIDE}
+WIDE = ipywidgets.Layout(width="min(100% - 4px, 46em)")  # a control has margins of 2 px
+LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
 
 
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
@@ -59,7 +59,8 @@ class Explorer(ipywidgets.VBox):
         self.export_button.on_click(lambda _: self.export())
         self.exported = ipywidgets.HTML()
         keep = row(self.export_button, self.exported)
-        super().__init__([*(rows or controls), self.message, self.picture, keep])
+        super().__init__([*(rows or controls), self.message, self.picture, keep, Page()])
+        self.add_class("swarmkv-explorer")
         for control in self.controls:
             control.observe(lambda _: self.redraw(), names="value")
         self.redraw()
@@ -76,15 +77,23 @@ class Explorer(ipywidgets.VBox):
         """HTML above the picture."""
         return ""
 
+    @property
+    def settings(self) -> str:
+        """The controls' descriptions and values: the small print of a figure that stays when they change."""
+        return "; ".join(f"{control.description}: {_shown(control)}" for control in self.controls)
+
     def redraw(self) -> None:
         """Draw again. If the controls' values are wrong, the error replaces the words, and the last picture stays."""
         try:
-            self.message.value, self.picture.value = self.words(), picture(self.figure())
+            self.message.value, self.picture.value = self.words(), as_html(self.figure())
         except SwarmKVError as error:
             self.message.value = alert(error)
 
     def export(self) -> list[Path]:
-        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports; return the paths, [] on error."""
+        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports, and link to them.
+
+        Return the paths, [] on error.
+        """
         folder = RUNS / "exports"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -95,18 +104,22 @@ class Explorer(ipywidgets.VBox):
         except (SwarmKVError, OSError) as error:
             self.exported.value = alert(error)
             return []
-        names = ", ".join(path.name for path in paths)
-        self.exported.value = f"<span role='status'>wrote {escape(names)} to data/runs/exports</span>"
+        links = ", ".join(map(download, paths))
+        self.exported.value = (
+            f"<span role='status'>wrote {links} to data/runs/exports (a name downloads the file)</span>"
+        )
         return paths
 
 
-def picture(figure: Figure, dpi: int = 95) -> str:
-    """A figure as an HTML image that fits a narrow window; its alt text is the figure's label, that is its title."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
-    data = base64.b64encode(png.getvalue()).decode()
-    alt = escape(figure.get_label(), quote=True)
-    return f'<img alt="{alt}" style="max-width:100%;width:760px" src="data:image/png;base64,{data}">'
+def _shown(control: ipywidgets.Widget) -> str:
+    return f"{getattr(control, 'label', None) or control.value}"
+
+
+def download(path: Path) -> str:
+    """A link that holds a file: it works wherever the widget is shown, whatever the server there serves."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.name, quote=True)
+    return f'<a download="{name}" href="data:application/octet-stream;base64,{data}">{name}</a>'
 
 
 def alert(error: Exception) -> str:
@@ -114,9 +127,16 @@ def alert(error: Exception) -> str:
     return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
 
 
+def size(n_bytes: int) -> str:
+    """Bytes for a reader, in the unit of the figures (1 GB is 1e9 bytes): 28,672 bytes; 200.8 MB; 9.17 GB."""
+    if n_bytes < 1e6:
+        return f"{n_bytes:,} bytes"
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.2f} GB"
+
+
 def html_table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
     """An HTML table that scrolls in a narrow window; the first cell of each row is its heading."""
-    cell = "style='text-align:left;vertical-align:top;padding-right:2em'"
+    cell = "style='text-align:left;vertical-align:top;padding:0.2em 0.5em 0.2em 0'"
     top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)
     body = "".join(
         f"<tr><th scope='row' {cell}>{escape(first)}</th>"
@@ -124,5 +144,6 @@ def html_table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] 
         + "</tr>"
         for first, *rest in rows
     )
-    title = f"<caption style='text-align:left;white-space:nowrap'>{escape(caption)}</caption>"
-    return f"<div style='overflow-x:auto'><table>{title}{f'<tr>{top}</tr>' if head else ''}{body}</table></div>"
+    title = f"<caption style='text-align:left'>{escape(caption)}</caption>"
+    rows_of_it = f"{title}{f'<tr>{top}</tr>' if head else ''}{body}"
+    return f"<div style='overflow-x:auto'><table style='border-collapse:collapse'>{rows_of_it}</table></div>"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table, size
 
 _SHOWN = 96  # tokens per picture
 
@@ -45,8 +45,8 @@ class SnapshotInspector(Explorer):
         of_layer = parts[parts.part.isin([f"K of {row}", f"V of {row}"])]
         text = self.model.detokenize(self.snapshot.tokens[self._positions[0] :][:24].tolist(), special=True)
         rows = [
-            ("whole snapshot", f"{self.snapshot.nbytes:,} bytes, {len(self.snapshot.tokens):,} tokens"),
-            *((part.part, f"{part.bytes:,} bytes, from byte {part.offset:,}") for part in of_layer.itertuples()),
+            ("whole snapshot", f"{size(self.snapshot.nbytes)}, {len(self.snapshot.tokens):,} tokens"),
+            *((part.part, f"{size(part.bytes)}, from byte {part.offset:,}") for part in of_layer.itertuples()),
             ("text of the first tokens shown", text),
         ]
         return html_table(rows, f"KV state of {self.model.name}")

@@ -1,5 +1,7 @@
 """The latency explorer: measured points and the cost model's curves, for any depth and number of agents."""
 
+from html import escape
+
 import ipywidgets
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from swarmkv_lab.widgets.explorer import LOOK, Explorer, StrategyBoxes, html_tab
 
 _DEPTHS = (128, 256, 512, 768, 1024, 1536, 2048, 2500, 3000, 3501, 4000, 5000, 6000, 7000, 8000)
 _PUBLISHED = "published"
-_SOURCES = (REFERENCE_NAME, MINE_NAME, _PUBLISHED)
+_ARTICLE = set(PUBLISHED_RUNS.strategy)  # all it has: these strategies' times at one depth, for so many agents
 
 
 class LatencyExplorer(Explorer):
@@ -27,7 +29,16 @@ class LatencyExplorer(Explorer):
     name = "latency"
 
     def __init__(self, source: str = REFERENCE_NAME, depth: int = 3501, agents: int = 4) -> None:
-        self.source = ipywidgets.Dropdown(options=_SOURCES, value=source, description="Source", **LOOK)
+        self._not_offered = ""
+        sources = [REFERENCE_NAME, MINE_NAME, _PUBLISHED]
+        try:
+            _ = measurements(MINE_NAME).grid
+        except SwarmKVError as error:
+            if source == MINE_NAME:
+                raise
+            sources.remove(MINE_NAME)
+            self._not_offered = f"<p>Source {MINE_NAME!r} is not offered yet: {escape(str(error))}.</p>"
+        self.source = ipywidgets.Dropdown(options=sources, value=source, description="Source", **LOOK)
         titles = {title: metric for metric, title in figures.METRICS.items()}
         self.metric = ipywidgets.Dropdown(options=titles, value="ttft_ms", description="Show", **LOOK)
         against = {"depth": "depth", "agents": "n_agents"}
@@ -38,6 +49,8 @@ class LatencyExplorer(Explorer):
         self.log_axes = ipywidgets.Checkbox(value=True, description="logarithmic axes", indent=False)
         self.shown = StrategyBoxes()
         self._loaded: tuple[str, pd.DataFrame, CostModel] | None = None
+        self._only_article()
+        self.source.observe(lambda _: self._only_article(), names="value")  # before the one that redraws
         choices = (self.source, self.metric, self.against, self.depth, self.agents)
         boxes = (*self.shown.values(), self.log_axes)
         super().__init__([*choices, *boxes], [*choices, row(*boxes)])
@@ -72,18 +85,31 @@ class LatencyExplorer(Explorer):
             whole, activation = both.format(*PUBLISHED["end_to_end"]), both.format(*PUBLISHED["activation"])
             return (
                 f"<p>The article, on a GTX 1080 with Qwen2.5-7B, two agents and 3,501 tokens: end to end {whole}. "
-                f"Activation {activation}; the first is the prefill alone, the second includes the branch.</p>"
+                f"Activation {activation}; the first is the prefill alone, the second includes the branch. "
+                f"It published nothing else, so the other controls are off.</p>{self._not_offered}"
             )
         _, model = self._measured()
         here = [self.depth.value], [self.agents.value]
         naive = model.predict(*here, ["naive"]).iloc[0]
         rows = []
         for run in model.predict(*here, self.shown.ticked).itertuples():
-            times = [f"{getattr(run, metric):,.1f} ms" for metric in figures.METRICS]
-            speedup = f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x"
-            rows.append((run.strategy, *times, speedup))
-        head = ["", *figures.METRICS.values(), "speed-up over naive (first token, end to end)"]
-        return html_table(rows, f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted", head)
+            times = [_ms(getattr(run, metric)) for metric in figures.METRICS]
+            sooner = f"{naive.ttft_ms / run.ttft_ms:,.0f}x, {naive.end_to_end_ms / run.end_to_end_ms:.2f}x"
+            rows.append((run.strategy, *times, sooner))
+        times = ["first token, ms", "all agents, ms", "activation, ms"]
+        head = ["strategy", *times, "sooner than naive: first token, all agents"]
+        title = f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted"
+        return html_table(rows, title, head) + self._not_offered
+
+    def _only_article(self) -> None:
+        """Of what the article published there is one metric, at one point: the other controls have nothing to say."""
+        only = self._kind == _PUBLISHED
+        if only:
+            self.metric.value = "end_to_end_ms"
+        for control in (self.metric, self.against, self.depth, self.agents):
+            control.disabled = only
+        for name, box in self.shown.items():
+            box.disabled = only and name not in _ARTICLE
 
     @property
     def _kind(self) -> str:
@@ -101,8 +127,8 @@ class LatencyExplorer(Explorer):
         names = self.shown.ticked
         if self._kind == _PUBLISHED:
             points = PUBLISHED_RUNS[PUBLISHED_RUNS.strategy.isin(names)]
-            if points.empty or self.metric.value != "end_to_end_ms":
-                raise SwarmKVError("the article only has end to end for naive and swarmkv: choose these")
+            if points.empty:
+                raise SwarmKVError("the article only has times of naive and swarmkv: tick one of them")
             return points, PUBLISHED_RUNS[:0]
         grid, model = self._measured()
         if self.against.value == "depth":
@@ -112,6 +138,10 @@ class LatencyExplorer(Explorer):
             points = grid[grid.depth == self.depth.value]
             depths, agents = [self.depth.value], range(1, self.agents.max + 1)
         return points[points.strategy.isin(names)], model.predict(depths, agents, names)
+
+
+def _ms(ms: float) -> str:
+    return f"{ms:,.1f}" if ms < 100 else f"{ms:,.0f}"
 
 
 latency_explorer = LatencyExplorer

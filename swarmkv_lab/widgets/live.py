@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab import figures
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, picture, row
+from swarmkv_lab.figures.style import as_html
+from swarmkv_lab.widgets.explorer import LOOK, WIDE, Explorer, alert, row
 
 _REDRAW_S = 0.7  # seconds; a run's clock is stopped while a picture is drawn, but the reader waits
 
@@ -22,7 +23,7 @@ class Stopped(Exception):
 class Live(Explorer):
     """Run starts ``work()`` in a thread, Stop ends it at the next ``look()``; ``wait()`` waits for its end.
 
-    ``answers``: HTML below the picture, which the work fills.
+    ``answers``: HTML, below the picture unless a subclass moves it, which the work fills.
     """
 
     def __init__(self, rows: list[ipywidgets.Widget], what: str) -> None:
@@ -57,18 +58,21 @@ class Live(Explorer):
     def redraw(self) -> None:
         """Draw the timelines; before the first run there is nothing to draw."""
         if timelines := self.timelines():
-            self.picture.value = picture(figures.lanes(timelines))
+            self.picture.value = as_html(figures.lanes(timelines))
 
     def start(self) -> None:
         """Start the work, unless it is running."""
         if self._thread and self._thread.is_alive():
             return
         self._stop.clear()
-        self.picture.value = ""
-        self.progress.value = 0
         self.run_button.disabled, self.stop_button.disabled = True, False
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        """The work calls this when nothing is left to be refused: only now the last results are gone."""
+        self.picture.value = self.answers.value = ""
+        self.progress.value = self._drawn = 0
 
     def stop(self) -> None:
         """Stop after the current batch; finished results stay."""
@@ -81,12 +85,17 @@ class Live(Explorer):
         return not (self._thread and self._thread.is_alive())
 
     def look(self, *, draw: bool = True) -> None:
-        """The work calls this often: it raises Stopped after Stop was pressed, and redraws if it is time."""
+        """The work calls this often: it raises Stopped after Stop was pressed, and now and then draws and reports."""
         if self._stop.is_set():
             raise Stopped
         if draw and time.monotonic() - self._drawn > _REDRAW_S:
             self.redraw()
+            self.report()
             self._drawn = time.monotonic()
+
+    def report(self) -> None:
+        """Say what is running and how far it is."""
+        raise NotImplementedError
 
     def say(self, what: str) -> None:
         """Show a sentence above the picture."""

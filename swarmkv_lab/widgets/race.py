@@ -16,6 +16,7 @@ from swarmkv_lab.measure.grid import measure, plan, rounds
 from swarmkv_lab.widgets.document import DocumentChoice
 from swarmkv_lab.widgets.explorer import LOOK, StrategyBoxes, alert, html_table, row
 from swarmkv_lab.widgets.live import Live
+from swarmkv_lab.widgets.pace import Pace
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
 
@@ -37,6 +38,7 @@ class Race(Live):
         self.model = model
         self.runs: dict[str, Run] = {}
         self._live: Run | None = None
+        self._pace: Pace | None = None
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
         self._depths = sorted({*_DEPTHS, depth})
@@ -66,8 +68,6 @@ class Race(Live):
 
     def work(self) -> None:
         """Run every strategy once, after a warm-up."""
-        self.runs, self._live = {}, None
-        self.answers.value = ""
         names = self.shown.ticked
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
@@ -79,20 +79,30 @@ class Race(Live):
         depth = min(self.depth.value, len(tokens))
 
         def callback(run: Run) -> None:
-            races = len(run.tokens) == depth  # not the warm-up
-            if races:
-                self._live = run
-                self.say(f"{run.strategy} is running")
-            self.look(draw=races)
+            if len(run.tokens) < depth:  # the warm-up
+                self.look(draw=False)
+                return
+            if run is not self._live:
+                self._live, self._drawn = run, 0  # say at once what is running now
+            pace.count(run)
+            self.look()
 
+        pace = Pace(names, depth, len(questions), self.max_tokens.value)
         once = rounds([depth], [len(questions)], 1)
         how = {"max_tokens": self.max_tokens.value, "callback": callback}
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
+        self.begin()
+        self.runs, self._live, self._pace = {}, None, pace
         for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
-            self.progress.value = len(self.runs) / len(names)
             self.redraw()
             self.answers.value = self._answers()
+        self.progress.value = 1
+
+    def report(self) -> None:
+        """The strategy, its tokens so far, and the time that is left."""
+        self.progress.value = self._pace.done
+        self.say(self._pace.words(self._live.strategy))
 
     def _new_document(self) -> None:
         """Read the document, if it is there and can be counted; let depths and questions follow it."""
@@ -135,7 +145,7 @@ class Race(Live):
         times = [f"{run.metrics['end_to_end_ms'] / 1e3:,.2f} s" for run in runs]
         same = ["the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in runs]
         rows += [("end to end", *times), (f"compared with {first.strategy}", *same)]
-        return html_table(rows, "Answers and end-to-end times (measured)", ["", *self.runs])
+        return html_table(rows, "Answers and end-to-end times (measured)", ["agent", *self.runs])
 
 
 race = Race

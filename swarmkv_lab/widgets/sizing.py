@@ -10,11 +10,12 @@ from swarmkv_lab import figures
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
 from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
-from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table
+from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table, size
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _BUDGETS_GB = (2, 4, 6, 8, 12, 16, 24, 32, 48, 80, 141, 192)
 _TAIL = 256
+_DRAWN = 64  # agents: the axis and the slider end there, however many fit
 
 
 class SizingExplorer(Explorer):
@@ -30,7 +31,7 @@ class SizingExplorer(Explorer):
         self.tokens = ipywidgets.SelectionSlider(
             options=[(f"{n:,}", n) for n in _TOKENS], value=tokens, description="Document, tokens", **LOOK
         )
-        self.agents = ipywidgets.IntSlider(value=agents, min=1, max=64, description="Agents", **LOOK)
+        self.agents = ipywidgets.IntSlider(value=agents, min=1, max=_DRAWN, description="Agents", **LOOK)
         self.key_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Key type", **LOOK)
         self.value_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Value type", **LOOK)
         self.budget = ipywidgets.SelectionSlider(
@@ -53,24 +54,27 @@ class SizingExplorer(Explorer):
 
     def data(self) -> pd.DataFrame:
         """KV bytes by number of agents, copied and shared."""
-        return memory_by_agents(geometry(self.model.value), most=64, **self._how)
+        return memory_by_agents(geometry(self.model.value), most=_DRAWN, **self._how)
 
     def figure(self) -> Figure:
         """KV memory against agents, for the current values of the controls."""
+        numbers = self.numbers
+        fit = {layout: numbers[f"{layout}_fit"] for layout in LAYOUTS}
         title = f"{self.model.value}, {self.tokens.value:,} tokens"
-        return figures.memory_against_agents(self.data(), self.budget.value * 10**9, self.agents.value, title)
+        budget = self.budget.value * 10**9
+        return figures.memory_against_agents(self.data(), budget, self.agents.value, fit, title, self.settings)
 
     def words(self) -> str:
         """The numbers as a table."""
         numbers = self.numbers
         rows = [
-            ("per token", f"{numbers['bytes_per_token']:,} bytes"),
-            ("snapshot of the document", f"{numbers['snapshot_bytes']:,} bytes"),
+            ("per token", size(numbers["bytes_per_token"])),
+            ("snapshot of the document", size(numbers["snapshot_bytes"])),
         ]
         for agents, layout in (("with copies", "copied"), ("sharing the document", "shared")):
             held, fit = numbers[f"{layout}_bytes"], numbers[f"{layout}_fit"]
             more = " or more" if fit == MOST_AGENTS else ""
-            rows.append((f"all agents, {agents}", f"{held:,} bytes; {fit}{more} fit"))
+            rows.append((f"all agents, {agents}", f"{size(held)}; {fit}{more} fit"))
         return html_table(rows, f"KV cache, predicted (each agent adds {_TAIL} tokens of its own)")
 
     @property

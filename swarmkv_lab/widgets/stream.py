@@ -23,6 +23,9 @@ class Stream(Live):
         self.run: Run | None = None
         self.strategy = ipywidgets.Dropdown(options=list(STRATEGY), value=strategy, description="Strategy", **LOOK)
         super().__init__([self.strategy], "pipeline")
+        children = [child for child in self.children if child is not self.answers]
+        at = children.index(self.picture)  # what grows token by token is read, so it comes first
+        self.children = [*children[:at], self.answers, *children[at:]]
 
     def timelines(self) -> dict[str, pd.DataFrame]:
         """The timeline of the run."""
@@ -34,14 +37,14 @@ class Stream(Live):
 
     def work(self) -> None:
         """Run the pipeline once."""
-        self.run = None
         tokens: dict[str, list[int]] = {agent.name: [] for agent in self.pipeline.agents}
         most = sum(agent.max_tokens for agent in self.pipeline.agents)
-        self._show(tokens)
 
         def callback(run: Run) -> None:
-            self.run = run
-            self.say(f"{run.strategy} is running")
+            if self.run is not run:
+                self.run = run
+                self.begin()
+                self._show(tokens)
             self.look()
 
         def on_token(name: str, token: int) -> None:
@@ -55,6 +58,12 @@ class Stream(Live):
         self.redraw()
         for error in self.run.errors.values():
             raise error
+
+    def report(self) -> None:
+        """The strategy, and how many tokens of answers there are."""
+        answered = sum(len(branch.tokens) for branch in self.run.branches)
+        most = sum(branch.max_tokens for branch in self.run.branches)
+        self.say(f"{self.run.strategy} is running: {answered:,} of at most {most:,} tokens of answers")
 
     def _show(self, tokens: dict[str, list[int]]) -> None:
         said = [(name, self.pipeline.model.detokenize(answer)) for name, answer in tokens.items()]
