@@ -37,9 +37,11 @@ peers: $(READY) ## compile llama-server of the same sources, once, for swarmkv-l
 
 # Jupyter refuses to run as root, which is who everybody is in a container. At the level ERROR it still prints the
 # address, and nothing after it.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
-JUPYTER = --log-level=ERROR $(AS_ROOT)
-SAY_ROOT = $(if $(AS_ROOT),@echo "You are root, as in a container: Jupyter is started with --allow-root.")
+JUPYTER = --log-level=ERROR
+ifeq ($(shell id -u),0)
+JUPYTER += --allow-root
+SAY_ROOT = @echo "You are root, as in a container: Jupyter is started with --allow-root."
+endif
 
 lab: $(READY) ## open copies of the notebooks (work/) in JupyterLab, on this machine alone; the last line is its address
 	$(BIN)/swarmkv-lab notebooks
