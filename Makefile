@@ -7,37 +7,53 @@ READY := $(VENV)/.ready
 # The library for images and sound is not used here, and takes a part of the compilation.
 export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
 
-.PHONY: reproduce test test-all test-browser soak peers lab dashboard reference resume-reference lint clean help
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test test-all test-browser soak peers lab dashboard lint reference resume-reference clean
 
-reproduce: $(READY) ## the article's experiment on this machine, the figures and the notebooks (PROFILE=full for 3,501 tokens)
+help: ## show this list
+	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+reproduce: $(READY) ## run the article's experiment on this machine, draw the figures, execute the notebooks (PROFILE=full: 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
 
 # A worker per core, each with one thread of llama.cpp. The model is fetched before they all ask for it at once.
 PYTEST = $(BIN)/swarmkv-lab model && $(BIN)/python -m pytest -n auto --dist worksteal
 
-test: $(READY) lint ## what every change is checked with, in minutes: each fact once, on the smallest model that shows it
+test: $(READY) lint ## check style and types, and test each fact once on the smallest model that shows it, in minutes
 	$(PYTEST)
 
-test-all: $(READY) lint ## every test but the browser's: also larger cases, peers (make peers) and long counts
+test-all: $(READY) lint ## run every test but the browser's: also larger cases, peers (after make peers) and long counts
 	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
-test-browser: $(VENV)/.browser ## JupyterLab and the dashboard, driven in Chromium; screenshots in artifacts/
+test-browser: $(VENV)/.browser ## drive JupyterLab and the dashboard with Chromium; screenshots go to artifacts/
 	$(BIN)/python -m pytest -m browser
 
-soak: $(READY) ## thousands of flipped bytes, killed writers, failing agents and whole cycles; make test does a tenth
+soak: $(READY) ## repeat what chance may break thousands of times (flipped bytes, killed writers); make test does a tenth
 	SWARMKV_SOAK=1 $(BIN)/python -m pytest -s -m soak
 
-peers: $(READY) ## compile llama-server of the same sources (a few minutes, once), for bench --peers server_warm and others
+peers: $(READY) ## compile llama-server of the same sources, once, for swarmkv-lab bench --peers server_warm and others
 	$(BIN)/python -c 'from swarmkv_lab.peers.build import build; print(build())'
 
-lab: $(READY) ## JupyterLab on loopback, with its token; it opens copies of the notebooks, in work/
+# Jupyter refuses to run as root, which is who everybody is in a container. At the level ERROR it still prints the
+# address, and nothing after it.
+JUPYTER = --log-level=ERROR
+ifeq ($(shell id -u),0)
+JUPYTER += --allow-root
+SAY_ROOT = @echo "You are root, as in a container: Jupyter is started with --allow-root."
+endif
+
+lab: $(READY) ## open copies of the notebooks (work/) in JupyterLab, on this machine alone; the last line is its address
 	$(BIN)/swarmkv-lab notebooks
-	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/work/00_tour.ipynb
+	$(SAY_ROOT)
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/work/00_tour.ipynb \
+		$(JUPYTER)
 
-dashboard: $(VENV)/.dashboard ## the notebooks as web pages, with their outputs, and live explorers; on loopback, with a token
-	$(BIN)/swarmkv-lab dashboard
+dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live explorers; the last line is the address
+	$(SAY_ROOT)
+	$(BIN)/swarmkv-lab dashboard -- $(JUPYTER)
 
-lint: $(READY) ## style, the direction of imports, types
+lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -47,7 +63,7 @@ reference: $(READY) ## for maintainers: measure in full and replace what the rep
 	rm -f data/reference/*.csv data/reference/*.json
 	$(MAKE) resume-reference
 
-resume-reference: $(READY) ## go on with it after an interrupt
+resume-reference: $(READY) ## for maintainers: go on with make reference after an interrupt
 	$(BIN)/swarmkv-lab reproduce --profile full --reference
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
@@ -69,6 +85,3 @@ $(VENV)/.dashboard $(VENV)/.browser: $(VENV)/.%: $(READY)
 
 clean: ## remove the environment; the model stays in the user's cache folder
 	rm -rf $(VENV)
-
-help:
-	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(MAKEFILE_LIST)

@@ -1,10 +1,11 @@
 """One family of errors: whatever a caller does wrong ends in a SwarmKVError, never in a dead kernel."""
 
+import difflib
 import functools
 import inspect
 import operator
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -48,6 +49,18 @@ def whole_number(name: str, value: Any, least: int = 0, most: int = INT32_MAX) -
     if isinstance(value, bool) or not least <= number <= most:
         raise SwarmKVError(f"{name}={_shown(value)}: it must be a whole number from {least:,} to {most:,}")
     return number
+
+
+def not_one_of(value: Any, known: Iterable[str]) -> str:
+    """The end of an error's sentence about a name that is not known: which ones are, and which one was meant."""
+    known = list(known)
+    return f"{_shown(value)} is not one of {', '.join(known)}{did_you_mean(value, known)}"
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """The very end of it: the known names that are close to a mistyped one. Empty where none is."""
+    close = difflib.get_close_matches(str(value).lower()[:80], list(known), n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def utf8(what: str, text: str) -> bytes:

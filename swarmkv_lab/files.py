@@ -69,7 +69,7 @@ def open_regular(path: str | Path) -> io.BufferedReader:
     """
     flag = getattr(os, "O_NONBLOCK", 0)
     try:
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115
+        file = open(user_path(path), "rb", opener=lambda name, flags: os.open(name, flags | flag))  # noqa: SIM115
     except ValueError as error:  # a NUL in the path
         raise OSError(None, str(error)) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -80,14 +80,13 @@ def open_regular(path: str | Path) -> io.BufferedReader:
 
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file. Raises SwarmKVError with the reason if it cannot be read."""
-    name = Path(path).name
     try:
         with open_regular(path) as file:
             return io.TextIOWrapper(file, encoding="utf-8-sig").read()  # Windows' editors may begin with a mark
     except UnicodeDecodeError as error:
-        raise SwarmKVError(f"{name} is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise SwarmKVError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise SwarmKVError(f"{name} could not be read: {reason(error)}") from error
+        raise SwarmKVError(f"{path} could not be read: {reason(error)}") from error
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
@@ -128,23 +127,24 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         _flush_folder(target.parent)
     except OSError as error:
         kept = "; what was there is unchanged" if target.exists() else ""
-        raise SwarmKVError(f"{target.name} could not be written: {reason(error)}{kept}") from error
+        raise SwarmKVError(f"{path} could not be written: {reason(error)}{kept}") from error
 
 
-def writable(path: str | Path) -> Path:
+def writable(given: str | Path) -> Path:
     """The file to write for a path: where its symbolic links lead, so that they stay.
 
     Raises SwarmKVError for a name that no file can have, and for anything there that is not a regular file: a folder,
     but also a device or a FIFO, which a rename would replace.
     """
     try:
+        path = user_path(given)
         target = Path(os.path.realpath(path))
         with suppress(FileNotFoundError):
             mode = os.stat(path).st_mode  # not the target's: /dev/stdout leads to a pipe, which has no path
             if not stat.S_ISREG(mode):
                 raise OSError(None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise SwarmKVError(f"{Path(path).name or Path(path)} could not be written: {reason(error)}") from error
+        raise SwarmKVError(f"{given} could not be written: {reason(error)}") from error
     return target
 
 

@@ -26,7 +26,7 @@ def test_prefill_today_in_one_process_and_ask_tomorrow_in_another(tmp_path, caps
     assert "100 tokens" in done.stdout
     answers = {}
     for strategy in lab.STRATEGIES:
-        assert main(["ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "4", "--json"]) == 0
+        assert main(["ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "4", "--json", "-"]) == 0
         answers[strategy] = json.loads(capsys.readouterr().out)
     exact = [answers[name]["tokens"] for name in ("naive", "swarmkv", "pooled", "shared")]
     assert exact[0] == exact[1] == exact[2] == exact[3]
@@ -53,7 +53,7 @@ def test_a_pdf_is_read_kept_and_answered_by_three_agents_in_one_command(my_pdf, 
     expected = lab.fan_out(real, tokens, questions, max_tokens=4)
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
     command = ["ask", "--document", str(my_pdf), "--model", str(real.path), "--max-tokens", "4"]
-    assert main([*command, *questions, "--json"]) == 0
+    assert main([*command, *questions, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["answers"] == list(expected.answers.values())
     monkeypatch.setattr(lab.Context, "decode", lambda *_, **__: pytest.fail("what was kept is read again"))
     assert lab.prefill(real, tokens, cache=True).tokens.tolist() == tokens.tolist()
@@ -66,7 +66,7 @@ def test_the_readmes_way_to_ones_own_pdf(my_pdf, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     program, *command = shlex.split(shell.splitlines()[0])
     assert program == ".venv/bin/swarmkv-lab"
-    assert main([*command, "--max-tokens", "3", "--json"]) == 0
+    assert main([*command, "--max-tokens", "3", "--json", "-"]) == 0
     three = json.loads(capsys.readouterr().out)["answers"]
     *lines, last = cells.replace("max_tokens=64", "max_tokens=3").strip().splitlines()
     names = {}
@@ -79,7 +79,7 @@ def test_the_readmes_way_to_ones_own_pdf(my_pdf, tmp_path, monkeypatch, capsys):
 @pytest.mark.real
 def test_how_much_of_a_document_is_read(my_pdf, real, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("swarmkv_lab.cli.snapshots.open_model", lambda args: nullcontext(real))
+    monkeypatch.setattr("swarmkv_lab.cli.snapshots.open_model", lambda *_: nullcontext(real))
     command = ["ask", "--document", str(my_pdf), "why?", "--max-tokens", "2"]
     n = len(real.read(lab.load_document(my_pdf)))
     for depth, read in (([], n), (["--depth", "5"], 5), (["--depth", "900"], n)):
@@ -100,7 +100,7 @@ def test_inspect_needs_no_model(twin, document, tmp_path, capsys):
     said = capsys.readouterr().out
     for words in ("tokens           300", "model_name       twin", "kv_type", "created", "whole: both checksums"):
         assert words in said
-    assert main(["inspect", str(tmp_path / NAME), "--json"]) == 0
+    assert main(["inspect", str(tmp_path / NAME), "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] == 300
 
 
@@ -123,9 +123,12 @@ def test_inspect_of_a_damaged_file(twin, document, tmp_path, capsys):
         (["ask", NAME], "there is no question: write at least one"),
         (["ask", "--document", "dossier"], "there is no question: write at least one"),
         (["ask", "--document", "nowhere.pdf", "why?"], "nowhere.pdf' is neither a file nor one of"),
-        (["ask", "--document", "dossier", "why?", "--depth", "0"], "--depth=0: it must be a whole number from 1"),
+        (["ask", "--document", "dossier", "why?", "--depth", "0"], "--depth: 0 is not a whole number from 1"),
         (["ask", NAME, "why?", "--depth", "9"], "--depth is for --document"),
-        (["prefill", "--document", "dossier", "--out", "/proc/x", "--depth", "0"], "--depth 0: the document has"),
+        (
+            ["prefill", "--document", "dossier", "--out", "x", "--depth", "99999"],
+            "--depth: 99,999 is too much, the document has",
+        ),
         (["prefill", "--document", "dossier", "--out", "x", "--kv-type", "f17"], "KV type 'f17'"),
     ],
 )

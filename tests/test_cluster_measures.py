@@ -1,11 +1,17 @@
 """What is measured of clusters, on a twin: that it is what it says; the numbers themselves are in data/."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
-from conftest import load_shape
+from conftest import load_shape, needs
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
@@ -130,7 +136,7 @@ def test_the_figure_by_worker_says_who_died():
 @pytest.mark.real
 def test_the_command(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("SWARMKV_CACHE")
-    asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json"]
+    asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json", "-"]
     assert main([*asked, "--store", str(tmp_path / "store")]) == 0
     report = json.loads(capsys.readouterr().out)
     assert [agent["agent"] for agent in report["agents"]] == ["1 security", "2 licence"]
@@ -139,3 +145,29 @@ def test_the_command(capsys, monkeypatch, tmp_path):
     assert main(["cluster", "--workers", "0"]) == 2
     assert main(["cluster", "--scheduler", "tcp://127.0.0.1:9", "--depth", "64"]) == 2
     assert "--scheduler tcp://127.0.0.1:9 does not answer" in capsys.readouterr().err
+
+
+@needs(os, "killpg")
+@pytest.mark.real
+def test_ctrl_c_is_one_line_though_the_workers_get_it_too(monkeypatch):
+    monkeypatch.delenv("SWARMKV_CACHE")
+    command = [
+        sys.executable,
+        "-m",
+        "swarmkv_lab",
+        "cluster",
+        "--workers",
+        "1",
+        "--depth",
+        "3000",
+        "--max-tokens",
+        "999",
+    ]
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **piped, start_new_session=True) as process:
+        while not any(child.cpu_times().user > 2 for child in psutil.Process(process.pid).children(recursive=True)):
+            assert process.poll() is None
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out, err.strip()) == (130, "", "swarmkv-lab: interrupted")

@@ -181,7 +181,8 @@ def test_a_reader_that_stays_is_said_and_the_old_file_stays(windows, tmp_path):
     with path.open(), pytest.raises(lab.SwarmKVError) as error, files.replacing(path) as file:
         file.write(b"new")
     assert str(error.value) == (
-        "file could not be written: Access is denied (it may be open in another program); what was there is unchanged"
+        f"{path} could not be written: Access is denied (it may be open in another program); what was there is "
+        "unchanged"
     )
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
@@ -511,7 +512,7 @@ def test_no_number_ends_in_a_traceback(capsys, option, number):
     "command",
     [
         ["size", "qwen2.5-7b", "--tokens", HUGE],
-        ["size", "qwen2.5-7b", "--tokens", "-1", "--json"],
+        ["size", "qwen2.5-7b", "--tokens", "-1", "--json", "-"],
         ["size", "qwen2.5-7b", "--tokens", "2147483647", "--measure"],
         ["size", "qwen2.5-7b", "--kv-type", LONG],
         ["pipeline", "dossier", "--n-gpu-layers", HUGE],
@@ -528,10 +529,7 @@ def test_other_numbers(capsys, command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", ["9" * 5000, "1e9", "many"], ids=["5,000 digits", "1e9", "many"])
 def test_what_argparse_itself_refuses(number, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main(["size", "qwen2.5-7b", "--tokens", number])
-    assert exit_.value.code == 2
-    assert "Traceback" not in capsys.readouterr().err
+    assert "--tokens: " in refused(capsys, "size", "qwen2.5-7b", "--tokens", number)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_json_has_no_numbers_that_json_does_not_know(capsys, tmp_path, twin, mon
     def refuse(constant):
         raise AssertionError(constant)
 
-    assert main(["pipeline", str(spec), "--json"]) == 1
+    assert main(["pipeline", str(spec), "--json", "-"]) == 1
     record = json.loads(capsys.readouterr().out, parse_constant=refuse)
     assert record["ttft_ms"] is None
     assert list(record["errors"]) == ["a"]

@@ -427,7 +427,7 @@ def test_agents_that_fit_is_the_largest_number_that_does():
     ],
 )
 def test_size_on_the_command_line(capsys, arguments, expected):
-    assert main(["size", *arguments.split(), "--json"]) == 0
+    assert main(["size", *arguments.split(), "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)
     if expected:
         assert expected.items() <= record.items()

@@ -474,7 +474,7 @@ def test_a_disk_that_is_full(saved, twin, snapshot):
     )
     before = saved.read_bytes()
     done = subprocess.run([sys.executable, "-c", code, twin.path, saved], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{NAME} could not be written: File too large; what was there is unchanged"
+    assert done.stdout.strip() == f"{saved} could not be written: File too large; what was there is unchanged"
     assert saved.read_bytes() == before
     assert leftovers(saved.parent) == []
 

@@ -96,7 +96,7 @@ def test_the_command_prints_answers_or_json(spec, capsys):
     assert main(["pipeline", str(spec)]) == 0
     out = capsys.readouterr().out
     assert out.index("early (first token after ") < out.index("late (first token after ")
-    assert main(["pipeline", str(spec), "--strategy", "shared", "--json"]) == 0
+    assert main(["pipeline", str(spec), "--strategy", "shared", "--json", "-"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["strategy"] == "shared"
     assert [agent["agent"] for agent in report["agents"]] == ["early", "late"]

@@ -25,7 +25,7 @@ def read_study(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, keep_default_na=False, dtype=str, index_col=False)
         return frame.astype({name: int for name in _WHOLE if name in frame})
     except ValueError as error:  # pandas' errors for what is no table, and for numbers that are none
-        raise SwarmKVError(f"{path.name} is no CSV file of answers: {error}") from error
+        raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error
 
 
 def accuracy(scored: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any
 
 from swarmkv_lab.analysis.wording import pattern
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import DATA, read_text, user_path
+from swarmkv_lab.files import DATA, read_text
 
 _HEADING = re.compile(r"^(#{2,6}) (?:Appendix ([A-Z])\.? |(\d+(?:\.\d+)*)\.? )?(.*)$", re.MULTILINE)
 
@@ -58,8 +58,8 @@ def load_questions(source: Questions = None) -> list[Question]:
     name = "the list"
     if source is None or isinstance(source, str | Path):
         bundled = DATA / "documents" / f"{source or 'dossier'}.questions.json"
-        path = bundled if os.path.isfile(bundled) else user_path(source or "dossier")
-        name = path.name
+        path = bundled if os.path.isfile(bundled) else source or "dossier"
+        name = str(path)
         try:
             rows = json.loads(read_text(path))
         except (ValueError, RecursionError) as error:

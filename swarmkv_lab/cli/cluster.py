@@ -1,60 +1,59 @@
 """The command cluster: many agents over one document, on this machine's workers or on a Dask cluster's."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import Any
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import add_command, open_model
-from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.files import as_json
+from swarmkv_lab.cli.options import add_command, add_option, cut, open_model, report
+from swarmkv_lab.cli.parser import complain, number
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.measure.cluster_bench import local_cluster
+
+_DEPTH = 1024
 
 
 def add_commands(commands: Any) -> None:
     """Add the command cluster to an argparse parser."""
     about = "answer many agents over one document on a Dask cluster, or on workers of this machine"
-    one = add_command(commands, "cluster", about, _cluster, "--document", "--model", "--n-gpu-layers", "--json")
-    one.add_argument("--workers", type=int, default=2, help="workers to start on this machine, for a first try")
-    one.add_argument("--scheduler", metavar="ADDRESS", help="a cluster that runs already, such as tcp://10.0.0.1:8786")
-    one.add_argument("--threads", type=int, help="of each worker; by default its share of the cores")
-    one.add_argument("--depth", type=int, help="tokens to read; by default 1024, or all of a shorter document")
-    one.add_argument("--agents", type=int, default=8, help="number of agents: the dossier's questions, again and again")
-    one.add_argument("--strategy", choices=list(lab.STRATEGIES), default="shared")
-    one.add_argument("--max-tokens", type=int, default=16, help="tokens of each answer")
-    one.add_argument("--store", help="a folder or an fsspec URL that all workers reach; otherwise they ask each other")
+    shared = ("--document", "--model", "--n-gpu-layers", "--max-tokens", "--json")
+    one = add_command(commands, "cluster", about, _cluster, *shared, example="--workers 2 --agents 4 --depth 256")
+    about = "workers to start on this machine, for a first try"
+    one.add_argument("--workers", type=number(1, 1024), default=2, metavar="N", help=about)
+    about = "a cluster that runs already, such as tcp://10.0.0.1:8786 (default: none)"
+    one.add_argument("--scheduler", metavar="ADDRESS", help=about)
+    add_option(one, "--threads", help="threads of each worker (default: its share of the physical cores)")
+    add_option(one, "--depth", help=f"tokens to read (default: {_DEPTH}, or all of a shorter document)")
+    about = "number of agents: the dossier's questions, again and again"
+    add_option(one, "--agents", type=number(1, 100_000), default=8, help=about)
+    add_option(one, "--strategy", default="shared")
+    about = "a folder or an fsspec URL that all workers reach (default: they ask each other)"
+    one.add_argument("--store", metavar="FOLDER", help=about)
 
 
 def _cluster(args: argparse.Namespace) -> int:
-    whole_number("--workers", args.workers, 1, 1024)
-    whole_number("--agents", args.agents, 1, 100_000)
-    with open_model(argparse.Namespace(**vars(args) | {"weights": None})) as model:
-        tokens = model.tokenize(lab.load_document(args.document))
-        depth = min(1024, len(tokens)) if args.depth is None else whole_number("--depth", args.depth, 1, len(tokens))
+    with open_model(args) as model:
+        tokens = cut(args, model.tokenize(lab.load_document(args.document)), _DEPTH)
     questions = list(islice(cycle(lab.load_agents("dossier").items()), args.agents))
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
     with _client(args) as client:
         run = lab.cluster.fan_out(
-            client, args.model, tokens[:depth], agents, args.strategy, max_tokens=args.max_tokens,
+            client, args.model, tokens, agents, args.strategy, max_tokens=args.max_tokens,
             store=args.store, n_gpu_layers=args.n_gpu_layers, n_threads=args.threads,
         )  # fmt: skip
     workers = run.workers[["worker", "process", "n_threads", "agents", "model_loads", "refused"]]
-    if args.json:
-        errors = {name: str(error) for name, error in run.errors.items()}
-        tables = {"agents": run.agents.to_dict("records"), "workers": workers.to_dict("records")}
-        print(as_json({**run.metrics, **tables, "errors": errors}))
-    else:
-        for name, answer in run.answers.items():
-            print(f"{name}\n{answer.strip()}\n")
-        print(workers.to_string(index=False))
-        total = run.metrics["end_to_end_ms"] / 1e3
-        print(f"{len(agents)} agents, {depth:,} tokens, {args.strategy}: {total:.1f} s")
+    texts = [f"{name}\n{answer.strip()}\n" for name, answer in run.answers.items()]
+    total = run.metrics["end_to_end_ms"] / 1e3
+    texts.append(workers.to_string(index=False))
+    texts.append(f"{len(agents)} agents, {len(tokens):,} tokens, {args.strategy}: {total:.1f} s")
+    errors = {name: str(error) for name, error in run.errors.items()}
+    tables = {"agents": run.agents.to_dict("records"), "workers": workers.to_dict("records")}
+    report(args, {**run.metrics, **tables, "errors": errors}, "\n".join(texts))
     for error in run.errors.values():
-        print(f"swarmkv-lab: {error}", file=sys.stderr)
+        complain(error)
     return 1 if run.errors else 0
 
 

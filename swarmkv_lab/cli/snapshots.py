@@ -1,65 +1,56 @@
 """Commands for snapshot files: prefill, ask, inspect, and the prefix cache."""
 
 import argparse
-import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import add_command, kv_type, open_model
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.cli.options import RUNS_MODEL, add_command, add_option, cut, open_model, report
+from swarmkv_lab.cli.parser import checked, output
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.readers import SUFFIXES
-from swarmkv_lab.files import as_json, user_path, writable
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands prefill, ask, inspect and cache to an argparse parser."""
     about = "prefill a document once and save its KV state in a file"
-    one = add_command(
-        commands, "prefill", about, _prefill, "--document", "--kv-type", "--threads", "--model", "--weights"
-    )
-    one.add_argument("--depth", type=int, help="tokens of the document to read; all by default")
-    one.add_argument("--out", required=True, help="a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors")
+    own = ("--document", "--depth", "--kv-type")
+    example = "--out doc.kv.safetensors"
+    one = add_command(commands, "prefill", about, _prefill, *own, *RUNS_MODEL, "--weights", example=example)
+    about = "a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors"
+    one.add_argument("--out", type=checked(_output), required=True, metavar="FILE", help=about)
 
     about = "ask questions over a prefilled document, which is not read again, or over any other (--document)"
-    one = add_command(commands, "ask", about, _ask, "--threads", "--model", "--weights", "--json")
-    one.add_argument("file", nargs="?", metavar="FILE", help="a file that prefill wrote: a path or a URL")
+    example = '--document my.pdf "Who sells?" "Who buys?"'
+    one = add_command(commands, "ask", about, _ask, *RUNS_MODEL, "--weights", "--json", example=example)
+    add_option(one, "file", nargs="?")
     one.add_argument("questions", nargs="*", metavar="QUESTION", help="each is asked by an agent of its own")
-    one.add_argument(
-        "--document", help="instead of FILE: dossier, article or a text, Markdown, HTML or PDF file's path"
-    )
-    one.add_argument("--depth", type=int, help="tokens of it to read; by default all that the model takes")
-    one.add_argument(
-        "--strategy", default="shared", choices=list(lab.STRATEGIES), help="naive reads the document again"
-    )
-    one.add_argument("--max-tokens", type=int, default=64, help="tokens of each answer")
+    about = "instead of FILE: dossier, article or a text, Markdown, HTML or PDF file's path (default: none)"
+    add_option(one, "--document", default=None, help=about)
+    add_option(one, "--depth", help="tokens of it to read (default: all that the model takes)")
+    add_option(one, "--strategy", default="shared", help="naive reads the document again")
+    add_option(one, "--max-tokens", default=64)
 
-    add_command(commands, "inspect", "describe and check a snapshot file; needs no model", _inspect, "file", "--json")
+    about = "describe and check a snapshot file; needs no model"
+    add_command(commands, "inspect", about, _inspect, "file", "--json", example="doc.kv.safetensors")
 
     about = "list or clear the snapshots that lab.prefill(..., cache=True) keeps"
-    one = add_command(commands, "cache", about, _cache)
-    one.add_argument("action", choices=["list", "clear"])
+    one = add_command(commands, "cache", about, _cache, example="list")
+    one.add_argument("action", choices=["list", "clear"], metavar="ACTION", help="list or clear")
 
 
-def require_output(option: str, path: Path) -> None:
-    """Raise SwarmKVError, before anything is computed, if this file could not be written in the end."""
-    if not os.path.isdir(writable(path).parent):
-        raise SwarmKVError(f"{option} {path}: its folder does not exist")
+def _output(text: str) -> str:
+    return text if "://" in text else output(text)
 
 
 def _prefill(args: argparse.Namespace) -> None:
-    with open_model(args) as model:
-        tokens = model.tokenize(lab.load_document(args.document))
-        if args.depth is not None and not 1 <= args.depth <= len(tokens):
-            raise SwarmKVError(f"--depth {args.depth}: the document has {len(tokens):,} tokens")
-        if "://" not in args.out:
-            require_output("--out", user_path(args.out))
+    with open_model(args, args.weights) as model:
+        tokens = cut(args, model.tokenize(lab.load_document(args.document)))
         start = time.perf_counter()
-        snapshot = lab.prefill(model, tokens[: args.depth], kv_type=kv_type(args), n_threads=args.threads)
+        snapshot = lab.prefill(model, tokens, kv_type=args.kv_type, n_threads=args.threads)
         prefilled = time.perf_counter()
         snapshot.save(args.out)
         saved = time.perf_counter()
@@ -82,7 +73,7 @@ def _ask(args: argparse.Namespace) -> None:
         raise SwarmKVError("--depth is for --document: a file that prefill wrote is used as it is")
     agents = {f"question {i}": question for i, question in enumerate(questions, 1)}
     text = None if args.document is None else lab.load_document(args.document)
-    with open_model(args) as model:
+    with open_model(args, args.weights) as model:
         loaded = time.perf_counter()
         if text is None:
             snapshot = lab.KVSnapshot.load(args.file, model)
@@ -99,24 +90,21 @@ def _ask(args: argparse.Namespace) -> None:
         "end_to_end_ms": 1e3 * (begun - start) + run.metrics["end_to_end_ms"],
     }
     answers = list(run.answers.values())
-    if args.json:
-        tokens = [agent.tokens for agent in run.branches]
-        print(as_json({"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}))
-        return
-    for question, answer in zip(questions, answers, strict=True):
-        print(f"> {question}\n{answer.strip()}\n")
     how = "read again" if args.strategy == "naive" else "restored"
     what = "the snapshot" if args.document is None else "reading the document"
-    print(
+    texts = [f"> {question}\n{answer.strip()}\n" for question, answer in zip(questions, answers, strict=True)]
+    texts.append(
         f"{len(snapshot.tokens):,} tokens {how}, first token after {times['ttft_ms']:,.0f} ms (loading the model "
         f"{times['model_ms']:,.0f}, {what} {times['load_ms']:,.0f}), all answers after "
         f"{times['end_to_end_ms']:,.0f} ms"
     )
+    tokens = [agent.tokens for agent in run.branches]
+    report(args, {"strategy": args.strategy, **times, "answers": answers, "tokens": tokens}, "\n".join(texts))
 
 
 def _that_fit(model: lab.Model, tokens: np.ndarray, questions: list[str], args: argparse.Namespace) -> np.ndarray:
     """The first --depth tokens, at most as many as leave the model room for questions and answers; says if not all."""
-    depth = len(tokens) if args.depth is None else min(whole_number("--depth", args.depth, 1), len(tokens))
+    depth = min(args.depth or len(tokens), len(tokens))
     room = max(1, model.n_ctx_train - max(len(model.ask(question)) for question in questions) - args.max_tokens)
     if room < depth:
         print(
@@ -129,12 +117,10 @@ def _that_fit(model: lab.Model, tokens: np.ndarray, questions: list[str], args: 
 
 def _inspect(args: argparse.Namespace) -> None:
     about = lab.describe(args.file)
-    if args.json:
-        print(as_json(about))
-        return
-    for name, value in about.items():
-        print(f"{name:<16} {value:,}" if isinstance(value, int) else f"{name:<16} {value}")
-    print("whole: both checksums match, and the state has the structure that the header describes")
+    values = {name: f"{value:,}" if isinstance(value, int) else value for name, value in about.items()}
+    lines = [f"{name:<16} {value}" for name, value in values.items()]
+    lines.append("whole: both checksums match, and the state has the structure that the header describes")
+    report(args, about, "\n".join(lines))
 
 
 def _cache(args: argparse.Namespace) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.fanout.readers import text_of
 from swarmkv_lab.files import DATA, open_regular, read_text, reason, user_path
 
@@ -25,28 +25,27 @@ def load_document(name: str | Path, data: bytes | None = None) -> str:
     """
     if data is None and name == "article":
         return ARTICLE_SENTENCE * ARTICLE_REPEATS
-    path = Path(name)
     if data is None:
         bundled = _FOLDER / f"{name}.md"
-        path = bundled if os.path.isfile(bundled) else user_path(name)
-        data = _bytes(path)
+        data = _bytes(bundled if os.path.isfile(bundled) else name)
     if len(data) > _MOST_BYTES:
-        raise SwarmKVError(f"{path.name} has more than {_MOST_BYTES:,} bytes, which is too much: cut it in parts")
-    return text_of(data, path.name)
+        raise SwarmKVError(f"{name} has more than {_MOST_BYTES:,} bytes, which is too much: cut it in parts")
+    return text_of(data, str(name))
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: str | Path) -> bytes:
     """A file's bytes, one more than are allowed at most."""
-    if os.path.isdir(path):
+    if os.path.isdir(user_path(path)):
         raise SwarmKVError(f"{path} is a folder: name one of the files in it")
     try:
         with open_regular(path) as file:
             return file.read(_MOST_BYTES + 1)
     except FileNotFoundError as error:
-        known = ", ".join(sorted([*(p.stem for p in _FOLDER.glob("*.md")), "article"]))
-        raise SwarmKVError(f"document {str(path)!r} is neither a file nor one of {known}") from error
+        known = sorted([*(p.stem for p in _FOLDER.glob("*.md")), "article"])
+        what = f"{str(path)!r} is neither a file nor one of {', '.join(known)}{did_you_mean(path, known)}"
+        raise SwarmKVError(f"document {what}") from error
     except OSError as error:
-        raise SwarmKVError(f"{path.name} could not be read: {reason(error)}") from error
+        raise SwarmKVError(f"{path} could not be read: {reason(error)}") from error
 
 
 def load_agents(name: str = "dossier") -> dict[str, str]:

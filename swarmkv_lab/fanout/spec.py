@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.files import DATA, read_text, user_path
@@ -29,20 +29,20 @@ def load_pipeline(source: str | Path, model: Model, *, n_tokens: int | None = No
     Raises SwarmKVError for what the file lacks, and for any key or value that is not one of a pipeline's.
     """
     bundled = DATA / "documents" / f"{source}.pipeline.toml"
-    path = bundled if os.path.isfile(bundled) else user_path(source)
+    path = bundled if os.path.isfile(bundled) else source
     text = read_text(path)
     try:
         spec = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers too long for Python, and tables nested too deep for it
-        raise SwarmKVError(f"{path.name} is not TOML: {error}") from error
-    _check(spec, _WHOLE, path.name, needs=("document", "agents"))
-    beside = path.parent / spec["document"]
+        raise SwarmKVError(f"{path} is not TOML: {error}") from error
+    _check(spec, _WHOLE, str(path), needs=("document", "agents"))
+    beside = user_path(path).parent / spec["document"]
     tokens = model.read(load_document(beside if os.path.isfile(beside) else spec["document"]))
-    whole = whole_number(f"{path.name}: tokens", spec.get("tokens", len(tokens)), 1, len(tokens))
+    whole = whole_number(f"{path}: tokens", spec.get("tokens", len(tokens)), 1, len(tokens))
     n_tokens = whole if n_tokens is None else whole_number("n_tokens", n_tokens, 1, len(tokens))
     agents = []
     for name, how in spec["agents"].items():
-        where = f"{path.name}: agents.{name}"
+        where = f"{path}: agents.{name}"
         if not isinstance(how, dict):
             raise SwarmKVError(f"{where} is {how!r}: it must be a table with a prompt")
         _check(how, _AGENT, where, needs=("prompt",))
@@ -60,7 +60,7 @@ def _check(table: Mapping[str, Any], known: Mapping[str, Any], where: str, needs
             raise SwarmKVError(f"{where} has no {key}")
     for key, value in table.items():
         if key not in known:
-            raise SwarmKVError(f"{where}: {key!r} is not one of {', '.join(known)}")
+            raise SwarmKVError(f"{where}: {not_one_of(key, known)}")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise SwarmKVError(f"{where}: {key} is {value!r}, of the wrong type")
         if isinstance(value, int):

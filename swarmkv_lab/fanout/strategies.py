@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from swarmkv_lab.analysis.timeline import BASELINE
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.answer import answer
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
@@ -110,7 +110,7 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
-        raise SwarmKVError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
+        raise SwarmKVError(f"strategy {not_one_of(strategy, STRATEGIES)}")
     return STRATEGIES[strategy]
 
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, did_you_mean
 from swarmkv_lab.files import cache_folder, reason, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.requantize import check_format, file_format, is_whole, requantized, requantized_path, sha256
@@ -54,7 +54,8 @@ def model_path(source: str | Path | None = None) -> Path:
         path = _named(str(source)) or path
     if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "not a file" if os.path.exists(path) else "not there"
-        raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}")
+        meant = did_you_mean(source, catalogue().index)
+        raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}{meant}")
     try:
         with path.open("rb") as file:
             magic = file.read(4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import llama_cpp
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing
 from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
@@ -64,7 +64,7 @@ def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
 def check_format(weights: str) -> None:
     """Raise SwarmKVError for a name that is not one of WEIGHT_FORMATS."""
     if not isinstance(weights, str) or weights not in WEIGHT_FORMATS:
-        raise SwarmKVError(f"{weights!r} is no weight format that can be made: they are {', '.join(WEIGHT_FORMATS)}")
+        raise SwarmKVError(f"weight format {not_one_of(weights, WEIGHT_FORMATS)}")
 
 
 def file_format(path: Path) -> str | None:

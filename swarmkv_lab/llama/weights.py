@@ -54,21 +54,19 @@ class Weights:
             self._header = read_header(self.path)
             layers = self._header.get(f"{self._header.get('general.architecture')}.block_count", 0)
             if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
-                raise ModelNotFoundError(
-                    f"{self.path.name} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}"
-                )
+                raise ModelNotFoundError(f"{self.path} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}")
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if not handle:
-                raise ModelNotFoundError(f"{self.path.name} is not a model that llama.cpp can load{take_errors()}")
+                raise ModelNotFoundError(f"{self.path} is not a model that llama.cpp can load{take_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
             self._vocab = llama_cpp.llama_model_get_vocab(handle)
             if self._file_version() != self._loaded:
                 self._free()
-                raise ModelNotFoundError(f"{self.path.name} was changed while it was being loaded: load it again")
+                raise ModelNotFoundError(f"{self.path} was changed while it was being loaded: load it again")
             if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
                 self._free()
-                raise SwarmKVError(f"{self.path.name} is not a decoder-only model: it has no prefix to share")
+                raise SwarmKVError(f"{self.path} is not a decoder-only model: it has no prefix to share")
             count = llama_cpp.llama_model_meta_count(handle)
             key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
             self.metadata = {text_of(key, handle, i): text_of(value, handle, i) for i in range(count)}
@@ -251,7 +249,7 @@ class Weights:
         with suppress(ModelNotFoundError):
             now = self._file_version()
             if now[:2] == self._loaded[:2] and now != self._loaded:
-                raise SwarmKVError(f"{self.path.name} was changed in place since it was loaded: load it again")
+                raise SwarmKVError(f"{self.path} was changed in place since it was loaded: load it again")
 
     @property
     def is_current(self) -> bool:

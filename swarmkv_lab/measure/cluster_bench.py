@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,23 @@ def local_cluster(n_workers: int, threads: int = 1) -> Iterator[Any]:
     except ImportError as error:
         raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
     how = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None, "silence_logs": 50}
-    with LocalCluster(**how) as workers, Client(workers) as client:
-        yield client
+    with ExitStack() as stack:
+        with _deaf_to_interrupts():
+            workers = stack.enter_context(LocalCluster(**how))
+        yield stack.enter_context(Client(workers))
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What starts in this block never hears Ctrl-C: it is this process's, which ends the others without their say."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets signals there alone
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def against_one_process(

@@ -23,12 +23,14 @@ def measure_kv(
     kv_type: KVType = "f16",
     *,
     progress: bool = False,
+    n_gpu_layers: int = -1,
     **settings: Any,
 ) -> dict[str, Any]:
     """Fill a KV cache with n_tokens random tokens and measure it: a record of bytes, and of median times in ms.
 
-    source: a GGUF or a Model is measured itself; for a catalogue name or a geometry its twin is measured. settings: as
-    in Context. Raises ContextBudgetError, with the bytes that are needed, if the machine's memory is too small.
+    source: a GGUF or a Model is measured itself; for a catalogue name or a geometry its twin is measured. n_gpu_layers:
+    of what is loaded here. settings: as in Context. Raises ContextBudgetError, with the bytes that are needed, if the
+    machine's memory is too small.
     """
     shape = geometry(source)
     predicted = shape.snapshot_bytes(n_tokens, kv_type, swa_full=settings.get("swa_full", False))
@@ -37,7 +39,8 @@ def measure_kv(
             model = source
         else:
             by_twin = isinstance(source, KVGeometry) or source in catalogue().index
-            model = stack.enter_context(load_model(twin(shape) if by_twin else Path(str(source))))
+            path = twin(shape) if by_twin else Path(str(source))
+            model = stack.enter_context(load_model(path, n_gpu_layers=n_gpu_layers))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
         prefill_into(ctx, tokens, progress=progress)

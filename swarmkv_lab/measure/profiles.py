@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.measure.grid import rounds
 from swarmkv_lab.measure.runlog import Round
 
@@ -74,5 +74,5 @@ def profile(name: str | None = None) -> Profile:
     """The profile with this name; by default that of $SWARMKV_PROFILE, or quick. SwarmKVError for an unknown name."""
     name = name or os.environ.get(PROFILE_VARIABLE, "quick")
     if name not in PROFILES:
-        raise SwarmKVError(f"profile {name!r} is not one of {', '.join(PROFILES)}")
+        raise SwarmKVError(f"profile {not_one_of(name, PROFILES)}")
     return PROFILES[name]

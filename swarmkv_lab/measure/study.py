@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.analysis.quality import read_study
 from swarmkv_lab.analysis.questions import Question, Questions, load_questions, parts, sections
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
@@ -67,6 +67,7 @@ def study(
     n_parts: int = 4,
     max_tokens: int = 40,
     repeats: int = 1,
+    n_threads: int | None = None,
     path: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -85,7 +86,7 @@ def study(
     """
     for name in arms:
         if name not in ARMS:
-            raise SwarmKVError(f"arm {name!r} is not one of {', '.join(ARMS)}")
+            raise SwarmKVError(f"arm {not_one_of(name, ARMS)}")
     whole_number("repeats", repeats, 1)
     questions = load_questions(questions)
     text = load_document(document)
@@ -104,7 +105,7 @@ def study(
                 bar.set_postfix_str(f"{name}, part {part}")
                 before, prompts = bar.n, asked[part - 1].prompts
                 if not kept.has(repeat, name, part, prompts):
-                    answered = asked[part - 1].answers(ARMS[name], max_tokens, bar)
+                    answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
                     kept.add([_row(model, repeat, name, part, branch) for branch in answered])
                 bar.update(before + len(prompts) - bar.n)
         except KeyboardInterrupt:
@@ -149,12 +150,12 @@ class _Asked:
         }
         self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
 
-    def answers(self, arm: Arm, max_tokens: int, bar: tqdm) -> list[Branch]:
+    def answers(self, arm: Arm, max_tokens: int, n_threads: int | None, bar: tqdm) -> list[Branch]:
         """The branches of all questions, in groups of eight where they are packed."""
         names, together = list(self.prompts), _TOGETHER if arm.strategy == "batched" else len(self.prompts)
         document: np.ndarray | KVSnapshot = self._prefix
         if together < len(names):
-            document = prefill(self._model, self._prefix, progress=False, **arm.settings)
+            document = prefill(self._model, self._prefix, progress=False, n_threads=n_threads, **arm.settings)
         answered: list[Branch] = []
         for i in range(0, len(names), together):
             begun, group = bar.n, {name: self.prompts[name] for name in names[i : i + together]}
@@ -162,7 +163,7 @@ class _Asked:
             def show(run: Run, begun: int = begun) -> None:
                 bar.update(begun + sum(bool(branch.tokens) for branch in run.branches) - bar.n)
 
-            how = {"callback": show, **arm.settings}
+            how = {"callback": show, "n_threads": n_threads, **arm.settings}
             if arm.early:
                 agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
                 run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **how)
@@ -188,21 +189,21 @@ class _Kept:
         if self._path is None:
             return
         if self._path.suffix != ".csv":
-            raise SwarmKVError(f"{self._path.name}: a study is saved in a file whose name ends in .csv")
+            raise SwarmKVError(f"{self._path}: a study is saved in a file whose name ends in .csv")
         beside = self._path.with_suffix(".json")
         everyone, now = self._read_json(beside), json.loads(as_json(environment(model, **settings)))
         if os.path.exists(self._path):
             self.rows = self._read_rows()
             if missing := {row["model"] for row in self.rows} - everyone.keys():
                 raise SwarmKVError(
-                    f"{self._path.name} has answers of {', '.join(sorted(missing))}, and {beside.name} beside it does "
+                    f"{self._path} has answers of {', '.join(sorted(missing))}, and {beside.name} beside it does "
                     "not say how they came about: pass another path"
                 )
         known = everyone.setdefault(model.name, now)
         for name in _SAME:
             if known[name] != now[name]:
                 raise SwarmKVError(
-                    f"{self._path.name} has answers of {model.name} with {name} {known[name]}, and now it is "
+                    f"{self._path} has answers of {model.name} with {name} {known[name]}, and now it is "
                     f"{now[name]}: pass another path"
                 )
         with replacing(beside) as file:
@@ -231,7 +232,7 @@ class _Kept:
         frame = read_study(self._path)
         if list(frame) != list(_COLUMNS):
             raise SwarmKVError(
-                f"{self._path.name} is no study's: it has the columns {', '.join(frame)}, and a study's are "
+                f"{self._path} is no study's: it has the columns {', '.join(frame)}, and a study's are "
                 f"{', '.join(_COLUMNS)}; pass another path"
             )
         return frame.to_dict("records")
@@ -246,7 +247,7 @@ class _Kept:
                 isinstance(one, dict) and {*_SAME} <= one.keys() for one in everyone.values()
             ):
                 return everyone
-        raise SwarmKVError(f"{path.name} lies where a study says how it was made, and is no study's: pass another path")
+        raise SwarmKVError(f"{path} lies where a study says how it was made, and is no study's: pass another path")
 
 
 def fingerprint(text: str) -> str:

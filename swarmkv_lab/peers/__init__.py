@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
@@ -28,9 +28,9 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
     n_ctx: cells of llama-cpp-python's context. settings: as in Context. A server is started for each run, while the
     run's clock is stopped. Raises SwarmKVError for an unknown name, and if a program or a package is missing.
     """
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise SwarmKVError(f"{', '.join(unknown)}: the peers are {', '.join(PEERS)}")
+    for name in names:
+        if name not in PEERS:
+            raise SwarmKVError(f"peer {not_one_of(name, PEERS)}")
     missing = _missing(names)
     if missing:
         raise SwarmKVError("; ".join(missing.values()))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.geometry import HasGeometry, KVGeometry, every_nth_full
 
@@ -43,4 +43,6 @@ def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
         return KVGeometry(**counts, swa=swa)
     if str(source).endswith(".gguf") or os.path.exists(source):
         return KVGeometry.from_gguf(source)
-    raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue: {', '.join(catalogue().index)}")
+    names = catalogue().index
+    meant = did_you_mean(source, names) or f": {', '.join(names)}"
+    raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue{meant}")

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, public, whole_number
 from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 
@@ -27,7 +27,7 @@ def kv_types(kv_type: KVType) -> tuple[str, str]:
         raise SwarmKVError(f"kv_type is one name or (key type, value type), got {kv_type!r}")
     for name in pair:
         if name not in KV_TYPES:
-            raise SwarmKVError(f"KV type {name!r} is not one of {', '.join(KV_TYPES)}")
+            raise SwarmKVError(f"KV type {not_one_of(name, KV_TYPES)}")
     return pair[0], pair[1]
 
 

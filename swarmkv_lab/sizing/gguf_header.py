@@ -44,14 +44,13 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: str | Path, what: "Callable[[_Reader], _What]") -> _What:
-    path = Path(path)
     try:
         with open_regular(path) as file:
             return what(_Reader(file, os.fstat(file.fileno()).st_size))
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
-        raise ModelNotFoundError(f"{path.name} has no readable GGUF header: {error}") from error
+        raise ModelNotFoundError(f"{path} has no readable GGUF header: {error}") from error
 
 
 class _Malformed(Exception):

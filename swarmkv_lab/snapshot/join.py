@@ -103,7 +103,7 @@ class _Tail:
         try:
             with storage.reading(self._path) as (file, size):
                 self._file, self._size = _Stoppable(file, self._enough), size
-                self._pages = PageReader(cast(BinaryIO, self._file), size, Path(self._path).name)
+                self._pages = PageReader(cast(BinaryIO, self._file), size, str(self._path))
                 self.start = len(self._pages.tokens)
                 self._opened.set()
                 for start, data in self._pages:

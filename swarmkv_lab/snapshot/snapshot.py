@@ -105,7 +105,7 @@ class KVSnapshot:
         when it is another model's or llama.cpp's.
         """
         with storage.reading(path) as (file, size):
-            return cls._read(file, size, Path(path).name, model)[0]
+            return cls._read(file, size, str(path), model)[0]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KVSnapshot":
@@ -201,5 +201,5 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
     """
     with storage.reading(path) as (file, size):
-        snapshot, metadata = KVSnapshot._read(file, size, Path(path).name)
+        snapshot, metadata = KVSnapshot._read(file, size, str(path))
     return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}

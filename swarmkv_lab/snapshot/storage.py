@@ -30,7 +30,7 @@ def reading(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
         with open_regular(local) as file:
             yield file, os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise SwarmKVError(f"{local.name or local} could not be read: {reason(error)}") from error
+        raise SwarmKVError(f"{path} could not be read: {reason(error)}") from error
 
 
 def exists(path: str | Path) -> bool:
