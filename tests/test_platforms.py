@@ -676,7 +676,8 @@ def test_the_workflow_does_what_the_readme_says_on_three_systems():
 def test_the_lab_works_without_what_windows_lacks(tmp_path):
     """A fresh process without fcntl, resource, fork, affinity and Unix' signals imports and runs everything."""
     code = (
-        "import os, signal, sys, distributed, jupyter_server.serverapp, nbclient, platformdirs, psutil\n"  # which know their systems themselves
+        "import os, signal, sys\n"
+        "import distributed, jupyter_server.serverapp, nbclient, platformdirs, psutil\n"  # which know their systems
         "for name in ('fcntl', 'resource', 'pwd', 'grp', 'termios'):\n    sys.modules[name] = None\n"
         "for name in ('fork', 'sched_getaffinity', 'getuid', 'geteuid', 'mkfifo', 'O_NONBLOCK'):\n"
         "    hasattr(os, name) and delattr(os, name)\n"
