@@ -97,7 +97,7 @@ def test_an_interrupt_before_there_is_a_round(twin, document, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"formats": ["q9"]}, "'q9' is no weight format that can be made"),
+    ({"formats": ["q9"]}, "weight format 'q9' is not one of f32"),
     ({"continuation": 40}, "continuation=40: it must be from 1 to 39"),
     ({"repeats": 0}, "repeats=0"),
     ({"kv_types": "f16"}, "kv_types: the settings of a context are"),
