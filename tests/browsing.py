@@ -55,10 +55,10 @@ def serve(tmp_path_factory):
         path = folder / "config/lab/user-settings" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    env = os.environ | {"SWARMKV_PROFILE": "quick", "JUPYTER_CONFIG_DIR": str(folder / "config")}
     started = []
 
-    def start(*command: str):
+    def start(*command: str, profile: str = "quick"):
+        env = os.environ | {"SWARMKV_PROFILE": profile, "JUPYTER_CONFIG_DIR": str(folder / "config")}
         port, token, log = free_port(), secrets.token_hex(16), (folder / f"log{len(started)}.txt")
         arguments = ["--ip=127.0.0.1", f"--port={port}", "--no-browser", f"--IdentityProvider.token={token}"]
         arguments += ["--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}"]
@@ -84,6 +84,12 @@ def serve(tmp_path_factory):
 @pytest.fixture(scope="session")
 def lab(serve):
     return serve("jupyterlab")
+
+
+@pytest.fixture(scope="session")
+def lab_in_smoke(serve):
+    """Where notebooks measure next to nothing: for what is looked at after they have run."""
+    return serve("jupyterlab", profile="smoke")
 
 
 @pytest.fixture

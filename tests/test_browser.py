@@ -35,8 +35,8 @@ def test_a_notebook_without_explorers_shows_its_pictures(page, lab, name):
 
 
 @pytest.mark.parametrize("name", EXPLORERS)
-def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab, name):
-    open_and_run(page, lab, name)
+def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab_in_smoke, name):
+    open_and_run(page, lab_in_smoke, name)
     picture = page.locator(".jupyter-widgets img").last
     picture.scroll_into_view_if_needed()
     picture.evaluate(STOPWATCH)

@@ -49,7 +49,10 @@ def test_a_peer_twice_begins_anew(real, dossier):
 
 
 def test_a_peer_that_is_unknown(twin):
-    with pytest.raises(lab.SwarmKVError, match=r"peer 'vllm' is not one of llama_state, "), peers.opened(["vllm"], twin, 512):
+    with (
+        pytest.raises(lab.SwarmKVError, match=r"peer 'vllm' is not one of llama_state, "),
+        peers.opened(["vllm"], twin, 512),
+    ):
         pass
 
 
