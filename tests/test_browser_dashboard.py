@@ -136,6 +136,7 @@ def test_live_explorers_start_without_measuring(page, dashboard):
     assert "model not found" not in page.inner_text("body")
     assert page.locator(".traceback, [role=alert]").count() == 0
     page.screenshot(path=ARTIFACTS / "dashboard.explorers.png")
+    assert violations(page) == []
     assert_an_export_arrives(page, "sizing")
     page.get_by_role("link", name="All notebooks").click()
     page.get_by_role("link", name="00 · Tour").wait_for()

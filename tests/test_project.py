@@ -68,6 +68,13 @@ def test_nothing_that_an_exercise_needs_is_closed(path):
     assert [cell.source for cell in cells if cell.cell_type == "code" and ".close()" in cell.source] == []
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_time_that_a_notebook_says_it_takes_is_measured(path):
+    (said,) = re.findall(r"about (\d+) seconds in the quick profile", nbformat.read(path, 4).cells[0].source)
+    measured = pd.read_csv(ROOT / "data/notebooks.csv").set_index("notebook").seconds[path.stem]
+    assert abs(int(said) - measured) <= 5
+
+
 def test_no_file_names_a_path_of_some_machine():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
     folders = re.compile(r"(?<![\w.])/(?:home|root|Users|work|tmp)/\w")

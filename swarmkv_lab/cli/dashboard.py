@@ -15,7 +15,7 @@ from swarmkv_lab.files import ROOT, RUNS
 _PAGES = RUNS / "dashboard"
 _EXPLORERS = (
     "import swarmkv_lab as lab\nfrom swarmkv_lab import widgets",
-    "# SwarmKV Lab: explorers\n\n[All notebooks](/dashboard/index.html). Nothing is measured until you press Run.",
+    "# SwarmKV Lab: explorers\n\n[All notebooks](/dashboard/index.html)\n\nNothing is measured until you press Run.",
     "## How big is it, and how many agents fit?",
     "widgets.sizing_explorer()",
     "## How long does it take?",

@@ -9,7 +9,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
-from swarmkv_lab.files import REFERENCE, ROOT, RUNS, replacing
+from swarmkv_lab.files import DATA, ROOT, RUNS, replacing
 
 _LIGHT, _DARK = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
 _CODE_COLOURS = f"{_LIGHT}\n@media (prefers-color-scheme: dark) {{\n{_DARK}\n}}\n.highlight {{ background: none; }}"
@@ -65,7 +65,7 @@ def _page(path: Path, duration: str) -> Page:
 
 def _measured() -> Path | None:
     """Where it says how long each notebook runs: measured by ``make reproduce`` here, or else by the maintainers."""
-    paths = (folder / "notebooks.csv" for folder in (RUNS / "quick", REFERENCE))
+    paths = (folder / "notebooks.csv" for folder in (RUNS / "quick", DATA))
     return next((path for path in paths if path.exists()), None)
 
 

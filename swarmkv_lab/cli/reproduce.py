@@ -54,9 +54,11 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
     data.mkdir(parents=True, exist_ok=True)
     with lab.load_model() as model:
         tokens = model.tokenize(lab.load_document("dossier"))
+        kept_bench(data, model, tokens, depth=chosen.depth, repeats=chosen.repeats, max_tokens=chosen.max_tokens)
+        _print_table(Measurements(data), chosen)
+        print("\nNext: a grid of depths and agents, the figures, the notebooks; then this table again.\n")
         grid = plan(model, tokens, chosen.rounds, list(lab.STRATEGIES), max_tokens=chosen.max_tokens)
         sweep_rounds(grid, chosen.rounds, path=data / "grid.csv")
-        kept_bench(data, model, tokens, depth=chosen.depth, repeats=chosen.repeats, max_tokens=chosen.max_tokens)
         once(data / "positions.csv", lambda: lab.position_error(model, tokens[: chosen.positions]))
         once(data / "positions.json", lambda: environment(model))
         if reference:
@@ -82,15 +84,20 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         start = time.perf_counter()
         nbformat.write(execute(path, chosen.name), out / path.name)
         durations.append((path.stem, chosen.name, round(time.perf_counter() - start, 1), os.cpu_count()))
-    columns = ["notebook", "profile", "seconds", "cpus"]
-    pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
+    if not reference:
+        columns = ["notebook", "profile", "seconds", "cpus"]
+        pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
+    _print_table(measured, chosen)
+    print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
+
+
+def _print_table(measured: Measurements, chosen: Profile) -> None:
     print(bench_text(measured.bench))
     print(
         f"\nThe article's experiment, published and measured here ({chosen.depth:,} tokens, profile {chosen.name}):\n"
     )
     print(lab.article_table(measured.bench).to_string())
-    print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
 
 
 def _measure_peers(model: lab.Model, tokens: np.ndarray, chosen: Profile, data: Path) -> None:
