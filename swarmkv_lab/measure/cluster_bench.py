@@ -30,10 +30,11 @@ def local_cluster(n_workers: int, threads: int = 1) -> Iterator[Any]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
-    how = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None, "silence_logs": 50}
+    how: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None}
+    how["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}  # of its HTTP server: any free port, not Dask's 8787
     with ExitStack() as stack:
         with _deaf_to_interrupts():
-            workers = stack.enter_context(LocalCluster(**how))
+            workers = stack.enter_context(LocalCluster(**how, silence_logs=50))
         yield stack.enter_context(Client(workers))
 
 
