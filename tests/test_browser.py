@@ -66,8 +66,8 @@ def test_a_notebook_runs_and_its_explorers_follow_their_sliders(page, lab_in_smo
     assert box["x"] + box["width"] <= 520  # nothing is cut off in a narrow window
 
 
-def test_a_race_is_run_exported_and_another_one_stopped(page, lab):
-    open_and_run(page, lab, LIVE[0])
+def test_a_race_is_run_exported_and_another_one_stopped(page, lab_in_smoke):
+    open_and_run(page, lab_in_smoke, LIVE[0])
     depth = page.locator(".jupyter-widgets .noUi-handle").first
     depth.focus()
     for _ in range(3):
