@@ -43,10 +43,10 @@ JUPYTER += --allow-root
 SAY_ROOT = @echo "You are root, as in a container: Jupyter is started with --allow-root."
 endif
 
-lab: $(READY) ## open copies of the notebooks (work/) in JupyterLab, on this machine alone; the last line is its address
+lab: $(READY) ## open copies of the notebooks (my_notebooks/) in JupyterLab, on this machine alone; the last line is its address
 	$(BIN)/swarmkv-lab notebooks
 	$(SAY_ROOT)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/work/00_tour.ipynb \
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/my_notebooks/00_tour.ipynb \
 		$(JUPYTER)
 
 dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live explorers; the last line is the address

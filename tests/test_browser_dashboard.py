@@ -11,13 +11,13 @@ import time
 import nbformat
 import pandas as pd
 import pytest
-from browsing import ARTIFACTS, SETTINGS, errors, free_port
+from browsing import ARTIFACTS, SETTINGS, errors, free_port, violations
 from conftest import ROOT
 
 from swarmkv_lab.cli.notebooks import project_notebooks
 
 PAGES = ["index", *(f"notebooks/{path.stem}" for path in project_notebooks())]
-NOT_TRACKED = (".git", ".venv", ".*_cache", "__pycache__", "work", "runs", "artifacts", "tests")
+NOT_TRACKED = (".git", ".venv", ".*_cache", "__pycache__", "my_notebooks", "runs", "artifacts", "tests")
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
 
@@ -80,14 +80,6 @@ def git(folder, *command: str) -> str:
     return subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def violations(page) -> list[str]:
-    """What axe finds wrong in a page, and calls serious."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
-
-
 def test_pages_show_their_outputs_at_once(page, dashboard):
     page.goto(dashboard)
     assert page.get_by_role("link", name="00 · Tour").is_visible()
@@ -144,16 +136,18 @@ def test_live_explorers_start_without_measuring(page, dashboard):
 
 def test_a_working_copy_runs_exports_and_leaves_git_clean(page, make, checkout):
     cell = nbformat.v4.new_code_cell("from swarmkv_lab import widgets\nwidgets.sizing_explorer()")
-    (checkout / "work").mkdir()
+    (checkout / "my_notebooks").mkdir()
     python = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=python), checkout / "work/mine.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=python), checkout / "my_notebooks/mine.ipynb")
     address = make("lab").replace("?", "?reset&")
     page.goto(address)
     run_first_cell(page)
     page.screenshot(path=ARTIFACTS / "lab.png")
     page.keyboard.press("Control+s")
     for _ in range(100):
-        if (checkout / "work/00_tour.ipynb").read_bytes() != (checkout / "notebooks/00_tour.ipynb").read_bytes():
+        if (checkout / "my_notebooks/00_tour.ipynb").read_bytes() != (
+            checkout / "notebooks/00_tour.ipynb"
+        ).read_bytes():
             break
         page.wait_for_timeout(100)
     else:

@@ -49,7 +49,7 @@ def parser() -> Parser:
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
 
-    about = "copy the notebooks into work/, where you can run and change them"
+    about = "copy the notebooks into my_notebooks/, where you can run and change them"
     add_command(commands, "notebooks", about, _notebooks, example="")
     about = "serve the notebooks as web pages, and live explorers"
     one = add_command(commands, "dashboard", about, _dashboard, example="-- --port=8890 --allow-root")
@@ -102,10 +102,10 @@ def _notebooks(args: argparse.Namespace) -> None:
     from swarmkv_lab.cli.notebooks import project_notebooks
     from swarmkv_lab.cli.working_copies import copy_notebooks
 
-    kept = copy_notebooks(project_notebooks(), ROOT / "work")
-    print("work/ holds the notebooks, to run and to change")
+    kept = copy_notebooks(project_notebooks(), ROOT / "my_notebooks")
+    print("my_notebooks/ holds the notebooks, to run and to change")
     for name in kept:
-        print(f"kept your work/{name}, though notebooks/{name} is a newer one: rename yours to get it")
+        print(f"kept your my_notebooks/{name}, though notebooks/{name} is a newer one: rename yours to get it")
 
 
 def _dashboard(args: argparse.Namespace) -> None:
