@@ -137,6 +137,14 @@ def whole_page(page, name: str) -> None:
     page.set_viewport_size({"width": 1100, "height": 1000})
 
 
+def violations(page, context: str | None = None) -> list[str]:
+    """What axe finds wrong in a page, or in a part of it, and calls serious."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, context=context, options={"resultTypes": ["violations"]}).response["violations"]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+
+
 def errors(page) -> list[str]:
     found = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
     return found + page.locator(".jupyter-widgets [role=alert]").all_inner_texts()

@@ -6,7 +6,7 @@ Screenshots are kept in artifacts/browser.
 from itertools import product
 
 import pytest
-from browsing import ARTIFACTS
+from browsing import ARTIFACTS, violations
 from conftest import ROOT
 
 from swarmkv_lab.analysis.costmodel import CostModel
@@ -26,16 +26,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.real]
 
 def looked_at(page, name):
     """The page in each width and scheme: nothing is cut off, and axe finds nothing serious."""
-    from axe_playwright_python.sync_playwright import Axe
-
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 900})
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (name, scheme, width)
             page.screenshot(path=ARTIFACTS / f"{name}.{scheme}.{width}.png", full_page=True)
-        found = Axe().run(page).response["violations"]
-        assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == [], (name, scheme)
+        assert violations(page) == [], (name, scheme)
 
 
 def printed(page, name):

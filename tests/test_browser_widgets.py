@@ -1,11 +1,9 @@
 """The explorers in a real JupyterLab: keys are theirs, all has a name, nothing is cut off or scrolls sideways."""
 
-import json
-
 import httpx
 import nbformat
 import pytest
-from browsing import ARTIFACTS, open_and_run
+from browsing import ARTIFACTS, open_and_run, violations
 
 CELLS = [
     "%matplotlib inline\nimport swarmkv_lab as lab\nfrom swarmkv_lab import figures, widgets",
@@ -105,12 +103,7 @@ def test_pictures_are_described(explorers):
 
 @pytest.mark.usefixtures("described")
 def test_axe_finds_nothing_serious(explorers):
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(explorers, context=".jp-OutputArea").response["violations"]
-    (ARTIFACTS / "explorers.axe.json").write_text(json.dumps(found, indent=1))
-    serious = {v["id"]: [node["html"] for node in v["nodes"]] for v in found if v["impact"] in ("serious", "critical")}
-    assert serious == {}
+    assert violations(explorers, ".jp-OutputArea") == []
 
 
 @pytest.mark.parametrize("width", [1100, 800])

@@ -9,6 +9,7 @@ import pandas as pd
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
 
+from swarmkv_lab.figures.pages import TEMPLATES
 from swarmkv_lab.files import DATA, ROOT, RUNS, replacing
 
 _LIGHT, _DARK = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
@@ -33,6 +34,7 @@ def write_pages(notebooks: Sequence[Path], folder: Path, explorers: str) -> None
     exporter = HTMLExporter(
         template_name="pages",
         extra_template_basedirs=[str(Path(__file__).parent / "templates")],
+        extra_template_paths=[str(TEMPLATES)],  # of the look that all pages share
         exclude_input_prompt=True,
         exclude_output_prompt=True,
         exclude_anchor_links=True,

@@ -16,11 +16,11 @@ from swarmkv_lab.figures.style import STRATEGY
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES, UBATCH, ggml_type, pad
+from swarmkv_lab.sizing.memory import TAIL
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _LINKS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 400_000)  # 10^6 bits per second
 _ASSUMED = (10, 100, 1000, 10_000, 100_000)
-_TAIL = 256
 _DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links
 
 
@@ -31,7 +31,7 @@ def explorer(source: Measurements) -> str:
 
 def constants(source: Measurements) -> dict[str, Any]:
     """All that the page knows. Times are in ms, and those of the races in s."""
-    grid, model = source.grid, CostModel.fit(source.grid)
+    grid, model, races = source.grid, CostModel.fit(source.grid), _races()
     medians = grid.groupby(["strategy", "depth", "n_agents"])[["ttft_ms", "end_to_end_ms"]].median().round(3)
     parts: dict[str, dict[str, list[float]]] = {name: {} for name in model.strategies}
     for (part, name), coefficients in model.coefficients.items():
@@ -40,7 +40,7 @@ def constants(source: Measurements) -> dict[str, Any]:
     return {
         "depths": sorted({*_DEPTHS, *grid.depth.tolist()}),
         "links": _LINKS,
-        "speeds": _speeds(),
+        "speeds": _speeds(races),
         "looks": {name: STRATEGY[name] for name in model.strategies},
         "cost": {
             "prefill": model.coefficients["prefill", None].tolist(),
@@ -53,8 +53,8 @@ def constants(source: Measurements) -> dict[str, Any]:
         "types": {name: GGML_QUANT_SIZES[ggml_type(name)] for name in KV_TYPES},
         "step": pad(1),
         "batch": UBATCH,
-        "tail": _TAIL,
-        "races": _races(),
+        "tail": TAIL,
+        "races": races,
     }
 
 
@@ -69,9 +69,8 @@ def _shape(name: str) -> dict[str, Any]:
     return {"trained": shape.n_ctx_train, "window": shape.window, "caches": caches}
 
 
-def _speeds() -> list[dict[str, Any]]:
+def _speeds(races: dict[str, Any]) -> list[dict[str, Any]]:
     """Tokens per second of prefills, the fastest last of each kind: measured, published, assumed."""
-    races = _races()
     found = [(races["perSecond"], races["where"])]
     for path in sorted((DATA / "gpu").glob("*/bench.json")):
         bench = Measurements(path.parent).bench

@@ -13,12 +13,13 @@ from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
+TAIL = 256  # tokens of an agent's own, where nothing else is said: its question and answer
 MOST_AGENTS = 255  # llama.cpp has 256 sequences per context, and the document takes one
 Q4_K_M_BITS = 4.85  # bits per weight of that quantization, on average
 
 
 def agents_bytes(
-    geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, tail: int = 256, kv_type: KVType = "f16"
+    geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, tail: int = TAIL, kv_type: KVType = "f16"
 ) -> int:
     """Bytes of KV cache of n_agents that read n_tokens and then add ``tail`` tokens each (predicted).
 
@@ -49,7 +50,7 @@ def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
 
 
 def agents_by_budget(
-    names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = 256, kv_type: KVType = "f16"
+    names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = TAIL, kv_type: KVType = "f16"
 ) -> pd.DataFrame:
     """Agents that fit beside Q4_K_M weights (predicted): a row per model, budget (1e9 bytes) and layout."""
     if unknown := [name for name in names if name not in catalogue().index]:

@@ -19,8 +19,6 @@ from swarmkv_lab.widgets.live import Live
 from swarmkv_lab.widgets.pace import Pace
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
-
-
 _OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
 _OF_ANY = ["What is this text about?", "Who is named in it?", "Which dates and amounts does it give?"]
 

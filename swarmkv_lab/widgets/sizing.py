@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, agents_bytes, agents_that_fit, memory_by_agents
+from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, TAIL, agents_bytes, agents_that_fit, memory_by_agents
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table, size
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _BUDGETS_GB = (2, 4, 6, 8, 12, 16, 24, 32, 48, 80, 141, 192)
-_TAIL = 256
 _DRAWN = 64  # agents: the axis and the slider end there, however many fit
 
 
@@ -75,12 +74,12 @@ class SizingExplorer(Explorer):
             held, fit = numbers[f"{layout}_bytes"], numbers[f"{layout}_fit"]
             more = " or more" if fit == MOST_AGENTS else ""
             rows.append((f"all agents, {agents}", f"{size(held)}; {fit}{more} fit"))
-        return html_table(rows, f"KV cache, predicted (each agent adds {_TAIL} tokens of its own)")
+        return html_table(rows, f"KV cache, predicted (each agent adds {TAIL} tokens of its own)")
 
     @property
     def _how(self) -> dict[str, Any]:
         kv_type = (self.key_type.value, self.value_type.value)
-        return {"n_tokens": self.tokens.value, "tail": _TAIL, "kv_type": kv_type}
+        return {"n_tokens": self.tokens.value, "tail": TAIL, "kv_type": kv_type}
 
 
 sizing_explorer = SizingExplorer
