@@ -23,7 +23,7 @@ from swarmkv_lab.sizing.twins import write_twin
 distributed = pytest.importorskip("distributed")
 from distributed import Client, LocalCluster, Nanny, SpecCluster, WorkerPlugin  # noqa: E402
 
-from swarmkv_lab.cluster.dask import serve  # noqa: E402
+from swarmkv_lab.cluster.dask import DaskEngine, serve  # noqa: E402
 
 LONG = 600  # tokens of an answer that somebody can be killed in
 
@@ -284,6 +284,26 @@ def test_the_holder_dies_before_anybody_has_read(tmp_path, gguf, fresh, prompts)
     with hosts(tmp_path) as client:
         run = there(client, gguf, fresh, prompts, max_tokens=300, callback=kill)
     assert_same(run, here(gguf, fresh, prompts, max_tokens=300))
+
+
+def test_the_holder_dies_while_its_word_of_it_is_on_the_way(tmp_path, gguf, fresh, prompts, monkeypatch):
+    result, killed = DaskEngine.result, []
+
+    def late(engine, future):
+        if "capture" in future.key and not killed:
+            killed.extend(pid for pid in engine._client.run(_holding, future.key).values() if pid)
+            os.kill(killed[0], signal.SIGKILL)
+        return result(engine, future)
+
+    monkeypatch.setattr(DaskEngine, "result", late)
+    with hosts(tmp_path) as client:
+        run = there(client, gguf, fresh, prompts, max_tokens=12)
+    assert_same(run, here(gguf, fresh, prompts, max_tokens=12))
+    assert len(killed) == 1
+
+
+def _holding(key, dask_worker):
+    return os.getpid() if key in dask_worker.data else 0
 
 
 def test_a_worker_killed_while_it_captures_and_one_while_it_sends(tmp_path, gguf, prompts):

@@ -44,9 +44,9 @@ DEEP_PEERS = ("server_warm", "transformers")
 def reproduce(profile_name: str | None = None, *, reference: bool = False) -> None:
     """Measure, draw the figures, execute the notebooks, and print the article's numbers beside ours.
 
-    Data and executed notebooks go to data/runs/PROFILE, figures to figures/. Data that is already there is kept, so
-    that an interrupted call can be continued; remove it to measure again. With ``reference`` (for maintainers) the data
-    goes to data/reference, and notebooks/ is replaced. Raises SwarmKVError outside a checkout of the project.
+    Data, figures and executed notebooks go to data/runs/PROFILE. Data that is already there is kept, so that an
+    interrupted call can be continued; remove it to measure again. With ``reference`` (for maintainers) the data goes to
+    data/reference, and figures/ and notebooks/ are replaced. Raises SwarmKVError outside a checkout of the project.
     """
     chosen = lab.profile(profile_name)
     notebooks = project_notebooks()
@@ -75,7 +75,8 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
             once(data / "formats.json", lambda: _measure_formats(tokens, chosen, data))
             once(data / "review.csv", lambda: _measure_answers(data))
     measured = Measurements(data)
-    gallery.draw(measured, ROOT / "figures")
+    drawn = gallery.FIGURES if reference else data / "figures"
+    gallery.draw(measured, drawn, drawn)
 
     out = ROOT / "notebooks" if reference else data / "notebooks"
     out.mkdir(exist_ok=True)
@@ -89,7 +90,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False) -> No
         pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
     _print_table(measured, chosen)
-    print(f"\nwrote {data.relative_to(ROOT)}/, figures/index.html and {out.relative_to(ROOT)}/")
+    print(f"\nwrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/index.html and {out.relative_to(ROOT)}/")
 
 
 def _print_table(measured: Measurements, chosen: Profile) -> None:

@@ -40,6 +40,7 @@ class Coordinator:
         self._asked: dict[Future, list[Branch]] = {}
         self._marks: deque[int] = deque()
         self._capture: tuple[Future, int] | None = None
+        self._tries: Counter[int] = Counter()
         self._held: dict[int, Held] = {}
         self._holders: dict[int, set[str]] = {}
         self._deaths: Counter[str | int] = Counter()
@@ -99,7 +100,10 @@ class Coordinator:
         before = self._holders.get(max(self._held, default=0), set())  # who has the longest part goes on from it
         if self._marks and self._capture is None and (worker := self.crew.free(before)):
             mark = self._marks.popleft()
-            key = f"swarmkv-capture-{_hash(self._job, mark)}-{self._deaths.total()}"
+            # Runs that ask for it at the same time share it. A lost one is asked for under another name: Dask takes a
+            # name that it knows for the task that it has, which waits for a worker that has died.
+            self._tries[mark] += 1
+            key = f"swarmkv-capture-{_hash(self._job, mark)}-{worker}-{self._tries[mark]}"
             self._capture = self.crew.give(worker, tasks.capture, self._job, mark, key=key), mark
             first = next((group for group in self._queue if group[0].n_prefix == mark), None)
             if first is not None and not self._deaths:  # it waits behind the capture, and has no way to the document
@@ -216,7 +220,8 @@ class Coordinator:
                 mark = self._capture[1]
                 self._capture = None
                 self._marks.appendleft(mark)
-                self._blame(mark, "the capture of the document")
+                if guilty:
+                    self._blame(mark, "the capture of the document")
             elif group := self._asked.pop(future, None):
                 try:
                     if guilty:

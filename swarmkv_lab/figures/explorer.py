@@ -24,9 +24,12 @@ _ASSUMED = (10, 100, 1000, 10_000, 100_000)
 _DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links
 
 
-def explorer(source: Measurements) -> str:
-    """The page's HTML; source: whose grid is shown. What was raced over links is the reference's, as in the gallery."""
-    return page("explorer.html", constants=constants(source), grid=source.grid_caption)
+def explorer(source: Measurements, data: str) -> str:
+    """The page's HTML; source: whose grid is shown. data: the link to what says where the numbers come from.
+
+    What was raced over links is the reference's, as in the gallery.
+    """
+    return page("explorer.html", constants=constants(source), grid=source.grid_caption, data=data)
 
 
 def constants(source: Measurements) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
+FIGURES = ROOT / "figures"
 _CATALOGUE = str(DATA / "catalogue.csv")  # the one file that is in no folder of measurements
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
 
@@ -387,32 +388,42 @@ _ALL = (
 EXHIBITS = tuple(one for name in _NOTEBOOKS for one in _ALL if one.notebook == name and (REFERENCE / one.data).exists())
 
 
-def draw(source: Measurements, folder: Path) -> list[Path]:
-    """Draw every exhibit to a folder as PNG and SVG, and write the pages. Returns the paths of PNGs and pages."""
+def draw(source: Measurements, folder: Path, home: Path = FIGURES) -> list[Path]:
+    """Draw every exhibit to a folder as PNG and SVG, and write the pages. Returns the paths of PNGs and pages.
+
+    home: the folder that the pages' links lead from, where they will lie.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for exhibit in EXHIBITS:
         figures.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
-    return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + write_pages(source, folder)
+    return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + write_pages(source, folder, home)
 
 
-def write_pages(source: Measurements, folder: Path) -> list[Path]:
-    """Write the explorer, and the page of the figures that were drawn to a folder. Links are those of figures/."""
+def write_pages(source: Measurements, folder: Path, home: Path = FIGURES) -> list[Path]:
+    """Write the explorer, and the page of the figures that were drawn to a folder. home: as in draw."""
     sections = [
-        {"id": name, "title": question, "notebook": f"../notebooks/{name}.ipynb",
-         "figures": [_shown(one, source, folder) for one in EXHIBITS if one.notebook == name]}
+        {"id": name, "title": question, "notebook": _link(ROOT / "notebooks" / f"{name}.ipynb", home),
+         "figures": [_shown(one, source, folder, home) for one in EXHIBITS if one.notebook == name]}
         for name, question in _NOTEBOOKS.items()
     ]  # fmt: skip
-    pages = {"index.html": page("index.html", sections=sections), "explorer.html": explorer(source)}
+    pages = {
+        "index.html": page("index.html", sections=sections),
+        "explorer.html": explorer(source, _link(DATA / "README.md", home)),
+    }
     for name, text in pages.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return [folder / name for name in pages]
 
 
-def _shown(exhibit: Exhibit, source: Measurements, folder: Path) -> dict[str, Any]:
+def _shown(exhibit: Exhibit, source: Measurements, folder: Path, home: Path) -> dict[str, Any]:
     """What the page says of an exhibit. The picture's size keeps its place free until it is loaded."""
     data = ((REFERENCE if exhibit.of_reference else source.folder) / exhibit.data).resolve()
     with Image.open(folder / f"{exhibit.name}.png") as picture:
         width, height = picture.size
     return {"id": exhibit.name, "title": exhibit.title, "caption": exhibit.caption, "alt": exhibit.alt, "width": width,
-            "height": height, "data": exhibit.data and Path(os.path.relpath(data, ROOT / "figures")).as_posix(),
+            "height": height, "data": exhibit.data and _link(data, home),
             "data_name": data.name}  # fmt: skip
+
+
+def _link(path: Path, home: Path) -> str:
+    return Path(os.path.relpath(path, home)).as_posix()
