@@ -12,6 +12,7 @@ from typing import Any
 
 from distributed import Client, KilledWorker, Worker, WorkerPlugin, get_worker
 from distributed.comm import CommClosedError
+from distributed.core import send_recv
 from distributed.protocol import to_serialize
 from distributed.utils import sync
 
@@ -25,6 +26,8 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _GATHER_S = 3.0
 """how long a result of some hundred kilobytes may take from its worker to here, before it is computed again"""
+_CONNECT_S = 5.0
+"""how long another worker may take to answer the call, before it is taken to be gone; Dask itself tries for 30 s"""
 _PATIENCE_S = 20.0
 """how long a scheduler may be gone"""
 
@@ -73,7 +76,11 @@ class OnWorker(Link):
 
 
 async def _ask(worker: Worker, address: str, name: str) -> KVSnapshot | None:
-    reply = await worker.rpc(address).swarmkv_snapshot(name=name)
+    comm = await worker.rpc.connect(address, timeout=_CONNECT_S)
+    try:
+        reply = await send_recv(comm, op="swarmkv_snapshot", name=name)
+    finally:
+        worker.rpc.reuse(address, comm)
     return reply["snapshot"]
 
 
