@@ -202,7 +202,7 @@ _ALL = (
         "Two panels with logarithmic axes, tokens of the document against tokens per second of a prefill. The curves "
         "of swarmkv rise from the lower left and leave the panel at the top; the line of shared stays at one token.",
         lambda m: figures.break_even(
-            {m.grid_caption.split(", llama")[0]: m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid_raw},
+            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid_raw},
             caption=f"{m.grid_caption}\n{_h200().grid_caption}",
         ),
     ),
@@ -429,7 +429,7 @@ _ALL = (
         "processor cores begins far to the left, the three pairs of a GPU near a gigabyte per second.",
         lambda m: figures.kept_reads(
             kept(_benches(), machine_prices(), np.geomspace(5e6, 2e10, 200)),
-            f"{m.caption}; NVIDIA H200: data/gpu; predicted from published prices, data/machine_prices.csv",
+            f"{m.caption}\n{_h200().grid_caption}\npredicted from published prices, data/machine_prices.csv",
         ),
         of_reference=True,
     ),

@@ -112,8 +112,8 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
     most = saved.columns.max()
     with_most = saved[most].dropna()
     pays = [n for n in saved if saved[n].min() >= _PAYS]
-    begins = f"Packing begins to pay with {pays[0]} agents" if pays else f"Packing does not pay up to {most} agents"
-    message = f"{begins}; with {most}, {_span(with_most.round(1))} times less work per agent"
+    begins = f"Packing pays from {pays[0]} agents on" if pays else "Packing does not pay"
+    message = f"{begins}; with {most}, an agent's work is {_span(with_most.round(1))} times less"
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
         shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(with_most)))
@@ -163,14 +163,15 @@ def break_even(
                         ha="right" if to_left else "left", xycoords=("data", "axes fraction"), color="#444444",
                         textcoords="offset points")  # fmt: skip
             ax.set(xscale="log", yscale="log", ylim=(0.8, deepest), xlabel="prefill, tokens per second")
-            ax.set_title(machine, fontsize=9)
+            ax.set_title(machine, fontsize=8.5, weight="normal")
             plain_numbers(ax.xaxis, ax.yaxis)
             ax.grid()
         panels[0].set_ylabel("pays from so many tokens on (predicted)")
         few = n_agents[0]
-        ends = ", ".join(f"{float(f'{limit[few]:.2g}'):,.0f}" for limit in limits)
-        message = f"{few} agents: swarmkv pays up to {ends} tokens per second of prefill"
-        key = {f"{n} agents": Line2D([], [], color="#666666", linestyle=line) for n, line in zip(n_agents, _DASHES)}
+        ends = " and ".join(f"{float(f'{limit.get(few, 0):.2g}'):,.0f}" for limit in limits)
+        message = f"{few} agents: swarmkv's copies pay up to {ends} tokens per second"
+        lines = zip(n_agents, _DASHES, strict=False)
+        key = {f"{n} agents": Line2D([], [], color="#666666", linestyle=line) for n, line in lines}
         headline(figure, message, strategy_key(table.strategy) | key)
     return figure
 
