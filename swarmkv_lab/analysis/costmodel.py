@@ -5,6 +5,7 @@ because attention reads all tokens before the current one. The other parts grow 
 their tokens attends to d tokens of the document, or because they move the bytes of d cells.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,19 +104,65 @@ class CostModel:
         naive = self.predict(depths, n_agents, ["naive"])
         return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
 
-    def break_even(self, strategy: str, n_agents: int = 2, deepest: int = 8192) -> int | None:
-        """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``."""
-        depths = np.arange(1, whole_number("deepest", deepest, 1, 1 << 20) + 1)
-        slower = depths[self.speedup(depths, [n_agents], strategy)[:, 0] <= 1]
+    def break_even(
+        self, strategy: str, n_agents: int = 2, deepest: int = 8192, tokens_per_s: float | None = None
+    ) -> int | None:
+        """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``.
+
+        It saves N - 1 of N agents' prefills, and pays for it with captures, copies and restores: from (N-1) P(d) > K(d)
+        on. None for one agent: nothing is used again. The agents' own work counts only if it is packed, as it is the
+        same otherwise. tokens_per_s: of a prefill on another machine, the same at every depth, with this one's K.
+        """
+        if whole_number("n_agents", n_agents, 1) == 1:
+            return None
+        d = np.arange(1, whole_number("deepest", deepest, 1, 1 << 20) + 1, dtype=float)
+        extra = self._extra(strategy, d, np.full_like(d, n_agents))
+        slower = d[(n_agents - 1) * self._prefill(d, tokens_per_s) <= extra]
         first = int(slower.max(initial=0)) + 1
         return first if first <= deepest else None
 
+    def break_evens(
+        self,
+        tokens_per_s: Sequence[float] | np.ndarray,
+        n_agents: Counts = (2,),
+        strategies: Sequence[str] = ("swarmkv", "pooled", "shared"),
+        deepest: int = 32_768,
+    ) -> pd.DataFrame:
+        """``break_even`` at each speed of a prefill: columns strategy, n_agents, tokens_per_s, depth (NaN: never)."""
+        points = itertools.product(strategies, n_agents, tokens_per_s)
+        rows = [(name, n, speed, self.break_even(name, int(n), deepest, speed)) for name, n, speed in points]
+        table = pd.DataFrame(rows, columns=["strategy", "n_agents", "tokens_per_s", "depth"])
+        return table.astype({"depth": float})
+
+    def _prefill(self, d: Array, tokens_per_s: float | None = None) -> Array:
+        """The document's prefill, ms."""
+        if tokens_per_s is None:
+            return self.coefficients["prefill", None] @ np.array(_BASES["quadratic"](d, d))
+        if not tokens_per_s > 0:
+            raise SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
+        return 1e3 * d / tokens_per_s
+
+    def _parts(self, strategy: str, d: Array, n: Array) -> list[Array]:
+        """(capture, activation without a prefill, branch, answer, rest), ms."""
+        if strategy not in self.strategies:
+            raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {strategy!r:.40}")
+        bases = {name: np.array(basis(d, n)) for name, basis in _BASES.items()}
+        packed = strategy in self.packed
+        return [self.coefficients[part, strategy] @ bases[_basis(part, packed)] for part in _PARTS]
+
+    def _extra(self, strategy: str, d: Array, n: Array) -> Array:
+        """What a strategy takes longer than naive for n agents, ms, but for prefills."""
+        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
+        _, context, naive_branch, naive_answer, naive_rest = self._parts(BASELINE, d, n)
+        extra = capture + n * (activation - context) + rest - naive_rest
+        if strategy in self.packed:
+            extra = extra + branch + answer - n * (naive_branch + naive_answer) - (n - 1) * self.sample_ms
+        return extra
+
     def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
         packed = strategy in self.packed
-        prefill = self.coefficients["prefill", None] @ np.array(_BASES["quadratic"](d, n))
-        capture, activation, branch, answer, rest = (
-            self.coefficients[part, strategy] @ np.array(_BASES[_basis(part, packed)](d, n)) for part in _PARTS
-        )
+        prefill = self._prefill(d)
+        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
         once = prefill + capture
         if strategy == BASELINE:
             once, activation = np.zeros_like(d), activation + prefill

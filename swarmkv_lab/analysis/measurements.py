@@ -16,7 +16,7 @@ from swarmkv_lab.analysis.shipping import Document
 from swarmkv_lab.analysis.summary import steady_rows
 from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import REFERENCE, RUNS
+from swarmkv_lab.files import DATA, REFERENCE, RUNS
 
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
@@ -196,10 +196,12 @@ class Measurements:
 def measurements(name: str = REFERENCE_NAME) -> Measurements:
     """The measurements called "reference" (the maintainers' machine) or "mine" (this machine, its largest profile).
 
-    Raises SwarmKVError for another name.
+    Also those of a folder of data/gpu, such as "gpu/qwen2.5-7b". Raises SwarmKVError for another name.
     """
     if name == REFERENCE_NAME:
         return Measurements(REFERENCE)
+    if name.startswith("gpu/") and (DATA / name).is_dir():
+        return Measurements(DATA / name)
     if name != MINE_NAME:
         raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
     folders = [RUNS / profile for profile in ("full", "quick")]  # bench.json exists only after a complete bench
@@ -208,4 +210,5 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
 
 def caption(env: dict[str, Any]) -> str:
     """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
-    return f"{env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"
+    where = env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
+    return f"{env['model']}, {where}, {env['llama_cpp']}, {env['time'][:10]}"

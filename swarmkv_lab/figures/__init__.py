@@ -7,6 +7,7 @@ from swarmkv_lab.figures.cluster import workers_timeline
 from swarmkv_lab.figures.drawings import broadcast
 from swarmkv_lab.figures.formats import roofline, weight_formats
 from swarmkv_lab.figures.grid import (
+    break_even,
     memory_held,
     packing,
     predicted_against_measured,
@@ -15,6 +16,7 @@ from swarmkv_lab.figures.grid import (
 )
 from swarmkv_lab.figures.guards import guards
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
+from swarmkv_lab.figures.money import cached_reads, kept_reads
 from swarmkv_lab.figures.peers import peers, yardsticks
 from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
 from swarmkv_lab.figures.shipping import arrivals_against_machines, codecs, join_race, ship_or_recompute

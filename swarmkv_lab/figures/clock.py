@@ -6,7 +6,7 @@ from matplotlib.lines import Line2D
 
 from swarmkv_lab.figures.style import BASELINE, DOTTED, OURS, headline, sheet
 
-_LOOKS = {"raw": ("as measured", BASELINE, "o"), "corrected": ("corrected by the metronome", OURS, "s")}
+_LOOKS = {"raw": ("as measured", BASELINE, "o"), "corrected": ("corrected by beats", OURS, "s")}
 
 
 def steadiness(shares: pd.DataFrame, caption: str = "") -> Figure:
@@ -17,11 +17,12 @@ def steadiness(shares: pd.DataFrame, caption: str = "") -> Figure:
         key = {}
         for name, (label, colour, marker) in _LOOKS.items():
             ax.plot(range(len(shares)), 100 * shares[name], color=colour, marker=marker, linewidth=1.3)
-            key["{}: {:.0f} to {:.0f} %".format(label, *ends[name])] = Line2D([], [], color=colour, marker=marker)
+            key[label] = Line2D([], [], color=colour, marker=marker)
         ax.axhline(100, **DOTTED)
         ax.set(xlabel="agents, round by round", ylabel="speed-up of shared,\n% of its bound (measured)")
         ax.set_xticks(range(len(shares)), shares.n_agents)
         ax.grid(axis="y")
-        message = "The same work in {} rounds: {:.0f} to {:.0f} % of the bound".format(len(shares), *ends["corrected"])
+        message = "{} rounds: {:.0f} to {:.0f} % of the bound as measured, {:.0f} to {:.0f} % corrected"
+        message = message.format(len(shares), *ends["raw"], *ends["corrected"])
         headline(figure, message, key)
     return figure

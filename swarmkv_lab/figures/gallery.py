@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -13,6 +15,7 @@ from swarmkv_lab import figures
 from swarmkv_lab.analysis.article import PUBLISHED_PREFILL
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
+from swarmkv_lab.analysis.money import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
 from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.shipping import Link, break_even_table
 from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
@@ -27,6 +30,16 @@ _CATALOGUE = str(DATA / "catalogue.csv")  # the one file that is in no folder of
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
 
 
+def _h200() -> Measurements:
+    return measurements("gpu/qwen2.5-7b")
+
+
+def _benches() -> pd.DataFrame:
+    """What was measured of a prefill, on two cores and on the GPU."""
+    folders = ("reference", "gpu/default", "gpu/qwen2.5-0.5b", "gpu/qwen2.5-7b")
+    return measured_prefills([measurements(name).bench for name in folders])
+
+
 # In the order of the notebooks, whose questions these are.
 _NOTEBOOKS = {
     "00_tour": "What does one prefill, many agents look like?",
@@ -37,6 +50,7 @@ _NOTEBOOKS = {
     "05_peers": "Against prefix caches that people already run: is it still faster?",
     "06_pipeline": "A graph of agents: who can answer before the document is read?",
     "08_many_machines": "What if agents are on many machines: ship the cache, or compute it again?",
+    "09_money": "What does a prefill cost, and when does keeping a snapshot pay?",
 }
 
 
@@ -151,9 +165,9 @@ _ALL = (
         "04_depth_and_agents",
         "clock.csv",
         "The same ratio, round after round. A machine changes its speed, and with it the ratio of two times that were "
-        "not measured at the same moment. Times counted in beats of a metronome, a small decode that is timed between "
-        "the steps of a run, follow the machine.",
-        "Two lines over the rounds, in percent of the bound. The times as measured jump far above 100 percent where "
+        "not measured at the same moment. Times counted in beats, a small decode that is timed between the steps of a "
+        "run, follow the machine.",
+        "Two lines over the rounds, in percent of the bound. The times as measured rise far above 100 percent where "
         "the machine changed its speed; the corrected ones stay close to it.",
         lambda m: figures.steadiness(share_of_bound(m.clock, rounds=1), m.clock_caption),
         of_reference=True,
@@ -176,6 +190,21 @@ _ALL = (
         "Two scatter plots of predicted against measured latency, with logarithmic axes. Most points are in or near a "
         "grey band of 10 percent around the diagonal.",
         lambda m: figures.predicted_against_measured(held_out(m.grid), m.grid_caption),
+    ),
+    Exhibit(
+        "break_even",
+        "04_depth_and_agents",
+        "grid.csv",
+        "From which length of a document a strategy is faster than naive, if a prefill were as fast as the x axis says "
+        "and copies took as long as they do on this machine (left) and on an NVIDIA H200 (right). A faster prefill "
+        "leaves less to save. Where a line leaves the panel, no document is long enough. pooled lies under shared "
+        "where both pay from the first token on.",
+        "Two panels with logarithmic axes, tokens of the document against tokens per second of a prefill. The curves "
+        "of swarmkv rise from the lower left and leave the panel at the top; the line of shared stays at one token.",
+        lambda m: figures.break_even(
+            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid_raw},
+            caption=f"{m.grid_caption}\n{_h200().grid_caption}",
+        ),
     ),
     Exhibit(
         "packing",
@@ -371,6 +400,37 @@ _ALL = (
         "all far to the left. The larger model's are in the middle, but for KV in q4_0, where it is far to the left, "
         "too. Three columns of numbers on the right: zeros for swarmkv, pooled and shared.",
         lambda m: figures.study(score(m.study), m.study_caption),
+        of_reference=True,
+    ),
+    Exhibit(
+        "cached_reads",
+        "09_money",
+        str(DATA / "prices.csv"),
+        "What reading the same prefix again costs with a provider's cache, in percent of the same reads without it. "
+        "Writing a cache, and keeping it for an hour, may cost more than a read without a cache; each further read "
+        "costs a fraction. Dots: the first number of reads that costs less. Prices change.",
+        "Falling lines on two logarithmic axes, one per offer. They begin at 100 to 500 percent for one read, cross a "
+        "dotted line at 100 percent between the first and the sixth read, and end far below it.",
+        lambda m: figures.cached_reads(
+            cost_of_reads(prices(), range(1, 101)),
+            pays_from(prices()),
+            "predicted from published prices, data/prices.csv",
+        ),
+        of_reference=True,
+    ),
+    Exhibit(
+        "kept_reads",
+        "09_money",
+        str(DATA / "machine_prices.csv"),
+        "From how many reads per month on a kept snapshot of 3,501 tokens saves more machine time than its storage "
+        "costs, against the speed with which it is loaded. Where loading takes as long as a prefill, no number of "
+        "reads is enough: a fast machine needs a fast disk.",
+        "Four pairs of falling lines on logarithmic axes of reads per month and megabytes per second. The pair of two "
+        "processor cores begins far to the left, the three pairs of a GPU near a gigabyte per second.",
+        lambda m: figures.kept_reads(
+            kept(_benches(), machine_prices(), np.geomspace(5e6, 2e10, 200)),
+            f"{m.caption}\n{_h200().grid_caption}\npredicted from published prices, data/machine_prices.csv",
+        ),
         of_reference=True,
     ),
     Exhibit(

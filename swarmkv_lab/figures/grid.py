@@ -1,5 +1,6 @@
 """Figures of grids: speed-up, packing and memory by depth and number of agents, and the cost model's errors."""
 
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib as mpl
@@ -10,7 +11,20 @@ from matplotlib.lines import Line2D
 
 from swarmkv_lab.analysis.costmodel import CostModel
 from swarmkv_lab.figures.latency import AXES, METRICS, at_point
-from swarmkv_lab.figures.style import BASELINE, OURS, STRATEGY, headline, plain_numbers, sheet, strategy_key, ticks_at
+from swarmkv_lab.figures.style import (
+    BASELINE,
+    DOTTED,
+    OURS,
+    STRATEGY,
+    headline,
+    plain_numbers,
+    sheet,
+    strategy_key,
+    ticks_at,
+)
+
+_PAYS = 1.1  # packing pays from 10 percent less work on: repeats of the same work differ by less
+_DASHES = ("-", "--", ":", "-.")
 
 
 def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
@@ -18,21 +32,22 @@ def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
     at = at_point(runs, "depth", depth)
     total = at.pivot_table(index="n_agents", columns="strategy", values="end_to_end_ms", aggfunc="median")
     speedup = total.rdiv(total["naive"], axis=0)
-    most = total.index.max()
-    best = speedup.loc[most].drop("naive")
-    agents = np.arange(1, most + 1)
+    several = total.index[total.index > 1]
+    agents = np.arange(1, total.index.max() + 1)
+    bound = pd.Series(CostModel.fit(runs).bound([depth], agents)[0], agents)
+    share = (speedup["shared"] / bound[speedup.index])[several].median()
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
-        ax.plot(agents, CostModel.fit(runs).bound([depth], agents)[0], color="#444444", linestyle="--", linewidth=1.2)
+        ax.plot(bound.index, bound, color="#444444", linestyle="--", linewidth=1.2)
         for name, (colour, marker) in STRATEGY.items():
             if name in speedup:
                 ax.plot(speedup.index, speedup[name], color=colour, marker=marker, linewidth=1.2)
         ax.set(xlabel="agents", ylabel="times faster than naive (measured)", ylim=(0, None))
         ax.set_xticks(total.index)
         ax.grid()
-        message = f"{depth:,} tokens, {most} agents: {best.idxmax()} is {best.max():.1f}x faster than naive"
-        bound = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
-        headline(figure, message, strategy_key(speedup) | bound)
+        message = f"{depth:,} tokens: shared reaches {share:.0%} of its bound (median over {_span(several)} agents)"
+        key = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
+        headline(figure, message, strategy_key(speedup) | key)
     return figure
 
 
@@ -43,6 +58,7 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
     depths = np.unique(np.geomspace(runs.depth.min(), runs.depth.max(), 60).astype(int))
     agents = np.arange(1, runs.n_agents.max() + 1)
     speedup = CostModel.fit(runs).speedup(depths, agents, strategy).T
+    few, most = (f"{speedup[n, -1]:.1f}x with {agents[n]}" for n in (min(1, len(agents) - 1), -1))
     with sheet(4.2, caption) as figure:
         ax = figure.subplots()
         mesh = ax.pcolormesh(depths, agents, speedup, cmap="cividis", shading="gouraud", vmin=1, rasterized=True)
@@ -57,7 +73,8 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         ticks_at(ax.xaxis, sorted(runs.depth.unique()))
         ticks_at(ax.yaxis, sorted(runs.n_agents.unique()))
         figure.colorbar(mesh, ax=ax, label="times faster (predicted; boxes: measured)")
-        headline(figure, f"{strategy}: up to {measured.max():.1f}x faster than naive (many agents, long document)")
+        message = f"{depths[-1]:,} tokens, {strategy}: {few} agents, {most} (predicted)"
+        headline(figure, message)
     return figure
 
 
@@ -83,7 +100,10 @@ def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure
 
 
 def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """An agent's own work one after another (shared), divided by packed (batched), against agents, by depth."""
+    """An agent's own work one after another (shared), divided by packed (batched), against agents, by depth.
+
+    Packing pays with the fewest agents that have 10 percent less work at every depth.
+    """
     work = runs[runs.strategy.isin(["shared", "batched"])]
     after = work.ttft_ms - work.activation_ms + work.generate_ms
     own = after.where(work.strategy == "shared", after / work.n_agents)  # the packed ones share every step
@@ -91,9 +111,9 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
     saved = (median["shared"] / median["batched"]).unstack("n_agents")
     most = saved.columns.max()
     with_most = saved[most].dropna()
-    message = f"Packing: {with_most.min():.1f}x to {with_most.max():.1f}x less work per agent for {most} agents"
-    if 2 in saved:
-        message += f", {saved[2].min():.1f}x to {saved[2].max():.1f}x for 2"
+    pays = [n for n in saved if saved[n].min() >= _PAYS]
+    begins = f"Packing pays from {pays[0]} agents on" if pays else "Packing does not pay"
+    message = f"{begins}; with {most}, an agent's work is {_span(with_most.round(1))} times less"
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
         shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(with_most)))
@@ -101,12 +121,64 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
             row = saved.loc[depth].dropna()
             ax.plot(row.index, row, color=colour, marker=marker, linewidth=1.3, label=f"{depth:,} tokens")
         ax.axhline(1, color="#444444", linewidth=0.8)
-        ax.set(xscale="log", xlabel="agents", ylim=(0, None), ylabel="work, shared / batched (measured)")
+        if pays:
+            ax.axvline(pays[0], **DOTTED)
+        ax.set(
+            xscale="log", xlabel="agents", ylim=(0, None), ylabel="own work of an agent,\nshared / batched (measured)"
+        )
         ticks_at(ax.xaxis, saved.columns)
         ax.grid()
         ax.legend()
         headline(figure, message)
     return figure
+
+
+def break_even(
+    grids: Mapping[str, pd.DataFrame], n_agents: Sequence[int] = (2, 16), caption: str = "", deepest: int = 32_768
+) -> Figure:
+    """The length of a document from which each strategy is faster than naive, against the speed of a prefill.
+
+    grids: a sweep's runs by the machine whose copies they count; a panel each, with the machine's own prefill dotted.
+    deepest: where a line leaves the panel, no document up to so many tokens is long enough.
+    """
+    speeds = np.geomspace(100, 200_000, 60)
+    limits = []
+    with sheet(4.1, caption) as figure:
+        panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
+        for ax, (machine, runs) in zip(panels, grids.items(), strict=True):
+            table = CostModel.fit(runs).break_evens(speeds, n_agents, deepest=deepest)
+            for (name, n), rows in table.groupby(["strategy", "n_agents"], sort=False):
+                pays = rows.depth.notna().to_numpy()
+                shown = slice(None if pays.all() else pays.argmin() + 1)  # to the first that leaves the panel
+                look = {"color": STRATEGY[name][0], "linestyle": _DASHES[list(n_agents).index(n)]}
+                width = 3 if name == "pooled" else 1.5  # it may lie under shared
+                ax.plot(rows.tokens_per_s[shown], rows.depth.fillna(deepest * 10)[shown], linewidth=width, **look)
+            limits.append(
+                table[(table.strategy == "swarmkv") & table.depth.notna()].groupby("n_agents").tokens_per_s.max()
+            )
+            own = 1e3 * float((runs.depth / runs.prefill_ms).median())
+            ax.axvline(own, **DOTTED)
+            to_left = own > np.sqrt(speeds[0] * speeds[-1])
+            ax.annotate(f"its own prefill:\n{own:,.0f}", (own, 0.97), (-3 if to_left else 3, 0), va="top", fontsize=8.5,
+                        ha="right" if to_left else "left", xycoords=("data", "axes fraction"), color="#444444",
+                        textcoords="offset points")  # fmt: skip
+            ax.set(xscale="log", yscale="log", ylim=(0.8, deepest), xlabel="prefill, tokens per second")
+            ax.set_title(machine, fontsize=8.5, weight="normal")
+            plain_numbers(ax.xaxis, ax.yaxis)
+            ax.grid()
+        panels[0].set_ylabel("pays from so many tokens on (predicted)")
+        few = n_agents[0]
+        ends = " and ".join(f"{float(f'{limit.get(few, 0):.2g}'):,.0f}" for limit in limits)
+        message = f"{few} agents: swarmkv's copies pay up to {ends} tokens per second"
+        lines = zip(n_agents, _DASHES, strict=False)
+        key = {f"{n} agents": Line2D([], [], color="#666666", linestyle=line) for n, line in lines}
+        headline(figure, message, strategy_key(table.strategy) | key)
+    return figure
+
+
+def _span(values: pd.Series | pd.Index) -> str:
+    """The smallest and the largest value, or one of them where they are the same."""
+    return " to ".join(f"{value:,g}" for value in dict.fromkeys([values.min(), values.max()]))
 
 
 def memory_held(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:

@@ -99,7 +99,10 @@ class LatencyExplorer(Explorer):
         times = ["first token, ms", "all agents, ms", "activation, ms"]
         head = ["strategy", *times, "sooner than naive: first token, all agents"]
         title = f"{self.depth.value:,} tokens, {self.agents.value} agents, predicted"
-        return html_table(rows, title, head) + self._not_offered
+        where = (
+            f"<p>{escape(self.source.value.capitalize())}: {escape(measurements(self.source.value).grid_caption)}</p>"
+        )
+        return html_table(rows, title, head) + where + self._not_offered
 
     def _only_article(self) -> None:
         """Of what the article published there is one metric, at one point: the other controls have nothing to say."""
