@@ -96,6 +96,12 @@ class Measurements:
     """the result of measure.codecs.codecs"""
     codecs_caption = _file("codecs.json", _caption)
     """the caption of its figure"""
+    tuning = _file("tuning.csv")
+    """the result of measure.tuning.tune"""
+    builds = _file("builds.csv")
+    """llama-bench, compiled in three ways"""
+    snapshot_file = _file("snapshot_file.json", _json)
+    """the result of measure.limits.load_against_read, and of fresh_memory"""
     join = _file("join.csv")
     """computing, loading and both at once, a row per bandwidth"""
     join_caption = _file("join.json", _caption)
