@@ -32,7 +32,16 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
 # Numbers that nobody measured: versions, sizes that somebody chose, what a name says. Each stands in the page.
-GIVEN = ("Python 3.11", "9 June 2026", "GTX 1080", "llama-cpp-python 0.3.36", "shared by 2 programs")
+GIVEN = (
+    "Python 3.11",
+    "9 June 2026",
+    "GTX 1080",
+    "llama-cpp-python 0.3.36",
+    "a question of 12 tokens",
+    "(Gemma 3)",
+    "256 blocks of it are hashed",
+    "exit status 2 (130 after Ctrl-C)",
+)
 
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _WORDS = r"(?:(?!\n\n)[\s\S])*?"  # of one paragraph, or a table
@@ -113,7 +122,7 @@ def say(template: str, *values: Any) -> Span:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A table; the first row is its head."""
-    head, *rest = (f"| {' | '.join(row)} |".replace("|  |", "| |") for row in rows)
+    head, *rest = ("".join(f"| {cell} " if cell else "| " for cell in row) + "|" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *rest])
 
 
@@ -196,7 +205,7 @@ def _bench(m: Measurements) -> Iterator[Span]:
     yield say("A restore takes {:.2f} times as long as a memory copy of the same {:,} bytes",
               restore["ratio"], restore["bytes"])  # fmt: skip
     grid = m.environment("grid.json")
-    yield say("(data/reference/grid.csv); {}, {})", grid["model"], machine(grid))
+    yield say("(data/reference/grid.csv); {}, {}). A cost", grid["model"], machine(grid))
 
 
 def _clock(m: Measurements) -> Iterator[Span]:
@@ -357,8 +366,8 @@ def _machines(m: Measurements) -> Iterator[Span]:
     crews = cluster_table(m.cluster).set_index("crew")
     yield say(
         "Measured on {} ([data/reference](data/reference/cluster.csv), {:,} tokens): a worker with both cores answers "
-        "{} agents in {:.2f} times the time of this process alone; {} agents on two workers with a core each take {:.2f} "
-        "times as long as one process with both",
+        "{} agents in {:.2f} times the time of this process alone; {} agents on two workers with a core each take "
+        "{:.2f} times as long as one process with both",
         machine(m.environment("cluster.json")), m.cluster.depth.iloc[0],
         *(value for crew in ("1 x 2", "2 x 1") for value in (crews.n_agents[crew], crews.ratio[crew])),
     )  # fmt: skip
@@ -366,8 +375,8 @@ def _machines(m: Measurements) -> Iterator[Span]:
     way = m.transfer.groupby(["depth", "way"]).ms.median().unstack()
     ratio = way["verified and restored"] / way["plain copy"]
     yield say(
-        "takes {:.1f} times as long as the plain copy of its bytes through a socket at {:,} tokens, and {:.1f} times at "
-        "{:,}",
+        "takes {:.1f} times as long as the plain copy of its bytes through a socket at {:,} tokens, and {:.1f} times "
+        "at {:,}",
         ratio.iloc[-1], ratio.index[-1], ratio.iloc[0], ratio.index[0],
     )  # fmt: skip
     yield say("is predicted within {:.0f} %", 100 * arrivals_table(m.arrivals).error.max())
