@@ -8,13 +8,13 @@ READY := $(VENV)/.ready
 export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-browser soak peers lab dashboard lint reference resume-reference clean
+.PHONY: help reproduce test test-all test-browser soak peers lab dashboard lint reference resume-reference readme clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-reproduce: $(READY) ## run the article's experiment on this machine, draw the figures, execute the notebooks (PROFILE=full: 3,501 tokens)
+reproduce: $(READY) ## run the article's experiment on this machine, in minutes, with its figures and notebooks (PROFILE=full: 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
 
 # A worker per core, each with one thread of llama.cpp. The model is fetched before they all ask for it at once.
@@ -59,12 +59,20 @@ lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-reference: $(READY) ## for maintainers: measure in full and replace what the repository shows
-	rm -f data/reference/*.csv data/reference/*.json
+# These stay. The study's answers do not depend on the machine's speed, and take hours; builds.csv needs llama.cpp compiled
+# in three ways. To measure a file again, remove it, and make resume-reference.
+STAYS := $(addprefix data/reference/,study.csv study.json review.csv builds.csv)
+
+reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in about two hours
+	rm -f $(filter-out $(STAYS),$(wildcard data/reference/*.*))
 	$(MAKE) resume-reference
 
-resume-reference: $(READY) ## for maintainers: go on with make reference after an interrupt
+resume-reference: $(VENV)/.reference ## for maintainers: go on with make reference after an interrupt
 	$(BIN)/swarmkv-lab reproduce --profile full --reference
+	$(MAKE) readme
+
+readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
+	$(BIN)/python tests/readme.py --write
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml
@@ -81,6 +89,12 @@ $(READY): pyproject.toml
 
 $(VENV)/.dashboard $(VENV)/.browser: $(VENV)/.%: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@
+
+# All peers, compressors to compare with, and llama.cpp compiled twice more: its programs, and without AVX-512.
+$(VENV)/.reference: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[test,peers]' zstandard lz4
+	$(BIN)/python -c 'from swarmkv_lab.peers.build import *; print(build(), build_without_avx512())'
 	@touch $@
 
 clean: ## remove the environment; the model stays in the user's cache folder

@@ -13,12 +13,13 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from swarmkv_lab.analysis.clock import corrected
-from swarmkv_lab.analysis.quality import accuracy, differences, read_study
+from swarmkv_lab.analysis.measurements import machine, measurements
+from swarmkv_lab.analysis.quality import read_study
 from swarmkv_lab.analysis.questions import load_questions
-from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.summary import share_of_bound
+from swarmkv_lab.cli.steps import STEPS
 from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.files import REFERENCE
 from swarmkv_lab.measure.profiles import PROFILES
 from swarmkv_lab.measure.study import ARMS, INSTRUCTION, asked_hash, fingerprint
 
@@ -84,103 +85,49 @@ def test_no_file_names_a_path_of_some_machine():
             assert not folders.search(path.read_text(encoding="utf-8")), name
 
 
-def test_the_readmes_table_is_the_reference_measurement():
-    summary = json.loads((ROOT / "data/reference/bench.json").read_text())["summary"]
-    readme = (ROOT / "README.md").read_text()
-    for name, row in summary.items():
-        same = "all" if row["same_tokens"] else "not all"
-        cells = [
-            f"`{name}`",
-            f"{row['activation_ms']:,.1f}",
-            f"{row['ttft_ms']:,.0f}",
-            f"{row['end_to_end_ms']:,.0f}",
-            f"{row['ttft_speedup']:.0f}x",
-            f"{row['end_to_end_speedup']:.2f}x",
-            f"{row['raw_end_to_end_speedup']:.2f}x",
-            f"{row['kv_bytes'] / 1e6:.0f} MB",
-            f"{row['max_abs_logit_diff']:.2g}",
-            same,
-        ]
-        assert f"| {' | '.join(cells)} |" in readme, f"| {' | '.join(cells)} |"
+def test_a_corrected_bench_gives_the_same_ratio_again_and_again():
+    benches = share_of_bound(pd.read_csv(ROOT / "data/reference/clock.csv"))
+    again = benches[benches.n_agents == 4].corrected
+    assert again.max() / again.min() <= 1.05
+    assert (benches.groupby("n_agents").corrected.median() >= 0.97).all()
 
 
-def test_the_readmes_times_of_a_snapshot_file_are_measured():
-    times = json.loads((ROOT / "data/reference/snapshot_file.json").read_text())["snapshot_file"]
-    words = " ".join((ROOT / "README.md").read_text().split())
-    assert f"`load` of the {times['bytes'] / 1e6:.1f} MB with all its checks takes {times['load_ms']:.0f} ms" in words
-    assert f"and `restore` {times['restore_ms']:.0f} ms. Together this is {times['ratio']:.1f} times as long" in words
+# Measured before the rest: with another file of the model, or on another machine.
+_STALE = {"grid", "pipeline", "pipeline_timelines"}
 
 
-def test_what_the_readme_says_of_the_clock_is_measured():
-    runs = pd.read_csv(ROOT / "data/reference/clock.csv")
-    rounds, benches = share_of_bound(runs, rounds=1), share_of_bound(runs).set_index("n_agents").loc[4]
-
-    def between(values):
-        return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"
-
-    assert_said(
-        f"{len(rounds)} rounds of `naive` and `shared` (1,024 tokens; 2, 4, 8 and 16 agents) found "
-        f"{between(rounds.raw)} of the bound as measured, and {between(rounds.corrected)} corrected; {len(benches)} "
-        f"benches in a row of two rounds each, with four agents, found {between(benches.raw)} and "
-        f"{between(benches.corrected)}"
-    )
-    assert benches.corrected.max() / benches.corrected.min() <= 1.05
-    assert (share_of_bound(runs).groupby("n_agents").corrected.median() >= 0.97).all()
-
-
-def test_what_the_readme_says_of_weights_is_measured():
-    formats = pd.read_csv(ROOT / "data/reference/formats.csv").set_index("format")
-    ours, source = formats.loc["q8_0"], formats[formats.is_source].iloc[0]
-    assert_said(
-        f"3,501 tokens take {ours.prefill_ms / 1e3:.1f} s instead of {source.prefill_ms / 1e3:.1f}, a question of 12 "
-        f"tokens after them {ours.branch_ms:.0f} ms instead of {source.branch_ms:.0f}, and each further token "
-        f"{ours.token_ms:.0f} ms instead of {source.token_ms:.0f}. The predictions change by a KL of {ours.kl_mean:.4f}"
-    )
+def test_the_reference_is_of_one_machine_and_one_model():
+    """The formats are made of the model's published file, and the study asks a larger model too."""
+    machines, models = {}, {}
+    for path in REFERENCE.glob("*.csv"):
+        machines.setdefault(tuple(pd.read_csv(path).machine.unique()), set()).add(path.stem)
+    for path in REFERENCE.glob("*.json"):
+        about = measurements("reference").environment(path.name)
+        assert (machine(about),) in machines, path.name
+        models.setdefault((about["model_hash"], about["llama_cpp"]), set()).add(path.stem)
+    (usual,) = max(machines, key=lambda one: len(machines[one]))
+    assert {stem for (one,), stems in machines.items() if one != usual for stem in stems} <= _STALE
+    default = max(models, key=lambda one: len(models[one]))
+    others = {stem for one, stems in models.items() if one != default for stem in stems}
+    assert others <= _STALE | {"formats", "study"}
 
 
-def test_what_the_readme_says_of_flash_attention_is_measured():
-    tuned = pd.read_csv(ROOT / "data/reference/tuning.csv").set_index("flash_attn")
-    off, on, prefill = (tuned.loc[name] for name in ("False", "True", "prefill"))
-    assert_said(
-        f"At 3,501 tokens the prefill takes {prefill.prefill_ms / 1e3:.1f} s instead of {off.prefill_ms / 1e3:.1f}, "
-        f"and a question {prefill.branch_ms:.0f} ms; with flash attention throughout it takes {on.branch_ms:.0f}"
-    )
+def test_nothing_of_the_reference_rests_on_one_repetition():
+    for path in REFERENCE.glob("*.csv"):
+        runs = pd.read_csv(path)
+        key = [name for name in ("strategy", "depth", "n_agents") if name in runs]
+        if {"repeat", *key} <= set(runs) and len(key) == 3 and path.stem not in _STALE:
+            assert runs.groupby(key).repeat.nunique().min() >= 2, path.name
 
 
-def test_what_the_readme_says_of_batched_is_measured():
-    runs = pd.concat([pd.read_csv(ROOT / f"data/reference/{name}.csv") for name in ("peers_1024", "peers_3501")])
-    packed = runs[(runs.strategy == "batched") & (runs.n_agents > 1)]
-    total, changed = packed.n_agents.sum(), (packed.n_agents - packed.same_answers).sum()
-    first = packed.first_difference.median() + 1
-    assert_said(
-        f"of {total} answers {changed} change ({changed / total:.0%}), and a run's first change is at token "
-        f"{first:.0f} (median"
-    )
-
-
-@pytest.mark.parametrize(("depth", "names"), [
-    (1024, "naive server_cold server_unified server_warm llama_prefix transformers shared batched"),
-    (3501, "naive server_warm transformers shared batched"),
-])  # fmt: skip
-def test_the_readmes_comparisons_with_peers_are_measured_more_than_once(depth, names):
-    runs = corrected(pd.read_csv(ROOT / f"data/reference/peers_{depth}.csv"))
-    assert runs.groupby(["strategy", "n_agents"]).repeat.nunique().min() >= 2
-    readme = (ROOT / "README.md").read_text()
-    for name in names.split():
-        seconds = runs[runs.strategy == name].groupby("n_agents").end_to_end_ms.median() / 1e3
-        cells = [f"{seconds[n]:.1f}" for n in (1, 4, 8)]
-        assert f"| {' | '.join(cells)} |" in readme, (name, cells)
-
-
-def test_what_the_readme_says_of_all_at_once_is_measured():
-    runs = corrected(pd.read_csv(ROOT / "data/reference/peers_1024.csv"))
-    total = runs.groupby(["strategy", "n_agents"]).end_to_end_ms.median()
-    four, eight = total["server_cold"][[4, 8]] / total["batched"][[4, 8]]
-    assert_said(f"`batched` ends {four:.1f} times (four agents) and {eight:.1f} times (eight) as early as llama-server")
-
-
-def assert_said(sentence):
-    assert sentence in " ".join((ROOT / "README.md").read_text().split()), sentence
+def test_every_file_of_the_reference_is_measured_by_a_step():
+    listed = [name for step in STEPS for name in step.files]
+    assert len(listed) == len(set(listed))
+    assert {path.name for path in REFERENCE.iterdir()} == {*listed, "builds.csv"}
+    words = (ROOT / "data/README.md").read_text()
+    assert [name for name in listed if f"`{name}`" not in words] == []
+    stays = re.search(r"^STAYS := .*reference/,(.*)\)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    assert {*stays} == {*STEPS[-1].files, "builds.csv"}
 
 
 def test_every_column_of_the_data_is_explained():
@@ -194,7 +141,7 @@ def test_every_column_of_the_data_is_explained():
 def test_the_reference_grid_is_the_full_profiles_with_naive_everywhere():
     grid = pd.read_csv(ROOT / "data/reference/grid.csv")
     points = grid.groupby(["repeat", "depth", "n_agents"]).strategy.agg(sorted)
-    assert set(points.index) == {tuple(this) for this in PROFILES["full"].rounds}
+    assert "grid" in _STALE or set(points.index) == {tuple(this) for this in PROFILES["full"].rounds}
     assert all(found == sorted(STRATEGIES) for found in points)
     assert not grid.prefill_ms.duplicated().any()  # measured, each one
     exact = grid[grid.strategy != "batched"]
@@ -240,40 +187,8 @@ def test_the_study_is_whole_and_exact_strategies_give_naives_answers():
         assert about["settings"]["instruction"] == INSTRUCTION
 
 
-def test_what_the_readme_says_of_the_answers_is_measured():
-    scored = score(read_study(ROOT / "data/reference/study.csv"))
-    rates = accuracy(scored[scored.repeat == 0]).set_index(["model", "arm"])
-    small, large = (rates.loc[model, "naive"] for model in scored.model.unique())
-    changes = (
-        differences(scored[scored.repeat == 0]).groupby("arm")[["n", "changed", "became_right", "became_wrong"]].sum()
-    )
-    assert_said(
-        f"Of {small.n:.0f} questions over the dossier, SmolLM2-135M answers {small.right:.0f} right, and "
-        f"Qwen2.5-Coder-0.5B {large.right:.0f}"
-    )
-    for arm, subject in {
-        "batched": "`batched` changes",
-        "flash attention": "Flash attention changes",
-        "KV in q8_0": "a KV cache in q8_0",
-        "KV in q4_0": "one in q4_0",
-    }.items():
-        row = changes.loc[arm]
-        assert_said(
-            f"{subject} {row.changed} of {row.n}, of which {row.became_right} become right and {row.became_wrong} wrong"
-        )
-
-
 def test_the_reviewer_reads_what_is_replaced():
     review = pd.read_csv(ROOT / "data/reference/review.csv", keep_default_na=False).set_index("agent")
     same = review.answer == review["if replaced"]
     assert not same[["security", "reviewer"]].any()
     assert same[["licence", "cost", "reliability"]].all()
-
-
-def test_what_the_readme_says_of_builds_is_measured():
-    """OpenBLAS: "three times slower"; link-time optimisation: "a few percent"."""
-    builds = pd.read_csv(ROOT / "data/reference/builds.csv")
-    medians = builds[builds.work == "prefill"].groupby(["build", "flash_attn"]).tokens_per_s.median()
-    for flash_attn in (False, True):
-        assert 2.5 < medians["default", flash_attn] / medians["GGML_BLAS=ON, OpenBLAS", flash_attn] < 3.5
-        assert 0.9 < medians["default", flash_attn] / medians["GGML_LTO=ON", flash_attn] < 1.1

@@ -21,7 +21,12 @@ from swarmkv_lab.files import DATA, REFERENCE, RUNS
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
-def _file(name: str, read: Callable[[Path], Any] = pd.read_csv) -> "cached_property[Any]":
+def table(path: Path) -> pd.DataFrame:
+    """A CSV file of measurements, but for the column that says on which machine: captions say it."""
+    return pd.read_csv(path).drop(columns="machine", errors="ignore")
+
+
+def _file(name: str, read: Callable[[Path], Any] = table) -> "cached_property[Any]":
     """What ``read`` makes of the file with this name, as an attribute of Measurements."""
     return cached_property(lambda self: read(self._path(name)))
 
@@ -31,7 +36,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _runs(path: Path) -> pd.DataFrame:
-    return corrected(pd.read_csv(path))
+    return corrected(table(path))
 
 
 def _caption(path: Path) -> str:
@@ -91,6 +96,12 @@ class Measurements:
     """the result of measure.codecs.codecs"""
     codecs_caption = _file("codecs.json", _caption)
     """the caption of its figure"""
+    tuning = _file("tuning.csv")
+    """the result of measure.tuning.tune"""
+    builds = _file("builds.csv")
+    """llama-bench, compiled in three ways"""
+    snapshot_file = _file("snapshot_file.json", _json)
+    """the result of measure.limits.load_against_read, and of fresh_memory"""
     join = _file("join.csv")
     """computing, loading and both at once, a row per bandwidth"""
     join_caption = _file("join.json", _caption)
@@ -146,7 +157,7 @@ class Measurements:
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
         """The bench's timelines by strategy, a row per span."""
-        spans = pd.read_csv(self._path("timelines.csv"))
+        spans = table(self._path("timelines.csv"))
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
     @cached_property
@@ -157,10 +168,16 @@ class Measurements:
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
         """The pipeline's timelines by variant, from the round in which naive took its median time."""
-        spans = pd.read_csv(self._path("pipeline_timelines.csv"))
+        spans = table(self._path("pipeline_timelines.csv"))
         naive = self.pipeline[self.pipeline.variant == BASELINE].groupby("repeat").end_to_end_ms.first().sort_values()
         median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
         return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
+
+    def environment(self, name: str) -> dict[str, Any]:
+        """Where and how something was measured; name: of one of the JSON files. Of several models, the last one's."""
+        found = _json(self._path(name))
+        found = found.get("environment", found)
+        return found if "processor" in found else list(found.values())[-1]
 
     def has(self, name: str) -> bool:
         """Whether there is a file with this name."""
@@ -212,3 +229,8 @@ def caption(env: dict[str, Any]) -> str:
     """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
     where = env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
     return f"{env['model']}, {where}, {env['llama_cpp']}, {env['time'][:10]}"
+
+
+def machine(env: dict[str, Any]) -> str:
+    """The machine in a few words, such as "AMD EPYC, 2 cores". env: from measure.provenance."""
+    return f"{env['processor'].replace('(R)', '').replace(' Processor', '')}, {env['cores']} cores"

@@ -23,6 +23,7 @@ def read_study(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, keep_default_na=False, dtype=str, index_col=False)
+        frame = frame.drop(columns="machine", errors="ignore")  # of the reference: study.json says it too
         return frame.astype({name: int for name in _WHOLE if name in frame})
     except ValueError as error:  # pandas' errors for what is no table, and for numbers that are none
         raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error

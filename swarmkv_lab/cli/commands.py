@@ -47,6 +47,7 @@ def parser() -> Parser:
     about = "run the article's experiment, the figures and the notebooks"
     one = add_command(commands, "reproduce", about, _reproduce, example="--profile full")
     one.add_argument("--profile", choices=["quick", "full"], default="quick", help="how much to measure")
+    one.add_argument("--all-notebooks", action="store_true", help="execute all of them (quick: the article's two)")
     one.add_argument("--reference", action="store_true", help="for maintainers: replace the committed results")
 
     about = "copy the notebooks into my_notebooks/, where you can run and change them"
@@ -95,7 +96,7 @@ def _size(args: argparse.Namespace) -> None:
 def _reproduce(args: argparse.Namespace) -> None:
     from swarmkv_lab.cli.reproduce import reproduce  # imports Jupyter, which no other command needs
 
-    reproduce(args.profile, reference=args.reference)
+    reproduce(args.profile, reference=args.reference, all_notebooks=args.all_notebooks)
 
 
 def _notebooks(args: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """Measurements that are kept: a file is measured once and written whole, so that an interrupted call can go on."""
 
+import csv
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,26 @@ def once(path: Path, measured: Callable[[], pd.DataFrame | dict[str, Any]]) -> N
         file.write(text.encode())
 
 
+def stamp(path: Path, machine: str) -> None:
+    """Write the machine into each row of a CSV file, in a last column, unless it is there. No other text changes."""
+    with path.open(encoding="utf-8", newline="") as was:
+        header, *rows = csv.reader(was)
+    if "machine" in header:
+        return
+    stamped = io.StringIO(newline="")
+    csv.writer(stamped, lineterminator="\n").writerows([[*header, "machine"], *([*row, machine] for row in rows)])
+    with replacing(path) as file:
+        file.write(stamped.getvalue().encode())
+
+
+def is_stamped(path: Path) -> bool:
+    """Whether a file is whole: a CSV file is, once it says its machine. Others are written in one piece."""
+    if not path.exists() or path.suffix != ".csv":
+        return path.exists()
+    with path.open(encoding="utf-8", newline="") as file:
+        return "machine" in next(csv.reader(file), [])
+
+
 def kept_bench(
     folder: Path,
     model: Model,
@@ -34,9 +56,13 @@ def kept_bench(
     depth: int,
     repeats: int,
     max_tokens: int,
+    max_retries: int | None = None,
     agents: Prompts | None = None,
 ) -> None:
-    """The article's experiment, two agents: bench.csv, timelines.csv and, as a sign of the end, bench.json."""
+    """The article's experiment, two agents: bench.csv, timelines.csv and, as a sign of the end, bench.json.
+
+    max_retries: how many more rounds are measured in place of disturbed ones; by default as many as repeats.
+    """
 
     def measured() -> dict[str, Any]:
         report, runs = bench(
@@ -46,7 +72,7 @@ def kept_bench(
             n_agents=2,
             strategies=list(STRATEGIES),
             repeats=repeats,
-            max_retries=repeats,
+            max_retries=repeats if max_retries is None else max_retries,
             max_tokens=max_tokens,
             agents=agents,
         )

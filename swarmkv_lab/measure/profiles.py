@@ -16,7 +16,9 @@ class Profile:
 
     name: str
     depth: int
-    """tokens of the document"""
+    """tokens of the document that a notebook reads"""
+    bench_depth: int
+    """tokens of the document in the article's experiment"""
     repeats: int
     live_repeats: int
     """repeats in a notebook, where a reader waits"""
@@ -28,6 +30,10 @@ class Profile:
     """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
     pipeline: int
     """tokens of the document that a graph of agents reads"""
+    retries: int = 3
+    """more rounds of the article's experiment, in place of those in which the machine was disturbed"""
+    notebooks: tuple[str, ...] = ()
+    """those that reproduce executes, unless it is told otherwise; none: all"""
     positions: int = 1024
     """tokens of the document whose positions are shifted"""
     live_depths: tuple[int, ...] = (64, 128, 256, 384)
@@ -44,25 +50,56 @@ class Profile:
 
 
 _SMOKE = (((32, 64, 128), (1, 2), 1),)
-_QUICK = (((128, 256, 512, 1024), (1, 4), 1),)
-# Naive is measured at every point, and 16 prefills of 7,000 tokens would take a quarter of an hour on two cores. So the
-# deepest points have few agents, and only the fast points are measured twice. The grid takes about an hour there.
-_FULL = (((256, 512, 1024), (1, 2, 4, 8, 16), 2), ((2048, 3501), (1, 2, 4, 16), 1), ((5000, 7000), (1, 4), 1))
+_QUICK = (((128, 256, 512), (1, 4), 1),)
+# Naive is measured at every point, twice: N (P + B), and four strategies P + N B each. On two cores a prefill P of 256,
+# 512, 1,024, 2,048 and 3,501 tokens takes 0.6, 1.1, 2.4, 6.5 and 14 s, and a branch B 0.15 to 0.35 s. So these points
+# take 78, 123, 233, 482 and 382 s, together 22 minutes, and the beats between them about three more. Deeper points have
+# fewer agents: 16 prefills of 3,501 tokens would take ten minutes.
+_FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
 PROFILES = {
     p.name: p
     for p in (
-        Profile("quick", 512, 3, 1, 16, _QUICK, ((256, 1),), 512),
+        # The article's table is there within a minute, and all of it in three, on two cores.
+        Profile(
+            "quick",
+            256,
+            512,
+            3,
+            1,
+            16,
+            _QUICK,
+            ((256, 1),),
+            512,
+            retries=1,
+            notebooks=("00_tour", "03_naive_vs_fanout"),
+            positions=512,
+        ),
         # That it runs, not how fast.
-        Profile("smoke", 128, 1, 1, 4, _SMOKE, ((64, 1),), 128, 128, (16, 32, 48), ("q8_0",), 64),
+        Profile(
+            "smoke",
+            128,
+            128,
+            1,
+            1,
+            4,
+            _SMOKE,
+            ((64, 1),),
+            128,
+            positions=128,
+            live_depths=(16, 32, 48),
+            formats=("q8_0",),
+            formats_depth=64,
+        ),
         Profile(
             "full",
+            3501,
             3501,
             3,
             2,
             16,
             _FULL,
             ((1024, 2), (3501, 2)),
-            7000,
+            5000,
             formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"),
             formats_depth=1024,
         ),
