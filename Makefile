@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-browser soak peers lab dashboard lint reference resume-reference clean
+.PHONY: help reproduce test test-all test-browser soak peers lab dashboard book lint reference resume-reference navigation clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
@@ -53,6 +53,10 @@ dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live exp
 	$(SAY_ROOT)
 	$(BIN)/swarmkv-lab dashboard -- $(JUPYTER)
 
+book: $(VENV)/.book ## build a web site of the notebooks as they are committed, the package's names and the glossary; nothing is run
+	$(BIN)/sphinx-build -W --keep-going -n -q -c book . artifacts/book
+	@echo "Open artifacts/book/index.html in a browser."
+
 lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,6 +69,9 @@ reference: $(READY) ## for maintainers: measure in full and replace what the rep
 
 resume-reference: $(READY) ## for maintainers: go on with make reference after an interrupt
 	$(BIN)/swarmkv-lab reproduce --profile full --reference
+
+navigation: $(READY) ## for maintainers: give every notebook its links to the others, the glossary, Binder and Colab
+	$(BIN)/python -c 'from swarmkv_lab.cli.notebooks import navigate; navigate()'
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml
@@ -79,7 +86,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-$(VENV)/.dashboard $(VENV)/.browser: $(VENV)/.%: $(READY)
+$(VENV)/.dashboard $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
