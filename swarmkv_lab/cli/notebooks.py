@@ -82,7 +82,8 @@ def with_navigation(notebook: nbformat.NotebookNode, name: str, names: list[str]
 
 
 _IMPORT = re.compile(
-    r"^(?:try:\n    import swarmkv_lab as lab\nexcept .*\n    %pip .*\n    )?import swarmkv_lab as lab(?:\n+|\Z)", re.MULTILINE
+    r"^(?:try:\n    import swarmkv_lab as lab\nexcept .*\n    %pip .*\n    )?import swarmkv_lab as lab(?:\n+|\Z)",
+    re.MULTILINE,
 )
 _SETUP = """\
 try:
