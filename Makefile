@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-browser soak peers lab dashboard lint reference resume-reference readme clean
+.PHONY: help reproduce test test-all test-browser soak peers lab dashboard book lint reference resume-reference readme navigation clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
@@ -53,6 +53,10 @@ dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live exp
 	$(SAY_ROOT)
 	$(BIN)/swarmkv-lab dashboard -- $(JUPYTER)
 
+book: $(VENV)/.book ## build a web site of the notebooks as they are committed, the package's names and the glossary; nothing is run
+	$(BIN)/sphinx-build -W --keep-going -n -q -c book . artifacts/book
+	@echo "Open artifacts/book/index.html in a browser."
+
 lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -74,6 +78,9 @@ resume-reference: $(VENV)/.reference ## for maintainers: go on with make referen
 readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
 	$(BIN)/python tests/readme.py --write
 
+navigation: $(READY) ## for maintainers: give every notebook its links to the others, the glossary, Binder and Colab
+	$(BIN)/python -c 'from swarmkv_lab.cli.notebooks import navigate; navigate()'
+
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "swarmkv-lab needs Python 3.11 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
@@ -87,7 +94,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
-$(VENV)/.dashboard $(VENV)/.browser: $(VENV)/.%: $(READY)
+$(VENV)/.dashboard $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

@@ -193,7 +193,7 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
 
     by: what the model has not seen: "point", the same (depth, agents); "depth", all runs at that depth, so that the
     deepest is an extrapolation; "n_agents" likewise. Returns a row per (depth, agents, strategy): measured medians in
-    ms, predictions (predicted_...) and relative errors (error_...).
+    ms, predictions (``predicted_...``) and relative errors (``error_...``).
     """
     metrics = ["ttft_ms", "end_to_end_ms"]
     key = ["strategy", "depth", "n_agents"]

@@ -57,7 +57,7 @@ _SERVER = {
 }
 _HANDLERS = [  # the folders lie as in the repository, so that the notebooks' links are right
     (r"/dashboard/(notebooks/\w+)\.ipynb", RedirectHandler, {"url": "/dashboard/{0}.html"}),
-    (r"/dashboard/((?:data|figures)/.*)", Files, {"path": str(ROOT)}),
+    (r"/dashboard/((?:book|data|figures)/.*)", Files, {"path": str(ROOT)}),
     (r"/dashboard/(.*)", Files, {"path": str(_PAGES), "default_filename": "index.html"}),
 ]
 

@@ -103,6 +103,7 @@ STRATEGIES: Mapping[str, Strategy] = {
         Strategy("batched", batched, shares=True, packs=True),
     )
 }
+"""The strategies by name, in the order in which tables show them: what ``strategy=`` takes, here and in ``bench``."""
 
 
 def strategy_named(strategy: str | Strategy) -> Strategy:

@@ -1,0 +1,82 @@
+"""What the book is made of: the notebooks' links and first lines, and the glossary. test_browser_book.py builds it."""
+
+import copy
+import re
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from swarmkv_lab.cli.notebooks import with_navigation
+from swarmkv_lab.errors import SwarmKVError
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NAMES = ["01_first", "01b_between", "02_last"]
+
+
+def notebook(code="%matplotlib inline\nimport swarmkv_lab as lab\nfrom swarmkv_lab import figures"):
+    cells = [nbformat.v4.new_markdown_cell("# What is it?\n\nWords."), nbformat.v4.new_code_cell(code)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_has_its_links_and_first_lines(path):
+    committed = nbformat.read(path, as_version=4)
+    current = with_navigation(copy.deepcopy(committed), path.stem, [other.stem for other in NOTEBOOKS])
+    assert [cell.source for cell in current.cells] == [cell.source for cell in committed.cells], "run make navigation"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_leads_to_its_neighbours_and_to_the_glossary(name):
+    (text, _) = with_navigation(notebook(), name, NAMES).cells
+    links = re.findall(r"(\w+): \[(\w+)\]\(([^)]+)\)", text.source)
+    i = NAMES.index(name)
+    before = [("Before", other, f"{other}.ipynb") for other in NAMES[:i][-1:]]
+    after = [("Next", other, f"{other}.ipynb") for other in NAMES[i + 1 :][:1]]
+    assert links == [*before, *after, ("Words", "glossary", "../book/glossary.md")]
+    assert (ROOT / "notebooks/../book/glossary.md").is_file()
+    assert len(re.findall(rf"\(https://[^)]*/notebooks/{name}\.ipynb\)", text.source)) == 2
+
+
+def test_links_that_are_old_are_replaced_and_a_second_time_changes_nothing():
+    once = with_navigation(notebook(), "01_first", NAMES)
+    again = with_navigation(copy.deepcopy(once), "01_first", NAMES)
+    assert again == once
+    moved = with_navigation(once, "02_last", NAMES).cells[0].source
+    assert moved == with_navigation(notebook(), "02_last", NAMES).cells[0].source
+
+
+def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
+    """The first cell, as IPython runs it, with and without the package."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    source = with_navigation(notebook(), "01_first", NAMES).cells[1].source
+    assert source.endswith("import swarmkv_lab as lab\n\nfrom swarmkv_lab import figures")
+    asked = []
+
+    class Shell:
+        def run_line_magic(self, name, line):
+            asked.append((name, line))
+            if name == "pip":
+                monkeypatch.undo()  # it is there now
+
+    cell = TransformerManager().transform_cell(source)
+    exec(cell, {"get_ipython": Shell})
+    assert asked == [("matplotlib", "inline")]
+    monkeypatch.setitem(__import__("sys").modules, "swarmkv_lab", None)
+    exec(cell, {"get_ipython": Shell})
+    assert [name for name, _ in asked[1:]] == ["matplotlib", "pip"]
+    assert re.search(r'"swarmkv-lab\[cluster\] @ git\+https://\S+"$', asked[-1][1])
+
+
+def test_a_notebook_that_does_not_import_the_lab_first_is_refused():
+    with pytest.raises(SwarmKVError, match="01_first: its first code cell has no line import swarmkv_lab as lab"):
+        with_navigation(notebook("import numpy"), "01_first", NAMES)
+
+
+def test_the_glossarys_words_are_in_alphabetical_order_and_each_is_explained():
+    first, *entries = re.split(r"^## ", (ROOT / "book/glossary.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert first.startswith("# Glossary")
+    words = [entry.splitlines()[0].strip("`").casefold() for entry in entries]
+    assert words == sorted(set(words))
+    assert all(len(entry.splitlines()) > 2 for entry in entries)
