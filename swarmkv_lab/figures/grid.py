@@ -169,7 +169,7 @@ def break_even(
         panels[0].set_ylabel("pays from so many tokens on (predicted)")
         few = n_agents[0]
         ends = " and ".join(f"{float(f'{limit.get(few, 0):.2g}'):,.0f}" for limit in limits)
-        message = f"{few} agents: swarmkv's copies pay up to {ends} tokens per second"
+        message = f"{few} agents: copies pay below a prefill of {ends} tokens per second"
         lines = zip(n_agents, _DASHES, strict=False)
         key = {f"{n} agents": Line2D([], [], color="#666666", linestyle=line) for n, line in lines}
         headline(figure, message, strategy_key(table.strategy) | key)
