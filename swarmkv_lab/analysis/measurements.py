@@ -208,4 +208,5 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
 
 def caption(env: dict[str, Any]) -> str:
     """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
-    return f"{env['model']}, {env['processor']}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"
+    machine = f"{env['gpu']}, {env['processor']}" if env.get("gpu") else env["processor"]
+    return f"{env['model']}, {machine}, {env['n_threads']} threads, {env['llama_cpp']}, {env['time'][:10]}"
