@@ -4,7 +4,7 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
-from swarmkv_lab.analysis.article import PARTS, activation_parts, on_gpus
+from swarmkv_lab.analysis.article import PARTS, gpu_parts
 from swarmkv_lab.analysis.summary import above_bound
 from swarmkv_lab.figures.style import PHASES
 from swarmkv_lab.measure.bench import bench
@@ -78,9 +78,8 @@ def test_each_phase_of_an_activation_has_a_colour_of_its_own():
 
 
 def test_the_parts_that_are_drawn_are_those_of_the_gpus_runs():
-    gpu = on_gpus()["qwen2.5-7b"]
-    parts = activation_parts(lab.steady_rows(gpu.bench["runs"]))
-    figure = figures.published_parts(parts, gpu.caption)
+    parts, caption = gpu_parts()
+    figure = figures.published_parts(parts, caption)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "not taken apart" in texts
     assert any(text.endswith(f"= {parts.loc['swarmkv'].sum():.2g} ms") for text in texts)

@@ -71,8 +71,8 @@ def test_how_threads_wait_is_set_before_their_process_starts(twin, document, que
     assert [env.get("OMP_WAIT_POLICY") for env in seen] == [None, "passive"]
     assert list(frame.waiting) == [way for way in guards.WAITING for _ in range(2)]
     assert frame.same_tokens.all()
-    figure = figures.waiting(frame)
-    assert "times per token if agents take turns" in figure.get_label()
+    assert "sleeps per token; in threads" in figures.waiting(frame.assign(sleeps_per_token=1)).get_label()
+    assert "tokens per second; in threads" in figures.waiting(frame.assign(sleeps_per_token=float("nan"))).get_label()
 
 
 def test_a_process_that_fails_to_compare_says_so(twin, document, question, monkeypatch):

@@ -126,6 +126,12 @@ def on_gpus() -> dict[str, Measurements]:
     return {folder.name: Measurements(folder) for folder in sorted((DATA / "gpu").iterdir()) if folder.is_dir()}
 
 
+def gpu_parts(name: str = "qwen2.5-7b") -> tuple[pd.DataFrame, str]:
+    """The parts of an agent's activation on the GPU (``activation_parts``) with this model, and a figure's caption."""
+    measured = on_gpus()[name]
+    return activation_parts(steady_rows(measured.bench["runs"])), measured.caption
+
+
 def gpu_table(here: Mapping[str, Any]) -> pd.DataFrame:
     """The article's experiment on GPUs: a row per model of ``on_gpus``, and one for this machine.
 

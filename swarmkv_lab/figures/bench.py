@@ -162,7 +162,7 @@ def _stacked(ax: Axes, frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 def first_touch(frame: pd.DataFrame, caption: str = "") -> Figure:
     """What swarmkv's agents wait for, agent by agent: the first copy is into new memory; frame: activation_by_agent."""
-    ordered = frame.iloc[::-1]
+    ordered = frame.set_axis([f"{name}, agent {turn}" for turn, name in enumerate(frame.index, 1)]).iloc[::-1]
     with sheet(2.3, caption) as figure:
         ax = figure.subplots()
         key = _stacked(ax, ordered)

@@ -61,14 +61,17 @@ def waiting(frame: pd.DataFrame, caption: str = "") -> Figure:
                 ax.plot(rows[metric], rows.variant.map(variants.index) + at, "o", color="#222222", markersize=3)
                 for y, value in enumerate(values):
                     ax.text(value, y + at, f"    {value:,.0f}", va="center", fontsize=9)
-            ax.set(xlabel=label, xlim=(0, (frame[metric].max() or 1) * 1.25))
+            longest = frame[metric].max()
+            ax.set(xlabel=label, xlim=(0, longest * 1.25 if longest > 0 else 1))
             ax.xaxis.set_major_locator(MaxNLocator(4))
             plain_numbers(ax.xaxis)
         ax.set_yticks(
             range(len(variants)), [variant.replace(", own contexts", ",\nown contexts") for variant in variants]
         )
         ax.invert_yaxis()
-        one, two = (median.sleeps_per_token[variant, next(iter(ways))] for variant in variants)
-        message = f"Threads sleep {one:,.0f} times per token if agents take turns, {two:,.0f} times in agents' threads"
+        counted = frame.sleeps_per_token.notna().all()  # not on Windows
+        metric, what = ("sleeps_per_token", "sleeps per token") if counted else ("tokens_per_s", "tokens per second")
+        one, two = (median.loc[(variant, next(iter(ways))), metric] for variant in variants)
+        message = f"Agents in turns: {one:,.0f} {what}; in threads: {two:,.0f}"
         headline(figure, message, {f"threads wait {way}": colour for way, colour in ways.items()})
     return figure
