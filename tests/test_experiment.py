@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
+from swarmkv_lab.analysis.article import gpu_table, on_gpus
 from swarmkv_lab.analysis.clock import corrected
 from swarmkv_lab.analysis.divergence import kl_divergence
 from swarmkv_lab.analysis.summary import bench_text
@@ -201,3 +202,45 @@ def test_what_a_watcher_raises_ends_the_run_and_frees_its_contexts(twin, documen
         with pytest.raises(KeyError, match="enough"):
             lab.fan_out(twin, document, [question] * 2, strategy, callback=watch)
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == before
+
+
+def test_the_article_table_has_the_second_agent_by_itself():
+    """Of a bench whose second agent waits 10 ms and whose first waits 90, and whose machine was twice as slow."""
+
+    def run(strategy, activations, total):
+        times = {"prefill_ms": 4000.0, "end_to_end_ms": total, "end_to_end_beats": total / 40}
+        agents = [
+            {"agent": name, "activation_ms": ms, "branch_ms": 10.0, "ttft_ms": ms + 10}
+            for name, ms in zip("ab", activations, strict=True)
+        ]
+        return {"strategy": strategy, "repeat": 0, "steady": True, "beat_ms": 20.0, **times, "agents": agents}
+
+    naive, ours = {"prefill_ms": 2000.0, "activation_ms": 2050.0}, {"activation_ms": 25.0, "branch_ms": 5.0}
+    report = {
+        "runs": [run("naive", (4200, 4100), 8000.0), run("swarmkv", (90, 10), 4200.0)],
+        "summary": {"naive": naive | {"end_to_end_ms": 4000.0}, "swarmkv": ours | {"end_to_end_ms": 2100.0}},
+        "environment": {"settings": {"n_agents": 2}},
+    }
+    table = lab.article_table(report)
+    assert list(table.loc["end to end"]) == [
+        "10,275 ms", "5,272 ms", "1.95x", "48.69 %", "4,000 ms", "2,100 ms", "1.90x", "47.50 %"
+    ]  # fmt: skip
+    assert list(table.loc["end to end, raw", "measured"])[:2] == ["8,000 ms", "4,200 ms"]
+    second = table.loc["second agent's activation, as the article counts"]
+    assert list(second["published"]) == ["4,339 ms", "83 ms", "52.3x", "98.09 %"]
+    assert list(second["measured"]) == ["2,000 ms", "10 ms", "200x", "99.50 %"]  # (10 + 10) ms, at the median speed 10
+    assert list(table.loc["second agent's activation, as we count", "measured"])[:2] == ["2,050 ms", "5 ms"]
+    assert list(table.loc["mean of the agents, as we count", "measured"])[:2] == ["2,050 ms", "25 ms"]
+    report["environment"]["settings"]["n_agents"] = 1
+    with pytest.raises(lab.SwarmKVError, match="this bench has 1 agent: measure two"):
+        lab.article_table(report)
+
+
+def test_what_was_not_measured_on_a_gpu_is_said():
+    here = {"environment": {"gpu": False}}
+    table = gpu_table(here)
+    assert table.GPU["here"] == "not measured: llama.cpp finds no GPU here"
+    bench = on_gpus()["qwen2.5-7b"].bench
+    again = gpu_table(bench)
+    assert list(again.loc["here"]) == list(again.loc["qwen2.5-7b"])
+    assert again["swarmkv: naive's logits"]["here"] == "bit by bit"

@@ -1,5 +1,8 @@
 """Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
 
+import signal
+import subprocess
+import types
 from contextlib import suppress
 
 import psutil
@@ -8,6 +11,7 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
+from swarmkv_lab.measure import guards
 from swarmkv_lab.measure.guards import VARIANTS
 
 
@@ -36,6 +40,45 @@ def test_all_variants_answer_alike(twin, document, question):
     figure = figures.guards(frame, "twin")
     assert isinstance(figure, Figure)
     assert "x the tokens per second: " in figure.get_label()
+
+
+def test_one_trial_of_each_outcome(monkeypatch):
+    """What a process without a guard can come to, and what is said of it."""
+    ends = {
+        "crashed": (-signal.SIGSEGV, "no output"),
+        "hung": (1, "Timeout (0:00:10)!"),
+        "wrong answers": (guards._WRONG, "round 1 gave other answers than a single thread"),
+        "right by luck": (0, "it survived 1 rounds"),
+    }
+    left = iter(ends.values())
+
+    def in_a_process(*_):
+        status, said = next(left)
+        return types.SimpleNamespace(returncode=status), [said]
+
+    monkeypatch.setattr(guards, "_in_a_process", in_a_process)
+    trials = guards.trials_without_guard(None, [1], [[2]], trials=4)
+    assert list(trials.outcome) == list(ends) == list(guards.OUTCOMES)
+    assert trials.how[1] == "it died of SIGSEGV"
+    assert "3 of 4 processes went wrong" in figures.outcomes(trials).get_label()
+
+
+def test_how_threads_wait_is_set_before_their_process_starts(twin, document, question, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # the reader's own: the default is measured without it
+    seen, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, env, **how: seen.append(env) or run(*a, env=env, **how))
+    frame = guards.compare_waiting(twin, document[:50], [question, question[:5]], max_tokens=2, repeats=1)
+    assert [env.get("OMP_WAIT_POLICY") for env in seen] == [None, "passive"]
+    assert list(frame.waiting) == [way for way in guards.WAITING for _ in range(2)]
+    assert frame.same_tokens.all()
+    assert "sleeps per token; in threads" in figures.waiting(frame.assign(sleeps_per_token=1)).get_label()
+    assert "tokens per second; in threads" in figures.waiting(frame.assign(sleeps_per_token=float("nan"))).get_label()
+
+
+def test_a_process_that_fails_to_compare_says_so(twin, document, question, monkeypatch):
+    monkeypatch.setattr(guards, "_in_a_process", lambda *_: (types.SimpleNamespace(returncode=1), ["no memory"]))
+    with pytest.raises(lab.SwarmKVError, match="status 1: no memory"):
+        guards.compare_waiting(twin, document, [question])
 
 
 def test_the_guards_are_put_back(twin, document, question):

@@ -60,7 +60,7 @@ except ImportError as error:
 def test_sizing_analysis_figures_and_explorers_need_no_llama_cpp():
     lines = python(WITHOUT_LLAMA_CPP).splitlines()
     assert lines[0] == str(lab.geometry("llama-3.1-70b").snapshot_bytes(3501, kv_type="q8_0"))
-    assert lines[1:6] == ["True", "2", "(1, 1)", "(6, 6)", str(len(gallery.EXHIBITS))]
+    assert lines[1:6] == ["True", "2", "(1, 1)", "(9, 8)", str(len(gallery.EXHIBITS))]
     assert lines[6] == "True True"
     assert "pip install llama-cpp-python" in lines[7]
 

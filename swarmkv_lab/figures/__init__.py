@@ -1,7 +1,7 @@
 """Figures: each function takes a DataFrame and returns a matplotlib Figure, whose title says its message."""
 
 from swarmkv_lab.figures.answers import exactness, keys_and_values, position_error
-from swarmkv_lab.figures.bench import activation, article, lanes, strategies, timeline
+from swarmkv_lab.figures.bench import activation, article, first_touch, lanes, published_parts, strategies, timeline
 from swarmkv_lab.figures.clock import steadiness
 from swarmkv_lab.figures.cluster import workers_timeline
 from swarmkv_lab.figures.drawings import broadcast
@@ -14,7 +14,7 @@ from swarmkv_lab.figures.grid import (
     speedup_against_agents,
     speedup_map,
 )
-from swarmkv_lab.figures.guards import guards
+from swarmkv_lab.figures.guards import guards, outcomes, waiting
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
 from swarmkv_lab.figures.money import cached_reads, kept_reads
 from swarmkv_lab.figures.peers import peers, yardsticks

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.analysis.article import PUBLISHED, as_published, times
+from swarmkv_lab.analysis.article import PARTS, PUBLISHED, as_published, saved, times
+from swarmkv_lab.analysis.summary import above_bound
 from swarmkv_lab.analysis.timeline import ACTIVATION, PREFIX
 from swarmkv_lab.figures.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, plain_numbers, sheet
 
@@ -96,12 +97,15 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
         left.set_yticks(y, frame.index)
         right.barh(y, total, color=colours, height=0.6)
         right.errorbar(total, y, xerr=np.abs(spread.T - total.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
-        right.set(xlim=(0, spread.max() * 1.4), xlabel="ms (measured, median; whiskers: min, max)")
+        notes = [note.replace("; the", ";\nthe") for note in above_bound(summary, raw=False)]  # raw ones are not shown
+        label = "\n".join(["ms (measured, median; whiskers: min, max)", *notes])
+        right.set(xlim=(0, spread.max() * 1.4), xlabel=label)
         right.set_title("end to end, all agents")
         right.xaxis.set_major_locator(MaxNLocator(4))
         plain_numbers(right.xaxis)
         right.axvline(bound, **DOTTED)
-        right.text(bound, -0.75, " bound (predicted)", fontsize=8.5, color="#444444", va="center")
+        limit = float(frame.end_to_end_bound["naive"])
+        right.text(bound, -0.75, f" bound: {limit:.2f}x (predicted)", fontsize=8.5, color="#444444", va="center")
         right.set_ylim(-1.0, len(frame) - 0.4)
         for at, row in enumerate(frame.itertuples()):
             first = whole = ""
@@ -127,19 +131,14 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
     naive, ours = median.activation_ms["naive"], median.drop(index="naive").iloc[::-1]
     with sheet(3.1, caption) as figure:
         ax = figure.subplots()
-        key = {}
-        left = np.zeros(len(ours))
-        for phase in phases:
-            label, colour, hatch = PHASES[phase]
-            width = ours[f"{phase}_ms"].to_numpy()
-            ax.barh(ours.index, width, left=left, height=0.62, color=colour, hatch=hatch, **_EDGE)
-            left += width
-            if width.max() > 0:
-                key[label] = (colour, hatch)
+        key = _stacked(ax, ours[[f"{phase}_ms" for phase in phases]].set_axis(phases, axis=1))
         for name, ms in ours.activation_ms.items():
             text = f"{ms:,.1f} ms; naive: {naive / ms:,.0f}x as long" if ms >= 0.05 else f"{ms:.2f} ms"
             _note(ax, ms, name, f"  {text}")
-        ax.set(xlabel="ms until an agent's context holds the document (measured, median)", xlim=(0, left.max() * 1.6))
+        ax.set(
+            xlabel="ms until an agent's context holds the document (measured, median)",
+            xlim=(0, ours.activation_ms.max() * 1.6),
+        )
         ax.tick_params(axis="y", length=0)
         depth, longest = int(runs.depth.iloc[0]), ours.activation_ms.max()
         message = f"Naive waits {naive / 1e3:,.1f} s for {depth:,} tokens; the others at most {longest:,.0f} ms"
@@ -147,10 +146,66 @@ def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
     return figure
 
 
+def _stacked(ax: Axes, frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Draw a bar per row, its columns (phases, ms) one after another. Returns the legend's entries."""
+    key = {}
+    left = np.zeros(len(frame))
+    for phase in frame:
+        label, colour, hatch = PHASES[phase]
+        width = frame[phase].to_numpy(float)
+        ax.barh(frame.index, width, left=left, height=0.62, color=colour, hatch=hatch, **_EDGE)
+        left += width
+        if width.max() > 0:
+            key[label] = (colour, hatch)
+    return key
+
+
+def first_touch(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """What swarmkv's agents wait for, agent by agent: the first copy is into new memory; frame: activation_by_agent."""
+    ordered = frame.set_axis([f"{name}, agent {turn}" for turn, name in enumerate(frame.index, 1)]).iloc[::-1]
+    with sheet(2.3, caption) as figure:
+        ax = figure.subplots()
+        key = _stacked(ax, ordered)
+        for name, row in ordered.iterrows():
+            parts = ", ".join(f"{PHASES[phase][0]} {ms:,.0f}" for phase, ms in row.items())
+            _note(ax, row.sum(), name, f"  {parts} ms")
+        ax.set(xlabel="ms until an agent's context holds the document (measured, one run, raw)")
+        ax.set_xlim(0, ordered.sum(axis=1).max() * 1.6)
+        ax.tick_params(axis="y", length=0)
+        first, second = frame["copy"].iloc[0], frame["copy"].iloc[1]
+        headline(
+            figure, f"Copying the same bytes: {first:,.0f} ms for the first agent, {second:,.0f} for the second", key
+        )
+    return figure
+
+
+def published_parts(parts: pd.DataFrame, caption: str = "") -> Figure:
+    """The article's activation of its second agent, beside the parts of ours; parts: from activation_parts."""
+    ours = parts.loc[["shared", "pooled", "swarmkv"], list(PARTS)]
+    published, total = PUBLISHED["activation"][1], ours.sum(axis=1)
+    with sheet(3.0, caption) as figure:
+        ax = figure.subplots()
+        key = _stacked(ax, ours.rename(index=lambda name: f"{name}, measured"))
+        ax.barh("article, published", published, height=0.62, color="white", edgecolor="#444444", linewidth=1)
+        _note(ax, published / 2, "article, published", "not taken apart", ha="center")
+        _note(ax, published, "article, published", f"  {published} ms, on a GTX 1080")
+        for name, ms in total.items():
+            each = [f"{part:.2g}" for part in ours.loc[name] if part]
+            _note(ax, ms, f"{name}, measured", f"  {' + '.join(each)} = {ms:.2g} ms")
+        ax.set(xlabel="ms until the first logits after a question (published; measured, raw medians)")
+        ax.set_xlim(0, max(published, total.max()) * 1.5)
+        ax.tick_params(axis="y", length=0)
+        largest = ours.loc["swarmkv"].idxmax()
+        share = ours[largest]["swarmkv"] / total["swarmkv"]
+        message = f"The largest part of what swarmkv does here is the {PHASES[largest][0]}: {share:.0%} of the time"
+        headline(figure, message, key)
+    return figure
+
+
 def article(report: Mapping[str, Any], caption: str = "") -> Figure:
     """The article's two speed-ups and ours, in % of each baseline; report: of a bench with naive and swarmkv."""
     sources = {"published": PUBLISHED, "measured": as_published(report)}
-    names = {"end_to_end": "end to end", "activation": "activation, as the article counts"}
+    names = {"end_to_end": "end to end", "activation": "the second agent's activation"}
     with sheet(3.2, caption) as figure:
         for ax, metric in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
             for y, (source, ms) in enumerate(sources.items()):
@@ -159,12 +214,19 @@ def article(report: Mapping[str, Any], caption: str = "") -> Figure:
                 ax.barh(y - 0.2, 100, 0.38, color=BASELINE, **look)
                 ax.barh(y + 0.2, 100 * after / before, 0.38, color=OURS, **look)
                 _note(ax, 97, y - 0.2, f"{before:,.0f} ms", ha="right", color="white", weight="bold")
-                _note(ax, 100 * after / before, y + 0.2, f" {after:,.0f} ms: {times(before / after)}")
+                _note(
+                    ax,
+                    100 * after / before,
+                    y + 0.2,
+                    f" {after:,.0f} ms: {times(before / after)}, {saved(before, after)}",
+                )
             ax.set_yticks(range(2), list(sources))
-            ax.set(xlim=(0, 104), xlabel="% of its own baseline", title=names[metric])
+            ax.set(xlim=(0, 122), xlabel="% of its own baseline", title=names[metric])
             ax.tick_params(axis="y", length=0)
         figure.axes[0].invert_yaxis()
-        published, measured = (before / after for before, after in (ms["end_to_end"] for ms in sources.values()))
-        message = f"Two agents, end to end: {published:.2f}x published, {measured:.2f}x measured here"
+        published, measured = (
+            f"{times(a / b)} ({saved(a, b)} saved)" for a, b in (ms["end_to_end"] for ms in sources.values())
+        )
+        message = f"End to end: {published} published, {measured} measured"
         headline(figure, message, {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS})
     return figure

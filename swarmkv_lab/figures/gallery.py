@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from swarmkv_lab import figures
-from swarmkv_lab.analysis.article import PUBLISHED_PREFILL
+from swarmkv_lab.analysis.article import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
 from swarmkv_lab.analysis.costmodel import held_out
 from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.money import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
@@ -129,6 +129,28 @@ _ALL = (
         "Stacked horizontal bars by strategy: swarmkv has new context, copy and restore; pooled has a short restore; "
         "shared and batched have no visible bar.",
         lambda m: figures.activation(m.bench_runs, m.caption),
+    ),
+    Exhibit(
+        "first_touch",
+        "03_naive_vs_fanout",
+        "timelines.csv",
+        "The same copy, agent by agent. The first agent's copy is into new memory: the system, and a virtual machine's "
+        "host, must provide each page. The second agent gets pages that the first gave back.",
+        "Two stacked horizontal bars: copy, new context and restore. The first agent's copy is many times as long as "
+        "the second's; the other parts are alike.",
+        lambda m: figures.first_touch(activation_by_agent(m.timelines["swarmkv"]), m.caption),
+    ),
+    Exhibit(
+        "published_parts",
+        "03_naive_vs_fanout",
+        "bench.json",
+        "The activation that the article published for its second agent, in one piece, beside the parts of ours on "
+        "another machine with a GPU, of a cache with the same bytes. Compare the parts, not the sums: the machines are "
+        "far apart.",
+        "Four horizontal bars. The published one is not taken apart. swarmkv's has copy, new context, restore and "
+        "question; pooled's only restore and question; shared's almost only the question.",
+        lambda _: figures.published_parts(*gpu_parts()),
+        of_reference=True,
     ),
     Exhibit(
         "latency_against_depth",

@@ -28,7 +28,7 @@ PHASES = {
     "context": ("new context", "#BBBBBB", ""),
     "copy": ("copy", "#CC79A7", "\\\\"),
     "restore": ("restore", "#E69F00", "xx"),
-    "share": ("share", "#E69F00", ""),
+    "share": ("share", "#000000", ""),
     "branch": ("question", "#D55E00", ""),
     "sample": ("answer", "#009E73", ""),
     "generate": ("answer", "#009E73", ""),

@@ -1,6 +1,7 @@
 """LlamaGuard, demonstrated: agents in threads, with and without a lock around llama.cpp."""
 
 import faulthandler
+import io
 import json
 import os
 import signal
@@ -11,14 +12,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import chain, count, cycle, product, repeat
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.llama.api import build, default_threads
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
@@ -26,20 +30,38 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
+resource: Any = import_module("resource") if find_spec("resource") else None  # Windows has none
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there
 _DOCUMENT = 0
 _LONGEST_S = 10
+_ANSWER = 12  # tokens, of an agent without a guard
+_TABLE = "table:"
+_WRONG = 87  # an exit status that no system uses for a crash
+OUTCOMES = ("crashed", "hung", "wrong answers", "right by luck")
+# How OpenMP's threads wait for their next work: a process reads this once, when it starts.
+WAITING: Mapping[str, Mapping[str, str]] = {
+    "as OpenMP chooses": {},
+    "always asleep": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+}
 
 
 def compare_guards(
-    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
+    model: Model,
+    tokens: np.ndarray,
+    prompts: Sequence[np.ndarray],
+    *,
+    max_tokens: int = 16,
+    repeats: int = 3,
+    variants: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Let agents answer over one prefix in each of VARIANTS, in turns: a row per variant and repeat.
+    """Let agents answer over one prefix in each of the variants, in turns: a row per variant and repeat.
 
     latency_ms: from the common start to an agent's whole answer, mean. tokens_per_s: of all agents together.
-    same_tokens: whether the answers equal those of agents in turns. Contexts are created and the prefix is restored
-    before the clock starts. Each variant has the same number of cores, shared among the contexts that decode at the
-    same time. Raises SwarmKVError for a model on a GPU.
+    sleeps_per_token: how often one of the process's threads went to sleep; NaN where the system does not say (Windows).
+    variants: names of VARIANTS, by default all. same_tokens: whether the answers equal the first variant's.
+
+    Contexts are created and the prefix is restored before the clock starts. Each variant has the same number of cores,
+    shared among the contexts that decode at the same time. Raises SwarmKVError for a model on a GPU.
     """
     if model.on_gpu:
         raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
@@ -61,17 +83,50 @@ def compare_guards(
             snapshot.restore(ctx)
         contexts = {1: [whole], 2: many[cores], 3: many[share]}
         expected = None
-        for turn, variant in tqdm(list(product(range(-1, repeats), VARIANTS)), desc="guards", leave=False):
+        for turn, variant in tqdm(list(product(range(-1, repeats), variants or VARIANTS)), desc="guards", leave=False):
             which, how = VARIANTS[variant]
-            start = time.perf_counter()
+            start, before = time.perf_counter(), _sleeps()
             answers, ends = zip(*how(contexts[which], prompts, max_tokens), strict=True)
-            seconds = np.array(ends) - start
+            seconds, slept = np.array(ends) - start, _sleeps() - before
             expected = expected or answers
             if turn < 0:  # a warm-up
                 continue
-            rate = sum(map(len, answers)) / seconds.max()
-            rows.append((turn, variant, 1e3 * seconds.mean(), rate, answers == expected))
-    return pd.DataFrame(rows, columns=["repeat", "variant", "latency_ms", "tokens_per_s", "same_tokens"])
+            n = sum(map(len, answers))
+            rows.append((turn, variant, 1e3 * seconds.mean(), n / seconds.max(), slept / n, answers == expected))
+    columns = ["repeat", "variant", "latency_ms", "tokens_per_s", "sleeps_per_token", "same_tokens"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _sleeps() -> float:
+    """How often the threads of this process have gone to sleep since its start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw if resource else float("nan")
+
+
+def thread_team() -> str:
+    """Whose threads llama.cpp computes with here, in words."""
+    if "OPENMP = 1" in build():
+        return "llama.cpp here computes with OpenMP's threads: OMP_WAIT_POLICY says how they wait"
+    return "llama.cpp here computes with ggml's own threads: OMP_WAIT_POLICY does not change how they wait"
+
+
+def compare_waiting(
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
+) -> pd.DataFrame:
+    """Agents in turns, and in threads under one guard; OpenMP's threads wait as they choose, and always asleep.
+
+    As compare_guards, with a column ``waiting`` (WAITING), a process of its own for each. Raises SwarmKVError if such a
+    process fails.
+    """
+    how = {"max_tokens": max_tokens, "repeats": repeats, "variants": ["in turns", "threads, own contexts, one guard"]}
+    frames = {}
+    for name, setting in WAITING.items():
+        plain = {key: value for key, value in os.environ.items() if key not in WAITING["always asleep"]}
+        done, said = _in_a_process(model, tokens, prompts, {"compare": how}, {**plain, **setting})
+        if done.returncode:
+            raise SwarmKVError(f"the process that compares guards ended with status {done.returncode}: {said[-1]}")
+        table = said[said.index(_TABLE) + 1 :]
+        frames[name] = pd.read_csv(io.StringIO("\n".join(table)))
+    return pd.concat(frames, names=["waiting", None]).reset_index(level="waiting").reset_index(drop=True)
 
 
 def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
@@ -79,27 +134,54 @@ def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray
 
     This runs in a process of its own, because it usually crashes the process.
     """
+    return _unguarded_trial(model, tokens, prompts, rounds)[1]
+
+
+def trials_without_guard(
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, trials: int = 5, rounds: int = 1
+) -> pd.DataFrame:
+    """What happens without a lock, trial by trial: ``outcome``, one of OUTCOMES, and ``how`` it ended, in words.
+
+    Each trial is a process of its own, whose agents answer ``rounds`` times.
+    """
+    found = [_unguarded_trial(model, tokens, prompts, rounds) for _ in range(whole_number("trials", trials, 1))]
+    return pd.DataFrame(found, columns=["outcome", "how"], index=pd.RangeIndex(1, trials + 1, name="trial"))
+
+
+def _unguarded_trial(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> tuple[str, str]:
+    """The outcome of a trial, and how it ended."""
+    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
+    done, said = _in_a_process(model, tokens, prompts, {"rounds": rounds}, os.environ | {"GGML_NO_BACKTRACE": "1"})
+    if any(line.startswith("Timeout (") for line in said):  # faulthandler's word
+        return "hung", f"it hung, and was ended after {_LONGEST_S} s"
+    if done.returncode < 0:
+        return "crashed", f"it died of {signal.Signals(-done.returncode).name}"
+    outcome = {0: "right by luck", _WRONG: "wrong answers"}.get(done.returncode, "crashed")
+    return outcome, f"it ended with status {done.returncode}: {said[-1]}"
+
+
+def _in_a_process(
+    model: Model,
+    tokens: np.ndarray,
+    prompts: Sequence[np.ndarray],
+    task: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What this module does with a task as a program, and the lines that it printed."""
     asked = {
         "model": str(model.path),
         "tokens": np.asarray(tokens).tolist(),
         "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
-        "rounds": rounds,
+        **task,
     }
     command = [sys.executable, "-m", "swarmkv_lab.measure.guards"]
-    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
-    environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     # Not a pipe: a debugger that outlives the process would keep it open.
     with tempfile.TemporaryFile("w+", errors="replace") as out:
         done = subprocess.run(
             command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
         )
         out.seek(0)
-        said = out.read().strip().splitlines() or ["no output"]
-    if any(line.startswith("Timeout (") for line in said):  # faulthandler's word
-        return f"it hung, and was ended after {_LONGEST_S} s"
-    if done.returncode < 0:
-        return f"it died of {signal.Signals(-done.returncode).name}"
-    return f"it ended with status {done.returncode}: {said[-1]}"
+        return done, out.read().strip().splitlines() or ["no output"]
 
 
 def _in_turns(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
@@ -159,22 +241,36 @@ VARIANTS: Mapping[str, tuple[int, Variant]] = {
 }
 
 
-def _unguarded() -> None:
+class _NoGuard(nullcontext[None]):
+    """In the place of a guard: it lets everybody in."""
+
+    held = False
+
+
+def _unguarded(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> None:
+    n_ctx = len(tokens) + sum(map(len, prompts)) + _ANSWER * len(prompts)
+    ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
+    ctx.decode(tokens, _DOCUMENT)
+    expected = [tokens for tokens, _ in _in_turns([ctx], prompts, _ANSWER)]
+    ctx.guard = ctx._inside = _NoGuard()  # type: ignore[assignment]
+    faulthandler.dump_traceback_later(_LONGEST_S, exit=True)  # also when both threads are stuck in C
+    for i in range(rounds):
+        if [tokens for tokens, _ in _in_threads([ctx], prompts, _ANSWER)] != expected:
+            print(f"round {i + 1} gave other answers than a single thread")
+            sys.exit(_WRONG)
+    print(f"it survived {rounds} rounds")
+
+
+def _main() -> None:
     asked = json.load(sys.stdin)
     tokens, *prompts = (np.array(ids, np.int32) for ids in (asked["tokens"], *asked["prompts"]))
-    n_ctx = len(tokens) + sum(map(len, prompts)) + 16 * len(prompts)
     with Model(asked["model"], n_gpu_layers=0) as model:
-        ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
-        ctx.decode(tokens, _DOCUMENT)
-        expected = [tokens for tokens, _ in _in_turns([ctx], prompts, 16)]
-        ctx.guard = ctx._inside = nullcontext()  # type: ignore[assignment]
-        faulthandler.dump_traceback_later(_LONGEST_S, exit=True)  # also when both threads are stuck in C
-        for i in range(asked["rounds"]):
-            if [tokens for tokens, _ in _in_threads([ctx], prompts, 16)] != expected:
-                print(f"round {i + 1} gave other answers than a single thread")
-                sys.exit(3)
-        print(f"it survived {asked['rounds']} rounds")
+        if "rounds" in asked:
+            _unguarded(model, tokens, prompts, asked["rounds"])
+        else:
+            frame = compare_guards(model, tokens, prompts, **asked["compare"])
+            print(f"\n{_TABLE}\n{frame.to_csv(index=False)}")
 
 
 if __name__ == "__main__":
-    _unguarded()
+    _main()

@@ -3,6 +3,8 @@
 import tempfile
 import timeit
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
+
+resource: Any = import_module("resource") if find_spec("resource") else None  # Windows has none
 
 
 def restore_against_memcpy(
@@ -74,21 +78,30 @@ def load_against_read(
 
 
 def fresh_memory(n_bytes: int, rounds: int = 5) -> dict[str, Any]:
-    """The time to copy n_bytes into memory that is new, and into memory that is not: a record, ms.
+    """The time to copy n_bytes into memory that is new, and into memory that is not, and the page faults of each copy.
 
     first_ms: into new memory, the first time; again_ms: into new memory again, median; warm_ms: into memory that was
-    written before, median. On a virtual machine the first time is the longest: its host provides the pages only then,
-    and the system gives the same pages out again afterwards.
+    written before, median. ..._faults: how often the system had to provide memory during such a copy, median; None
+    where it does not say so (Windows). On a virtual machine the first time is the longest: its host provides the pages
+    only then, and the system gives the same pages out again afterwards.
     """
     source = np.ones(whole_number("n_bytes", n_bytes, 1), np.uint8)
 
-    def copy() -> float:
-        return 1e3 * timeit.timeit(source.copy, number=1)
+    def measured(copy: Callable[[], Any]) -> tuple[float, int]:
+        before = _page_faults()
+        return 1e3 * timeit.timeit(copy, number=1), _page_faults() - before
 
-    first, again = copy(), float(np.median([copy() for _ in range(rounds)]))
+    copies = {"first": [measured(source.copy)], "again": [measured(source.copy) for _ in range(rounds)]}
     target = source.copy()
-    (warm,) = _medians_ms(rounds, lambda: np.copyto(target, source))
-    return {"bytes": n_bytes, "first_ms": first, "again_ms": again, "warm_ms": warm}
+    copies["warm"] = [measured(lambda: np.copyto(target, source)) for _ in range(rounds)]
+    medians = {name: np.median(pairs, axis=0).tolist() for name, pairs in copies.items()}
+    faults = {f"{name}_faults": int(n) if resource else None for name, (_, n) in medians.items()}
+    return {"bytes": n_bytes} | {f"{name}_ms": ms for name, (ms, _) in medians.items()} | faults
+
+
+def _page_faults() -> int:
+    """Of this process since its start; 0 where the system does not say."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
 
 def _medians_ms(rounds: int, *calls: Callable[[], Any]) -> list[float]:
