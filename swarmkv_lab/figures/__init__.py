@@ -4,7 +4,7 @@ from swarmkv_lab.figures.answers import exactness
 from swarmkv_lab.figures.bench import activation, article, lanes, strategies, timeline
 from swarmkv_lab.figures.clock import steadiness
 from swarmkv_lab.figures.cluster import workers_timeline
-from swarmkv_lab.figures.drawings import broadcast
+from swarmkv_lab.figures.drawings import broadcast, size_by_steps, snapshot_layout
 from swarmkv_lab.figures.formats import roofline, weight_formats
 from swarmkv_lab.figures.grid import (
     memory_held,

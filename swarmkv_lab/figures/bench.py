@@ -31,7 +31,8 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         *rows, close_up = figure.subplots(len(lanes), 1, height_ratios=[n + 1 for n in lanes])
         for ax, name in zip(rows, names, strict=True):
             draw_lanes(ax, timelines[name], scale=1e-3)
-            ax.set(xlim=(0, max(totals.values()) * 1.02e-3), title=f"{name}: {totals[name] / 1e3:.1f} s")
+            ax.set(xlim=(0, max(totals.values()) * 1.02e-3))
+            ax.set_title(f"{name}: {totals[name] / 1e3:.1f} s, {_prefills(timelines[name])}")
             ax.sharex(rows[0])
             ax.tick_params(labelbottom=ax is rows[-1])
         rows[-1].set_xlabel("seconds since the first call (measured)")
@@ -43,6 +44,18 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
         headline(figure, message, phase_key(timelines))
     return figure
+
+
+def _prefills(timeline: pd.DataFrame) -> str:
+    """How long each of a run's prefills took: the same work, so the range says how far to trust the run's other times.
+
+    A prefill may be several spans of one lane.
+    """
+    spans = timeline[timeline.phase == "prefill"]
+    seconds = (spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3
+    if len(seconds) == 1:
+        return f"of which its prefill {seconds.iloc[0]:.1f} s"
+    return f"of which each prefill {seconds.min():.1f} to {seconds.max():.1f} s"
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:

@@ -48,9 +48,11 @@ def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
         for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
             label, colour, _ = _SHIFTED.get(name, ("noise floor: nothing\nmoved, other kernels", "#444444", ""))
             ax.text(1.01, y, label, color=colour, **beside)
-        name, what = ("seam", "A branch that starts") if "seam" in times else ("second half", "A document with a gap of")
-        after = "positions late" if name == "seam" else "positions"
-        headline(figure, f"{what} {widest:,} {after}: KL {_factor(times[name])} the noise floor")
+        if "seam" in times:
+            name, what = "seam", f"A branch that starts {widest:,} positions late"
+        else:
+            name, what = "second half", f"A document with a gap of {widest:,} positions"
+        headline(figure, f"{what}: KL {_factor(times[name])} the noise floor")
     return figure
 
 
@@ -108,7 +110,8 @@ def rotation(
             ax = axes[f"{element}"]
             ax.axhline(0, color="#BBBBBB", linewidth=0.6, zorder=0)
             ax.set(xlim=(-0.5, len(stored) - 0.5), ylabel="value")
-            ax.set_title(f"element {element}: RoPE turns its pair once in {tokens:,.{0 if tokens > 100 else 1}f} tokens")
+            once = f"{tokens:,.1f}" if tokens < 100 else f"{tokens:,.0f}"
+            ax.set_title(f"element {element}: RoPE turns its pair once in {once} tokens")
         axes[lanes[-1][0]].set_xlabel("token")
         headline(figure, title, {"as stored": BASELINE, "rotated back": OURS})
     return figure

@@ -43,7 +43,7 @@ class Rope:
         if element >= self.n_rot:
             return math.inf
         i = element // 2 if self.pairs == _PLAIN else element % (self.n_rot // 2)
-        return 2 * math.pi * self.base ** (2 * i / self.n_rot)
+        return float(2 * math.pi * self.base ** (2 * i / self.n_rot))
 
     def rotate(self, vectors: np.ndarray, by: int | np.ndarray) -> np.ndarray:
         """Vectors (..., head_dim) turned on by so many positions, float64; ``by`` broadcasts with the rows (...)."""
