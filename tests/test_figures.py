@@ -64,7 +64,11 @@ def test_the_timeline_says_how_far_its_prefills_differ(measured):
     span = {"agent": "a", "phase": "prefill", "start_ms": 0.0, "end_ms": 1000.0}
     naive = pd.DataFrame([span, {**span, "agent": "b", "start_ms": 1000.0, "end_ms": 2500.0}])
     once = pd.DataFrame([span, {**span, "phase": "branch", "start_ms": 1000.0, "end_ms": 1100.0}])
-    titles = [ax.get_title(loc="left") for ax in figures.timeline({"naive": naive, "shared": once}).axes]
+    figure = figures.timeline({"naive": naive, "shared": once})
+    assert "2.27x faster (prefills differ 1.5x)" in figure.get_label()
+    even = figures.timeline({"naive": naive.assign(end_ms=[1000.0, 2000.0]), "shared": once})
+    assert even.get_label().endswith("1.82x faster")
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[:2] == [
         "naive: 2.5 s, of which each prefill 1.0 to 1.5 s",
         "shared: 1.1 s, of which its prefill 1.0 s",

@@ -13,6 +13,7 @@ from swarmkv_lab.analysis.article import PUBLISHED, as_published, times
 from swarmkv_lab.analysis.timeline import ACTIVATION, PREFIX
 from swarmkv_lab.figures.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, plain_numbers, sheet
 
+_UNEVEN = 1.1  # prefills that differ by more say that the machine changed its speed
 _EDGE = {"edgecolor": "white", "linewidth": 0.3}
 
 
@@ -42,20 +43,25 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         close_up.set_title(f"{last}, close-up: what the agents do after the single prefill")
         n, faster = lanes[0], totals[first] / totals[last]
         message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
+        prefills = np.concatenate([_prefill_seconds(frame) for frame in timelines.values()])
+        if (spread := prefills.max() / prefills.min()) > _UNEVEN:  # then the factor is a product of the machine's speed
+            message += f" (prefills differ {spread:.1f}x)"
         headline(figure, message, phase_key(timelines))
     return figure
 
 
 def _prefills(timeline: pd.DataFrame) -> str:
-    """How long each of a run's prefills took: the same work, so the range says how far to trust the run's other times.
-
-    A prefill may be several spans of one lane.
-    """
-    spans = timeline[timeline.phase == "prefill"]
-    seconds = (spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3
+    """How long each of a run's prefills took: the same work, so the range says how far to trust the run's other times."""
+    seconds = _prefill_seconds(timeline)
     if len(seconds) == 1:
-        return f"of which its prefill {seconds.iloc[0]:.1f} s"
+        return f"of which its prefill {seconds[0]:.1f} s"
     return f"of which each prefill {seconds.min():.1f} to {seconds.max():.1f} s"
+
+
+def _prefill_seconds(timeline: pd.DataFrame) -> np.ndarray:
+    """Of each lane with a prefill, which may be several spans."""
+    spans = timeline[timeline.phase == "prefill"]
+    return ((spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3).to_numpy()
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:

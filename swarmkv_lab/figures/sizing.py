@@ -47,6 +47,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
     return figure
 
 
+_KL_TICKS = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]
 _SIDES = [(dx, dy) for far in (0, 1, 2, 3, 4) for dx in (1, -1, 0) for dy in {far, -far} if dx or dy]
 
 
@@ -110,7 +111,9 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax = figure.subplots()
         ax.vlines(types.ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
         ax.scatter(types.ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
-        beside = {"iq4_nl": (-7, 5), "q4_0": (-7, -5)}  # same size: one label above the other, on the left
+        # of two types with one size, the better one's name is lower; q5_0's is on the side where q5_1's is not
+        of_one_size = [name for name in types.kv_type if name in ("q4_0", "iq4_nl")]
+        beside = {"q5_0": (-7, 0)} | dict(zip(of_one_size, ((-7, -6), (-7, 6)), strict=False))
         for row in types.itertuples():
             offset = beside.get(row.kv_type, (7, 0))
             look = {"textcoords": "offset points", "va": "center", "ha": "left" if offset[0] > 0 else "right"}
@@ -120,6 +123,7 @@ def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
         ax.set(yscale="log", xlabel="snapshot size, % of f16", xlim=(0.17, 1.1))
         ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
         ax.xaxis.set_major_formatter("{x:.0%}")
+        ticks_at(ax.yaxis, [tick for tick in _KL_TICKS if floor / 2 < tick < 2 * types.kl_max.max()])
         ax.grid(axis="y")
         message = f"q8_0 halves the cache ({half.ratio:.0%}) at a KL of {half.kl_mean:.4f}"
         headline(figure, f"{message}; the noise floor is {floor:.4f}")
