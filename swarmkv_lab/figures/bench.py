@@ -51,7 +51,7 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
 
 
 def _prefills(timeline: pd.DataFrame) -> str:
-    """How long each of a run's prefills took: the same work, so the range says how far to trust the run's other times."""
+    """How long each prefill of a run took: the same work, so its range says how far to trust the other times."""
     seconds = _prefill_seconds(timeline)
     if len(seconds) == 1:
         return f"of which its prefill {seconds[0]:.1f} s"
