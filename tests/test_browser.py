@@ -12,7 +12,7 @@ from browsing import ARTIFACTS, errors, open_and_run, open_notebook, whole_page
 from conftest import ROOT
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-EXPLORERS = {"01_kv_sizing": 3, "02_snapshot_and_rope": 3, "04_depth_and_agents": 2}  # sliders that redraw a picture
+EXPLORERS = {"01_kv_sizing": 3, "02b_snapshot_file": 3, "04_depth_and_agents": 2}  # sliders that redraw a picture
 LIVE = ("03_naive_vs_fanout", "06_pipeline")  # what runs and is stopped, in tests of their own
 # How long each picture takes to follow a key, as the page sees it.
 STOPWATCH = """picture => {

@@ -1,13 +1,16 @@
 """Figures: drawn from tables alone, saved as PNG and SVG, the same each time."""
 
+import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
 from swarmkv_lab.analysis.article import PARTS, gpu_parts
-from swarmkv_lab.analysis.summary import above_bound
+from swarmkv_lab.analysis.summary import above_bound, race_table
 from swarmkv_lab.figures.style import PHASES
 from swarmkv_lab.measure.bench import bench
+from swarmkv_lab.sizing.memory import snapshot_parts
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +32,8 @@ def drawn(measured):
         "all timelines": figures.timeline(timelines),
         "strategies": figures.strategies(report["summary"], "small print"),
         "broadcast": figures.broadcast(),
+        "size_by_steps": figures.size_by_steps(lab.geometry("smollm2-135m"), 3501),
+        "snapshot_layout": figures.snapshot_layout(snapshot_parts(lab.geometry("smollm2-135m"), 3501)),
     }
 
 
@@ -84,3 +89,46 @@ def test_the_parts_that_are_drawn_are_those_of_the_gpus_runs():
     assert "not taken apart" in texts
     assert any(text.endswith(f"= {parts.loc['swarmkv'].sum():.2g} ms") for text in texts)
     assert "H200" in figure.get_supxlabel()
+
+
+def test_the_timeline_says_how_far_its_prefills_differ(measured):
+    """A single run is raw: prefills are the same work, and their range is beside the factor."""
+    span = {"agent": "a", "phase": "prefill", "start_ms": 0.0, "end_ms": 1000.0}
+    naive = pd.DataFrame([span, {**span, "agent": "b", "start_ms": 1000.0, "end_ms": 2500.0}])
+    once = pd.DataFrame([span, {**span, "phase": "branch", "start_ms": 1000.0, "end_ms": 1100.0}])
+    figure = figures.timeline({"naive": naive, "shared": once})
+    assert "2.27x faster (prefills differ 1.5x)" in figure.get_label()
+    even = figures.timeline({"naive": naive.assign(end_ms=[1000.0, 2000.0]), "shared": once})
+    assert even.get_label().endswith("1.82x faster")
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[:2] == [
+        "naive: 2.5 s, of which each prefill 1.0 to 1.5 s",
+        "shared: 1.1 s, of which its prefill 1.0 s",
+    ]
+
+
+def test_a_races_table_has_whole_bytes_and_the_spread_of_its_prefills(measured):
+    table = race_table(pd.DataFrame([run.metrics for run in measured[1]]))
+    assert table.loc["KV memory held, bytes"].str.fullmatch(r"[\d,]+").all()
+    spread = table.loc["prefill against the shortest, as timed"].astype(float)
+    assert spread.min() == 1.0
+    prefills = {run.strategy: run.metrics["prefill_ms"] for run in measured[1]}
+    assert spread["naive"] == pytest.approx(prefills["naive"] / min(prefills.values()), abs=0.006)
+
+
+def test_every_model_has_its_name_and_no_name_lies_on_another():
+    frame = lab.catalogue_bytes(8192)
+    figure = figures.bytes_per_token(frame, 8192, "small print")
+    figure.draw_without_rendering()
+    names = {text.get_text(): Text.get_window_extent(text) for text in figure.axes[0].texts}
+    assert set(names) == set(frame.index)
+    for one, box in names.items():
+        inner = box.padded(-1)
+        assert not [other for other, its in names.items() if other != one and inner.overlaps(its)], one
+
+
+def test_the_steps_end_in_the_geometrys_number():
+    shape = lab.geometry("smollm2-135m")
+    texts = [text.get_text() for ax in figures.size_by_steps(shape, 3501).axes for text in ax.texts]
+    for n_bytes in (128, 768, shape.bytes_per_token(), shape.snapshot_bytes(3501)):
+        assert f"{n_bytes:,} bytes" in texts

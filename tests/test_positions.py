@@ -1,9 +1,12 @@
 """Positions: RoPE in numpy is llama.cpp's, shifts do what they say, and a wrong start is refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
+from swarmkv_lab import figures
+from swarmkv_lab.measure import positions
 from swarmkv_lab.measure.positions import position_error
 
 
@@ -78,10 +81,64 @@ def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, doc
 
 def test_moving_everything_costs_rounding_and_a_gap_costs_more(twin, document):
     frame = position_error(twin, document, gaps=[1, 300, 3000], continuation=40)
-    assert list(frame.shifted) == ["nothing", *["whole prefix", "second half"] * 3]
+    assert list(frame.shifted) == ["nothing", *["whole prefix", "second half", "seam"] * 3]
     mean = frame.set_index(["shifted", "gap"]).kl_mean
     assert mean["whole prefix", 3000] < 1e-4
     assert mean["second half", 3000] > mean["whole prefix", 3000]
+    assert mean["seam", 3000] > mean["whole prefix", 3000]
+
+
+def test_a_late_branch_finds_the_keys_as_they_were(twin, document, question):
+    """Its distance to them is what grows: with keys turned on by as much, the late start is a right one again."""
+    with twin.context(1024, kv_type="f32", flash_attn=True) as ctx:
+        ctx.decode(document)
+        snapshot = lab.KVSnapshot.capture(ctx, document)
+        ctx.shift(100)
+        ctx.decode(question)
+        right = ctx.logits()
+        ctx.set_state(positions._later(snapshot, 100))
+        assert ctx.n_past() == 400
+        late = lab.SequenceState(ctx.get_state(), twin.geometry)
+        np.testing.assert_array_equal(late.keys(1), snapshot.state().keys(1))
+        np.testing.assert_array_equal(late.positions, snapshot.state().positions + 100)
+        ctx.decode(question)
+        assert np.abs(ctx.logits() - right).max() > 1e-3
+    assert list(snapshot.state().positions) == list(range(300))  # the snapshot itself is as it was
+
+
+def test_keys_rotated_back_know_no_position(twin):
+    """In the first layer a key depends on its token alone, and on its position only through RoPE."""
+    with twin.context(512, kv_type="f32", flash_attn=True) as ctx:
+        ctx.decode([7] * 40)
+        state = lab.SequenceState(ctx.get_state(), twin.geometry)
+    rope, stored = lab.Rope.of(twin), state.keys(0)
+    back = rope.rotate(stored, -state.positions[:, None])
+    scale = np.abs(stored).max()
+    assert np.abs(stored - stored[0]).max() > 0.1 * scale
+    np.testing.assert_allclose(back, np.broadcast_to(back[0], back.shape), atol=1e-4 * scale)
+    np.testing.assert_allclose(rope.rotate(back, state.positions[:, None]), stored, atol=1e-6 * scale)
+
+
+def test_a_pair_turns_once_in_its_tokens():
+    for pairs, partner in (("plain", 5), ("halves", 28)):
+        rope = lab.Rope(48, 100.0, pairs)
+        vector = np.zeros(64)
+        vector[4] = 1.0
+        tokens = rope.turn(4)
+        assert rope.turn(partner) == tokens
+        np.testing.assert_allclose(rope.rotate(vector, tokens), vector, atol=1e-12)
+        assert np.abs(rope.rotate(vector, tokens / 2) + vector).max() < 1e-12
+        assert rope.turn(48) == np.inf
+
+
+@pytest.mark.parametrize("with_seam", [True, False])
+def test_the_figure_names_the_worst_start_that_was_measured(with_seam):
+    kl = {"whole prefix": 0.01, "second half": 0.05} | ({"seam": 1.0} if with_seam else {})
+    rows = [{"shifted": name, "gap": gap, "kl_mean": kl[name] * gap / 900} for name in kl for gap in (9, 900)]
+    figure = figures.position_error(pd.DataFrame([{"shifted": "nothing", "gap": 0, "kl_mean": 0.01}, *rows]))
+    factor = "A branch that starts 900 positions late: KL 100x" if with_seam else "a gap of 900 positions: KL 5.0x"
+    assert factor in figure.get_label()
+    assert len(figure.axes[0].get_yticks()) >= 3
 
 
 @pytest.mark.parametrize(
@@ -105,6 +162,7 @@ def test_on_the_real_model_moving_everything_is_lost_in_the_noise(real):
     mean = position_error(real, tokens, gaps=[900]).set_index("shifted").kl_mean
     assert mean["whole prefix"] < 3 * mean["nothing"]
     assert mean["second half"] > 2 * mean["whole prefix"]
+    assert mean["seam"] > 10 * mean["second half"]
     assert lab.Rope.of(real) == lab.Rope(64, 100_000.0, "plain")
 
 

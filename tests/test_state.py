@@ -1,11 +1,13 @@
 """SequenceState: the bytes of a snapshot are what was decoded, in every KV type and layout, and nothing else passes."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry
+from swarmkv_lab.sizing.memory import snapshot_parts
 
 
 def captured(model, document, **settings):
@@ -21,6 +23,9 @@ def test_every_byte_belongs_to_a_part(shape, flash_attn, document, tmp_path):
         data = captured(model, document, flash_attn=flash_attn)
         state = lab.SequenceState(data, model.geometry)
     parts = state.parts
+    if not flash_attn:
+        predicted = snapshot_parts(model.geometry, 300)
+        pd.testing.assert_frame_equal(parts[["part", "offset", "bytes"]], predicted)
     assert parts.offset.iloc[0] == 0
     assert (parts.offset + parts.bytes == [*parts.offset[1:], len(data)]).all()
     assert list(state.positions) == list(range(300))

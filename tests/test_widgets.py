@@ -14,7 +14,7 @@ import swarmkv_lab as lab
 from swarmkv_lab.analysis.costmodel import CostModel
 from swarmkv_lab.analysis.measurements import measurements
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_lab.sizing.memory import agents_bytes
+from swarmkv_lab.sizing.memory import agents_by_budget, agents_bytes
 from swarmkv_lab.widgets import latency_explorer, race, sizing_explorer, snapshot_inspector
 
 explorer_module = sys.modules["swarmkv_lab.widgets.explorer"]
@@ -35,8 +35,11 @@ def test_its_numbers_are_the_geometrys(explorer):
     assert numbers["shared_bytes"] == shape.cache_bytes(3501 + 8 * 256, n_seq_max=9)
     for layout in ("copied", "shared"):
         fit = numbers[f"{layout}_fit"]
-        assert agents_bytes(shape, 3501, fit, layout=layout) <= 8 * 10**9
-        assert fit == 255 or agents_bytes(shape, 3501, fit + 1, layout=layout) > 8 * 10**9
+        left = 8 * 10**9 - numbers["weights_bytes"]
+        assert agents_bytes(shape, 3501, fit, layout=layout) <= left
+        assert fit == 255 or agents_bytes(shape, 3501, fit + 1, layout=layout) > left
+        of_figure = agents_by_budget(["qwen2.5-7b"], [8], 3501).set_index("layout").agents
+        assert fit == of_figure[layout]  # the widget and the figure count alike
     for text in ("57,344 bytes", "200.8 MB", "323.0 MB"):
         assert text in explorer.message.value
 
@@ -53,14 +56,14 @@ def test_a_picture_says_which_settings_it_shows(explorer):
     kept = explorer.figure()
     explorer.model.value, explorer.key_type.value = "gemma-3-27b", "q8_0"
     assert "Model: qwen2.5-7b; Document, tokens: 3,501; Agents: 8; Key type: f16" in kept.get_supxlabel()
-    assert "Memory for KV: 8 GB" in kept.get_supxlabel()
+    assert "Memory: 8 GB" in kept.get_supxlabel()
 
 
 def test_notebooks_show_a_figure_with_its_words(explorer):
     bundle, metadata = explorer.figure()._repr_mimebundle_()
     alt = metadata["image/png"]["alt"]
     assert "agents fit with copies" in alt
-    assert "GB of KV cache (predicted) against agents" in alt
+    assert "GB of weights and KV (predicted) against agents" in alt
     assert f'alt="{html.escape(alt)}"' in bundle["text/html"]
 
 

@@ -161,6 +161,24 @@ def peers_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, axis=1).reindex(frame.strategy.unique())
 
 
+def race_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of a race as text, a column per strategy; runs: a row of Outcome.metrics per strategy.
+
+    "corrected": as the machine at its median speed would have taken. The last row says how long the prefill took
+    against the shortest one of the race: it is the same work each time, so its spread is the noise of the times above.
+    """
+    runs, right = runs.set_index("strategy"), corrected(runs).set_index("strategy")
+    times = {"activation": "activation_ms", "first token (TTFT)": "ttft_ms", "end to end": "end_to_end_ms"}
+    rows = {"prefill, ms": runs.prefill_ms} | {f"{name}, ms": runs[column] for name, column in times.items()}
+    rows |= {"end to end, corrected, ms": right.end_to_end_ms}
+    text = {name: row.map(lambda ms: f"{ms:,.1f}" if ms < 10 else f"{ms:,.0f}") for name, row in rows.items()}
+    for name, column in (("KV memory held, bytes", "kv_bytes"), ("copied, bytes", "copied_bytes")):
+        text[name] = runs[column].map("{:,.0f}".format)
+    for name, of in (("as timed", runs), ("corrected", right)):
+        text[f"prefill against the shortest, {name}"] = (of.prefill_ms / of.prefill_ms.min()).map("{:.2f}".format)
+    return pd.DataFrame(text).T
+
+
 def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """Medians by work and number of agents: tokens per second of both programs (ours, theirs) and ours / theirs.
 

@@ -1,10 +1,10 @@
 """Figures: each function takes a DataFrame and returns a matplotlib Figure, whose title says its message."""
 
-from swarmkv_lab.figures.answers import exactness, keys_and_values, position_error
+from swarmkv_lab.figures.answers import exactness
 from swarmkv_lab.figures.bench import activation, article, first_touch, lanes, published_parts, strategies, timeline
 from swarmkv_lab.figures.clock import steadiness
 from swarmkv_lab.figures.cluster import workers_timeline
-from swarmkv_lab.figures.drawings import broadcast
+from swarmkv_lab.figures.drawings import broadcast, size_by_steps, snapshot_layout
 from swarmkv_lab.figures.formats import roofline, weight_formats
 from swarmkv_lab.figures.grid import (
     break_even,
@@ -19,6 +19,7 @@ from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents
 from swarmkv_lab.figures.money import cached_reads, kept_reads
 from swarmkv_lab.figures.peers import peers, yardsticks
 from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
+from swarmkv_lab.figures.positions import keys_and_values, position_error, rotation
 from swarmkv_lab.figures.shipping import arrivals_against_machines, codecs, join_race, ship_or_recompute
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
 from swarmkv_lab.figures.study import study

@@ -1,17 +1,10 @@
-"""Figures of answers: whether they are the same, and how moved positions change them."""
+"""Figures of answers: whether they are the same."""
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from swarmkv_lab.figures.style import DOTTED, STRATEGY, headline, plain_numbers, sheet, ticks_at
-
-# as in positions.py: (label, colour, marker)
-_SHIFTED = {
-    "second half": ("second half moved away", "#D55E00", "s"),
-    "whole prefix": ("whole prefix moved", "#0072B2", "o"),
-}
+from swarmkv_lab.figures.style import STRATEGY, headline, sheet
 
 
 def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:
@@ -49,44 +42,3 @@ def _answers(rows: pd.DataFrame) -> str:
         f"{total - same} of {total:,} answers\nchange ({1 - same / total:.0%}), a run's\n"
         f"first at token {rows.first_difference.median() + 1:.0f} (median)"
     )
-
-
-def position_error(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """KL to the unshifted run against how far keys were shifted; frame: from measure.positions.position_error."""
-    floor = frame.kl_mean[frame.shifted == "nothing"].mean()
-    widest = frame.gap.max()
-    times = frame[frame.gap == widest].set_index("shifted").kl_mean / floor
-    with sheet(3.8, caption) as figure:
-        ax = figure.subplots()
-        key = {}
-        for name, (label, colour, marker) in _SHIFTED.items():
-            rows = frame[frame.shifted == name].sort_values("gap")
-            ax.plot(rows.gap, rows.kl_mean, color=colour, marker=marker, linewidth=1.4)
-            key[label] = Line2D([], [], color=colour, marker=marker)
-        key["nothing moved, other kernels (noise floor)"] = Line2D([], [], color="#444444", linestyle=":")
-        ax.axhline(floor, **DOTTED)
-        ax.set(xscale="log", yscale="log", xlabel="shift, in positions")
-        ax.set_ylabel("KL to the unshifted run, nats\n(measured, mean)")
-        ticks_at(ax.xaxis, sorted(frame.gap[frame.gap > 0].unique()))
-        plain_numbers(ax.yaxis)
-        ax.grid()
-        whole, gap = times["whole prefix"], times["second half"]
-        message = f"Keys moved by {widest:,}: KL {whole:.1f}x the noise floor as a whole, {gap:.0f}x with a gap"
-        headline(figure, message, key)
-    return figure
-
-
-def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first: int = 0) -> Figure:
-    """One head's keys and values as images: float (n_tokens, head_dim) each; first: number of the first token."""
-    with sheet(3.7, layout=False) as figure:
-        left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.07, right=0.98, top=0.82, bottom=0.13, wspace=0.2)
-        for ax, rows, name in ((left, keys, "keys"), (right, values, "values")):
-            limit = float(np.abs(rows).max()) or 1.0
-            look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
-            ax.imshow(rows.T, extent=(first - 0.5, first + len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)
-            ax.set(xlabel="token")
-            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", y=1.0)  # y: no search
-        left.set_ylabel("element of the head")
-        headline(figure, title)
-    return figure

@@ -14,6 +14,7 @@ from swarmkv_lab.analysis.summary import above_bound
 from swarmkv_lab.analysis.timeline import ACTIVATION, PREFIX
 from swarmkv_lab.figures.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, plain_numbers, sheet
 
+_UNEVEN = 1.1  # prefills that differ by more say that the machine changed its speed
 _EDGE = {"edgecolor": "white", "linewidth": 0.3}
 
 
@@ -32,7 +33,8 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         *rows, close_up = figure.subplots(len(lanes), 1, height_ratios=[n + 1 for n in lanes])
         for ax, name in zip(rows, names, strict=True):
             draw_lanes(ax, timelines[name], scale=1e-3)
-            ax.set(xlim=(0, max(totals.values()) * 1.02e-3), title=f"{name}: {totals[name] / 1e3:.1f} s")
+            ax.set(xlim=(0, max(totals.values()) * 1.02e-3))
+            ax.set_title(f"{name}: {totals[name] / 1e3:.1f} s, {_prefills(timelines[name])}")
             ax.sharex(rows[0])
             ax.tick_params(labelbottom=ax is rows[-1])
         rows[-1].set_xlabel("seconds since the first call (measured)")
@@ -42,8 +44,25 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         close_up.set_title(f"{last}, close-up: what the agents do after the single prefill")
         n, faster = lanes[0], totals[first] / totals[last]
         message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
+        prefills = np.concatenate([_prefill_seconds(frame) for frame in timelines.values()])
+        if (spread := prefills.max() / prefills.min()) > _UNEVEN:  # then the factor is a product of the machine's speed
+            message += f" (prefills differ {spread:.1f}x)"
         headline(figure, message, phase_key(timelines))
     return figure
+
+
+def _prefills(timeline: pd.DataFrame) -> str:
+    """How long each prefill of a run took: the same work, so its range says how far to trust the other times."""
+    seconds = _prefill_seconds(timeline)
+    if len(seconds) == 1:
+        return f"of which its prefill {seconds[0]:.1f} s"
+    return f"of which each prefill {seconds.min():.1f} to {seconds.max():.1f} s"
+
+
+def _prefill_seconds(timeline: pd.DataFrame) -> np.ndarray:
+    """Of each lane with a prefill, which may be several spans."""
+    spans = timeline[timeline.phase == "prefill"]
+    return ((spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3).to_numpy()
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:

@@ -22,7 +22,8 @@ from swarmkv_lab.analysis.summary import share_of_bound, yardstick_ratios
 from swarmkv_lab.figures.explorer import explorer
 from swarmkv_lab.figures.pages import page
 from swarmkv_lab.files import DATA, REFERENCE, ROOT
-from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes
+from swarmkv_lab.sizing.catalogue import geometry
+from swarmkv_lab.sizing.memory import agents_by_budget, catalogue_bytes, snapshot_parts
 
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 FIGURES = ROOT / "figures"
@@ -44,7 +45,8 @@ def _benches() -> pd.DataFrame:
 _NOTEBOOKS = {
     "00_tour": "What does one prefill, many agents look like?",
     "01_kv_sizing": "How big is a snapshot?",
-    "02_snapshot_and_rope": "What is in the snapshot, and why must a branch start at prefix_seq_len?",
+    "02_snapshot_and_rope": "Why must a branch start at prefix_seq_len, right after the document?",
+    "02b_snapshot_file": "What is in a snapshot, byte by byte, and who notices a wrong one?",
     "03_naive_vs_fanout": "How much faster, and are the answers the same?",
     "04_depth_and_agents": "How does it grow with depth and agents?",
     "05_peers": "Against prefix caches that people already run: is it still faster?",
@@ -82,9 +84,10 @@ _ALL = (
         "broadcast",
         "00_tour",
         "",
-        "The idea: the document is prefilled once, and all agents use the result, as all phones receive one broadcast.",
+        "The idea: the document is prefilled once, and all agents use the result, as all phones in a cell receive one "
+        "broadcast. Each has a channel of its own for its question.",
         "Drawing of two towers with three phones each. Left: the tower sends the document to each phone separately. "
-        "Right: the tower broadcasts it once to all phones.",
+        "Right: the tower broadcasts it once to all phones. In both, a thin arrow joins each phone to the tower.",
         lambda m: figures.broadcast(),
     ),
     Exhibit(
@@ -384,11 +387,30 @@ _ALL = (
         of_reference=True,
     ),
     Exhibit(
+        "size_by_steps",
+        "01_kv_sizing",
+        _CATALOGUE,
+        "From one head's key to the snapshot of a document: every step is a multiplication. SmolLM2-135M.",
+        "Four drawings from left to right, each with its bytes: a row of numbers, six such rows in two colours, a "
+        "stack of sheets with these rows, and many columns side by side.",
+        lambda m: figures.size_by_steps(geometry("smollm2-135m"), 3501, _SHAPES),
+    ),
+    Exhibit(
+        "snapshot_layout",
+        "02b_snapshot_file",
+        _CATALOGUE,
+        "Where a snapshot's bytes are: a short header, the positions, then all layers' keys and all layers' values. "
+        "SmolLM2-135M, 3,501 tokens, without flash attention.",
+        "A bar over the whole length, half of it keys and half of it values; below it the first ten fields as boxes "
+        "with their names and bytes, nine small ones and the keys of the first layer.",
+        lambda m: figures.snapshot_layout(snapshot_parts(geometry("smollm2-135m"), 3501), _SHAPES),
+    ),
+    Exhibit(
         "bytes_per_token",
         "01_kv_sizing",
         _CATALOGUE,
         "KV cache per token of popular models. The kind of attention decides its size.",
-        "Scatter plot of KiB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
+        "Scatter plot of kB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
         "attention: multi-head attention is highest, latent and sliding-window attention are lowest.",
         lambda m: figures.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES),
     ),
@@ -396,7 +418,8 @@ _ALL = (
         "agents_that_fit",
         "01_kv_sizing",
         _CATALOGUE,
-        "How many agents over one document fit in memory, with one copy per agent and with a shared document.",
+        "How many agents over one document fit in memory beside the weights (4.85 bits each), with one copy per agent "
+        "and with a shared document. 1 GB is 10^9 bytes.",
         "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
         "times as high as the copied bar.",
         lambda m: figures.agents_that_fit(agents_by_budget(_FLEET, [8, 16, 24, 80], n_tokens=8192), 8192, _SHAPES),
@@ -459,10 +482,10 @@ _ALL = (
         "position_error",
         "02_snapshot_and_rope",
         "positions.csv",
-        "What happens if cached keys are moved to other positions. If all keys move by the same amount, only the "
-        "rounding changes, because RoPE is relative. A wide gap inside the prefix changes the predictions.",
-        "Two curves of KL divergence against the shift. With a gap in the prefix the curve rises with the shift; with "
-        "the whole prefix moved it stays near the dotted noise floor.",
+        "What a wrong position costs. If document and branch move together, only the rounding changes, because RoPE is "
+        "relative. A wide gap inside the document changes the predictions, and a branch that starts too late far more.",
+        "Curves of KL divergence against a number of positions, logarithmic axes. Where document and branch move "
+        "together, the curve stays near the dotted noise floor; the others rise.",
         lambda m: figures.position_error(m.positions, m.positions_caption),
     ),
 )

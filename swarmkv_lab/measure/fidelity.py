@@ -18,9 +18,10 @@ def kv_type_fidelity(
 ) -> pd.DataFrame:
     """Snapshot bytes and KL to f16, a row per KV type, over the last ``continuation`` tokens of a document.
 
-    Columns kv_type, snapshot_bytes, kl_mean, kl_max (nats, from f16 to the type) and top1 (share of tokens with the
-    same arg-max). Flash attention is on for every type, because most need it. The row "f16, without flash attention" is
-    the noise floor: the same cache, other kernels. Raises SwarmKVError for a continuation that is too long.
+    Columns kv_type, snapshot_bytes, kl_mean, kl_max (nats, from f16 to the type), top1 (share of tokens with the same
+    arg-max) and tokens (of how many). Flash attention is on for every type, because most need it. The row "f16, without
+    flash attention" is the noise floor: the same cache, other kernels. Raises SwarmKVError for a continuation that is
+    too long.
     """
     if not 0 < continuation < len(tokens):
         raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
@@ -37,7 +38,7 @@ def kv_type_fidelity(
     for name, (kv_type, flash_attn) in tqdm(settings.items(), desc="KV types", unit="type", leave=False):
         changed = divergence(reference, logits(kv_type, flash_attn))
         n_bytes = model.geometry.snapshot_bytes(len(tokens), kv_type)
-        rows.append({"kv_type": name, "snapshot_bytes": n_bytes, **changed})
+        rows.append({"kv_type": name, "snapshot_bytes": n_bytes, **changed, "tokens": continuation})
     return pd.DataFrame(rows)
 
 

@@ -11,8 +11,9 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.measure.fidelity import predictions
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.state import SequenceState
 
-WHOLE, HALF, NOTHING = "whole prefix", "second half", "nothing"
+WHOLE, HALF, SEAM, NOTHING = "whole prefix", "second half", "seam", "nothing"
 
 
 def position_error(
@@ -22,9 +23,11 @@ def position_error(
 
     "whole prefix": every cached key moves by the gap, and the continuation starts that much later. RoPE is relative, so
     only the rounding of the rotated keys changes. "second half": only the prefix's second half moves, which leaves a
-    gap in it. "nothing": no key moves, and other kernels (flash attention) compute the same; this is the noise
-    floor, one row with gap 0. Columns: shifted, gap (positions), kl_mean and kl_max (nats), top1 (share with the same
-    arg-max). Raises SwarmKVError for a continuation or gaps that document and model do not allow.
+    gap in it. "seam": no key moves, and the continuation starts that much too late, which leaves a gap between prefix
+    and continuation (too early is refused by llama.cpp). "nothing": no key moves, and other kernels (flash attention)
+    compute the same; this is the noise floor, one row with gap 0. Columns: shifted, gap (positions), kl_mean and kl_max
+    (nats), top1 (share with the same arg-max). Raises SwarmKVError for a continuation or gaps that document and model
+    do not allow.
     """
     half = (len(tokens) - continuation) // 2
     if not 0 < continuation < len(tokens) - 1:
@@ -47,9 +50,26 @@ def position_error(
             ctx.shift(gap, start)
             return predictions(ctx, rest)
 
+        def late(gap: int) -> list[np.ndarray]:
+            ctx.set_state(_later(snapshot, gap))
+            return predictions(ctx, rest)
+
         reference = predictions(ctx, rest)
         rows = [{"shifted": NOTHING, "gap": 0, **divergence(reference, other_kernels)}]
         for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False):
             for name, start in ((WHOLE, 0), (HALF, half)):
                 rows.append({"shifted": name, "gap": gap, **divergence(reference, shifted(gap, start))})
+            rows.append({"shifted": SEAM, "gap": gap, **divergence(reference, late(gap))})
     return pd.DataFrame(rows)
+
+
+def _later(snapshot: KVSnapshot, gap: int) -> np.ndarray:
+    """A snapshot's bytes that say of each key a position ``gap`` later than the one it was rotated to.
+
+    llama.cpp believes it, and goes on that much later. No shift could do this: it rotates the keys as well.
+    """
+    data = snapshot.data.copy()
+    state = SequenceState(data, snapshot.state().geometry)
+    for layers, _ in state.geometry.caches():
+        state.positions_of(layers[0])[:] += gap
+    return data

@@ -10,7 +10,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_lab.sizing.geometry import KVGeometry, KVType
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType, row_bytes
 
 LAYOUTS = ("copied", "shared")
 TAIL = 256  # tokens of an agent's own, where nothing else is said: its question and answer
@@ -42,6 +42,33 @@ def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFram
     return pd.DataFrame({"agents": agents, **columns})
 
 
+def snapshot_parts(geometry: KVGeometry, n_tokens: int) -> pd.DataFrame:
+    """The fields of a snapshot of n_tokens, f16 without flash attention (predicted): columns part, offset, bytes.
+
+    The same fields in the same order as SequenceState.parts has them.
+    """
+    fields: list[tuple[str, int]] = [("magic", 4), ("sequence", 4)]
+    for layers, cells in geometry.caches(n_tokens):
+        fields += [("streams", 4), ("cells", 4), ("cells' positions and sequences", 12 * cells)]
+        fields += [("values transposed", 4), ("layers", 4)]
+        for layer in layers:
+            row = row_bytes(geometry.heads[layer] * geometry.head_dim_k, "f16")
+            name = f"K of layer {layer}"
+            fields += [(f"{name}: type", 4), (f"{name}: row bytes", 8), (name, cells * row)]
+        for layer in layers if geometry.head_dim_v else ():
+            row = row_bytes(geometry.heads[layer] * geometry.head_dim_v, "f16")
+            name = f"V of layer {layer}"
+            fields += [(f"{name}: type", 4), (f"{name}: element bytes", 4), (f"{name}: elements", 4)]
+            fields += [(name, cells * row)]
+    frame = pd.DataFrame(fields, columns=["part", "bytes"])
+    return frame.assign(offset=frame.bytes.cumsum() - frame.bytes)[["part", "offset", "bytes"]]
+
+
+def weights_bytes(name: str) -> int:
+    """Bytes of the weights of a model of the catalogue in Q4_K_M (predicted, from its number of parameters)."""
+    return int(catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
+
+
 def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
     """The catalogue and bytes_per_token (predicted): of a snapshot of n_tokens, so that sliding windows count."""
     frame = catalogue()
@@ -57,7 +84,7 @@ def agents_by_budget(
         raise SwarmKVError(f"{unknown[0]!r} is not in the catalogue: {', '.join(catalogue().index)}")
     rows = []
     for name, gb, layout in product(names, budgets_gb, LAYOUTS):
-        left = int(gb * 1e9 - catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
+        left = int(gb * 1e9) - weights_bytes(name)
         n = agents_that_fit(geometry(name), n_tokens, left, layout=layout, tail=tail, kv_type=kv_type)
         rows.append({"model": name, "budget_gb": gb, "layout": layout, "agents": n})
     return pd.DataFrame(rows)

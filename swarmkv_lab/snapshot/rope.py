@@ -1,10 +1,11 @@
 """Rope: rotary position embedding in numpy, as llama.cpp applies it to keys."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, public
+from swarmkv_lab.errors import SwarmKVError, public, whole_number
 from swarmkv_lab.llama.weights import Weights
 
 _PLAIN, _HALVES = "plain", "halves"
@@ -32,6 +33,17 @@ class Rope:
         n_rot = int(model.metadata.get(f"{arch}.rope.dimension_count", model.geometry.head_dim_k))
         base = float(model.metadata.get(f"{arch}.rope.freq_base", 10_000))
         return cls(n_rot, base, _PAIRS[model.rope_type])
+
+    def turn(self, element: int) -> float:
+        """Tokens in which this element of a vector, with the other of its pair, turns once; inf: it does not turn.
+
+        Raises SwarmKVError for a negative element.
+        """
+        whole_number("element", element)
+        if element >= self.n_rot:
+            return math.inf
+        i = element // 2 if self.pairs == _PLAIN else element % (self.n_rot // 2)
+        return float(2 * math.pi * self.base ** (2 * i / self.n_rot))
 
     def rotate(self, vectors: np.ndarray, by: int | np.ndarray) -> np.ndarray:
         """Vectors (..., head_dim) turned on by so many positions, float64; ``by`` broadcasts with the rows (...)."""

@@ -9,7 +9,16 @@ from matplotlib.figure import Figure
 from swarmkv_lab import figures
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_lab.sizing.memory import LAYOUTS, MOST_AGENTS, TAIL, agents_bytes, agents_that_fit, memory_by_agents
+from swarmkv_lab.sizing.memory import (
+    LAYOUTS,
+    MOST_AGENTS,
+    Q4_K_M_BITS,
+    TAIL,
+    agents_bytes,
+    agents_that_fit,
+    memory_by_agents,
+    weights_bytes,
+)
 from swarmkv_lab.widgets.explorer import LOOK, Explorer, html_table, size
 
 _TOKENS = (256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
@@ -18,9 +27,10 @@ _DRAWN = 64  # agents: the axis and the slider end there, however many fit
 
 
 class SizingExplorer(Explorer):
-    """Choose a model, a document, KV types, agents and a budget: shows KV bytes, copied and shared, and what fits.
+    """Choose a model, a document, KV types, agents and memory: shows KV bytes, copied and shared, and what fits.
 
-    ``numbers``: the numbers shown, predicted by KVGeometry and sizing.memory.
+    The weights (4.85 bits each) take their part of the memory first. ``numbers``: the numbers shown, predicted by
+    KVGeometry and sizing.memory.
     """
 
     name = "sizing"
@@ -34,21 +44,23 @@ class SizingExplorer(Explorer):
         self.key_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Key type", **LOOK)
         self.value_type = ipywidgets.Dropdown(options=KV_TYPES, value="f16", description="Value type", **LOOK)
         self.budget = ipywidgets.SelectionSlider(
-            options=[(f"{gb} GB", gb) for gb in _BUDGETS_GB], value=budget_gb, description="Memory for KV", **LOOK
+            options=[(f"{gb} GB", gb) for gb in _BUDGETS_GB], value=budget_gb, description="Memory", **LOOK
         )
         super().__init__([self.model, self.tokens, self.agents, self.key_type, self.value_type, self.budget])
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Bytes per token, of a snapshot and of all agents, and the number of agents that fit; predicted."""
-        shape, how, budget = geometry(self.model.value), self._how, self.budget.value * 10**9
+        """Bytes of the weights, per token, of a snapshot and of all agents, and the agents that fit; predicted."""
+        shape, how, weights = geometry(self.model.value), self._how, weights_bytes(self.model.value)
+        left = self.budget.value * 10**9 - weights
         numbers = {
+            "weights_bytes": weights,
             "bytes_per_token": shape.bytes_per_token(how["kv_type"]),
             "snapshot_bytes": shape.snapshot_bytes(how["n_tokens"], how["kv_type"]),
         }
         for layout in LAYOUTS:
             numbers[f"{layout}_bytes"] = agents_bytes(shape, n_agents=self.agents.value, layout=layout, **how)
-            numbers[f"{layout}_fit"] = agents_that_fit(shape, budget=budget, layout=layout, **how)
+            numbers[f"{layout}_fit"] = agents_that_fit(shape, budget=left, layout=layout, **how)
         return numbers
 
     def data(self) -> pd.DataFrame:
@@ -56,25 +68,27 @@ class SizingExplorer(Explorer):
         return memory_by_agents(geometry(self.model.value), most=_DRAWN, **self._how)
 
     def figure(self) -> Figure:
-        """KV memory against agents, for the current values of the controls."""
+        """Weights and KV memory against agents, for the current values of the controls."""
         numbers = self.numbers
         fit = {layout: numbers[f"{layout}_fit"] for layout in LAYOUTS}
         title = f"{self.model.value}, {self.tokens.value:,} tokens"
         budget = self.budget.value * 10**9
-        return figures.memory_against_agents(self.data(), budget, self.agents.value, fit, title, self.settings)
+        weights = numbers["weights_bytes"]
+        return figures.memory_against_agents(self.data(), budget, self.agents.value, fit, title, self.settings, weights)
 
     def words(self) -> str:
         """The numbers as a table."""
         numbers = self.numbers
         rows = [
+            (f"weights, {Q4_K_M_BITS} bits each", size(numbers["weights_bytes"])),
             ("per token", size(numbers["bytes_per_token"])),
             ("snapshot of the document", size(numbers["snapshot_bytes"])),
         ]
         for agents, layout in (("with copies", "copied"), ("sharing the document", "shared")):
             held, fit = numbers[f"{layout}_bytes"], numbers[f"{layout}_fit"]
             more = " or more" if fit == MOST_AGENTS else ""
-            rows.append((f"all agents, {agents}", f"{size(held)}; {fit}{more} fit"))
-        return html_table(rows, f"KV cache, predicted (each agent adds {TAIL} tokens of its own)")
+            rows.append((f"all agents, {agents}", f"{size(held)}; {fit}{more} fit beside the weights"))
+        return html_table(rows, f"KV cache, predicted (each agent adds {TAIL} tokens of its own; 1 GB is 10^9 bytes)")
 
     @property
     def _how(self) -> dict[str, Any]:
