@@ -15,7 +15,7 @@ from swarmkv_lab.figures.grid import (
 )
 from swarmkv_lab.figures.guards import guards
 from swarmkv_lab.figures.latency import METRICS, latency, latency_against_agents, latency_against_depth
-from swarmkv_lab.figures.peers import peers, yardsticks
+from swarmkv_lab.figures.peers import peers, verdict, yardsticks
 from swarmkv_lab.figures.pipeline import first_answers, graph, pipeline_timeline
 from swarmkv_lab.figures.shipping import arrivals_against_machines, codecs, join_race, ship_or_recompute
 from swarmkv_lab.figures.sizing import agents_that_fit, bytes_per_token, fidelity, memory_against_agents
