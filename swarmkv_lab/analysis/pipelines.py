@@ -18,5 +18,5 @@ def early_and_late(rows: pd.DataFrame, strategy: str = "batched") -> pd.DataFram
     ]
     if any(side.empty for side in sides):
         raise SwarmKVError(f"{strategy} was not measured both with and without watermarks: see compare_pipeline")
-    both = sides[0].join(sides[1], rsuffix=", waiting")
+    both = sides[0].join(sides[1].add_suffix(", waiting"))
     return both[both.reads < both["reads, waiting"]].reset_index()

@@ -44,7 +44,14 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
             # the prefill is the same work in all of ours, so the fastest of them would be luck
             name, own = (us.idxmin(), us.min()) if question != PREFILL else ("lab", us.median())
             ratio = them.min() / own
-            rows[question] = (name, own, them.idxmin(), them.min(), ratio, words(ratio, noise(runs, ours), them.idxmin()))
+            rows[question] = (
+                name,
+                own,
+                them.idxmin(),
+                them.min(),
+                ratio,
+                words(ratio, noise(runs, ours), them.idxmin()),
+            )
     return pd.DataFrame.from_dict(
         rows, orient="index", columns=["ours", "ours_ms", "peer", "peer_ms", "ratio", "words"]
     )

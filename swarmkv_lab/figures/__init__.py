@@ -5,6 +5,7 @@ from swarmkv_lab.figures.bench import activation, article, lanes, strategies, ti
 from swarmkv_lab.figures.clock import steadiness
 from swarmkv_lab.figures.cluster import workers_timeline
 from swarmkv_lab.figures.drawings import broadcast
+from swarmkv_lab.figures.forks import best_of, fork_bytes
 from swarmkv_lab.figures.formats import roofline, weight_formats
 from swarmkv_lab.figures.grid import (
     memory_held,

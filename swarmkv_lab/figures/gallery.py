@@ -191,9 +191,9 @@ _ALL = (
         "verdict",
         "05_peers",
         "peers_1024.csv",
-        "The lab against the best of what people use today. Agents one after another: as fast as a program that keeps "
-        "the prompt. All at once: ahead of a queue in front of such a program, and far ahead of slots that prefill each. "
-        "A prefill alone: what multiplies bfloat16 matrices in hardware is faster.",
+        "The lab against the best of what people use today, if agents come one after another, if all come at once, and "
+        "in the prefill alone. All at once, a program that serves one agent at a time is a queue. The prefill is a "
+        "matter of kernels: transformers multiplies bfloat16 matrices, which this processor does in hardware.",
         "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
         "Left, the bars are about equally long. In the middle, the lab's bar is the shortest, and one grey bar is many "
         "times as long. Right, one grey bar is half as long as the lab's.",

@@ -40,7 +40,9 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
         PREFILL: median.prefill_ms[median.prefill_ms > 0],
     }
     questions = [question for question in _QUESTIONS if question in table.index]
-    about = f"{runs.depth.iloc[0]:,} tokens; a tie: within {tie - 1:.0%}, by which prefills of the same work differ here"
+    about = (
+        f"{runs.depth.iloc[0]:,} tokens; a tie: within {tie - 1:.0%}, by which prefills of the same work differ here"
+    )
     with sheet(3.3, f"{caption}\n{about}".strip()) as figure:
         for ax, question in zip(figure.subplots(1, len(questions), squeeze=False)[0], questions, strict=True):
             row, theirs = table.loc[question], columns[question].drop(list(STRATEGY), errors="ignore").sort_values()
@@ -118,7 +120,7 @@ def peers(runs: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def _at_once(table: pd.DataFrame) -> str:
-    """All agents at once: against the best peer, and if ours is ahead, against the best that takes all of them at once."""
+    """All agents at once: against the best peer, and if ours is ahead, against the best that takes all at once."""
     best = table.loc[AT_ONCE]
     slots = table.loc[SERVED_AT_ONCE] if SERVED_AT_ONCE in table.index else best
     ahead = slots.peer != best.peer and min(best.ratio, slots.ratio) > 1

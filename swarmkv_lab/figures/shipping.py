@@ -49,7 +49,7 @@ def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame | None = None, c
         if len(by_model.columns) > 1:
             between = float(np.sqrt(by_model.min(axis=1).max() * by_model.max(axis=1).min()))
             # left of the middle, where nothing was measured, and under the label of the upper line
-            ax.text(middle / 1.5, between / 1.15, "it depends on the model", **words)
+            ax.text(middle / 1.5, between / 1.5, "it depends on the model", **words)
         _links(ax, low, high)
         ax.set(xscale="log", yscale="log", xlim=(depths[0], depths[-1]), ylim=(low, high))
         ax.set(xlabel="document, tokens", ylabel="link, MB per second")
@@ -134,8 +134,6 @@ def arrivals_against_machines(
         tree = max((n for n, own, again in zip(_MACHINES, last["chunked tree"], last["recompute"], strict=True)
                     if own < again), default=0)  # fmt: skip
         message = f"A star beats computing again up to {alone:,.0f} machines, a chunked tree up to {tree:,}"
-        if tree == _MACHINES[-1]:
-            message += " and more"
         headline(figure, message, {w: Line2D([], [], color=c, marker=m, markersize=5) for w, (c, m) in _WAYS.items()})
     return figure
 
@@ -246,7 +244,7 @@ def codecs(table: pd.DataFrame, caption: str = "") -> Figure:
             xlabel="pays below, MB per second (of measured speeds)",
             xlim=(_LEAST, max(10, bars.pays.max()) * 6),
         )
-        right.set_xlabel("saves time below this bandwidth, MB per second (measured)", fontsize=8)
+        right.set_xlabel("saves time below, MB per second (measured)", fontsize=9)
         plain_numbers(right.xaxis)
         half = lossy.set_index("name").loc["q8_0"]
         saved = f"Lossless codecs save at most {100 - best:.0f} %; q8_0 saves {100 - half.share:.0f} %"
