@@ -6,12 +6,15 @@ import sys
 from unittest.mock import Mock
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import QUESTIONS
 
 import swarmkv_lab as lab
-from swarmkv_lab import peers
+from swarmkv_lab import figures, peers
+from swarmkv_lab.analysis.measurements import measurements
 from swarmkv_lab.analysis.summary import peers_table
+from swarmkv_lab.analysis.verdict import noise, verdict
 from swarmkv_lab.cli import main
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.strategies import STRATEGIES
@@ -20,6 +23,57 @@ from swarmkv_lab.measure.bench import bench
 from swarmkv_lab.measure.peer_bench import compare_peers
 from swarmkv_lab.peers import server
 from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
+
+
+def comparison(**prefill_ms):
+    """Runs of two strategies and three peers at one depth: times as given, else the same for all of a kind."""
+    rows = [
+        ("naive", False, 2000, 5000),
+        ("shared", False, 50, 1300),
+        ("batched", True, 300, 1200),
+        ("warm", False, 50, 1300),
+        ("torch", False, 60, 2000),
+        ("slots", True, 3000, 4800),
+    ]
+    columns = ["strategy", "packed", "last_ttft_ms", "end_to_end_ms"]
+    frame = pd.DataFrame(rows, columns=columns).assign(depth=100, n_agents=8, branch_ms=40.0, prefill_ms=1000.0)
+    return frame.assign(prefill_ms=[prefill_ms.get(name, 1000.0) for name in frame.strategy], repeat=0)
+
+
+def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
+    ours = list(STRATEGIES)
+    table = verdict(comparison(torch=400.0, slots=0.0), ours)
+    assert table.words.to_dict() == {
+        "in turns": "a tie with warm",
+        "all at once": "1.08x as fast as warm",
+        "all at once, slots": "4.0x as fast as slots",  # the fastest of those that take all agents at once
+        "prefill": "torch is 2.5x as fast",
+    }
+    assert table.ours["in turns"] == "shared"  # batched has no turns
+    noisy = comparison(torch=400.0, shared=1100.0)
+    assert noise(noisy, ours) == pytest.approx(1.1)
+    assert verdict(noisy, ours).words["all at once"] == "a tie with warm"  # prefills of the same work differ by more
+    figure = figures.verdict(comparison(torch=400.0), "a caption")
+    assert figure.get_label() == "Against the best peer: a tie in turns, 1.08x ahead at once, prefill 2.5x behind"
+    with pytest.raises(lab.SwarmKVError, match="needs strategies and peers"):
+        verdict(noisy[noisy.strategy.isin(ours)], ours)
+
+
+@pytest.mark.parametrize("depth", [1024, 3501])
+def test_what_the_pictures_of_peers_say_follows_from_the_reference(depth):
+    runs = measurements("reference").peers
+    runs = runs[runs.depth == depth]
+    table = verdict(runs, list(STRATEGIES))
+    most = runs[runs.n_agents == runs.n_agents.max()]
+    median = most.groupby("strategy").end_to_end_ms.median()
+    best = median.drop(list(STRATEGIES)).min() / median.drop("naive")[lambda ms: ms.index.isin(STRATEGIES)].min()
+    assert table.ratio["all at once"] == pytest.approx(best)
+    panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in figures.verdict(runs).axes}
+    said = " ".join(panels["all at once"].get_title(loc="left").split())
+    assert table.words["all at once"] in said
+    shown = [label.get_text() for label in panels["all at once"].get_yticklabels()]
+    assert {table.ours["all at once"], table.peer["all at once"]} <= set(shown)
+    assert table.words["all at once"] in figures.peers(runs).get_label()
 
 
 @pytest.mark.peers

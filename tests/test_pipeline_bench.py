@@ -6,6 +6,7 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import figures
+from swarmkv_lab.analysis.pipelines import early_and_late
 from swarmkv_lab.analysis.summary import pipeline_table
 from swarmkv_lab.analysis.timeline import critical_path_ms, own_ms
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
@@ -85,6 +86,7 @@ def test_arms_take_turns_and_are_compared_with_naive(pipeline):
     assert table.index.tolist() == list(VARIANTS)
     assert table.speedup["naive"] == 1
     assert table.same_tokens["shared"] == 1
+    assert table.answer_tokens["shared"] == rows[(rows.variant == "shared") & (rows.repeat == 0)].answer_tokens.sum()
     assert (table.over_critical >= 0).all()
     with pytest.raises(lab.SwarmKVError, match="nothing was measured"):
         pipeline_table(pd.DataFrame())
@@ -112,14 +114,51 @@ def test_an_agent_that_fails_is_not_a_measurement(pipeline):
         compare_pipeline(longer, ["shared"])
 
 
-def test_first_answers_are_drawn_by_variant(pipeline):
+def test_first_answers_are_compared_with_waiting_and_naive_stands_beside(pipeline):
     rows, _ = compare_pipeline(pipeline)
     figure = figures.first_answers(rows, "a caption")
-    assert "the first answer begins when" in figure.get_label()
-    (ax,) = figure.axes
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(VARIANTS)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["early", "whole", "reviewer"]
+    read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median()
+    first = min(read["shared"], read["batched"])
+    assert f"at {first:.0%} of the prefill, without watermarks at {read['batched, waiting']:.0%}" in figure.get_label()
+    fan_outs, naive = figure.axes
+    drawn = [[line.get_markerfacecolor() for line in ax.lines] for ax in (fan_outs, naive)]
+    assert [len(markers) for markers in drawn] == [3, 1]
+    assert drawn[0][-1] == "none"  # waiting is hollow
+    assert [label.get_text() for label in fan_outs.get_yticklabels()] == ["early", "whole", "reviewer"]
     figure.draw_without_rendering()
+
+
+def test_the_timeline_enlarges_what_agents_do_at_their_watermarks():
+    waiting = recorded(
+        ("prefix", "prefill", 0, 9000), ("a", "generate", 9000, 9050), ("b", "generate", 9000, 9100)
+    )  # fmt: skip
+    early = recorded(
+        ("prefix", "prefill", 0, 3000),
+        ("a", "branch", 3000, 3010),
+        ("a", "generate", 3010, 3050),
+        ("prefix", "prefill", 3050, 9000),
+        ("b", "generate", 9000, 9200),
+    )
+    both = {"batched, waiting": waiting, "batched": early}
+    figure = figures.pipeline_timeline(both, {"a": 100, "b": 300})
+    assert figure.get_label() == "batched: the first answer begins after 3.0 s; without watermarks after 9.0 s"
+    *_, first, second = figure.axes
+    for ax, n_tokens, agent, longest_ms in ((first, 100, "a", 50), (second, 300, "b", 200)):
+        assert str(n_tokens) in ax.get_title(loc="left")
+        assert [label.get_text() for label in ax.get_yticklabels()] == [agent]
+        assert longest_ms <= ax.get_xlim()[1] <= 1.1 * longest_ms
+    naive = recorded(("a", "prefill", 0, 3000), ("a", "generate", 3000, 3050))
+    against_naive = figures.pipeline_timeline({"naive": naive, "batched": early}, {"a": 100, "b": 300})
+    assert "with naive after 3.0 s" in against_naive.get_label()
+
+
+def test_answers_that_waited_stand_beside_those_that_did_not(pipeline):
+    rows, _ = compare_pipeline(pipeline, ["batched", "batched, waiting"])
+    table = early_and_late(rows)
+    assert table.agent.tolist() == ["early"]  # the others read the whole document either way
+    assert table[["reads", "reads, waiting"]].iloc[0].tolist() == [64, 256]
+    with pytest.raises(lab.SwarmKVError, match="with and without watermarks"):
+        early_and_late(rows[rows.variant == "batched"])
 
 
 def test_what_if_another_agent_had_said_something_else(twin, document):

@@ -191,7 +191,7 @@ def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Medians over the rounds, a row per variant: times in seconds, and shares.
+    """Medians over the rounds, a row per variant: times in seconds, shares, and the tokens that all agents answered.
 
     read_before_first: share of the prefill done before the first answer. over_critical: end-to-end time over the
     critical path, minus 1. speedup and same_tokens: against naive. rows: from measure.pipeline_bench.compare_pipeline.
@@ -205,6 +205,7 @@ def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
         end_to_end_s=("end_to_end_ms", "first"),
         critical_s=("critical_path_ms", "first"),
         read_before_first=("prefill_before_first", "first"),
+        answer_tokens=("answer_tokens", "sum"),
     )
     seconds = [name for name in runs if name.endswith("_s")]
     runs[seconds] /= 1e3

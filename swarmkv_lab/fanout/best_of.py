@@ -18,8 +18,9 @@ def best_of(
 ) -> pd.DataFrame:
     """n answers from where a sequence stands (its logits are there), each with a seed of its own: the best one first.
 
-    A row per fork: seed (``sampling.seed`` and the numbers after it), answer, tokens (its ids), and the score,
-    mean_logprob (nats per token, by the model at temperature 1). Forks share the sequence's cells, and end with this.
+    A row per fork: seed (``sampling.seed`` and the numbers after it), answer, tokens (its ids), logprobs (of each token
+    that was drawn, the end of the turn included; nats, by the model at temperature 1), and their mean, mean_logprob,
+    which is the score. Forks share the sequence's cells, and end with this.
     Raises SwarmKVError when fewer than n sequences of the context are free.
     """
     with ctx.fork(n, seq_id) as forks:
@@ -33,7 +34,8 @@ def best_of(
             "seed": scored[fork].seed,
             "answer": ctx.model.detokenize(answer),
             "tokens": answer,
-            "mean_logprob": scored[fork].logprob / max(1, scored[fork].n_drawn),
+            "logprobs": scored[fork].logprobs,
+            "mean_logprob": sum(scored[fork].logprobs) / max(1, len(scored[fork].logprobs)),
         }
         for fork, answer in tokens.items()
     ]
@@ -41,17 +43,15 @@ def best_of(
 
 
 class _Scored(Sampler):
-    """A sampler that adds up the log-probabilities of what it drew, the end of the turn included."""
+    """A sampler that keeps the log-probabilities of what it drew, the end of the turn included."""
 
     def __init__(self, sampling: Sampling) -> None:
         super().__init__(sampling)
         self.seed = sampling.seed
-        self.logprob = 0.0
-        self.n_drawn = 0
+        self.logprobs: list[float] = []
 
     def sample(self, logits: np.ndarray) -> int:
         """The next token id, as Sampler draws it."""
         token = super().sample(logits)
-        self.logprob += float(log_softmax(logits)[token])
-        self.n_drawn += 1
+        self.logprobs.append(float(log_softmax(logits)[token]))
         return token

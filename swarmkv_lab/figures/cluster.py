@@ -35,6 +35,6 @@ def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
         also = f"; {died.worker.nunique()} died, {fate}" if len(died) else ""
         ax.set_xlim(0, end * 1.01e-3)
         prefills = int((frame.phase == "prefill").sum())
-        read = f"{prefills} prefill{'' if prefills == 1 else 's'}"
+        read = f"{prefills or 'no'} prefill{'s' if prefills > 1 else ''}"  # none: the snapshot was kept
         headline(figure, f"{len(answered)} agents on {n} workers, {read}{also}", phase_key({"run": frame}))
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from swarmkv_lab.analysis.roofline import roofline as speeds
 from swarmkv_lab.figures.style import BASELINE, DOTTED, OURS, headline, plain_numbers, sheet
@@ -103,13 +104,14 @@ def roofline(frame: pd.DataFrame, peaks: Mapping[str, Any], caption: str = "") -
         ax.set(xscale="log", yscale="log", xlim=(left, right), ylim=(everything[:, 1].min() / 2, highest * 1.6))
         ax.set_xlabel("operations per byte of weights and KV that is read (counted)")
         ax.set_ylabel("10^9 operations per second (measured)")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         plain_numbers(ax.xaxis, ax.yaxis)
         ax.grid()
         ax.set_axisbelow(True)
         best = table.iloc[points["prefill"][:, 1].argmax()]
         message = (
             f"{best.format}: a prefill reaches {best.prefill_share:.0%} of peak arithmetic, "
-            f"a token {best.token_memory_share:.0%} of memory"
+            f"a token {best.token_memory_share:.0%} of memory speed"
         )
         look = {"color": "#222222", "linestyle": "", "markersize": 5}
         key = {label: Line2D([], [], marker=marker, **look) for label, marker in _WORKS.values()}

@@ -242,6 +242,19 @@ _ALL = (
         lambda m: figures.packing(m.grid, m.grid_caption),
     ),
     Exhibit(
+        "verdict",
+        "05_peers",
+        "peers_1024.csv",
+        "The lab against the best of what people use today, if agents come one after another, if all come at once, and "
+        "in the prefill alone. All at once, a program that serves one agent at a time is a queue. The prefill is a "
+        "matter of kernels: transformers multiplies bfloat16 matrices, which this processor does in hardware.",
+        "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
+        "Left, the bars are about equally long. In the middle, the lab's bar is the shortest, and one grey bar is many "
+        "times as long. Right, one grey bar is half as long as the lab's.",
+        lambda m: figures.verdict(m.peers[m.peers.depth == m.peers.depth.min()], m.peers_caption),
+        of_reference=True,
+    ),
+    Exhibit(
         "peers",
         "05_peers",
         "peers_1024.csv",
@@ -294,13 +307,14 @@ _ALL = (
         "pipeline",
         "06_pipeline",
         "pipeline_timelines.csv",
-        "A graph of agents over one document. Two agents begin at their watermarks, while the prefill still goes on; "
-        "two begin when it ends; and a reviewer reads their answers.",
-        "Two Gantt charts on one time axis, a lane per agent. Above, each agent has a long prefill bar, one after "
-        "another. Below, there is one prefill bar with two dotted lines, where two agents answer; the other agents "
-        "have short bars at its end.",
+        "A graph of agents over one document. Above, the same fan-out without watermarks: nobody answers before the "
+        "document is read. Below, two agents begin at their watermarks, while the prefill still goes on; two begin "
+        "when it ends; and a reviewer reads their answers.",
+        "Two Gantt charts on one time axis, a lane per agent. Both have one long prefill bar. Above, all agents have "
+        "short bars at its end. Below, it has two dotted lines, where two agents answer; the others have short bars at "
+        "its end. Three small charts enlarge, in milliseconds, what the agents do at each dotted line.",
         lambda m: figures.pipeline_timeline(
-            {name: m.pipeline_timelines[name] for name in ("naive", "batched")},
+            {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
             m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
             m.pipeline_caption,
         ),
@@ -310,11 +324,11 @@ _ALL = (
         "first_answers",
         "06_pipeline",
         "pipeline.csv",
-        "When each agent's answer begins: at its watermark, after the prefill of the whole document (waiting), or "
-        "after a prefill of its own (naive).",
-        "Dots by agent on an axis of seconds. Filled dots (with watermarks) are far to the left for the first two "
-        "agents. Hollow dots (waiting) are all near the end of the prefill. naive's dots are further to the right "
-        "from agent to agent.",
+        "When each agent's answer begins: at its watermark, or after the prefill of the whole document (waiting); and, "
+        "on an axis of its own, after a prefill for each agent (naive).",
+        "Two panels of dots by agent on axes of seconds. Left, filled dots (with watermarks) are far to the left for "
+        "the first two agents, and hollow dots (waiting) are all near the end of the prefill. Right, naive's dots are "
+        "further to the right from agent to agent.",
         lambda m: figures.first_answers(m.pipeline, m.pipeline_caption),
         of_reference=True,
     ),
@@ -345,7 +359,7 @@ _ALL = (
                 [256, 512, 1024, 2048, 3501, 5000, 7000],
             ),
             m.races,
-            f"{m.join_caption}; qwen2.5-7b: from the prefill that the article published",
+            f"{m.join_caption}; qwen2.5-7b: from the published prefill",
         ),
         of_reference=True,
     ),
