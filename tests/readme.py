@@ -277,7 +277,7 @@ def _peers(m: Measurements) -> Iterator[Span]:
     ))  # fmt: skip
     several = [n for n in (4, 8) if (n in total["server_cold"])]
     yield say(
-        "`batched` ends {} times as early as llama-server",
+        "`batched` ends {} times as early as llama-server with a slot for each agent",
         listed([f"{total['server_cold'][n] / total['batched'][n]:.1f} ({n} agents)" for n in several]),
     )
     other, naive = (shallow[(shallow.strategy == name) & (shallow.n_agents == 1)] for name in ("transformers", "naive"))
