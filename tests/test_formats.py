@@ -203,7 +203,7 @@ def test_the_figures_say_what_is_fastest_and_what_it_costs(three):
     peak = {"gflops": {"numpy float32": 4.0, "torch bfloat16": 5.0}, "memory_gb_per_s": 4.0}
     assert figures.weight_formats(three[:1]).get_label() == "No format prefills faster than the source's, q4_1"
     assert figures.roofline(three, peak).get_label() == (
-        "q4_0: a prefill reaches 50% of peak arithmetic, a token 62% of memory"
+        "q4_0: a prefill reaches 50% of peak arithmetic, a token 62% of memory speed"
     )
 
 
