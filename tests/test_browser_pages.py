@@ -73,7 +73,7 @@ def test_the_explorers_page(page, tmp_path):
     page.on("pageerror", lambda error: failed.append(str(error)))
     page.on("console", lambda message: failed.append(message.text) if message.type == "error" else None)
     file = tmp_path / "explorer.html"
-    file.write_text(explorer(measurements("reference")), encoding="utf-8")
+    file.write_text(explorer(measurements("reference"), "README.md"), encoding="utf-8")
     page.goto(file.as_uri())
     _computes_as_python_does(page)
     _follows_the_keyboard(page)
