@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from swarmkv_lab.analysis.clock import corrected
-from swarmkv_lab.analysis.measurements import Measurements
+from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.analysis.summary import steady_rows
 from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError
@@ -123,12 +123,16 @@ def activation_parts(runs: pd.DataFrame) -> pd.DataFrame:
 
 def on_gpus() -> dict[str, Measurements]:
     """What the maintainers measured on a GPU, by model (columns: data/README.md)."""
-    return {folder.name: Measurements(folder) for folder in sorted((DATA / "gpu").iterdir()) if folder.is_dir()}
+    return {
+        folder.name: measurements(f"gpu/{folder.name}")
+        for folder in sorted((DATA / "gpu").iterdir())
+        if folder.is_dir()
+    }
 
 
 def gpu_parts(name: str = "qwen2.5-7b") -> tuple[pd.DataFrame, str]:
     """The parts of an agent's activation on the GPU (``activation_parts``) with this model, and a figure's caption."""
-    measured = on_gpus()[name]
+    measured = measurements(f"gpu/{name}")
     return activation_parts(steady_rows(measured.bench["runs"])), measured.caption
 
 

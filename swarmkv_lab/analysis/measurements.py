@@ -227,8 +227,12 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
 
 def caption(env: dict[str, Any]) -> str:
     """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
-    where = env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
-    return f"{env['model']}, {where}, {env['llama_cpp']}, {env['time'][:10]}"
+    return f"{env['model']}, {where(env)}, {env['llama_cpp']}, {env['time'][:10]}"
+
+
+def where(env: dict[str, Any]) -> str:
+    """The GPU's name, or the processor's with the threads that were used. env: from measure.provenance."""
+    return env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
 
 
 def machine(env: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.analysis.clock import corrected
+from swarmkv_lab.analysis.measurements import where
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
@@ -29,6 +30,11 @@ def machine_prices() -> pd.DataFrame:
     return pd.read_csv(DATA / "machine_prices.csv", index_col="name")
 
 
+def usd_per_hour(prefills: pd.DataFrame, rents: pd.DataFrame) -> pd.Series:
+    """What the machine of each prefill costs, as the price list says of its name, or else of "two cores"."""
+    return prefills.machine.map(rents.usd).fillna(rents.usd["two cores"])
+
+
 def measured_prefills(reports: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """What a bench measured of its document, a row per report.
 
@@ -40,7 +46,7 @@ def measured_prefills(reports: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         env, runs = report["environment"], pd.DataFrame(report["runs"])
         times = (runs if env["gpu"] else corrected(runs)).groupby("strategy").median(numeric_only=True)
         rows.append({
-            "model": env["model"], "machine": env["gpu"] or f"{env['processor']}, {env['n_threads']} threads",
+            "model": env["model"], "machine": where(env),
             "tokens": int(runs.depth.iloc[0]), "nbytes": report["restore"]["bytes"],
             "prefill_s": times.prefill_ms["naive"] / 1e3, "restore_s": times.activation_ms["pooled"] / 1e3,
         })  # fmt: skip
@@ -91,14 +97,10 @@ def reads_to_pay(
 
 
 def kept(prefills: pd.DataFrame, rents: pd.DataFrame, bytes_per_s: Sequence[float]) -> pd.DataFrame:
-    """``reads_to_pay`` on every storage of ``rents`` (from machine_prices) at every speed: adds storage, bytes_per_s.
-
-    A machine costs what the price list says of its name, or of "two cores".
-    """
-    usd_per_hour = prefills.machine.map(lambda name: rents.usd.get(name, rents.usd["two cores"]))
+    """``reads_to_pay`` on every storage of ``rents`` (machine_prices) at every speed: adds storage and bytes_per_s."""
     tables = [
         reads_to_pay(rows, price, storage.usd, speed).assign(storage=name, bytes_per_s=speed)
-        for price, rows in prefills.groupby(usd_per_hour, sort=False)
+        for price, rows in prefills.groupby(usd_per_hour(prefills, rents), sort=False)
         for name, storage in rents[rents.kind == "storage"].iterrows()
         for speed in bytes_per_s
     ]

@@ -35,6 +35,11 @@ def _h200() -> Measurements:
     return measurements("gpu/qwen2.5-7b")
 
 
+def _shallow(source: Measurements) -> pd.DataFrame:
+    """The comparison with all peers: the shortest document's."""
+    return source.peers[source.peers.depth == source.peers.depth.min()]
+
+
 def _benches() -> pd.DataFrame:
     """What was measured of a prefill, on two cores and on the GPU."""
     folders = ("reference", "gpu/default", "gpu/qwen2.5-0.5b", "gpu/qwen2.5-7b")
@@ -251,7 +256,7 @@ _ALL = (
         "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
         "Left, the bars are about equally long. In the middle, the lab's bar is the shortest, and one grey bar is many "
         "times as long. Right, one grey bar is half as long as the lab's.",
-        lambda m: figures.verdict(m.peers[m.peers.depth == m.peers.depth.min()], m.peers_caption),
+        lambda m: figures.verdict(_shallow(m), m.peers_caption),
         of_reference=True,
     ),
     Exhibit(
@@ -264,7 +269,7 @@ _ALL = (
         "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
         "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
         "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
-        lambda m: figures.peers(m.peers[m.peers.depth == m.peers.depth.min()], m.peers_caption),
+        lambda m: figures.peers(_shallow(m), m.peers_caption),
         of_reference=True,
     ),
     Exhibit(

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from importlib import import_module
-from importlib.util import find_spec
 from itertools import chain, count, cycle, product, repeat
 from typing import Any
 
@@ -28,9 +26,9 @@ from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY
+from swarmkv_lab.measure.limits import resource
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
-resource: Any = import_module("resource") if find_spec("resource") else None  # Windows has none
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there
 _DOCUMENT = 0
 _LONGEST_S = 10
