@@ -236,5 +236,5 @@ def where(env: dict[str, Any]) -> str:
 
 
 def machine(env: dict[str, Any]) -> str:
-    """The machine in a few words, such as "AMD EPYC, 2 cores". env: from measure.provenance."""
+    """The machine in a few words, such as "AMD EPYC family 26, 2 cores". env: from measure.provenance."""
     return f"{env['processor'].replace('(R)', '').replace(' Processor', '')}, {env['cores']} cores"

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,11 +49,17 @@ def build() -> str:
 
 
 def processor() -> str:
-    """The processor's name if the system tells it (Linux), else the architecture."""
+    """The processor's name if the system tells it (Linux), else the architecture.
+
+    A virtual machine may hide which generation of processor it runs on. Such a name has no number, and the family is
+    added to it: "AMD EPYC family 26" and "AMD EPYC family 25" are two machines.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    hidden = "cpu family" in fields and not re.search(r"\d", name)
+    return f"{name} family {fields['cpu family']}" if hidden else name
 
 
 class Device(NamedTuple):
