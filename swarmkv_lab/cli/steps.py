@@ -143,7 +143,7 @@ def _grid(go: Go) -> None:
 def _tuning(go: Go) -> None:
     """What flash attention does: throughout, not at all, and for the prefill alone."""
     prefix, threads = go.tokens[: go.chosen.depth], [default_threads()]
-    once(go.data / "tuning.csv", lambda: lab.tune(go.model, prefix, n_threads=threads, repeats=go.chosen.repeats))
+    once(go.data / "tuning.csv", lambda: lab.tune(go.model, prefix, n_threads=threads, repeats=3))
 
 
 def _peers(go: Go, i: int) -> None:
