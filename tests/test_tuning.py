@@ -1,5 +1,7 @@
 """Tuning and limits: what is measured, and what is chosen from it."""
 
+from contextlib import nullcontext
+
 import llama_cpp
 import numpy as np
 import pandas as pd
@@ -9,26 +11,31 @@ import swarmkv_lab as lab
 from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.measure import limits, tuning
 from swarmkv_lab.measure.limits import _pieces, fresh_memory
-from swarmkv_lab.measure.metronome import BEAT_TOKENS
+from swarmkv_lab.measure.metronome import BEAT_TOKENS, SHARE
 from swarmkv_lab.measure.packing import packing
 from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, time_work
 
 
 def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
+    """Its times are its beats, those of its own kind of attention, at their median pace."""
     turns = []
+    pace = {False: 2.0, True: 3.0}
 
     def timed(ctx, tokens, beat):
         turns.append([str(ctx.flash_attn), ctx.settings.n_threads])
-        beats = np.array([1, 10, 100]) * len(turns)
-        return beats * (2 if len(turns) > 6 else 1), beats  # in ms; half as fast after the first round
+        return np.zeros(3), np.array([1, 10, 100]) * len(turns)
 
     monkeypatch.setattr(tuning, "time_work", timed)
+    monkeypatch.setattr(
+        tuning, "metronome", lambda model, depth, how: nullcontext(lambda: pace[how.prefilling.flash_attn])
+    )
     frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
     asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
     assert turns == 4 * turns[:6]
-    second = 2 * np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
-    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
+    second = np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
+    ms = [[2.0]] * 2 + [[3.0]] * 4
+    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second * ms)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
 
@@ -73,7 +80,7 @@ def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, do
     )
     frame = lab.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
     once = [True, *9 * [False]]  # the document; a branch and 8 tokens
-    assert [flash for flash, n in decoded if n != BEAT_TOKENS and n != len(document) // 2] == 2 * once
+    assert [flash for flash, n in decoded if n not in (BEAT_TOKENS, len(document) // SHARE)] == 2 * once
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,13 @@ class Metronome:
 
     The same model and threads as the work that it accompanies, the prefill of a document of ``depth`` tokens. A machine
     slows down attention, which reads the cache, and products with weights by different factors, so a beat must have as
-    much of both: it attends to one of SHARE parts of the document. Used in a ``with`` block, which frees it.
+    much of both: it attends to one of SHARE parts of the document, by the prefill's own kernel. Used in a ``with``
+    block, which frees it.
     """
 
     def __init__(self, model: Model, depth: int, settings: ContextSettings = ContextSettings()) -> None:  # noqa: B008
-        how = {"n_threads": settings.threads, "n_threads_batch": settings.threads_batch}
+        how: dict[str, Any] = {"n_threads": settings.threads, "n_threads_batch": settings.threads_batch}
+        how["flash_attn"] = settings.prefilling.flash_attn
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, depth // SHARE + BEAT_TOKENS, dtype=np.int32)
         past, self._tokens = tokens[:-BEAT_TOKENS], tokens[-BEAT_TOKENS:]
         self._ctx = model.context(len(tokens), n_seq_max=2, **how)

@@ -51,10 +51,8 @@ class Profile:
 
 _SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512), (1, 4), 1),)
-# Naive is measured at every point, twice: N (P + B), and four strategies P + N B each. On two cores a prefill P of 256,
-# 512, 1,024, 2,048 and 3,501 tokens takes 0.6, 1.1, 2.4, 6.5 and 14 s, and a branch B 0.15 to 0.35 s. So these points
-# take 78, 123, 233, 482 and 382 s, together 22 minutes, and the beats between them about three more. Deeper points have
-# fewer agents: 16 prefills of 3,501 tokens would take ten minutes.
+# Naive is measured at every point, twice: N (P + B), and four strategies P + N B each, 17 minutes on two cores. Deeper
+# points have fewer agents, as most of the time is naive's prefills.
 _FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
 PROFILES = {
     p.name: p

@@ -1,6 +1,7 @@
 """Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,7 @@ from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.measure.metronome import metronome
-from swarmkv_lab.measure.work_times import BRANCH, STEPS, Times, median_beat, opened, time_work
+from swarmkv_lab.measure.work_times import BRANCH, STEPS, Times, opened, time_work
 
 
 def tune(
@@ -37,25 +38,35 @@ def tune(
     restored with the setting that it was captured with.
     """
     most = default_threads()
+    asked = settings | {"n_threads": most}
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
     paths = {"": model.path} if weights is None else in_formats(model, weights)
     times: dict[tuple[str, bool | str, int], list[Times]] = {}
     turns = list(product(flash_attn, n_threads))
-    with (
-        metronome(model, len(tokens), ContextSettings.of(**settings | {"n_threads": most})) as beat,
-        tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar,
-    ):
+    total = (repeats + 1) * len(paths) * len(turns)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, desc="tuning", unit="run", leave=False))
+        # A slow machine does not slow both kinds of attention alike, so each setting has beats of its own kind.
+        beats = {
+            flash: stack.enter_context(metronome(model, len(tokens), ContextSettings.of(**asked, flash_attn=flash)))
+            for flash in flash_attn
+        }
+        pace: dict[bool | str, list[float]] = {flash: [] for flash in flash_attn}
         for repeat, name in product(range(repeats + 1), paths):
             with opened(paths[name], model) as one:
                 for flash, threads in turns:
                     how = settings | {"flash_attn": flash, "n_threads": threads}
                     with one.context(len(tokens) + BRANCH + STEPS, **how) as ctx:
-                        measured = time_work(ctx, tokens, beat)
+                        measured = time_work(ctx, tokens, beats[flash])
                     if repeat:  # the first round is a warm-up
                         times.setdefault((name, flash, threads), []).append(measured)
+                    for each, beat in beats.items():  # at the same moments, hence comparable
+                        pace[each].append(beat())
                     bar.update()
-    beat_ms = median_beat([run for runs in times.values() for run in runs])
-    rows = [(*key, *np.median([beats for _, beats in runs], axis=0) * beat_ms) for key, runs in times.items()]
+    rows = [
+        (name, flash, threads, *np.median([in_beats for _, in_beats in runs], axis=0) * np.median(pace[flash]))
+        for (name, flash, threads), runs in times.items()
+    ]
     columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop(columns="weights") if weights is None else frame
