@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -110,12 +111,13 @@ def test_what_cannot_be_measured(twin, document, arguments, message):
 def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
     loaded = []
 
-    def timed(ctx, tokens, beat):
+    def timed(ctx, tokens, *beats):
         loaded.append(ctx.model.name)
         beats = np.array([10.0, 1.0, 1.0]) * (1 if ctx.model.name.endswith("Q8_0") else 2)
         return beats, beats
 
     monkeypatch.setattr(tuning, "time_work", timed)
+    monkeypatch.setattr(tuning, "metronome", lambda *asked: nullcontext(lambda: 1.0))
     frame = lab.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
     assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
     assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]

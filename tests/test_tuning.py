@@ -21,7 +21,8 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
     turns = []
     pace = {False: 2.0, True: 3.0}
 
-    def timed(ctx, tokens, beat):
+    def timed(ctx, tokens, *beats):
+        assert [beat() for beat in beats] == [3.0, 2.0] if ctx.settings.flash_attn == "prefill" else 2 * [beats[0]()]
         turns.append([str(ctx.flash_attn), ctx.settings.n_threads])
         return np.zeros(3), np.array([1, 10, 100]) * len(turns)
 
@@ -34,7 +35,7 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
     assert turns == 4 * turns[:6]
     second = np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
-    ms = [[2.0]] * 2 + [[3.0]] * 4
+    ms = 2 * [[2.0, 2.0, 2.0]] + 2 * [[3.0, 3.0, 3.0]] + 2 * [[3.0, 2.0, 2.0]]
     np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second * ms)
     assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 

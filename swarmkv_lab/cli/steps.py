@@ -143,7 +143,7 @@ def _grid(go: Go) -> None:
 def _tuning(go: Go) -> None:
     """What flash attention does: throughout, not at all, and for the prefill alone."""
     prefix, threads = go.tokens[: go.chosen.depth], [default_threads()]
-    once(go.data / "tuning.csv", lambda: lab.tune(go.model, prefix, n_threads=threads, repeats=3))
+    once(go.data / "tuning.csv", lambda: lab.tune(go.model, prefix, n_threads=threads, repeats=6))
 
 
 def _peers(go: Go, i: int) -> None:
@@ -328,7 +328,7 @@ STEPS = (
     BENCH,
     Step("clock", ("clock.csv", "clock.json"), _clock, 180),
     Step("grid", ("grid.csv", "grid.json"), _grid, 1000, 40),
-    Step("tuning", ("tuning.csv",), _tuning, 130),
+    Step("tuning", ("tuning.csv",), _tuning, 230),
     Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda go: _peers(go, 0), 540),
     Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda go: _peers(go, 1), 300),
     Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks, 200),

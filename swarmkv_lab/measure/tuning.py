@@ -46,30 +46,37 @@ def tune(
     total = (repeats + 1) * len(paths) * len(turns)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=total, desc="tuning", unit="run", leave=False))
-        # A slow machine does not slow both kinds of attention alike, so each setting has beats of its own kind.
+        # A slow machine does not slow both kinds of attention alike, so each has beats of its own kind.
         beats = {
             flash: stack.enter_context(metronome(model, len(tokens), ContextSettings.of(**asked, flash_attn=flash)))
-            for flash in flash_attn
+            for flash in (False, True)
+            if flash in flash_attn or "prefill" in flash_attn
         }
-        pace: dict[bool | str, list[float]] = {flash: [] for flash in flash_attn}
+        pace: dict[bool, list[float]] = {flash: [] for flash in beats}
         for repeat, name in product(range(repeats + 1), paths):
             with opened(paths[name], model) as one:
                 for flash, threads in turns:
                     how = settings | {"flash_attn": flash, "n_threads": threads}
                     with one.context(len(tokens) + BRANCH + STEPS, **how) as ctx:
-                        measured = time_work(ctx, tokens, beats[flash])
+                        measured = time_work(ctx, tokens, *(beats[kind] for kind in _kinds(flash)[:2]))
                     if repeat:  # the first round is a warm-up
                         times.setdefault((name, flash, threads), []).append(measured)
-                    for each, beat in beats.items():  # at the same moments, hence comparable
-                        pace[each].append(beat())
+                    for kind, beat in beats.items():  # at the same moments, hence comparable
+                        pace[kind].append(beat())
                     bar.update()
+    median = {kind: np.median(ms) for kind, ms in pace.items()}
     rows = [
-        (name, flash, threads, *np.median([in_beats for _, in_beats in runs], axis=0) * np.median(pace[flash]))
-        for (name, flash, threads), runs in times.items()
+        (*key, *np.median([beats for _, beats in runs], axis=0) * [median[kind] for kind in _kinds(key[1])])
+        for key, runs in times.items()
     ]
     columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop(columns="weights") if weights is None else frame
+
+
+def _kinds(flash_attn: bool | str) -> list[bool]:
+    """Whether the prefill, the question and single tokens have flash attention."""
+    return [True, False, False] if flash_attn == "prefill" else 3 * [bool(flash_attn)]
 
 
 def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:

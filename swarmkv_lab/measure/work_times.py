@@ -16,33 +16,43 @@ BRANCH = 12
 """tokens of a question"""
 STEPS = 8
 """single tokens"""
+Beat = Callable[[], float]
 Times = tuple[np.ndarray, np.ndarray]
 """(ms, beats) of the prefill, the question and each single token: float (3,) each."""
 
 
-def time_work(ctx: Context, tokens: np.ndarray, beat: Callable[[], float]) -> Times:
-    """Prefill tokens, decode a question of BRANCH tokens, then STEPS tokens one by one; beat: as in Recorder."""
-    record = Recorder(beat)
-    ctx.callback = record.tick
+def time_work(ctx: Context, tokens: np.ndarray, beat: Beat, beat_after: Beat | None = None) -> Times:
+    """Prefill tokens, decode a question of BRANCH tokens, then STEPS tokens one by one.
+
+    beat: as in Recorder. beat_after: of what follows the prefill, where its attention is another one.
+    """
     steps = tokens[:STEPS]
 
     def one_by_one() -> None:
         for token in steps:
             ctx.decode([token])
 
-    for work, decode in {
+    works = {
         "prefill": lambda: prefill_into(ctx, tokens),
         "branch": lambda: ctx.decode(tokens[:BRANCH]),
         "token": one_by_one,
-    }.items():
-        record.tick(0)
-        with record.phase(["work"], work):
-            decode()
-    record.tick(0)
-    moments = np.array([(span.start_ms, span.end_ms) for span in record.spans])
-    ms, beats = (np.diff(clock)[:, 0] for clock in (moments, in_beats(moments, record.beats)))
+    }
+    times = [_timed(ctx, decode, beat if name == "prefill" else beat_after or beat) for name, decode in works.items()]
+    ms, beats = np.array(times).T
     each = np.array([1, 1, len(steps)])
     return ms / each, beats / each
+
+
+def _timed(ctx: Context, decode: Callable[[], object], beat: Beat) -> tuple[float, float]:
+    """The ms and the beats of a piece of work."""
+    record = Recorder(beat)
+    ctx.callback = record.tick
+    record.tick(0)
+    start = record.now()
+    decode()
+    moments = np.array([start, record.now()])
+    record.tick(0)
+    return float(np.diff(moments)[0]), float(np.diff(in_beats(moments, record.beats))[0])
 
 
 def median_beat(times: Sequence[Times]) -> float:
