@@ -54,9 +54,9 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
 def _prefills(timeline: pd.DataFrame) -> str:
     """How long each prefill of a run took: the same work, so its range says how far to trust the other times."""
     seconds = _prefill_seconds(timeline)
-    if len(seconds) == 1:
-        return f"of which its prefill {seconds[0]:.1f} s"
-    return f"of which each prefill {seconds.min():.1f} to {seconds.max():.1f} s"
+    shortest, longest = f"{seconds.min():.1f}", f"{seconds.max():.1f}"
+    whose = "its" if len(seconds) == 1 else "each"
+    return f"of which {whose} prefill {shortest if shortest == longest else f'{shortest} to {longest}'} s"
 
 
 def _prefill_seconds(timeline: pd.DataFrame) -> np.ndarray:

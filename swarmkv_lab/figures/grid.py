@@ -45,7 +45,8 @@ def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
         ax.set(xlabel="agents", ylabel="times faster than naive (measured)", ylim=(0, None))
         ax.set_xticks(total.index)
         ax.grid()
-        message = f"{depth:,} tokens: shared reaches {share:.0%} of its bound (median over {_span(several)} agents)"
+        over = f"median over {_span(several)} agents" if share <= 1 else "what is above it is noise"
+        message = f"{depth:,} tokens: shared reaches {share:.0%} of its bound ({over})"
         key = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
         headline(figure, message, strategy_key(speedup) | key)
     return figure

@@ -64,15 +64,15 @@ def kept_reads(table: pd.DataFrame, caption: str = "") -> Figure:
                 ax.plot(rows.bytes_per_s / 1e6, pays, line, color=colour, linewidth=1.5, label=label)
         for per_month, words in ((1, "once a month"), (_MONTH, "once a day"), (24 * _MONTH, "once an hour")):
             ax.axhline(per_month, **DOTTED)
-            at = (table.bytes_per_s.max() / 1e6, per_month)
-            ax.annotate(words, at, (0, 2), ha="right", textcoords="offset points", **_GREY)
+            ax.annotate(
+                words, (table.bytes_per_s.min() / 1e6, per_month), (-14, 2), textcoords="offset points", **_GREY
+            )
         ax.set(xscale="log", yscale="log", xlabel="loading the snapshot, MB per second")
-        ax.set(ylabel="pays from so many reads\nper month on (predicted)", ylim=(finite.reads.min() / 3, most))
+        ax.set(ylabel="pays from so many reads\nper month on (predicted)", ylim=(finite.reads.min() / 100, most))
         plain_numbers(ax.xaxis, ax.yaxis)
         ax.grid()
         ax.set_axisbelow(True)
-        look = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 1, "borderpad": 0.1}
-        ax.legend(fontsize=8, handlelength=1.2, loc="upper left", bbox_to_anchor=(0.07, 0.93), **look)
+        ax.legend(fontsize=8, handlelength=1.2, loc="lower left")  # below the lines, where the axis leaves room for it
         key = {name: Line2D([], [], color="#666666", linestyle=line) for name, line in dashes.items()}
         headline(figure, "Keeping a snapshot pays only if it loads faster than a prefill", key)
     return figure

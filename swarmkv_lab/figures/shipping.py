@@ -239,12 +239,8 @@ def codecs(table: pd.DataFrame, caption: str = "") -> Figure:
                            fontsize=8.5)  # fmt: skip
         right.set_yticks(y, [_name(row.name, row.share) for row in bars.itertuples()], fontsize=8.5)
         right.tick_params(axis="y", length=0)
-        right.set(
-            xscale="log",
-            xlabel="pays below, MB per second (of measured speeds)",
-            xlim=(_LEAST, max(10, bars.pays.max()) * 6),
-        )
-        right.set_xlabel("saves time below, MB per second (measured)", fontsize=9)
+        right.set(xscale="log", xlim=(_LEAST, max(10, bars.pays.max()) * 6))
+        right.set_xlabel("saves time below, MB per second\n(measured)", fontsize=9)
         plain_numbers(right.xaxis)
         half = lossy.set_index("name").loc["q8_0"]
         saved = f"Lossless codecs save at most {100 - best:.0f} %; q8_0 saves {100 - half.share:.0f} %"
