@@ -276,7 +276,7 @@ def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, tw
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
 def test_tune_chooses_among_weights_and_the_bench_runs_in_the_fastest(asked_in_bench, twin, monkeypatch, capsys):
     fast = {"twin": 3.0, "twin.Q8_0": 1.0, "twin.Q4_0": 2.0}
-    monkeypatch.setattr(tuning, "time_work", lambda ctx, tokens, beat: 2 * (np.full(3, fast[ctx.model.name]),))
+    monkeypatch.setattr(tuning, "time_work", lambda ctx, tokens, *beats: 2 * (np.full(3, fast[ctx.model.name]),))
     arguments = ["bench", "--depth", "32", "--model", str(twin.path), "--threads", "1", "--tune"]
     assert main([*arguments, "--weights", "q4_0,q8_0"]) == 2
     assert asked_in_bench["name"] == "twin.Q8_0"
