@@ -27,6 +27,8 @@ from swarmkv_lab.analysis.quality import accuracy, differences
 from swarmkv_lab.analysis.questions import load_questions
 from swarmkv_lab.analysis.score import score
 from swarmkv_lab.analysis.summary import pipeline_table, share_of_bound, steady_rows
+from swarmkv_lab.analysis.verdict import noise
+from swarmkv_lab.fanout.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -277,9 +279,13 @@ def _peers(m: Measurements) -> Iterator[Span]:
         deep.depth.iloc[0], words[chosen],
     )  # fmt: skip
     yield say("(data/reference/peers_3501.csv)):\n\n{}\n\n**Who is first", _peers_table(deep))
-    yield say("First to end at {:,} tokens: {}. At {:,} tokens: {}. If", *(
+    yield say("First to end at {:,} tokens: {}. At {:,} tokens: {}. Prefills", *(
         value for rows in (shallow, deep) for value in (rows.depth.iloc[0], _first(rows))
     ))  # fmt: skip
+    yield say(
+        "Prefills that are the same work differ here by {:.0f} % and {:.0f} %, so a smaller lead means little",
+        *(100 * (noise(rows, list(STRATEGIES)) - 1) for rows in (shallow, deep)),
+    )
     several = [n for n in (4, 8) if (n in total["server_cold"])]
     yield say(
         "`batched` ends {} times as early as llama-server with a slot for each agent",
