@@ -254,7 +254,7 @@ _PEERS = {
     "naive": ("`naive`", "each agent prefills"),
     "server_cold": ("llama-server, all at once, one slot per agent", "each slot prefills"),
     "server_unified": ("the same, `--kv-unified`", "each slot prefills, and attends to the others' tokens too"),
-    "server_warm": ("llama-server, a warm slot, one after another", "keeps one prompt"),
+    "server_warm": ("llama-server's warm slot, one after another", "keeps one prompt"),
     "llama_prefix": ("llama-cpp-python, one `Llama` used again", "keeps one prompt"),
     "transformers": ("transformers, one deepcopy of its cache per agent", "bfloat16 weights"),
     "shared": ("`shared`, one after another", ""),
@@ -279,11 +279,12 @@ def _peers(m: Measurements) -> Iterator[Span]:
         deep.depth.iloc[0], words[chosen],
     )  # fmt: skip
     yield say("(data/reference/peers_3501.csv)):\n\n{}\n\n**Who is first", _peers_table(deep))
-    yield say("First to end at {:,} tokens: {}. At {:,} tokens: {}. Prefills", *(
+    yield say("First to end at {:,} tokens: {}. At {:,} tokens: {}. Named", *(
         value for rows in (shallow, deep) for value in (rows.depth.iloc[0], _first(rows))
     ))  # fmt: skip
     yield say(
-        "Prefills that are the same work differ here by {:.0f} % and {:.0f} %, so a smaller lead means little",
+        "Named together are those that end within {:.0f} % and {:.0f} % of the first, by which prefills of the same "
+        "work differ here",
         *(100 * (noise(rows, list(STRATEGIES)) - 1) for rows in (shallow, deep)),
     )
     several = [n for n in (4, 8) if (n in total["server_cold"])]
@@ -321,11 +322,12 @@ def _peers_table(rows: pd.DataFrame, why: bool = False) -> str:
 
 
 def _first(rows: pd.DataFrame) -> str:
-    """Who ends first with each number of agents; within 2 % both do."""
+    """Who ends first with each number of agents, and who cannot be told apart from that one."""
+    tie = noise(rows, list(STRATEGIES))
     seconds = rows[rows.strategy.isin(_PEERS)].groupby(["n_agents", "strategy"]).end_to_end_ms.median()
     parts = []
     for n, one in seconds.groupby("n_agents"):
-        near = one.droplevel(0)[lambda ms: ms <= 1.02 * ms.min()].sort_values().index
+        near = one.droplevel(0)[lambda ms: ms <= tie * ms.min()].sort_values().index
         words = [_PEERS[name][0].replace(", one after another", "").replace(", all at once", "") for name in near]
         parts.append(f"{listed([each.split(',')[0] for each in words])} with {n} agent{'s'[: n > 1]}")
     return ", ".join(parts)

@@ -111,7 +111,7 @@ def test_what_cannot_be_measured(twin, document, arguments, message):
 def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
     loaded = []
 
-    def timed(ctx, tokens, *beats):
+    def timed(ctx, tokens, *_):
         loaded.append(ctx.model.name)
         beats = np.array([10.0, 1.0, 1.0]) * (1 if ctx.model.name.endswith("Q8_0") else 2)
         return beats, beats

@@ -22,7 +22,8 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
     pace = {False: 2.0, True: 3.0}
 
     def timed(ctx, tokens, *beats):
-        assert [beat() for beat in beats] == [3.0, 2.0] if ctx.settings.flash_attn == "prefill" else 2 * [beats[0]()]
+        kinds = {False: [2.0, 2.0], True: [3.0, 3.0], "prefill": [3.0, 2.0]}
+        assert [beat() for beat in beats] == kinds[ctx.settings.flash_attn]
         turns.append([str(ctx.flash_attn), ctx.settings.n_threads])
         return np.zeros(3), np.array([1, 10, 100]) * len(turns)
 

@@ -17,8 +17,8 @@ SHARE = 5
 """a beat attends to this part of the document: a fifth
 
 A prefill attends to half of it on average. But where other programs fill the processor's cache, the attention of a few
-tokens slows down more than that of 512. On a machine that changed between two speeds, 1.5 apart, prefills of 3,501
-tokens took the same number of beats within 4 % with a fifth, and within 11 % with half.
+tokens slows down more than that of 512: after half of it, a beat slowed down more than the prefill did. How well a
+fifth follows is in data/reference/clock.csv, measured on a machine that changed between two speeds.
 """
 _PAST, _BEAT = 0, 1  # sequences of its context
 
@@ -33,8 +33,11 @@ class Metronome:
     """
 
     def __init__(self, model: Model, depth: int, settings: ContextSettings = ContextSettings()) -> None:  # noqa: B008
-        how: dict[str, Any] = {"n_threads": settings.threads, "n_threads_batch": settings.threads_batch}
-        how["flash_attn"] = settings.prefilling.flash_attn
+        how: dict[str, Any] = {
+            "n_threads": settings.threads,
+            "n_threads_batch": settings.threads_batch,
+            "flash_attn": settings.prefilling.flash_attn,
+        }
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, depth // SHARE + BEAT_TOKENS, dtype=np.int32)
         past, self._tokens = tokens[:-BEAT_TOKENS], tokens[-BEAT_TOKENS:]
         self._ctx = model.context(len(tokens), n_seq_max=2, **how)

@@ -88,7 +88,7 @@ PROFILES = {
             formats=("q8_0",),
             formats_depth=64,
         ),
-        # Where a machine changes its speed within a run, a round's corrected times are off by 3 %: hence eight.
+        # Where a machine changes its speed within a run, a round's corrected times scatter by percents: hence eight.
         Profile(
             "full",
             3501,

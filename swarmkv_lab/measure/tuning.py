@@ -38,8 +38,8 @@ def tune(
     restored with the setting that it was captured with.
     """
     most = default_threads()
-    asked = settings | {"n_threads": most}
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
+    most_threads = settings | {"n_threads": most}
     paths = {"": model.path} if weights is None else in_formats(model, weights)
     times: dict[tuple[str, bool | str, int], list[Times]] = {}
     turns = list(product(flash_attn, n_threads))
@@ -48,11 +48,12 @@ def tune(
         bar = stack.enter_context(tqdm(total=total, desc="tuning", unit="run", leave=False))
         # A slow machine does not slow both kinds of attention alike, so each has beats of its own kind.
         beats = {
-            flash: stack.enter_context(metronome(model, len(tokens), ContextSettings.of(**asked, flash_attn=flash)))
-            for flash in (False, True)
-            if flash in flash_attn or "prefill" in flash_attn
+            kind: stack.enter_context(
+                metronome(model, len(tokens), ContextSettings.of(**most_threads | {"flash_attn": kind}))
+            )
+            for kind in {kind for flash in flash_attn for kind in _kinds(flash)}
         }
-        pace: dict[bool, list[float]] = {flash: [] for flash in beats}
+        pace: dict[bool, list[float]] = {kind: [] for kind in beats}
         for repeat, name in product(range(repeats + 1), paths):
             with opened(paths[name], model) as one:
                 for flash, threads in turns:

@@ -32,13 +32,10 @@ def time_work(ctx: Context, tokens: np.ndarray, beat: Beat, beat_after: Beat | N
         for token in steps:
             ctx.decode([token])
 
-    works = {
-        "prefill": lambda: prefill_into(ctx, tokens),
-        "branch": lambda: ctx.decode(tokens[:BRANCH]),
-        "token": one_by_one,
-    }
-    times = [_timed(ctx, decode, beat if name == "prefill" else beat_after or beat) for name, decode in works.items()]
-    ms, beats = np.array(times).T
+    beat_after = beat_after or beat
+    prefill = _timed(ctx, lambda: prefill_into(ctx, tokens), beat)
+    branch = _timed(ctx, lambda: ctx.decode(tokens[:BRANCH]), beat_after)
+    ms, beats = np.array([prefill, branch, _timed(ctx, one_by_one, beat_after)]).T
     each = np.array([1, 1, len(steps)])
     return ms / each, beats / each
 
