@@ -448,15 +448,23 @@ def _another_build():
 
 
 def test_a_late_worker_joins(tmp_path, gguf, fresh, prompts):
+    """Who was there first stands still until the late one works: else it may have done everything before."""
     with quiet(LocalCluster, n_workers=1) as cluster, Client(cluster) as client:
+        ((address, first),) = client.run(os.getpid).items()
         grown = []
 
         def grow(run):
-            if not grown:
+            if not grown and any(branch.tokens for branch in run.branches):
+                os.kill(first, signal.SIGSTOP)
                 grown.append(cluster.scale(2))
+            if set(run.coordinator.at_work) - {address}:
+                os.kill(first, signal.SIGCONT)
 
-        run = there(client, gguf, fresh, prompts | {f"more {i}": p for i, p in enumerate(prompts.values())},
-                    max_tokens=LONG, callback=grow)  # fmt: skip
+        try:
+            run = there(client, gguf, fresh, prompts | {f"more {i}": p for i, p in enumerate(prompts.values())},
+                        max_tokens=LONG, callback=grow)  # fmt: skip
+        finally:
+            os.kill(first, signal.SIGCONT)
         assert run.workers.agents.gt(0).sum() == 2
 
 
