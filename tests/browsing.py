@@ -104,24 +104,22 @@ def open_notebook(page, lab, name: str) -> None:
     """Open a notebook as a reader does."""
     page.goto(lab(f"lab/tree/notebooks/{name}.ipynb").replace("?", "?reset&"))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before, JupyterLab asks which kernel is to run it
+
+
+def choose(page, menu: str, entry: str) -> None:
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.get_by_text(entry, exact=True).click()
 
 
 def open_and_run(page, lab, name: str) -> None:
-    """Open a notebook, choose Run, Run All Cells, and look at all of it."""
+    """Open a notebook, clear what is committed, choose Run, Run All Cells, and look at all of it."""
     open_notebook(page, lab, name)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_function(  # cleared first, then counted up to the last cell
-        """() => {
-            const cells = [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')];
-            const prompts = cells.map(cell => cell.innerText);
-            return window.ran ||= prompts.some(text => text.includes('*')), window.ran
-                && prompts.every(text => /\\d/.test(text));
-        }""",
-        timeout=240_000,
-        polling=200,
-    )
+    prompts = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(cell => cell.innerText)"
+    choose(page, "Edit", "Clear Outputs of All Cells")
+    page.wait_for_function(f"() => {prompts}.every(text => !/\\d/.test(text))")
+    choose(page, "Run", "Run All Cells")
+    page.wait_for_function(f"() => {prompts}.every(text => /\\d/.test(text))", timeout=240_000)
     assert errors(page) == []
     whole_page(page, name)
 
