@@ -33,7 +33,7 @@ soak: $(READY) ## repeat what chance may break thousands of times (flipped bytes
 	SWARMKV_SOAK=1 $(BIN)/python -m pytest -s -m soak
 
 peers: $(READY) ## compile llama-server of the same sources, once, for swarmkv-lab bench --peers server_warm and others
-	$(BIN)/python -c 'from swarmkv_lab.peers.build import build; print(build())'
+	$(BIN)/python -c 'from swarmkv_studies.peers.build import build; print(build())'
 
 # Jupyter refuses to run as root, which is who everybody is in a container. At the level ERROR it still prints the
 # address, and nothing after it.
@@ -63,11 +63,10 @@ lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# These stay. The study's answers do not depend on the machine's speed, and take hours; builds.csv needs llama.cpp compiled
-# in three ways. To measure a file again, remove it, and make resume-reference.
-STAYS := $(addprefix data/reference/,study.csv study.json review.csv builds.csv)
+# Stays: it needs llama.cpp compiled in three ways. To measure one file again, remove it, and make resume-reference.
+STAYS := data/reference/builds.csv
 
-reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in about two hours
+reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in two to three hours
 	rm -f $(filter-out $(STAYS),$(wildcard data/reference/*.*))
 	$(MAKE) resume-reference
 
@@ -79,7 +78,7 @@ readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
 	$(BIN)/python tests/readme.py --write
 
 navigation: $(READY) ## for maintainers: give every notebook its links to the others, the glossary, Binder and Colab
-	$(BIN)/python -c 'from swarmkv_lab.cli.notebooks import navigate; navigate()'
+	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import navigate; navigate()'
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml
@@ -101,7 +100,7 @@ $(VENV)/.dashboard $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 # All peers, compressors to compare with, and llama.cpp compiled twice more: its programs, and without AVX-512.
 $(VENV)/.reference: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[test,peers]' zstandard lz4
-	$(BIN)/python -c 'from swarmkv_lab.peers.build import *; print(build(), build_without_avx512())'
+	$(BIN)/python -c 'from swarmkv_studies.peers.build import *; print(build(), build_without_avx512())'
 	@touch $@
 
 clean: ## remove the environment; the model stays in the user's cache folder

@@ -11,7 +11,7 @@ import pytest
 import swarmkv_lab as lab
 from swarmkv_lab.llama import loading
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_lab.sizing.twins import write_twin
+from swarmkv_studies.common.twins import write_twin
 
 pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parent.parent

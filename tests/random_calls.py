@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 
 NUMBERS = [-1, 0, 1, 2, 3, 255, 257, 2**31 - 1, 2**31, 2**32 + 1, 2**63, -(2**40), 10**400, True, False]
 NUMBERS += [
@@ -81,13 +82,13 @@ def calls(twin: lab.Model, folder: Path) -> list:
     snapshot = lab.prefill(twin, tokens, progress=False)
     snapshot.save(folder / "doc.kv.safetensors")
     frame = pd.read_csv(lab.files.REFERENCE / "grid.csv")
-    cost = lab.CostModel.fit(frame)
+    cost = studies.CostModel.fit(frame)
     shape = lab.geometry("smollm2-135m")
     pipeline = lab.Pipeline(twin, tokens, [lab.Agent("a", [1, 2], max_tokens=2), lab.Agent("b", [3], after=["a"])])
     run = lab.fan_out(twin, tokens, [[1]], max_tokens=1)
     spec = folder / "spec.toml"
     spec.write_text("document = 'article'\n[agents.a]\nprompt = 'Who?'\n", encoding="utf-8")
-    link, cached = lab.Link(1e8, 1e-3), lab.Document(1 << 20, 1.0, 0.1)
+    link, cached = studies.Link(1e8, 1e-3), studies.Document(1 << 20, 1.0, 0.1)
     service = pd.DataFrame({"first_s": [0.1, 0.2], "rest_s": [0.3, 0.1]})
     how = {"n_ctx": 512, "kv_type": "f16", "flash_attn": "auto", "n_batch": 512, "n_threads": 1, "swa_full": False}
     many = {"n_seq_max": 4, "kv_unified": True, "n_threads_batch": 1}
@@ -114,7 +115,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
     def best(**arguments):
         with twin.context(512, n_seq_max=4) as ctx:
             ctx.decode(tokens)
-            lab.best_of(ctx, **arguments)
+            studies.best_of(ctx, **arguments)
 
     def built(data, tokens):
         with twin.context(512) as ctx:
@@ -155,18 +156,18 @@ def calls(twin: lab.Model, folder: Path) -> list:
             "tokens": tokens, "agents": {"a": [1, 2], "b": [3]}, "strategy": "swarmkv", "max_tokens": 2,
             "sampling": lab.Sampling(), "repeats": 1, "callback": None, **how, **many,
         }),
-        (lambda **a: lab.bench(twin, **a), {
+        (lambda **a: studies.bench(twin, **a), {
             "tokens": tokens, "depth": 30, "n_agents": 1, "strategies": ["shared"], "repeats": 1, "max_retries": 0,
             "max_tokens": 1, "n_threads": 1,
         }),
-        (lambda **a: lab.sweep(twin, **a), {
+        (lambda **a: studies.sweep(twin, **a), {
             "tokens": tokens, "depths": [30], "n_agents": [1], "strategies": ["shared"], "repeats": 1,
             "agents": {"a": [1]}, "max_tokens": 1, "path": None, "progress": False,
         }),
         (lambda **a: lab.Pipeline(twin, **a), {"document": tokens, "agents": [lab.Agent("a", [1])]}),
         (pipeline.run, {"strategy": "shared", "on_token": None, "callback": None, "threads": 1, **how}),
         (run.compare, {"reference": run}),
-        (lab.load_pipeline, {"source": spec, "model": twin, "n_tokens": 20}),
+        (studies.load_pipeline, {"source": spec, "model": twin, "n_tokens": 20}),
         (lab.load_document, {"name": "dossier"}),
         (lab.load_agents, {"name": "dossier"}),
         (lab.prefill, {"model": twin, "tokens": tokens, "cache": False, "progress": False, "n_threads": 1}),
@@ -191,30 +192,32 @@ def calls(twin: lab.Model, folder: Path) -> list:
             "n_ctx": 512, "kv_type": "f16", "n_seq_max": 1, "unified": True, "n_batch": 512, "swa_full": False,
             "flash_attn": True,
         }),
-        (lab.measure_kv, {"source": twin, "n_tokens": 30, "kv_type": "f16", "progress": False}),
-        (lab.catalogue_bytes, {"n_tokens": 30, "kv_type": "f16"}),
-        (lab.agents_by_budget, {
+        (studies.measure_kv, {"source": twin, "n_tokens": 30, "kv_type": "f16", "progress": False}),
+        (studies.catalogue_bytes, {"n_tokens": 30, "kv_type": "f16"}),
+        (studies.agents_by_budget, {
             "names": ["qwen2.5-7b"], "budgets_gb": [8], "n_tokens": 300, "tail": 9, "kv_type": "f16",
         }),
-        (lab.twin, {"geometry": shape}),
-        (lab.CostModel.fit, {"runs": frame}),
+        (studies.twin, {"geometry": shape}),
+        (studies.CostModel.fit, {"runs": frame}),
         (cost.predict, {"depths": [300], "n_agents": [2]}),
         (cost.speedup, {"depths": [300], "n_agents": [2], "strategy": "shared"}),
         (cost.bound, {"depths": [300], "n_agents": [2]}),
         (cost.break_even, {"strategy": "shared", "n_agents": 2, "deepest": 4096}),
-        (lab.Link, {"bytes_per_s": 1e8, "latency_s": 0.1}),
-        (lab.Document, {"nbytes": 100, "prefill_s": 1.0, "restore_s": 0.1}),
-        (lab.Document.of, {"model": "qwen2.5-7b", "n_tokens": 300, "prefill": 800, "kv_type": "f16", "restore_s": 0.1}),
-        (lab.break_even_bandwidth, {"model": shape, "n_tokens": 300, "prefill": cost, "kv_type": "q8_0"}),
-        (lab.shipping, {
+        (studies.Link, {"bytes_per_s": 1e8, "latency_s": 0.1}),
+        (studies.Document, {"nbytes": 100, "prefill_s": 1.0, "restore_s": 0.1}),
+        (studies.Document.of, {
+            "model": "qwen2.5-7b", "n_tokens": 300, "prefill": 800, "kv_type": "f16", "restore_s": 0.1,
+        }),
+        (studies.break_even_bandwidth, {"model": shape, "n_tokens": 300, "prefill": cost, "kv_type": "q8_0"}),
+        (studies.shipping, {
             "document": cached, "link": link, "n_machines": 9, "store_bytes_per_s": 1e9, "ways": ["star", "tree"],
         }),
-        (lab.simulate_cluster, {
+        (studies.simulate_cluster, {
             "document": cached, "link": link, "n_machines": 9, "n_agents": 90, "service": service, "ways": ["join"],
             "warm": False, "store_bytes_per_s": 1e9, "seed": 1,
         }),
-        (lab.measurements, {"name": "reference"}),
-        (lab.profile, {"name": "quick"}),
+        (studies.measurements, {"name": "reference"}),
+        (studies.profile, {"name": "quick"}),
         (lab.kl_divergence, {"p_logits": np.zeros(4), "q_logits": np.ones(4)}),
         (lab.shared_prefix, {"tokens": tokens, "prompts": {"a": np.array([1, 2]), "b": np.array([1, 3])}}),
     ]  # fmt: skip
@@ -238,7 +241,7 @@ def main(number: int, n_calls: int) -> None:
         signal.signal(signal.SIGALRM, signal.default_int_handler)
     with (
         TemporaryDirectory() as folder,
-        lab.load_model(lab.twin(lab.KVGeometry(1, 1, 32, 32, 4096)), n_gpu_layers=0) as twin,
+        lab.load_model(studies.twin(lab.KVGeometry(1, 1, 32, 32, 4096)), n_gpu_layers=0) as twin,
     ):
         os.chdir(folder)
         known = calls(twin, Path(folder))

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from swarmkv_lab.analysis.article import PUBLISHED, as_published, times
-from swarmkv_lab.analysis.clock import corrected
-from swarmkv_lab.analysis.clusters import arrivals_table, cluster_table, death_table
-from swarmkv_lab.analysis.measurements import Measurements, machine, measurements
-from swarmkv_lab.analysis.quality import accuracy, differences
-from swarmkv_lab.analysis.questions import load_questions
-from swarmkv_lab.analysis.score import score
-from swarmkv_lab.analysis.summary import pipeline_table, share_of_bound, steady_rows
-from swarmkv_lab.analysis.verdict import noise
 from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_studies.answers.quality import accuracy, differences
+from swarmkv_studies.answers.questions import load_questions
+from swarmkv_studies.answers.score import score
+from swarmkv_studies.common.clock import corrected
+from swarmkv_studies.common.measurements import Measurements, machine, measurements
+from swarmkv_studies.common.summary import pipeline_table, share_of_bound, steady_rows
+from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, as_published, times
+from swarmkv_studies.peers.verdict import noise
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -274,8 +274,8 @@ def _peers(m: Measurements) -> Iterator[Span]:
     chosen = m.environment("peers_3501.json")["settings"].get("flash_attn")
     words = {True: "throughout", "prefill": "for the prefill alone", False: "off"}
     yield say(
-        "The same at {:,} tokens, of the peers that come closest; ours with the fastest settings (`lab.tune`), here "
-        "flash attention {}, the peers with",
+        "The same at {:,} tokens, of the peers that come closest; ours with the fastest settings (`studies.tune`), "
+        "here flash attention {}, the peers with",
         deep.depth.iloc[0], words[chosen],
     )  # fmt: skip
     yield say("(data/reference/peers_3501.csv)):\n\n{}\n\n**Who is first", _peers_table(deep))

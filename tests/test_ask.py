@@ -12,7 +12,7 @@ from conftest import ROOT
 from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import main
+from swarmkv_studies.cli import main
 
 NAME = "doc.kv.safetensors"
 QUESTIONS = ["Which licence is a risk?", "What does an invoice say?"]
@@ -79,7 +79,7 @@ def test_the_readmes_way_to_ones_own_pdf(my_pdf, tmp_path, monkeypatch, capsys):
 @pytest.mark.real
 def test_how_much_of_a_document_is_read(my_pdf, real, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("swarmkv_lab.cli.snapshots.open_model", lambda *_: nullcontext(real))
+    monkeypatch.setattr("swarmkv_studies.cli.snapshots.open_model", lambda *_: nullcontext(real))
     command = ["ask", "--document", str(my_pdf), "why?", "--max-tokens", "2"]
     n = len(real.read(lab.load_document(my_pdf)))
     for depth, read in (([], n), (["--depth", "5"], 5), (["--depth", "900"], n)):

@@ -66,7 +66,7 @@ def test_every_public_name_is_explained(book):
     files = ("errors", "files")
     missing = [name for name in names if name not in files and not any(f"{i}".endswith(f".{name}") for i in ids)]
     assert missing == []
-    assert {"swarmkv_lab.cluster.fan_out", "swarmkv_lab.widgets.race", "swarmkv_lab.figures.timeline"} <= ids
+    assert {"swarmkv_lab.cluster.fan_out", "swarmkv_studies.tour.race", "swarmkv_lab.figures.timeline"} <= ids
 
 
 def test_the_front_door_leads_to_the_first_page_and_on_to_the_explorer(book, page):

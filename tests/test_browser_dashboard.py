@@ -14,7 +14,7 @@ import pytest
 from browsing import ARTIFACTS, SETTINGS, errors, free_port, violations
 from conftest import ROOT
 
-from swarmkv_lab.cli.notebooks import project_notebooks
+from swarmkv_studies.cli.notebooks import project_notebooks
 
 PAGES = ["index", *(f"notebooks/{path.stem}" for path in project_notebooks())]
 NOT_TRACKED = (".git", ".venv", ".*_cache", "__pycache__", "my_notebooks", "runs", "artifacts", "tests")

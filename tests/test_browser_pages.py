@@ -9,13 +9,13 @@ import pytest
 from browsing import ARTIFACTS, violations
 from conftest import ROOT
 
-from swarmkv_lab.analysis.costmodel import CostModel
-from swarmkv_lab.analysis.measurements import measurements
-from swarmkv_lab.analysis.shipping import Document, Link, break_even_bandwidth, join_bound
-from swarmkv_lab.figures.explorer import explorer
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_lab.sizing.memory import LAYOUTS, agents_bytes
+from swarmkv_studies.book.explorer import explorer
+from swarmkv_studies.common.costmodel import CostModel
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.kv_sizing.memory import LAYOUTS, agents_bytes
+from swarmkv_studies.many_machines.shipping import Document, Link, break_even_bandwidth, join_bound
 
 DEPTHS, AGENTS = (1, 128, 3501, 5000, 131_072), (1, 2, 7, 64)
 LINKS, PREFILLS = (625e3, 125e6), (10.0, 806.9)

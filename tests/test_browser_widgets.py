@@ -10,7 +10,7 @@ CELLS = [
     "widgets.sizing_explorer(budget_gb=24)",
     "widgets.latency_explorer()",
     "widgets.race()",
-    "figures.latency_against_depth(lab.measurements('reference').grid)",
+    "figures.latency_against_depth(studies.measurements('reference').grid)",
     "widgets.sizing_explorer().figure()",
 ]
 CONTROLS = {

@@ -13,16 +13,16 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import files
-from swarmkv_lab.cli import main
-from swarmkv_lab.cli.commands import parser
-from swarmkv_lab.cli.options import RUNS_MODEL
-from swarmkv_lab.measure import tuning
 from swarmkv_lab.sizing.catalogue import catalogue
+from swarmkv_studies.cli import main
+from swarmkv_studies.cli.commands import parser
+from swarmkv_studies.cli.options import RUNS_MODEL
+from swarmkv_studies.peers import tuning
 
 
 @pytest.mark.real
 def test_bench_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("swarmkv_lab.measure.bench._is_steady", lambda _runs: True)  # whatever the machine does
+    monkeypatch.setattr("swarmkv_studies.common.bench._is_steady", lambda _runs: True)  # whatever the machine does
     out = tmp_path / "bench.json"
     arguments = "bench --depth 64 --agents 2 --strategies naive,pooled,shared --repeats 2 --max-tokens 3 --threads 2"
     assert main([*arguments.split(), "--json", str(out)]) == 0
@@ -235,7 +235,7 @@ def test_ctrl_c_is_one_line_also_while_the_packages_load(capsys, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
-    for place in ("swarmkv_lab.geometry", "swarmkv_lab.cli.commands.parser"):
+    for place in ("swarmkv_lab.geometry", "swarmkv_studies.cli.commands.parser"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
             assert main(["size", "qwen2.5-7b"]) == 130

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis.clock import corrected, in_beats
-from swarmkv_lab.analysis.summary import share_of_bound
+import swarmkv_studies as studies
 from swarmkv_lab.fanout import recorder
 from swarmkv_lab.fanout.report import metrics, metrics_in_beats
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.measure.metronome import Metronome, metronome
+from swarmkv_studies.common.clock import corrected, in_beats
+from swarmkv_studies.common.metronome import Metronome, metronome
+from swarmkv_studies.common.summary import share_of_bound
 
 
 def test_beats_of_a_steady_machine():
@@ -87,7 +88,7 @@ def test_corrected_times_are_beats_at_the_median_speed():
 
 def test_a_sweep_counts_every_time_in_beats(twin, document):
     how = {"agents": [[1, 2], [3]], "max_tokens": 2, "progress": False}
-    frame = lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, strategies=["naive", "batched"], **how)
+    frame = studies.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, strategies=["naive", "batched"], **how)
     times = [name for name in frame if name.endswith("_ms") and name != "beat_ms"]
     for name in times:
         ratio = frame[name] / (frame[name.replace("_ms", "_beats")] * frame.beat_ms)
@@ -113,7 +114,7 @@ def test_on_a_gpu_times_in_beats_are_the_times_as_measured(twin, document, monke
     with metronome(twin, 64) as beat:
         assert (beat(), len(twin._contexts)) == (1.0, contexts)
     how = {"agents": [[1, 2], [3]], "max_tokens": 2, "progress": False}
-    frame = lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, **how)
+    frame = studies.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, **how)
     for name in [name for name in frame if name.endswith("_ms") and name != "beat_ms"]:
         np.testing.assert_allclose(frame[name.replace("_ms", "_beats")], frame[name])
     assert corrected(frame).end_to_end_ms.to_numpy() == pytest.approx(frame.end_to_end_ms.to_numpy())

@@ -16,9 +16,10 @@ import pytest
 from conftest import SHAPES
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.cluster import tasks
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
-from swarmkv_lab.sizing.twins import write_twin
+from swarmkv_studies.common.twins import write_twin
 
 distributed = pytest.importorskip("distributed")
 from distributed import Client, LocalCluster, Nanny, SpecCluster, WorkerPlugin  # noqa: E402
@@ -522,16 +523,16 @@ def test_a_sweep_over_a_cluster_and_its_resumption(client, gguf, fresh, prompts,
     with lab.load_model(gguf) as model:
         how = {"depths": [64, 128], "n_agents": [1, 2], "strategies": ["naive", "shared"], "repeats": 2,
                "agents": prompts, "max_tokens": 4, "path": tmp_path / "grid.csv", "progress": False}  # fmt: skip
-        frame = lab.sweep(model, fresh, client=client, **how)
+        frame = studies.sweep(model, fresh, client=client, **how)
         assert len(frame) == 16
         assert frame.max_abs_logit_diff.max() == 0
         lines = (tmp_path / "grid.csv").read_text().splitlines(keepends=True)
         (tmp_path / "grid.csv").write_text("".join(lines[:8]))
-        again = lab.sweep(model, fresh, client=client, **how)
+        again = studies.sweep(model, fresh, client=client, **how)
         assert len(again) == 16
         assert (tmp_path / "grid.csv").read_text().splitlines(keepends=True)[:8] == lines[:8]
         with pytest.raises(SwarmKVError, match="cannot be sent to other processes"):
-            lab.sweep(model, fresh, client=client, callback=print, **how)
+            studies.sweep(model, fresh, client=client, callback=print, **how)
 
 
 def test_a_model_that_was_replaced_is_loaded_again(tmp_path, fresh, prompts):

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from swarmkv_lab.analysis.clusters import arrivals_table, cluster_table, death_table
-from swarmkv_lab.analysis.measurements import measurements
-from swarmkv_lab.analysis.shipping import join_bound
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.many_machines.shipping import join_bound
+from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
 
 REFERENCE = measurements("reference")
 

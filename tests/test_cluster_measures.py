@@ -14,14 +14,14 @@ import pytest
 from conftest import load_shape, needs
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.analysis.clusters import arrivals_table, cluster_table, death_table
-from swarmkv_lab.cli import main
-from swarmkv_lab.measure.cluster_bench import against_one_process, deaths, local_cluster, transfer
-from swarmkv_lab.measure.exactness import CHANGES, what_keeps_bits
-from swarmkv_lab.measure.joins import join_times
-from swarmkv_lab.measure.throttle import throttled
+import swarmkv_studies as studies
 from swarmkv_lab.snapshot import storage
+from swarmkv_studies.cli import main
+from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
+from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
+from swarmkv_studies.many_machines.joins import join_times
+from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.many_machines.throttle import throttled
 
 pytest.importorskip("distributed")
 
@@ -63,7 +63,7 @@ def test_a_death_is_measured_on_a_cluster_of_its_own(twin, document, prompts):
 
 
 def test_transfers_and_arrivals(twin, document):
-    from swarmkv_lab.measure.links import arrival_times
+    from swarmkv_studies.many_machines.links import arrival_times
 
     with local_cluster(3) as client:
         ways = transfer(client, twin, document, repeats=1)
@@ -126,7 +126,7 @@ def test_the_figure_by_worker_says_who_died():
         ],
         columns=["agent", "phase", "start_ms", "end_ms", "bytes", "worker"],
     )
-    figure = figures.workers_timeline(frame, "here")
+    figure = studies.workers_timeline(frame, "here")
     assert figure.get_label() == "2 agents on 2 workers, 1 prefill; 1 died, every agent has its answer"
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["worker 1", "worker 2"]

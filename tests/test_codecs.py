@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.analysis.shipping import codec_break_even
-from swarmkv_lab.measure import codecs
+import swarmkv_studies as studies
+from swarmkv_studies.many_machines import codecs
+from swarmkv_studies.many_machines.shipping import codec_break_even
 
 
 def test_twelve_bits_of_each_element(rng):
@@ -47,7 +47,7 @@ def test_a_codec_that_loses_bits_is_refused(real, dossier):
 
 def test_the_reference_says_what_codecs_are_worth():
     """No lossless codec pays over 1 Gbit per second. q8_0 has fewer bytes than 12 bits, and is as near to the noise."""
-    table = lab.measurements().codecs.set_index("name")
+    table = studies.measurements().codecs.set_index("name")
     exact = table[table.kl_mean == 0]
     assert exact.ratio.max() < 1.2
     assert codec_break_even(exact.ratio, exact.compress_mb_per_s, exact.decompress_mb_per_s).max() < 125
@@ -58,8 +58,8 @@ def test_the_reference_says_what_codecs_are_worth():
 
 
 def test_the_figure_says_what_is_saved_and_leaves_out_what_needs_no_codec():
-    table = lab.measurements().codecs
-    figure = figures.codecs(table)
+    table = studies.measurements().codecs
+    figure = studies.codecs_figure(table)
     exact = table[table.kl_mean == 0]
     assert f"save at most {100 - 100 / exact.ratio.max():.0f} %; q8_0 saves 47 %" in figure.get_label()
     bars = [label.get_text() for label in figure.axes[1].get_yticklabels()]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis.costmodel import bound
+import swarmkv_studies as studies
+from swarmkv_studies.common.costmodel import bound
 
 DEPTHS, AGENTS = (256, 512, 1024, 2048, 4096), (1, 2, 4, 8)
 
@@ -39,7 +40,7 @@ def runs():
 
 
 def test_parts_are_recovered(runs):
-    model = lab.CostModel.fit(runs)
+    model = studies.CostModel.fit(runs)
     np.testing.assert_allclose(model.coefficients["prefill", None], [20, 3, 5e-4], rtol=1e-6)
     np.testing.assert_allclose(model.coefficients["branch", "batched"], [20, 30, 0.02], rtol=1e-6)
     np.testing.assert_allclose(model.coefficients["activation", "pooled"], [0, 2e-3], atol=1e-6)
@@ -47,7 +48,7 @@ def test_parts_are_recovered(runs):
 
 @pytest.mark.parametrize(("depth", "n"), [(300, 3), (3501, 16), (7000, 2), (64, 1)])
 def test_points_that_were_not_measured(runs, depth, n):
-    model = lab.CostModel.fit(runs)
+    model = studies.CostModel.fit(runs)
     predicted = model.predict([depth], [n]).set_index("strategy")
     for strategy in lab.STRATEGIES:
         truth = made_up(depth, n, strategy)
@@ -58,7 +59,7 @@ def test_points_that_were_not_measured(runs, depth, n):
 
 
 def test_the_bound_is_naives_own(runs):
-    model = lab.CostModel.fit(runs)
+    model = studies.CostModel.fit(runs)
     run = made_up(2048, 4, "naive")
     p, b = run["activation_ms"], run["ttft_ms"] - run["activation_ms"] + run["generate_ms"]
     assert model.bound([256, 2048], [2, 4])[1, 1] == pytest.approx(4 * (p + b) / (p + 4 * b), rel=1e-3)
@@ -66,12 +67,12 @@ def test_the_bound_is_naives_own(runs):
 
 
 def test_break_even(runs):
-    assert lab.CostModel.fit(runs).break_even("swarmkv", 2) == 1  # the second prefill pays for a snapshot at once
-    assert lab.CostModel.fit(runs).break_even("swarmkv", 1) is None  # nobody else uses it
+    assert studies.CostModel.fit(runs).break_even("swarmkv", 2) == 1  # the second prefill pays for a snapshot at once
+    assert studies.CostModel.fit(runs).break_even("swarmkv", 1) is None  # nobody else uses it
     dear = runs.strategy == "swarmkv"  # 900 ms more for each agent: a longer prefill has to be saved
     changed = {c: runs[c].where(~dear, runs[c] + k * 900) for c, k in (("activation_ms", 1), ("ttft_ms", 1))}
     changed["end_to_end_ms"] = runs.end_to_end_ms.where(~dear, runs.end_to_end_ms + runs.n_agents * 900)
-    model = lab.CostModel.fit(runs.assign(**changed))
+    model = studies.CostModel.fit(runs.assign(**changed))
     even = model.break_even("swarmkv", 2)
     before, after = model.speedup([even - 1, even], [2], "swarmkv")[:, 0]
     assert before <= 1 < after
@@ -80,7 +81,7 @@ def test_break_even(runs):
 
 def test_break_even_of_a_faster_prefill_by_hand(runs):
     """swarmkv's capture, copies and restores: 2e-3 d + N 4e-3 d; naive's rest is the same, and N - 1 prefills saved."""
-    model = lab.CostModel.fit(runs)
+    model = studies.CostModel.fit(runs)
     table = model.break_evens([100, 80_000, 101_000], [1, 2], ["swarmkv"]).set_index(["n_agents", "tokens_per_s"])
     assert table.loc[1].depth.isna().all()  # a snapshot without a use
     assert table.loc[(2, 100), "depth"] == 1
@@ -93,9 +94,9 @@ def test_break_even_of_a_faster_prefill_by_hand(runs):
 
 def test_the_gpus_gain_with_two_agents_is_predicted_from_its_grid():
     """Its grid has no point with two agents; its bench measured one. Raw times: beats say nothing on a GPU."""
-    h200 = lab.measurements("gpu/qwen2.5-7b")
+    h200 = studies.measurements("gpu/qwen2.5-7b")
     total = pd.DataFrame(h200.bench["runs"]).groupby("strategy").end_to_end_ms.median()
-    model = lab.CostModel.fit(h200.grid_raw)
+    model = studies.CostModel.fit(h200.grid_raw)
     for name in ("swarmkv", "pooled", "shared", "batched"):
         predicted = model.speedup([3501], [2], name)[0, 0]
         assert predicted == pytest.approx(total["naive"] / total[name], rel=0.06), name
@@ -103,32 +104,32 @@ def test_the_gpus_gain_with_two_agents_is_predicted_from_its_grid():
 
 def test_no_part_takes_less_than_no_time(runs):
     noisy = runs.assign(prefill_ms=runs.prefill_ms - 600)  # a parabola through this would start far below zero
-    model = lab.CostModel.fit(noisy)
+    model = studies.CostModel.fit(noisy)
     assert all((c >= 0).all() for c in model.coefficients.values())
     assert (model.predict([1, 10, 100], [1, 64])[["ttft_ms", "end_to_end_ms"]] >= 0).all(axis=None)
 
 
 def test_held_out_points_are_predicted_by_a_model_that_has_not_seen_them(runs):
-    for table in (lab.held_out(runs), lab.held_out(runs, by="depth")):
+    for table in (studies.held_out(runs), studies.held_out(runs, by="depth")):
         assert len(table) == len(runs)
         assert table[["error_ttft_ms", "error_end_to_end_ms"]].abs().max(axis=None) < 1e-2
     spoilt = runs.assign(end_to_end_ms=runs.end_to_end_ms.where(runs.depth != 1024, runs.end_to_end_ms * 3))
-    errors = lab.held_out(spoilt, by="depth").set_index("depth").error_end_to_end_ms
+    errors = studies.held_out(spoilt, by="depth").set_index("depth").error_end_to_end_ms
     assert errors[1024].max() < -0.5  # had it seen them, it would follow them
-    by_agents = lab.held_out(runs, by="n_agents")
+    by_agents = studies.held_out(runs, by="n_agents")
     assert by_agents.error_end_to_end_ms.abs().max() < 1e-2
 
 
 def test_the_reference_grid_is_predicted_within_ten_percent():
-    grid = lab.measurements("reference").grid
-    errors = lab.held_out(grid)[["error_ttft_ms", "error_end_to_end_ms"]].abs()
+    grid = studies.measurements("reference").grid
+    errors = studies.held_out(grid)[["error_ttft_ms", "error_end_to_end_ms"]].abs()
     assert (errors.median() < 0.10).all(), errors.median()
-    whole_depths = lab.held_out(grid, by="depth")[["error_ttft_ms", "error_end_to_end_ms"]].abs()
+    whole_depths = studies.held_out(grid, by="depth")[["error_ttft_ms", "error_end_to_end_ms"]].abs()
     assert (whole_depths.median() < 0.15).all(), whole_depths.median()
 
 
 def test_the_reference_grid_nears_the_bound():
-    reference = lab.measurements("reference")
+    reference = studies.measurements("reference")
     grid, depth = reference.grid, reference.grid_depth
     at = grid[(grid.depth == depth) & (grid.n_agents > 1)].groupby(["n_agents", "strategy"]).median(numeric_only=True)
     shares = [rows.end_to_end_ms["naive"] / rows.end_to_end_ms["shared"] / bound(rows.loc["naive"], n)
@@ -147,11 +148,11 @@ def test_the_reference_grid_nears_the_bound():
 )
 def test_too_little_to_fit(runs, change, message):
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.CostModel.fit(change(runs))
+        studies.CostModel.fit(change(runs))
 
 
 def test_what_cannot_be_predicted(runs):
-    model = lab.CostModel.fit(runs[runs.strategy != "pooled"])
+    model = studies.CostModel.fit(runs[runs.strategy != "pooled"])
     assert model.strategies == ["naive", "swarmkv", "shared", "batched"]
     with pytest.raises(lab.SwarmKVError, match="pooled"):
         model.predict([100], [2], ["pooled"])

@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 from conftest import ROOT
 
-from swarmkv_lab.cli.notebooks import project_notebooks
-from swarmkv_lab.cli.pages import write_pages
-from swarmkv_lab.cli.working_copies import copy_notebooks
-from swarmkv_lab.widgets import sizing_explorer
+from swarmkv_studies import sizing_explorer
+from swarmkv_studies.cli.notebooks import project_notebooks
+from swarmkv_studies.cli.pages import write_pages
+from swarmkv_studies.cli.working_copies import copy_notebooks
 
 NAMES = [path.stem for path in project_notebooks()]
 
@@ -84,7 +84,7 @@ def test_working_copies_follow_their_originals_until_the_reader_changes_them(tmp
 
 
 def test_an_export_links_to_its_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("swarmkv_lab.widgets.explorer.RUNS", tmp_path)
+    monkeypatch.setattr("swarmkv_studies.common.widgets.explorer.RUNS", tmp_path)
     explorer = sizing_explorer()
     paths = explorer.export()
     links = re.findall(r'<a download="([^"]+)" href="data:[^,]*;base64,([^"]+)">', explorer.exported.value)

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis.article import gpu_table, on_gpus
-from swarmkv_lab.analysis.clock import corrected
-from swarmkv_lab.analysis.divergence import kl_divergence
-from swarmkv_lab.analysis.summary import bench_text
+import swarmkv_studies as studies
+from swarmkv_lab.fanout.divergence import kl_divergence
 from swarmkv_lab.fanout.fan_out import budget
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.bench import bench
-from swarmkv_lab.measure.grid import measure, plan, rounds
+from swarmkv_studies.common.bench import bench
+from swarmkv_studies.common.clock import corrected
+from swarmkv_studies.common.rounds import measure, plan, rounds
+from swarmkv_studies.common.summary import bench_text
+from swarmkv_studies.naive_vs_fanout.article_table import gpu_table, on_gpus
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_repeats_keep_all_and_return_the_median(twin, document, question):
 
 
 def test_sweep_is_interleaved_and_tidy(twin, document, question):
-    frame = lab.sweep(
+    frame = studies.sweep(
         twin, document, depths=[10, 300], n_agents=[1, 3], strategies=["shared", "naive"], repeats=2,
         agents=[question, question[:3]], max_tokens=2,
     )  # fmt: skip
@@ -103,7 +104,7 @@ def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
 def test_grids_that_make_no_sense(twin, document, question, change, message):
     grid = {"depths": [10], "n_agents": [1], "strategies": ["naive"], "agents": [question]} | change
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.sweep(twin, document, **grid)
+        studies.sweep(twin, document, **grid)
 
 
 def test_bench_reports_ratios_from_one_run(twin, document, question):
@@ -125,7 +126,7 @@ def test_bench_reports_ratios_from_one_run(twin, document, question):
 def test_bench_measures_a_disturbed_round_again(twin, document, question, monkeypatch):
     """The second round's prefills are far apart: it is reported, and neither in the medians nor among the runs."""
     steady = iter([True, False, True])
-    monkeypatch.setattr("swarmkv_lab.measure.bench._is_steady", lambda _runs: next(steady))
+    monkeypatch.setattr("swarmkv_studies.common.bench._is_steady", lambda _runs: next(steady))
     report, runs = bench(
         twin,
         document,
@@ -138,14 +139,14 @@ def test_bench_measures_a_disturbed_round_again(twin, document, question, monkey
     )
     assert [row["steady"] for row in report["runs"]] == [True, True, False, False, True, True]
     assert len(runs) == 4
-    rows = corrected(lab.steady_rows(report["runs"]))
+    rows = corrected(studies.steady_rows(report["runs"]))
     kept = rows.end_to_end_ms[rows.strategy == "naive"]
     assert report["summary"]["naive"]["end_to_end_ms"] == pytest.approx(np.median(kept))
     assert "medians of 2 interleaved runs (1 more," in bench_text(report)
 
 
 def test_bench_without_a_steady_round_says_so(twin, document, question, monkeypatch):
-    monkeypatch.setattr("swarmkv_lab.measure.bench.STEADY", 0)
+    monkeypatch.setattr("swarmkv_studies.common.bench.STEADY", 0)
     report, runs = bench(
         twin,
         document,
@@ -221,7 +222,7 @@ def test_the_article_table_has_the_second_agent_by_itself():
         "summary": {"naive": naive | {"end_to_end_ms": 4000.0}, "swarmkv": ours | {"end_to_end_ms": 2100.0}},
         "environment": {"settings": {"n_agents": 2}},
     }
-    table = lab.article_table(report)
+    table = studies.article_table(report)
     assert list(table.loc["end to end"]) == [
         "10,275 ms", "5,272 ms", "1.95x", "48.69 %", "4,000 ms", "2,100 ms", "1.90x", "47.50 %"
     ]  # fmt: skip
@@ -233,7 +234,7 @@ def test_the_article_table_has_the_second_agent_by_itself():
     assert list(table.loc["mean of the agents, as we count", "measured"])[:2] == ["2,050 ms", "25 ms"]
     report["environment"]["settings"]["n_agents"] = 1
     with pytest.raises(lab.SwarmKVError, match="this bench has 1 agent: measure two"):
-        lab.article_table(report)
+        studies.article_table(report)
 
 
 def test_what_was_not_measured_on_a_gpu_is_said():

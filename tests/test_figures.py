@@ -5,12 +5,12 @@ import pytest
 from matplotlib.text import Text
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.analysis.article import PARTS, gpu_parts
-from swarmkv_lab.analysis.summary import above_bound, race_table
-from swarmkv_lab.figures.style import PHASES
-from swarmkv_lab.measure.bench import bench
-from swarmkv_lab.sizing.memory import snapshot_parts
+import swarmkv_studies as studies
+from swarmkv_studies.common.bench import bench
+from swarmkv_studies.common.style import PHASES
+from swarmkv_studies.common.summary import above_bound, race_table
+from swarmkv_studies.kv_sizing.memory import snapshot_parts
+from swarmkv_studies.naive_vs_fanout.article_table import PARTS, gpu_parts
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +28,27 @@ def drawn(measured):
     report, runs = measured
     timelines = {run.strategy: run.timeline for run in runs}
     return {
-        "timeline": figures.timeline({name: timelines[name] for name in ("naive", "shared")}, "small print"),
-        "all timelines": figures.timeline(timelines),
-        "strategies": figures.strategies(report["summary"], "small print"),
-        "broadcast": figures.broadcast(),
-        "size_by_steps": figures.size_by_steps(lab.geometry("smollm2-135m"), 3501),
-        "snapshot_layout": figures.snapshot_layout(snapshot_parts(lab.geometry("smollm2-135m"), 3501)),
+        "timeline": studies.timeline({name: timelines[name] for name in ("naive", "shared")}, "small print"),
+        "all timelines": studies.timeline(timelines),
+        "strategies": studies.strategies(report["summary"], "small print"),
+        "broadcast": studies.broadcast(),
+        "size_by_steps": studies.size_by_steps(lab.geometry("smollm2-135m"), 3501),
+        "snapshot_layout": studies.snapshot_layout(snapshot_parts(lab.geometry("smollm2-135m"), 3501)),
     }
 
 
 def test_every_figure_is_saved_and_drawn_alike_again(measured, tmp_path):
     redrawn = drawn(measured)
     for name, figure in drawn(measured).items():
-        first = [path.read_bytes() for path in figures.save(figure, tmp_path, name)]
-        again = [path.read_bytes() for path in figures.save(redrawn[name], tmp_path, name)]
+        first = [path.read_bytes() for path in studies.save(figure, tmp_path, name)]
+        again = [path.read_bytes() for path in studies.save(redrawn[name], tmp_path, name)]
         assert [len(data) > 5000 for data in first] == [True, True], name
         assert first[0] == again[0], name
 
 
 def test_models_that_do_not_fill_the_grid_leave_no_empty_axes():
     names = ["qwen2.5-7b", "llama-3.1-8b", "gpt-oss-20b"]
-    figure = figures.agents_that_fit(lab.agents_by_budget(names, [16], 1024), 1024)
+    figure = studies.agents_that_fit(studies.agents_by_budget(names, [16], 1024), 1024)
     assert [ax.axison for ax in figure.axes] == [True, True, True, False]
 
 
@@ -72,7 +72,7 @@ def test_a_speed_up_above_its_bound_is_called_noise(measured):
     said = above_bound(summary)
     assert said[0] == "shared: 1.97x measured; the bound is 1.96x: the difference is noise"
     assert [line.split("x ")[0] for line in said[1:]] == ["shared: 1.99"]
-    shown = figures.strategies(summary).axes[1].get_xlabel()
+    shown = studies.strategies(summary).axes[1].get_xlabel()
     assert "1.97x measured;\nthe bound is 1.96x: the difference is noise" in shown
     assert "raw" not in shown  # the figure shows corrected speed-ups alone
 
@@ -84,7 +84,7 @@ def test_each_phase_of_an_activation_has_a_colour_of_its_own():
 
 def test_the_parts_that_are_drawn_are_those_of_the_gpus_runs():
     parts, caption = gpu_parts()
-    figure = figures.published_parts(parts, caption)
+    figure = studies.published_parts(parts, caption)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "not taken apart" in texts
     assert any(text.endswith(f"= {parts.loc['swarmkv'].sum():.2g} ms") for text in texts)
@@ -96,9 +96,9 @@ def test_the_timeline_says_how_far_its_prefills_differ(measured):
     span = {"agent": "a", "phase": "prefill", "start_ms": 0.0, "end_ms": 1000.0}
     naive = pd.DataFrame([span, {**span, "agent": "b", "start_ms": 1000.0, "end_ms": 2500.0}])
     once = pd.DataFrame([span, {**span, "phase": "branch", "start_ms": 1000.0, "end_ms": 1100.0}])
-    figure = figures.timeline({"naive": naive, "shared": once})
+    figure = studies.timeline({"naive": naive, "shared": once})
     assert "2.27x faster (prefills differ 1.5x)" in figure.get_label()
-    even = figures.timeline({"naive": naive.assign(end_ms=[1000.0, 2000.0]), "shared": once})
+    even = studies.timeline({"naive": naive.assign(end_ms=[1000.0, 2000.0]), "shared": once})
     assert even.get_label().endswith("1.82x faster")
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[:2] == [
@@ -117,8 +117,8 @@ def test_a_races_table_has_whole_bytes_and_the_spread_of_its_prefills(measured):
 
 
 def test_every_model_has_its_name_and_no_name_lies_on_another():
-    frame = lab.catalogue_bytes(8192)
-    figure = figures.bytes_per_token(frame, 8192, "small print")
+    frame = studies.catalogue_bytes(8192)
+    figure = studies.bytes_per_token(frame, 8192, "small print")
     figure.draw_without_rendering()
     names = {text.get_text(): Text.get_window_extent(text) for text in figure.axes[0].texts}
     assert set(names) == set(frame.index)
@@ -129,6 +129,6 @@ def test_every_model_has_its_name_and_no_name_lies_on_another():
 
 def test_the_steps_end_in_the_geometrys_number():
     shape = lab.geometry("smollm2-135m")
-    texts = [text.get_text() for ax in figures.size_by_steps(shape, 3501).axes for text in ax.texts]
+    texts = [text.get_text() for ax in studies.size_by_steps(shape, 3501).axes for text in ax.texts]
     for n_bytes in (128, 768, shape.bytes_per_token(), shape.snapshot_bytes(3501)):
         assert f"{n_bytes:,} bytes" in texts

@@ -7,13 +7,14 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_lab.sizing.twins import write_twin
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.layout import other_layout
 from swarmkv_lab.snapshot.prefill import prefill_into
+from swarmkv_studies.common.twins import write_twin
 
 EXACT = ["swarmkv", "pooled", "shared"]
 APART = {"flash_attn": "prefill"}
@@ -338,10 +339,10 @@ def test_agents_in_threads(twin, document, agents):
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
 def test_what_measures_takes_it_too(twin, document, agents, tmp_path, monkeypatch):
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
-    formats = lab.weight_formats(twin, document, ["q8_0"], repeats=1, continuation=9, progress=False, **APART)
+    formats = studies.weight_formats(twin, document, ["q8_0"], repeats=1, continuation=9, progress=False, **APART)
     assert 0 < formats.kl_mean[1] < 1e-2
-    assert lab.measure_kv(twin, 100, **APART)["difference"] == 0
-    report, _ = lab.bench(
+    assert studies.measure_kv(twin, 100, **APART)["difference"] == 0
+    report, _ = studies.bench(
         twin, document, depth=300, n_agents=2, strategies=["naive", "shared"], repeats=1, max_tokens=2, agents=agents,
         **APART,
     )  # fmt: skip

@@ -6,8 +6,8 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.measure.forks import fork_bytes
+import swarmkv_studies as studies
+from swarmkv_studies.best_of_n.forks import fork_bytes
 
 
 @pytest.mark.parametrize("kv_type", ["f16", ("f32", "f16")])
@@ -21,8 +21,8 @@ def test_shared_and_copied_bytes_are_predicted_to_the_byte(twin, document, kv_ty
         assert [ctx.n_past(i) for i in range(16)] == [100] + [0] * 15
         with pytest.raises(lab.SwarmKVError, match="16 forks were asked for"):
             fork_bytes(ctx, [16], n_tokens=7)
-    assert "predicted to the byte" in figures.fork_bytes(frame).get_label()
-    assert "within 5 bytes" in figures.fork_bytes(frame.assign(shared=frame.shared + 5)).get_label()
+    assert "predicted to the byte" in studies.fork_bytes(frame).get_label()
+    assert "within 5 bytes" in studies.fork_bytes(frame.assign(shared=frame.shared + 5)).get_label()
 
 
 def test_windows_have_no_formula(tmp_path):
@@ -34,7 +34,7 @@ def test_windows_have_no_formula(tmp_path):
 
 def test_the_best_answer_leads_from_where_no_other_is_above_it():
     frame = pd.DataFrame({"logprobs": [[-1.0, -1.0, -0.1, -0.1], [-0.5, -0.9, -2.0], [-3.0]]})
-    figure = figures.best_of(frame)
+    figure = studies.best_answers(frame)
     assert "The best of 3 answers leads from its token 3 on" in figure.get_label()  # the means are -1, -1, -0.7, -0.55
     ends = sorted(line.get_xdata()[-1] for line in figure.axes[0].lines if line.get_marker() == "o")
     assert ends == [1, 3, 4]

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures, files
-from swarmkv_lab.analysis.measurements import measurements
-from swarmkv_lab.analysis.roofline import WORKS
-from swarmkv_lab.measure import formats, peaks, tuning
-from swarmkv_lab.sizing.work import decode_work
+import swarmkv_studies as studies
+from swarmkv_lab import files
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.peers import formats, peaks, tuning
+from swarmkv_studies.peers.roofline import WORKS
+from swarmkv_studies.peers.work import decode_work
 
 COLUMNS = (
     "format is_source file_bytes n_tokens repeats prefill_ms prefill_min_ms prefill_max_ms branch_ms token_ms "
@@ -37,7 +38,7 @@ def test_formats_beside_their_source(twin, document, monkeypatch):
         return beats * (2 if len(turns) > 3 else 1), beats  # in ms; half as fast after the first round
 
     monkeypatch.setattr(formats, "time_work", timed)
-    frame = lab.weight_formats(twin, document, ["q8_0", "q4_0"], repeats=3, continuation=9, progress=False)
+    frame = studies.weight_formats(twin, document, ["q8_0", "q4_0"], repeats=3, continuation=9, progress=False)
     assert list(frame) == COLUMNS.split()
     assert list(frame.format) == ["unknown", "q8_0", "q4_0"]  # a twin's metadata does not name its own
     assert list(frame.is_source) == [True, False, False]
@@ -61,14 +62,14 @@ def test_formats_beside_their_source(twin, document, monkeypatch):
 
 def test_a_source_that_is_one_of_the_formats_has_one_row(twin, document):
     source = lab.requantize(twin, "q8_0", progress=False)
-    frame = lab.weight_formats(source, document[:40], ["q8_0", "f16"], repeats=1, continuation=4, progress=False)
+    frame = studies.weight_formats(source, document[:40], ["q8_0", "f16"], repeats=1, continuation=4, progress=False)
     assert list(frame.format) == ["q8_0", "f16"]
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all().all()
 
 
 def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, no_q6_k):
     with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
-        frame = lab.weight_formats(twin, document[:40], ["q6_k", "q8_0"], repeats=1, continuation=4, progress=False)
+        frame = studies.weight_formats(twin, document[:40], ["q6_k", "q8_0"], repeats=1, continuation=4, progress=False)
     assert list(frame.format) == ["unknown", "q8_0"]
 
 
@@ -87,14 +88,14 @@ def interrupted_after(n, monkeypatch):
 def test_an_interrupt_returns_the_complete_rounds(twin, document, monkeypatch):
     interrupted_after(3, monkeypatch)
     with pytest.warns(UserWarning, match="interrupted: medians of 1 of 3 rounds are returned"):
-        frame = lab.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
+        frame = studies.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
     assert list(frame.repeats) == [1, 1]
 
 
 def test_an_interrupt_before_there_is_a_round(twin, document, monkeypatch):
     interrupted_after(1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        lab.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
+        studies.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -105,7 +106,7 @@ def test_an_interrupt_before_there_is_a_round(twin, document, monkeypatch):
 ])  # fmt: skip
 def test_what_cannot_be_measured(twin, document, arguments, message):
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.weight_formats(twin, document[:40], **{"formats": ["q8_0"], "progress": False} | arguments)
+        studies.weight_formats(twin, document[:40], **{"formats": ["q8_0"], "progress": False} | arguments)
 
 
 def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
@@ -118,23 +119,23 @@ def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkey
 
     monkeypatch.setattr(tuning, "time_work", timed)
     monkeypatch.setattr(tuning, "metronome", lambda *asked: nullcontext(lambda: 1.0))
-    frame = lab.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
+    frame = studies.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
     assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
     assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     assert list(frame.weights) == ["unknown", "unknown", "q8_0", "q8_0"]
-    assert lab.fastest_weights(frame) == "q8_0"
-    assert lab.fastest_settings(frame) == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 1}
+    assert studies.fastest_weights(frame) == "q8_0"
+    assert studies.fastest_settings(frame) == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 1}
 
 
 def test_the_settings_are_those_of_the_fastest_format():
     columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     rows = [("q4_1", False, 1, 900, 50, 10), ("q8_0", True, 2, 300, 40, 12), ("q8_0", False, 2, 310, 40, 12)]
     frame = pd.DataFrame(rows, columns=columns)
-    assert lab.fastest_weights(frame, n_agents=1) == "q8_0"
-    assert lab.fastest_settings(frame, n_agents=1) == {"flash_attn": True, "n_threads": 2, "n_threads_batch": 2}
-    assert lab.fastest_weights(frame, n_agents=1, n_tokens=1000) == "q4_1"  # many tokens: 10 ms each against 12
+    assert studies.fastest_weights(frame, n_agents=1) == "q8_0"
+    assert studies.fastest_settings(frame, n_agents=1) == {"flash_attn": True, "n_threads": 2, "n_threads_batch": 2}
+    assert studies.fastest_weights(frame, n_agents=1, n_tokens=1000) == "q4_1"  # many tokens: 10 ms each against 12
     with pytest.raises(lab.SwarmKVError, match="pass weights="):
-        lab.fastest_weights(frame.drop(columns="weights"))
+        studies.fastest_weights(frame.drop(columns="weights"))
 
 
 def test_the_peaks_of_this_machine(monkeypatch):
@@ -154,16 +155,16 @@ def test_the_peaks_are_measured_with_so_many_threads(monkeypatch):
         return subprocess.CompletedProcess(command, 0, '{"n_threads": 3}', "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert lab.peaks(3, n_rows=64, n_bytes=4096) == {"n_threads": 3}
+    assert studies.peaks(3, n_rows=64, n_bytes=4096) == {"n_threads": 3}
     assert asked == [(["3", "64", "4096"], {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"})]
 
 
 def test_peaks_that_cannot_be_measured(monkeypatch):
     with pytest.raises(lab.SwarmKVError, match="n_threads=0"):
-        lab.peaks(0)
-    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.roofline"].program, "__file__", "nowhere.py")
+        studies.peaks(0)
+    monkeypatch.setattr(sys.modules["swarmkv_studies.peers.rates"].program, "__file__", "nowhere.py")
     with pytest.raises(lab.SwarmKVError, match=r"could not be measured \(ended with 2\): .*nowhere.py"):
-        lab.peaks()
+        studies.peaks()
 
 
 @pytest.fixture(scope="module")
@@ -183,28 +184,28 @@ def three():
 
 
 def test_a_roofline_in_round_numbers(three):
-    table = lab.roofline(three, {"gflops": {"numpy float32": 4.0, "torch float32": 5.0}, "memory_gb_per_s": 4.0})
+    table = studies.roofline(three, {"gflops": {"numpy float32": 4.0, "torch float32": 5.0}, "memory_gb_per_s": 4.0})
     row = table.iloc[0]
     assert (row.prefill_gflops, row.prefill_flop_per_byte, row.prefill_share) == pytest.approx((1, 100, 0.2))
     assert (row.branch_gflops, row.branch_flop_per_byte) == pytest.approx((0.5, 5))
     assert (row.token_gflops, row.token_gb_per_s, row.token_memory_share) == pytest.approx((0.4, 1, 0.25))
     with pytest.raises(lab.SwarmKVError, match="no operations are counted"):
-        lab.roofline(three.drop(columns="token_flop"), {})
+        studies.roofline(three.drop(columns="token_flop"), {})
     assert set(table) == {"format", "is_source"} | {
         f"{work}_{what}" for work in WORKS for what in ("gflops", "flop_per_byte", "gb_per_s", "share", "memory_share")
     }
 
 
 def test_the_figures_say_what_is_fastest_and_what_it_costs(three):
-    figure = figures.weight_formats(three)
+    figure = studies.weight_formats_figure(three)
     assert figure.get_label() == "q4_0 prefills 2.5x as fast as q4_1, at a KL of 0.2"
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["q4_0, 10 MB", "q8_0, 10 MB", "q4_1, 10 MB"]
     slow = three.assign(**{name: [100.0, 500.0, 400.0] for name in ("prefill_ms", "prefill_min_ms", "prefill_max_ms")})
-    assert figures.weight_formats(slow).get_label() == "No format prefills faster than the source's, q4_1"
+    assert studies.weight_formats_figure(slow).get_label() == "No format prefills faster than the source's, q4_1"
     peak = {"gflops": {"numpy float32": 4.0, "torch bfloat16": 5.0}, "memory_gb_per_s": 4.0}
-    assert figures.weight_formats(three[:1]).get_label() == "No format prefills faster than the source's, q4_1"
-    assert figures.roofline(three, peak).get_label() == (
+    assert studies.weight_formats_figure(three[:1]).get_label() == "No format prefills faster than the source's, q4_1"
+    assert studies.roofline_figure(three, peak).get_label() == (
         "q4_0: a prefill reaches 50% of peak arithmetic, a token 62% of memory speed"
     )
 
@@ -212,7 +213,7 @@ def test_the_figures_say_what_is_fastest_and_what_it_costs(three):
 def test_the_reference_has_the_columns_and_the_full_profiles_formats():
     reference = measurements("reference")
     assert list(reference.formats) == COLUMNS.split()
-    assert list(reference.formats.format) == ["q4_1", *lab.profile("full").formats]
+    assert list(reference.formats.format) == ["q4_1", *studies.profile("full").formats]
     assert reference.formats.is_source.tolist() == [True] + [False] * (len(reference.formats) - 1)
     assert (reference.formats.prefill_min_ms <= reference.formats.prefill_ms).all()
     assert reference.peaks["memory_gb_per_s"] > 0

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.sizing.full_size import FULL_SIZES, write_full_size
+import swarmkv_studies as studies
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_tensors
-from swarmkv_lab.sizing.twins import Sizes
+from swarmkv_studies.common.full_size import FULL_SIZES, write_full_size
+from swarmkv_studies.common.twins import Sizes
 
 GEOMETRY = KVGeometry(2, 2, 32, 32, 4096)
 
@@ -45,13 +46,13 @@ def test_it_has_all_sizes_and_no_two_rows_alike(tmp_path, tied):
 def test_it_is_written_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
     monkeypatch.setitem(FULL_SIZES, "smollm2-135m", Sizes(n_embd=64, n_ff=64, n_head=9))
-    path = lab.full_size_twin("smollm2-135m")
+    path = studies.full_size_twin("smollm2-135m")
     written = path.stat().st_mtime_ns
-    assert lab.full_size_twin("smollm2-135m") == path
+    assert studies.full_size_twin("smollm2-135m") == path
     assert path.stat().st_mtime_ns == written
     assert lab.geometry(path) == lab.geometry("smollm2-135m")
 
 
 def test_a_model_whose_sizes_are_not_known():
     with pytest.raises(lab.SwarmKVError, match=r"no full-size twin of 'qwen2.5-72b': the sizes are known of smollm2"):
-        lab.full_size_twin("qwen2.5-72b")
+        studies.full_size_twin("qwen2.5-72b")

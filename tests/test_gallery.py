@@ -8,10 +8,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from swarmkv_lab import figures
-from swarmkv_lab.analysis.measurements import Measurements, measurements
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.figures import gallery
+from swarmkv_studies.book import gallery
+from swarmkv_studies.common.measurements import Measurements, measurements
 
 
 class Page(html.parser.HTMLParser):
@@ -35,14 +34,14 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Every exhibit, drawn and saved once: the folder, the paths, and the figures by name."""
-    folder, kept, save = tmp_path_factory.mktemp("figures"), {}, figures.save
+    folder, kept, save = tmp_path_factory.mktemp("figures"), {}, gallery.save
 
     def keep(figure, into, name):
         kept[name] = figure
         return save(figure, into, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "save", keep)
+        patch.setattr(gallery, "save", keep)
         paths = gallery.draw(measurements("reference"), folder)
     return folder, paths, kept
 

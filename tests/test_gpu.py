@@ -8,12 +8,13 @@ import pytest
 from conftest import ROOT
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import gpu, main
+import swarmkv_studies as studies
 from swarmkv_lab.llama.api import Device
-from swarmkv_lab.measure import provenance
-from swarmkv_lab.measure.grid import rounds
-from swarmkv_lab.sizing.full_size import FULL_SIZES
-from swarmkv_lab.sizing.twins import Sizes
+from swarmkv_studies.cli import gpu, main
+from swarmkv_studies.common import provenance
+from swarmkv_studies.common.full_size import FULL_SIZES
+from swarmkv_studies.common.rounds import rounds
+from swarmkv_studies.common.twins import Sizes
 
 CUDA = Device("CUDA0", "NVIDIA H200", 1, "CUDA")
 
@@ -51,7 +52,7 @@ def test_a_twin_is_measured_once(monkeypatch, tmp_path):
 
 
 def test_on_one_device_a_state_is_worth_the_same_wherever_it_comes_from(twin, document, question):
-    frame = lab.across_devices(twin.path, document, question)
+    frame = studies.across_devices(twin.path, document, question)
     assert list(zip(frame.prefill_on, frame.branch_on, strict=True)) == [
         ("GPU", "GPU"), ("GPU", "CPU"), ("CPU", "GPU"), ("CPU", "CPU")
     ]  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.measure import guards
-from swarmkv_lab.measure.guards import VARIANTS
+import swarmkv_studies as studies
+from swarmkv_studies.llama_guard import guards
+from swarmkv_studies.llama_guard.guards import VARIANTS
 
 
 @pytest.mark.real
@@ -20,7 +20,7 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real, all_co
     monkeypatch.setenv("SWARMKV_TEST", str(tmp_path))  # what it starts inherits this, also when it outlives it
     document = real.tokenize(lab.load_document("dossier"))[:200]
     questions = [real.ask(question) for question in list(lab.load_agents("dossier").values())[:2]]
-    said = lab.without_guard(real, document, questions, rounds=50)
+    said = studies.without_guard(real, document, questions, rounds=50)
     assert said.startswith(("it died of SIG", "it ended with status", "it hung"))
     assert "survived" not in said
     left = []
@@ -32,12 +32,12 @@ def test_threads_without_a_guard_end_their_process_and_not_this_one(real, all_co
 
 
 def test_all_variants_answer_alike(twin, document, question):
-    frame = lab.compare_guards(twin, document, [question, question[:5]], max_tokens=4, repeats=2)
+    frame = studies.compare_guards(twin, document, [question, question[:5]], max_tokens=4, repeats=2)
     assert list(frame.variant.unique()) == list(VARIANTS)
     assert len(frame) == 2 * len(VARIANTS)
     exact = frame[~frame.variant.isin(["one batch", "threads, one context"])]
     assert exact.same_tokens.all()
-    figure = figures.guards(frame, "twin")
+    figure = studies.guards(frame, "twin")
     assert isinstance(figure, Figure)
     assert "x the tokens per second: " in figure.get_label()
 
@@ -60,7 +60,7 @@ def test_one_trial_of_each_outcome(monkeypatch):
     trials = guards.trials_without_guard(None, [1], [[2]], trials=4)
     assert list(trials.outcome) == list(ends) == list(guards.OUTCOMES)
     assert trials.how[1] == "it died of SIGSEGV"
-    assert "3 of 4 processes went wrong" in figures.outcomes(trials).get_label()
+    assert "3 of 4 processes went wrong" in studies.outcomes(trials).get_label()
 
 
 def test_how_threads_wait_is_set_before_their_process_starts(twin, document, question, monkeypatch):
@@ -71,8 +71,8 @@ def test_how_threads_wait_is_set_before_their_process_starts(twin, document, que
     assert [env.get("OMP_WAIT_POLICY") for env in seen] == [None, "passive"]
     assert list(frame.waiting) == [way for way in guards.WAITING for _ in range(2)]
     assert frame.same_tokens.all()
-    assert "sleeps per token; in threads" in figures.waiting(frame.assign(sleeps_per_token=1)).get_label()
-    assert "tokens per second; in threads" in figures.waiting(frame.assign(sleeps_per_token=float("nan"))).get_label()
+    assert "sleeps per token; in threads" in studies.waiting(frame.assign(sleeps_per_token=1)).get_label()
+    assert "tokens per second; in threads" in studies.waiting(frame.assign(sleeps_per_token=float("nan"))).get_label()
 
 
 def test_a_process_that_fails_to_compare_says_so(twin, document, question, monkeypatch):
@@ -83,7 +83,7 @@ def test_a_process_that_fails_to_compare_says_so(twin, document, question, monke
 
 def test_the_guards_are_put_back(twin, document, question):
     before = twin.guard
-    lab.compare_guards(twin, document, [question, question], max_tokens=2, repeats=1)
+    studies.compare_guards(twin, document, [question, question], max_tokens=2, repeats=1)
     with twin.context(512) as ctx:
         assert ctx.guard is before
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
@@ -92,4 +92,4 @@ def test_the_guards_are_put_back(twin, document, question):
 def test_a_gpu_is_refused(twin, document, question, monkeypatch):
     monkeypatch.setattr(twin, "on_gpu", True)
     with pytest.raises(lab.SwarmKVError, match="n_gpu_layers=0"):
-        lab.compare_guards(twin, document, [question])
+        studies.compare_guards(twin, document, [question])

@@ -9,13 +9,14 @@ import pytest
 from conftest import needs
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures, files
+import swarmkv_studies as studies
+from swarmkv_lab import files
 from swarmkv_lab.llama import log
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.log import interruptible
 from swarmkv_lab.sizing import geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_lab.sizing.twins import write_twin
+from swarmkv_studies.common.twins import write_twin
 
 SHAPE = {"n_layer": 2, "n_head_kv": 2, "head_dim_k": 8, "head_dim_v": 8, "n_ctx_train": 9}
 
@@ -49,7 +50,7 @@ def test_a_stream_ends_when_its_sequence_is_another_of_the_same_length(twin, doc
 @pytest.mark.parametrize("kv_type", [name for name in KV_TYPES if name not in ("f16", "f32")])
 def test_keys_that_llama_cpp_cannot_shift(document, kv_type):
     """The next decode would end the process."""
-    wide = lab.twin(lab.KVGeometry(2, 2, 32, 32, 4096))
+    wide = studies.twin(lab.KVGeometry(2, 2, 32, 32, 4096))
     with lab.load_model(wide) as model, model.context(512, kv_type=(kv_type, "f16"), flash_attn=True) as ctx:
         ctx.decode(document)
         with pytest.raises(lab.SwarmKVError, match=f"f16 and f32 only, and these are {kv_type}"):
@@ -136,10 +137,10 @@ def test_an_agent_of_any_name_is_drawn(twin, document, name, tmp_path):
     pipeline = lab.Pipeline(twin, document, [lab.Agent(name, [1], max_tokens=1), lab.Agent("b", [2], after=[name])])
     run = pipeline.run("shared")
     drawn = (
-        figures.timeline({"shared": run.timeline}),
-        figures.lanes({"shared": run.timeline}),
-        figures.pipeline_timeline({"shared": run.timeline}, pipeline.watermarks),
-        figures.graph(pipeline.after, pipeline.watermarks),
+        studies.timeline({"shared": run.timeline}),
+        studies.lanes({"shared": run.timeline}),
+        studies.pipeline_timeline({"shared": run.timeline}, pipeline.watermarks),
+        studies.graph(pipeline.after, pipeline.watermarks),
     )
     for figure in drawn:
         figure.savefig(tmp_path / "figure.svg")
@@ -150,23 +151,23 @@ def test_an_agent_of_any_name_is_drawn(twin, document, name, tmp_path):
 
 def test_agents_named_as_the_sweep_would_name_them_again(twin, document):
     how = {"depths": [64], "n_agents": [5], "strategies": ["shared"], "repeats": 1, "max_tokens": 1, "progress": False}
-    assert lab.sweep(twin, document, agents={"a": [1, 2], "a 2": [3]}, **how).n_agents.tolist() == [5]
+    assert studies.sweep(twin, document, agents={"a": [1, 2], "a 2": [3]}, **how).n_agents.tolist() == [5]
 
 
 @pytest.mark.parametrize("path", [f"{os.devnull}/x.csv", "a\0.csv", "", f"{'x' * 300}.csv"])
 def test_paths_that_hold_no_sweep(twin, document, path):
     with pytest.raises(lab.SwarmKVError):
-        lab.sweep(twin, document, depths=[64], n_agents=[1], strategies=["shared"], path=path, progress=False)
+        studies.sweep(twin, document, depths=[64], n_agents=[1], strategies=["shared"], path=path, progress=False)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\0\n", b'"abc\n', b"a,b\n1,2,3\n4\n1,2,3,4\n"])
 def test_a_file_that_is_no_sweeps(twin, document, content, tmp_path):
     how = {"depths": [64], "n_agents": [1], "strategies": ["shared"], "agents": [[1, 2]], "progress": False}
     how |= {"path": tmp_path / "x.csv"}
-    lab.sweep(twin, document, **how)
+    studies.sweep(twin, document, **how)
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(lab.SwarmKVError, match=r"x\.csv .*pass another path, or remove this file"):
-        lab.sweep(twin, document, **how)
+        studies.sweep(twin, document, **how)
 
 
 # -- threads and interrupts

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 import swarmkv_lab as lab
-from swarmkv_lab.figures import gallery
+from swarmkv_studies.book import gallery
 
 
 def python(program, *arguments):
@@ -39,15 +39,15 @@ WITHOUT_LLAMA_CPP = """
 import sys
 sys.modules["llama_cpp"] = None  # as where it is not installed
 import swarmkv_lab as lab
-from swarmkv_lab.figures import gallery
-from swarmkv_lab.widgets import latency_explorer, sizing_explorer
+from swarmkv_studies.book import gallery
+from swarmkv_studies import latency_explorer, sizing_explorer
 
 print(lab.geometry("llama-3.1-70b").snapshot_bytes(3501, kv_type="q8_0"))
-print(lab.geometry(lab.twin(lab.geometry("smollm2-135m"))) == lab.geometry("smollm2-135m"))
-print(len(lab.agents_by_budget(["qwen2.5-7b"], [8], 8192)))
-reference = lab.measurements("reference")
-print(lab.CostModel.fit(reference.grid).speedup([1024], [4], "shared").shape)
-print(lab.article_table(reference.bench).shape)
+print(lab.geometry(studies.twin(lab.geometry("smollm2-135m"))) == lab.geometry("smollm2-135m"))
+print(len(studies.agents_by_budget(["qwen2.5-7b"], [8], 8192)))
+reference = studies.measurements("reference")
+print(studies.CostModel.fit(reference.grid).speedup([1024], [4], "shared").shape)
+print(studies.article_table(reference.bench).shape)
 print(len([exhibit.draw(reference) for exhibit in gallery.EXHIBITS]))
 print(sizing_explorer().numbers["snapshot_bytes"] > 0, len(latency_explorer().data()) > 0)
 try:

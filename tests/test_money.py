@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis import money
+import swarmkv_studies as studies
+from swarmkv_studies.money import prices as money
 
 PREFILLS = pd.DataFrame({"model": ["m"], "nbytes": [2e9], "prefill_s": [12.0], "restore_s": [1.0]})
 OFFERS = pd.DataFrame(
@@ -45,7 +46,7 @@ def test_a_larger_model_takes_longer_in_proportion_to_its_parameters():
 
 
 def test_what_was_measured_of_a_prefill():
-    sources = [lab.measurements(name) for name in ("reference", "gpu/qwen2.5-7b")]
+    sources = [studies.measurements(name) for name in ("reference", "gpu/qwen2.5-7b")]
     cpu, gpu = money.measured_prefills(source.bench for source in sources).itertuples()
     assert cpu.prefill_s == pytest.approx(sources[0].bench["summary"]["naive"]["prefill_ms"] / 1e3, rel=1e-6)
     runs = pd.read_csv(sources[1].folder / "bench.csv")  # raw: a beat says nothing on a GPU

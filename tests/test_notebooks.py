@@ -3,7 +3,7 @@
 import pytest
 from conftest import ROOT
 
-from swarmkv_lab.cli.reproduce import execute
+from swarmkv_studies.cli.reproduce import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 

@@ -11,18 +11,18 @@ import pytest
 from conftest import QUESTIONS
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures, peers
-from swarmkv_lab.analysis.measurements import measurements
-from swarmkv_lab.analysis.summary import peers_table
-from swarmkv_lab.analysis.verdict import noise, verdict
-from swarmkv_lab.cli import main
+import swarmkv_studies as studies
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.bench import bench
-from swarmkv_lab.measure.peer_bench import compare_peers
-from swarmkv_lab.peers import server
-from swarmkv_lab.peers.llama_cpp_python import LLAMA_PEERS
+from swarmkv_studies.cli import main
+from swarmkv_studies.common.bench import bench
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.common.summary import peers_table
+from swarmkv_studies.peers import server, strategies
+from swarmkv_studies.peers.bench import compare_peers
+from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
+from swarmkv_studies.peers.verdict import noise, verdict
 
 
 def comparison(**prefill_ms):
@@ -53,7 +53,7 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
     noisy = comparison(torch=400.0, shared=1100.0)
     assert noise(noisy, ours) == pytest.approx(1.1)
     assert verdict(noisy, ours).words["all at once"] == "a tie with warm"  # prefills of the same work differ by more
-    figure = figures.verdict(comparison(torch=400.0), "a caption")
+    figure = studies.verdict(comparison(torch=400.0), "a caption")
     assert figure.get_label() == "Against the best peer: a tie in turns, 1.08x ahead at once, prefill 2.5x behind"
     with pytest.raises(lab.SwarmKVError, match="needs strategies and peers"):
         verdict(noisy[noisy.strategy.isin(ours)], ours)
@@ -68,18 +68,18 @@ def test_what_the_pictures_of_peers_say_follows_from_the_reference(depth):
     median = most.groupby("strategy").end_to_end_ms.median()
     best = median.drop(list(STRATEGIES)).min() / median.drop("naive")[lambda ms: ms.index.isin(STRATEGIES)].min()
     assert table.ratio["all at once"] == pytest.approx(best)
-    panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in figures.verdict(runs).axes}
+    panels = {ax.get_title(loc="left").partition(":")[0]: ax for ax in studies.verdict(runs).axes}
     said = " ".join(panels["all at once"].get_title(loc="left").split())
     assert table.words["all at once"] in said
     shown = [label.get_text() for label in panels["all at once"].get_yticklabels()]
     assert {table.ours["all at once"], table.peer["all at once"]} <= set(shown)
-    assert table.words["all at once"] in figures.peers(runs).get_label()
+    assert table.words["all at once"] in studies.peers_figure(runs).get_label()
 
 
 @pytest.mark.peers
 @pytest.mark.real
 def test_every_peer_answers_as_naive_does(real, dossier):
-    with peers.opened(list(LLAMA_PEERS), real, 1024) as opened:
+    with strategies.opened(list(LLAMA_PEERS), real, 1024) as opened:
         report, runs = bench(
             real, dossier, depth=400, n_agents=3, strategies=["naive", "shared", *opened.values()], repeats=1,
             max_tokens=8, agents=QUESTIONS,
@@ -95,7 +95,7 @@ def test_every_peer_answers_as_naive_does(real, dossier):
 @pytest.mark.peers
 @pytest.mark.real
 def test_a_peer_twice_begins_anew(real, dossier):
-    with peers.opened(["llama_prefix"], real, 1024) as opened:
+    with strategies.opened(["llama_prefix"], real, 1024) as opened:
         runs = [lab.fan_out(real, dossier, QUESTIONS[:2], opened["llama_prefix"], max_tokens=4) for _ in range(2)]
     for run in runs:
         assert run.timeline.phase.tolist().count("prefill") == 1  # the document is not left over from the last time
@@ -105,13 +105,13 @@ def test_a_peer_twice_begins_anew(real, dossier):
 def test_a_peer_that_is_unknown(twin):
     with (
         pytest.raises(lab.SwarmKVError, match=r"peer 'vllm' is not one of llama_state, "),
-        peers.opened(["vllm"], twin, 512),
+        strategies.opened(["vllm"], twin, 512),
     ):
         pass
 
 
 def test_strategies_and_peers_have_different_names():
-    assert not set(peers.PEERS) & set(STRATEGIES)
+    assert not set(strategies.PEERS) & set(STRATEGIES)
 
 
 @pytest.mark.peers
@@ -147,13 +147,13 @@ def test_peers_whose_programs_are_not_here_are_named_with_what_they_need(twin, m
     def not_built(name):
         raise SwarmKVError(f"{name} is not built: run make peers")
 
-    monkeypatch.setattr(peers, "program", not_built)
-    found = peers.available()
+    monkeypatch.setattr(strategies, "program", not_built)
+    found = strategies.available()
     assert set(LLAMA_PEERS) <= set(found)
     assert not [name for name in found if name.startswith("server")]
     said = capsys.readouterr().err
     assert "server_warm, server_slots: llama-server is not built: run make peers" in said
-    with pytest.raises(SwarmKVError, match="llama-server is not built"), peers.opened(["server_warm"], twin, 512):
+    with pytest.raises(SwarmKVError, match="llama-server is not built"), strategies.opened(["server_warm"], twin, 512):
         pass
 
 
@@ -164,7 +164,7 @@ def test_transformers_answers_like_naive(real, dossier):
     pytest.importorskip("transformers")
     threads = torch.get_num_threads()
     naive = lab.fan_out(real, dossier, QUESTIONS, "naive", max_tokens=8)
-    with peers.opened(["transformers"], real, 1024, n_threads=1) as opened:
+    with strategies.opened(["transformers"], real, 1024, n_threads=1) as opened:
         assert torch.get_num_threads() == 1
         run = lab.fan_out(real, dossier, QUESTIONS, opened["transformers"], max_tokens=8)
     assert torch.get_num_threads() == threads

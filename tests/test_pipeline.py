@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
+import swarmkv_studies as studies
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.generation import decode_together
-from swarmkv_lab.widgets import stream
+from swarmkv_studies.pipeline import stream
 
 EXACT = ["swarmkv", "pooled", "shared"]
 
@@ -318,13 +318,13 @@ def test_an_agents_state_is_fanned_out_with_the_same_calls(twin, text):
 
 def test_the_graph_and_the_timeline_are_drawn(twin, text):
     pipeline = Pipeline(twin, text, graph())
-    drawn = figures.graph(pipeline.after, pipeline.watermarks)
+    drawn = studies.graph(pipeline.after, pipeline.watermarks)
     assert "4 agents over one document, 2 of which begin" in drawn.get_label()
     words = [shown.get_text() for shown in drawn.axes[0].texts]
     assert "early\nfirst 64 tokens" in words
     assert "reviewer\nthe whole document" in words
     runs = {name: pipeline.run(name).timeline for name in ("naive", "shared")}
-    timeline = figures.pipeline_timeline(runs, pipeline.watermarks, "a caption")
+    timeline = studies.pipeline_timeline(runs, pipeline.watermarks, "a caption")
     marks = [shown.get_text().strip() for shown in timeline.axes[1].texts]
     assert marks == ["64", "128", "256"]
     timeline.draw_without_rendering()
@@ -520,18 +520,18 @@ def test_best_of_n_scores_its_forks_and_leaves_the_state_alone(twin, text):
         ctx.decode(text)
         before = ctx.logits()
         varied = lab.Sampling(temperature=2.0, seed=3)
-        best = lab.best_of(ctx, 8, max_tokens=6, sampling=varied)
+        best = studies.best_of(ctx, 8, max_tokens=6, sampling=varied)
         assert sorted(best.seed) == list(range(3, 11))
         assert best.mean_logprob.is_monotonic_decreasing
         assert len({tuple(tokens) for tokens in best.tokens}) > 1
         np.testing.assert_array_equal(ctx.logits(), before)
         assert [ctx.n_past(i) for i in range(16)] == [256] + [0] * 15
-        again = lab.best_of(ctx, 8, max_tokens=6, sampling=varied)
+        again = studies.best_of(ctx, 8, max_tokens=6, sampling=varied)
         assert again.tokens.tolist() == best.tokens.tolist()
         # the score is the model's own: one token's log-probability, from the logits
-        (first,) = lab.best_of(ctx, 1, max_tokens=1, sampling=varied).itertuples()
+        (first,) = studies.best_of(ctx, 1, max_tokens=1, sampling=varied).itertuples()
         logits = np.float64(before)
         expected = logits[first.tokens[0]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
         assert first.mean_logprob == pytest.approx(expected)
         with pytest.raises(lab.SwarmKVError, match="16 forks were asked for, and 15 of 16 sequences are free"):
-            lab.best_of(ctx, 16)
+            studies.best_of(ctx, 16)

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.analysis.pipelines import early_and_late
-from swarmkv_lab.analysis.summary import pipeline_table
-from swarmkv_lab.analysis.timeline import critical_path_ms, own_ms
+import swarmkv_studies as studies
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
-from swarmkv_lab.measure.pipeline_bench import VARIANTS, compare_pipeline, what_if
+from swarmkv_lab.fanout.timeline import critical_path_ms, own_ms
+from swarmkv_studies.common.summary import pipeline_table
+from swarmkv_studies.pipeline.bench import VARIANTS, compare_pipeline, what_if
+from swarmkv_studies.pipeline.tables import early_and_late
 
 AGENTS = [
     lab.Agent("early", [1, 2, 3], prefix_tokens=64, max_tokens=4),
@@ -116,7 +116,7 @@ def test_an_agent_that_fails_is_not_a_measurement(pipeline):
 
 def test_first_answers_are_compared_with_waiting_and_naive_stands_beside(pipeline):
     rows, _ = compare_pipeline(pipeline)
-    figure = figures.first_answers(rows, "a caption")
+    figure = studies.first_answers(rows, "a caption")
     read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median()
     first = min(read["shared"], read["batched"])
     assert f"at {first:.0%} of the prefill, without watermarks at {read['batched, waiting']:.0%}" in figure.get_label()
@@ -140,7 +140,7 @@ def test_the_timeline_enlarges_what_agents_do_at_their_watermarks():
         ("b", "generate", 9000, 9200),
     )
     both = {"batched, waiting": waiting, "batched": early}
-    figure = figures.pipeline_timeline(both, {"a": 100, "b": 300})
+    figure = studies.pipeline_timeline(both, {"a": 100, "b": 300})
     assert figure.get_label() == "batched: the first answer begins after 3.0 s; without watermarks after 9.0 s"
     *_, first, second = figure.axes
     for ax, n_tokens, agent, longest_ms in ((first, 100, "a", 50), (second, 300, "b", 200)):
@@ -148,7 +148,7 @@ def test_the_timeline_enlarges_what_agents_do_at_their_watermarks():
         assert [label.get_text() for label in ax.get_yticklabels()] == [agent]
         assert longest_ms <= ax.get_xlim()[1] <= 1.1 * longest_ms
     naive = recorded(("a", "prefill", 0, 3000), ("a", "generate", 3000, 3050))
-    against_naive = figures.pipeline_timeline({"naive": naive, "batched": early}, {"a": 100, "b": 300})
+    against_naive = studies.pipeline_timeline({"naive": naive, "batched": early}, {"a": 100, "b": 300})
     assert "with naive after 3.0 s" in against_naive.get_label()
 
 

@@ -20,14 +20,15 @@ from conftest import ROOT, SHAPES, needs
 from test_models import cache as cache  # an empty cache folder, and a wheel of ours for the default model
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab import files
-from swarmkv_lab.cli import main
 from swarmkv_lab.llama import api, loading, weights
 from swarmkv_lab.llama.api import Device
-from swarmkv_lab.measure import guards
-from swarmkv_lab.peers import build
-from swarmkv_lab.sizing import twins
 from swarmkv_lab.snapshot import prefix_cache
+from swarmkv_studies.cli import main
+from swarmkv_studies.common import twins
+from swarmkv_studies.llama_guard import guards
+from swarmkv_studies.peers import build
 
 NAME = "doc.kv.safetensors"
 METAL = Device("MTL0", "Apple M2", 1, "MTL")
@@ -138,13 +139,14 @@ def test_a_damaged_cached_prefix_that_somebody_reads_is_not_used(windows, twin, 
 
 @pytest.mark.filterwarnings("ignore:this machine rounds")
 def test_twins_the_default_model_and_exports_are_written(windows, cache, tmp_path, monkeypatch):
-    from swarmkv_lab.widgets import explorer, sizing_explorer
+    from swarmkv_studies import sizing_explorer
+    from swarmkv_studies.common.widgets import explorer
 
     shape = SHAPES["sliding window"]
-    path = lab.twin(shape)
+    path = studies.twin(shape)
     before = path.read_bytes()
     path.write_bytes(b"damaged")
-    assert lab.twin(shape).read_bytes() == before
+    assert studies.twin(shape).read_bytes() == before
     content = lab.model_path().read_bytes()
     for damage in (b"", b"damaged"):
         lab.model_path().write_bytes(damage)
@@ -158,9 +160,9 @@ def test_twins_the_default_model_and_exports_are_written(windows, cache, tmp_pat
 def test_a_sweep_is_saved_and_goes_on(windows, twin, document, tmp_path):
     path = tmp_path / "runs.csv"
     how = {"strategies": ["naive", "shared"], "agents": [[1, 2], [3]], "max_tokens": 2, "progress": False}
-    lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, path=path, **how)
+    studies.sweep(twin, document, depths=[64], n_agents=[2], repeats=1, path=path, **how)
     path.write_bytes(path.read_bytes()[:-5])  # a line that a kill has cut
-    assert len(lab.sweep(twin, document, depths=[64], n_agents=[2], repeats=2, path=path, **how)) == 4
+    assert len(studies.sweep(twin, document, depths=[64], n_agents=[2], repeats=2, path=path, **how)) == 4
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["runs.csv", "runs.json"]
 
 
@@ -594,21 +596,21 @@ def test_foreign_files_in_the_prefix_cache_are_left_alone(monkeypatch, twin, doc
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"somebody's"])
 def test_a_twin_that_is_damaged_is_written_again(monkeypatch, tmp_path, content):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
-    path = lab.twin(SHAPES["one layer"])
+    path = studies.twin(SHAPES["one layer"])
     whole = path.read_bytes()
     path.write_bytes(content)
-    assert lab.twin(SHAPES["one layer"]).read_bytes() == whole
+    assert studies.twin(SHAPES["one layer"]).read_bytes() == whole
 
 
 def test_every_twin_is_known_again(monkeypatch, tmp_path):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
     for shape in SHAPES.values():
-        assert twins.is_twin(lab.twin(shape), shape)
+        assert twins.is_twin(studies.twin(shape), shape)
 
 
 @pytest.mark.parametrize("what", ["twin", "model"])
 def test_a_folder_in_the_place_of_a_cached_file(cache, what):
-    make = (lambda: lab.twin(SHAPES["one layer"])) if what == "twin" else lab.model_path
+    make = (lambda: studies.twin(SHAPES["one layer"])) if what == "twin" else lab.model_path
     path = make()
     path.unlink()
     path.mkdir()
@@ -686,7 +688,7 @@ def test_the_lab_works_without_what_windows_lacks(tmp_path):
         "import importlib, pkgutil, swarmkv_lab as lab\n"
         "for module in pkgutil.walk_packages(lab.__path__, 'swarmkv_lab.'):\n"
         "    module.name.endswith('__main__') or importlib.import_module(module.name)\n"
-        "model = lab.load_model(lab.twin(lab.geometry('smollm2-135m')))\n"
+        "model = lab.load_model(studies.twin(lab.geometry('smollm2-135m')))\n"
         "snapshot = lab.prefill(model, list(range(200)), cache=True, progress=False)\n"
         "run = lab.fan_out(model, snapshot, [[1, 2], [3]], 'shared', max_tokens=2)\n"
         "print(len(run.answers))\n"

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.measure import positions
-from swarmkv_lab.measure.positions import position_error
+import swarmkv_studies as studies
+from swarmkv_studies.snapshot_and_rope import positions
+from swarmkv_studies.snapshot_and_rope.positions import position_error
 
 
 def test_rotation_is_relative_and_keeps_lengths(rng):
     for pairs in ("plain", "halves"):
-        rope = lab.Rope(48, 10_000.0, pairs)
+        rope = studies.Rope(48, 10_000.0, pairs)
         keys, query = rng.normal(size=(30, 64)), rng.normal(size=64)
         moved = rope.rotate(keys, 777) @ rope.rotate(query, 777)
         np.testing.assert_allclose(moved, keys @ query, atol=1e-12)
@@ -22,11 +22,11 @@ def test_rotation_is_relative_and_keeps_lengths(rng):
 
 
 def test_rotation_by_its_definition():
-    rope = lab.Rope(4, 100.0, "plain")
+    rope = studies.Rope(4, 100.0, "plain")
     np.testing.assert_allclose(
         rope.rotate(np.array([1.0, 0, 1, 0]), 2), [np.cos(2), np.sin(2), np.cos(0.2), np.sin(0.2)], atol=1e-15
     )
-    halves = lab.Rope(4, 100.0, "halves")
+    halves = studies.Rope(4, 100.0, "halves")
     np.testing.assert_allclose(
         halves.rotate(np.array([1.0, 1, 0, 0]), 2), [np.cos(2), np.cos(0.2), np.sin(2), np.sin(0.2)], atol=1e-15
     )
@@ -43,7 +43,7 @@ def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
         after = lab.SequenceState(ctx.get_state(), twin.geometry)
     assert list(after.positions[:300]) == list(range(delta, 300 + delta))
     for layer in (0, 1):
-        turned = lab.Rope.of(twin).rotate(before.keys(layer), delta)
+        turned = studies.Rope.of(twin).rotate(before.keys(layer), delta)
         np.testing.assert_allclose(after.keys(layer)[:300], turned, atol=1e-4 * np.abs(turned).max())
         np.testing.assert_array_equal(after.values(layer)[:300], before.values(layer))
 
@@ -111,7 +111,7 @@ def test_keys_rotated_back_know_no_position(twin):
     with twin.context(512, kv_type="f32", flash_attn=True) as ctx:
         ctx.decode([7] * 40)
         state = lab.SequenceState(ctx.get_state(), twin.geometry)
-    rope, stored = lab.Rope.of(twin), state.keys(0)
+    rope, stored = studies.Rope.of(twin), state.keys(0)
     back = rope.rotate(stored, -state.positions[:, None])
     scale = np.abs(stored).max()
     assert np.abs(stored - stored[0]).max() > 0.1 * scale
@@ -121,7 +121,7 @@ def test_keys_rotated_back_know_no_position(twin):
 
 def test_a_pair_turns_once_in_its_tokens():
     for pairs, partner in (("plain", 5), ("halves", 28)):
-        rope = lab.Rope(48, 100.0, pairs)
+        rope = studies.Rope(48, 100.0, pairs)
         vector = np.zeros(64)
         vector[4] = 1.0
         tokens = rope.turn(4)
@@ -135,7 +135,7 @@ def test_a_pair_turns_once_in_its_tokens():
 def test_the_figure_names_the_worst_start_that_was_measured(with_seam):
     kl = {"whole prefix": 0.01, "second half": 0.05} | ({"seam": 1.0} if with_seam else {})
     rows = [{"shifted": name, "gap": gap, "kl_mean": kl[name] * gap / 900} for name in kl for gap in (9, 900)]
-    figure = figures.position_error(pd.DataFrame([{"shifted": "nothing", "gap": 0, "kl_mean": 0.01}, *rows]))
+    figure = studies.position_error_figure(pd.DataFrame([{"shifted": "nothing", "gap": 0, "kl_mean": 0.01}, *rows]))
     factor = "A branch that starts 900 positions late: KL 100x" if with_seam else "a gap of 900 positions: KL 5.0x"
     assert factor in figure.get_label()
     assert len(figure.axes[0].get_yticks()) >= 3
@@ -163,7 +163,7 @@ def test_on_the_real_model_moving_everything_is_lost_in_the_noise(real):
     assert mean["whole prefix"] < 3 * mean["nothing"]
     assert mean["second half"] > 2 * mean["whole prefix"]
     assert mean["seam"] > 10 * mean["second half"]
-    assert lab.Rope.of(real) == lab.Rope(64, 100_000.0, "plain")
+    assert studies.Rope.of(real) == studies.Rope(64, 100_000.0, "plain")
 
 
 def test_the_whole_contexts_state_is_another_format(twin, document):

@@ -10,8 +10,8 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import main
 from swarmkv_lab.snapshot import prefix_cache
+from swarmkv_studies.cli import main
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.llama import context, generation
 from swarmkv_lab.llama.sampling import Sampler
 
@@ -74,7 +75,7 @@ def test_an_empty_prompt(real, question):
 def test_strategies_answer_as_naive_does(real):
     tokens = real.tokenize(lab.load_document("dossier"))[:150]
     agents = dict(list(lab.load_agents("dossier").items())[:2])
-    runs = lab.race(real, tokens, agents, list(lab.STRATEGIES), max_tokens=6)
+    runs = studies.race(real, tokens, agents, list(lab.STRATEGIES), max_tokens=6)
     for name in ("swarmkv", "pooled", "shared"):
         exactness = runs[name].compare(runs["naive"])
         assert exactness.max_abs_logit_diff.max() == 0, name
@@ -85,7 +86,7 @@ def test_strategies_answer_as_naive_does(real):
 def test_a_seed_gives_the_same_answer_in_every_exact_strategy(real):
     tokens = real.tokenize(lab.load_document("dossier"))[:60]
     sampling = lab.Sampling(temperature=1.0, seed=11)
-    runs = lab.race(
+    runs = studies.race(
         real, tokens, ["Who?", "When?"], ["naive", "swarmkv", "pooled", "shared"], max_tokens=8, sampling=sampling
     )
     assert len({tuple(run.answers.values()) for run in runs.values()}) == 1

@@ -12,6 +12,7 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.llama import log
 from swarmkv_lab.llama.api import text_of
 from swarmkv_lab.llama.generation import generate_together
@@ -304,7 +305,7 @@ def test_a_state_whose_geometry_is_not_known(twin, document):
 def test_positions_that_turn_in_another_way(twin, monkeypatch):
     monkeypatch.setitem(twin.metadata, "llama.rope.scaling.type", "yarn")
     with pytest.raises(lab.SwarmKVError, match="its RoPE is of type 0 with scaling 'yarn', not plain"):
-        lab.Rope.of(twin)
+        studies.Rope.of(twin)
 
 
 def test_a_disk_that_fails_while_a_file_is_read(twin, document, tmp_path, monkeypatch):

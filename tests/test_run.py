@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis.timeline import PREFIX
-from swarmkv_lab.cli import main
 from swarmkv_lab.fanout.strategies import Strategy
+from swarmkv_lab.fanout.timeline import PREFIX
 from swarmkv_lab.files import as_json
+from swarmkv_studies.cli import main
 
 
 def spans_ms(run, agent, phase):

@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis import quality
-from swarmkv_lab.analysis.questions import Question, parts, sections
-from swarmkv_lab.analysis.score import passage, says_unstated, verdict
-from swarmkv_lab.analysis.wording import normalise, pattern, says
+import swarmkv_studies as studies
 from swarmkv_lab.files import ROOT
-from swarmkv_lab.measure.study import INSTRUCTION, asked_hash
+from swarmkv_studies.answers import quality
+from swarmkv_studies.answers.questions import Question, parts, sections
+from swarmkv_studies.answers.score import passage, says_unstated, verdict
+from swarmkv_studies.answers.study import INSTRUCTION, asked_hash
+from swarmkv_studies.answers.wording import normalise, pattern, says
 
-QUESTIONS = lab.load_questions()
+QUESTIONS = studies.load_questions()
 TEXT = lab.load_document("dossier")
 LABELLED = pd.read_csv(ROOT / "tests" / "labelled_answers.csv", keep_default_na=False)
 
@@ -140,7 +141,7 @@ def test_what_people_would_say(name, answer, right):
 
 
 def test_the_scorer_agrees_with_people():
-    scored = lab.score(LABELLED)
+    scored = studies.score(LABELLED)
     assert len(LABELLED) >= 40
     assert LABELLED.model.nunique() == 2
     assert 0.2 < LABELLED.by_hand.mean() < 0.8  # else a scorer that always says the same would agree
@@ -238,25 +239,25 @@ def test_parts_are_the_text_cut_at_headings():
 def test_a_file_that_holds_no_questions(tmp_path, text, message):
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.load_questions(tmp_path / "mine.json")
+        studies.load_questions(tmp_path / "mine.json")
 
 
 def test_score_takes_a_run_a_mapping_or_a_frame(twin, document):
     asked = [question(answers=[["24"]])]
-    (row,) = lab.score({"q": "24 months"}, asked).to_dict("records")
+    (row,) = studies.score({"q": "24 months"}, asked).to_dict("records")
     assert row == {"id": "q", "answer": "24 months", "kind": "cost", "level": "easy", "right": True, "why": ""}
     frame = pd.DataFrame({"id": ["q", "q"], "answer": ["24", None], "arm": ["a", "b"]})
-    assert list(lab.score(frame, asked).right) == [True, False]
-    assert list(lab.score(frame, asked).arm) == ["a", "b"]
-    assert list(lab.score({"q": None}, asked).why) == ["no answer"]
+    assert list(studies.score(frame, asked).right) == [True, False]
+    assert list(studies.score(frame, asked).arm) == ["a", "b"]
+    assert list(studies.score({"q": None}, asked).why) == ["no answer"]
     run = lab.fan_out(twin, document, {"q": document[:5]}, max_tokens=3)
-    assert list(lab.score(run, asked).answer) == list(run.answers.values())
+    assert list(studies.score(run, asked).answer) == list(run.answers.values())
     with pytest.raises(lab.SwarmKVError, match="no question has the id cost, r: the ids are q"):
-        lab.score({"cost": "1", "r": "2"}, asked)
+        studies.score({"cost": "1", "r": "2"}, asked)
     with pytest.raises(lab.SwarmKVError, match="list: pass a Run, answers by question's id"):
-        lab.score(["24"], asked)
+        studies.score(["24"], asked)
     with pytest.raises(lab.SwarmKVError, match="must have the column answer once"):
-        lab.score(frame.drop(columns="answer"), asked)
+        studies.score(frame.drop(columns="answer"), asked)
 
 
 # -- what a study is compared by
@@ -271,37 +272,37 @@ def test_differences_from_naive():
     rows = [("naive", 0, f"q{i}", "same", i < 3) for i in range(6)]
     rows += [("shared", *row[1:]) for row in rows[::-1]]  # in any order
     rows += [("packed", 0, f"q{i}", "other" if i else "same", i in (0, 4, 5)) for i in range(6)]
-    frame = lab.differences(scored(rows)).set_index("arm")
+    frame = studies.differences(scored(rows)).set_index("arm")
     assert frame.loc["shared"].to_list()[1:] == [6, 0, 0, 0, 1.0]
     assert frame.loc["packed"].to_list()[1:] == [6, 5, 2, 2, 1.0]
     with pytest.raises(lab.SwarmKVError, match="shared has 6 answers of m, and naive has 0 of these"):
-        lab.differences(scored(rows[6:]))
+        studies.differences(scored(rows[6:]))
     with pytest.raises(lab.SwarmKVError, match="two answers to the same question"):
-        lab.differences(scored(rows + rows[:1]))
+        studies.differences(scored(rows + rows[:1]))
     with pytest.raises(lab.SwarmKVError, match="must have the column token_hash once"):
-        lab.differences(scored(rows).drop(columns="token_hash"))
+        studies.differences(scored(rows).drop(columns="token_hash"))
 
 
 def test_answers_of_a_second_time_are_not_counted_twice():
     rows = [("naive", 0, f"q{i}", "same", i < 3) for i in range(6)]
     again = [("shared", repeat, f"q{i}", "same", i < 3) for i in range(6) for repeat in (0, 1)]
-    assert lab.differences(scored(rows + again)).loc[0].to_list()[2:] == [6, 0, 0, 0, 1.0]
-    assert list(lab.accuracy(scored(rows + again)).n) == [6, 6]
+    assert studies.differences(scored(rows + again)).loc[0].to_list()[2:] == [6, 0, 0, 0, 1.0]
+    assert list(studies.accuracy(scored(rows + again)).n) == [6, 6]
 
 
 def test_accuracy_of_what_there_is():
-    frame = lab.score({"q": "24"}, [question(answers=[["24"]])])
-    assert lab.accuracy(frame)[["kind", "n", "right"]].values.tolist() == [["cost", 1, 1]]
+    frame = studies.score({"q": "24"}, [question(answers=[["24"]])])
+    assert studies.accuracy(frame)[["kind", "n", "right"]].values.tolist() == [["cost", 1, 1]]
     with pytest.raises(lab.SwarmKVError, match="must have the column arm once"):
-        lab.accuracy(frame, by=["arm"])
+        studies.accuracy(frame, by=["arm"])
     with pytest.raises(lab.SwarmKVError, match="there are no answers"):
-        lab.accuracy(frame[:0])
+        studies.accuracy(frame[:0])
     with pytest.raises(lab.SwarmKVError, match="not True and False: take the frame from score"):
-        lab.accuracy(frame.assign(right="False"))
+        studies.accuracy(frame.assign(right="False"))
 
 
 def test_accuracy_has_wilsons_interval():
-    (row,) = lab.accuracy(scored([("naive", 0, f"q{i}", "", i < 8) for i in range(10)])).to_dict("records")
+    (row,) = studies.accuracy(scored([("naive", 0, f"q{i}", "", i < 8) for i in range(10)])).to_dict("records")
     assert (row["n"], row["right"], row["accuracy"]) == (10, 8, 0.8)
     assert (row["low"], row["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # known values
     assert quality.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
@@ -333,7 +334,7 @@ def test_the_arms_answer_as_they_should(real, few, tmp_path):
     text, asked = few
     (tmp_path / "text.md").write_text(text)
     how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 6, "progress": False}
-    frame = lab.study(real, asked, path=tmp_path / "study.csv", **how)
+    frame = studies.study(real, asked, path=tmp_path / "study.csv", **how)
     assert len(frame) == 9 * 3
     naive = frame[frame.arm == "naive"].set_index("id")
     assert list(naive.part) == [1, 2, 2]
@@ -342,20 +343,20 @@ def test_the_arms_answer_as_they_should(real, few, tmp_path):
     early = frame[frame.arm == "early"].set_index("id")
     assert (early.n_prefix <= naive.n_prefix).all()
     pd.testing.assert_frame_equal(frame, quality.read_study(tmp_path / "study.csv"), check_dtype=False)
-    again = lab.study(real, asked, path=tmp_path / "study.csv", **how)  # nothing is left to do
+    again = studies.study(real, asked, path=tmp_path / "study.csv", **how)  # nothing is left to do
     pd.testing.assert_frame_equal(frame, again, check_dtype=False)
-    assert set(lab.score(frame, asked).columns) >= {"right", "why"}
+    assert set(studies.score(frame, asked).columns) >= {"right", "why"}
     with pytest.raises(
         lab.SwarmKVError, match=r"has answers of .* with settings .*'max_tokens': 6.* pass another path"
     ):
-        lab.study(real, asked, path=tmp_path / "study.csv", **how | {"max_tokens": 7})
+        studies.study(real, asked, path=tmp_path / "study.csv", **how | {"max_tokens": 7})
 
 
 def test_early_agents_read_to_the_end_of_their_section(real, few, tmp_path):
     text, asked = few
     (tmp_path / "text.md").write_text(text)
     how = {"document": tmp_path / "text.md", "n_parts": 1, "max_tokens": 1, "progress": False}
-    frame = lab.study(real, asked, arms=["naive", "early"], **how).set_index(["arm", "id"])
+    frame = studies.study(real, asked, arms=["naive", "early"], **how).set_index(["arm", "id"])
     whole = len(real.read(text))
     assert (frame.loc["naive"].n_prefix == whole).all()
     assert frame.loc[("early", "fee"), "n_prefix"] == whole
@@ -379,7 +380,7 @@ def test_files_that_are_no_studys_stay_as_they_are(real, few, tmp_path, csv, bes
             (tmp_path / name).write_text(text)
     (tmp_path / "text.md").write_text(few[0])
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.study(real, few[1], tmp_path / "text.md", n_parts=2, path=tmp_path / "s.csv", progress=False)
+        studies.study(real, few[1], tmp_path / "text.md", n_parts=2, path=tmp_path / "s.csv", progress=False)
     for name, text in (("s.csv", csv), ("s.json", beside)):
         assert text is None or (tmp_path / name).read_text() == text
 
@@ -393,11 +394,11 @@ def test_half_an_arm_is_asked_again(real, few, tmp_path):
         "progress": False,
         "path": tmp_path / "s.csv",
     }
-    whole = lab.study(real, few[1], arms=["shared", "shared"], **how)
+    whole = studies.study(real, few[1], arms=["shared", "shared"], **how)
     assert list(whole.id) == ["key", "fee", "door"]
     lines = (tmp_path / "s.csv").read_text().splitlines(keepends=True)
     (tmp_path / "s.csv").write_text("".join(lines[:-1]))
-    pd.testing.assert_frame_equal(lab.study(real, few[1], arms=["shared"], **how), whole, check_dtype=False)
+    pd.testing.assert_frame_equal(studies.study(real, few[1], arms=["shared"], **how), whole, check_dtype=False)
 
 
 def test_accepted_answers_can_be_mended_without_asking_again():
@@ -414,14 +415,14 @@ def test_accepted_answers_can_be_mended_without_asking_again():
 ])  # fmt: skip
 def test_what_cannot_be_studied(real, few, how, message):
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.study(real, few[1], **how)
+        studies.study(real, few[1], **how)
 
 
 def test_a_question_whose_sections_no_part_has(real, few):
     for places in ([], ["1", "14.2"], ["77"]):
         wrong = Question("w", "cost", "easy", "How much?", [["1"]], places)
         with pytest.raises(lab.SwarmKVError, match=r"'w' needs the sections .*, and no part of the text has them all"):
-            lab.study(real, [wrong], arms=["shared"])
+            studies.study(real, [wrong], arms=["shared"])
 
 
 def test_an_interrupt_keeps_what_is_answered(real, few, tmp_path, monkeypatch):
@@ -438,13 +439,17 @@ def test_an_interrupt_keeps_what_is_answered(real, few, tmp_path, monkeypatch):
 
     monkeypatch.setattr(lab.Context, "decode_many", stopping)
     with pytest.warns(UserWarning, match="interrupted: the 1 answers"):
-        frame = lab.study(real, asked, arms=["shared"], **how)
+        frame = studies.study(real, asked, arms=["shared"], **how)
     assert list(frame.id) == ["key"]
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
-        lab.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how)
+        studies.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how)
     monkeypatch.setattr(lab.Context, "decode_many", decode)
-    assert list(lab.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how).id) == ["key", "fee", "door"]
+    assert list(studies.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how).id) == [
+        "key",
+        "fee",
+        "door",
+    ]
     assert np.array_equal(quality.read_study(tmp_path / "s.csv").id, ["key", "fee", "door"])
 
 

@@ -5,13 +5,12 @@ import pytest
 from conftest import QUESTIONS
 
 import swarmkv_lab as lab
-from swarmkv_lab import peers
-from swarmkv_lab.analysis.summary import yardstick_ratios
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.measure.yardsticks import warm_ttft, yardsticks
-from swarmkv_lab.peers import build
-from swarmkv_lab.peers.server import SERVER_PEERS, LlamaServer
+from swarmkv_studies.common.summary import yardstick_ratios
+from swarmkv_studies.peers import build, strategies
+from swarmkv_studies.peers.server import SERVER_PEERS, LlamaServer
+from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
 
 try:
     build.program("llama-server")
@@ -28,7 +27,7 @@ def servers():
 @pytest.mark.parametrize("name", SERVER_PEERS)
 def test_it_answers_as_naive_does(real, dossier, name):
     naive = lab.fan_out(real, dossier, QUESTIONS, "naive", max_tokens=8)
-    with peers.opened([name], real, 1024) as opened:
+    with strategies.opened([name], real, 1024) as opened:
         run = lab.fan_out(real, dossier, QUESTIONS, opened[name], max_tokens=8)
     compared = run.compare(naive)
     assert compared.same_tokens.sum() >= (3 if name in ("server_warm", "server_slots") else 1)  # packed: other shapes
@@ -40,7 +39,7 @@ def test_a_run_that_is_interrupted_leaves_no_server(real, dossier, monkeypatch):
     def interrupted(*_args, **_how):
         raise KeyboardInterrupt
 
-    with peers.opened(["server_warm"], real, 1024) as opened:
+    with strategies.opened(["server_warm"], real, 1024) as opened:
         monkeypatch.setattr(LlamaServer, "complete", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
-from swarmkv_lab import figures
-from swarmkv_lab.analysis import queueing
-from swarmkv_lab.analysis.shipping import (
+import swarmkv_studies as studies
+from swarmkv_studies.many_machines import queueing
+from swarmkv_studies.many_machines.shipping import (
     WAYS,
     arrivals,
     break_even_table,
@@ -25,14 +25,14 @@ from swarmkv_lab.analysis.shipping import (
     tree,
 )
 
-LINK = lab.Link(100.0, 1.0)  # a message of 200 bytes takes 3 s
-DOCUMENT = lab.Document(200, 10.0, 0.5)
+LINK = studies.Link(100.0, 1.0)  # a message of 200 bytes takes 3 s
+DOCUMENT = studies.Document(200, 10.0, 0.5)
 SERVICE = pd.DataFrame({"first_s": [0.1, 0.2, 0.4], "rest_s": [0.3, 0.1, 0.9]})
 
 
 def test_a_message_takes_latency_and_bytes():
     assert LINK.seconds(200) == 3.0
-    assert lab.Link(math.inf).seconds(1 << 40) == 0.0
+    assert studies.Link(math.inf).seconds(1 << 40) == 0.0
 
 
 def test_the_star_sends_one_after_another():
@@ -57,7 +57,7 @@ def test_pieces_follow_each_other_down_a_chain_or_a_tree():
 @settings(max_examples=60, deadline=None)
 def test_a_pipelined_tree_can_be_run_step_by_step(n, degree, pieces):
     """A machine sends at most one piece in a step, and only what it has: all have all when the formula says so."""
-    from swarmkv_lab.analysis.shipping import _steps
+    from swarmkv_studies.many_machines.shipping import _steps
 
     joined = _steps(n, degree)
     slots = sorted((step + child, machine) for machine, step in enumerate(joined) for child in range(1, degree + 1))
@@ -103,7 +103,7 @@ def test_when_each_machine_has_the_cache(way, warm, cold):
 
 
 def test_a_warm_start_saves_time_and_a_cold_one_machines():
-    table = lab.shipping(DOCUMENT, LINK, 3, store_bytes_per_s=200).set_index(["start", "way"])
+    table = studies.shipping(DOCUMENT, LINK, 3, store_bytes_per_s=200).set_index(["start", "way"])
     assert table.loc["cold"].last_s.min() == table.loc[("cold", "recompute"), "last_s"] == 10
     assert table.loc[("warm", "star"), ["first_s", "median_s", "last_s", "machine_s"]].tolist() == [0.5, 3.5, 6.5, 1.5]
     assert table.loc[("cold", "star"), "machine_s"] == 10 + 2 * 0.5
@@ -118,8 +118,8 @@ def test_a_warm_start_saves_time_and_a_cold_one_machines():
 )  # fmt: skip
 @settings(max_examples=100, deadline=None)
 def test_what_holds_for_every_cluster(nbytes, prefill, bandwidth, latency, n, store, restore):
-    document, link = lab.Document(nbytes, prefill, restore), lab.Link(bandwidth, latency)
-    faster = lab.Link(2 * bandwidth, latency / 2)
+    document, link = studies.Document(nbytes, prefill, restore), studies.Link(bandwidth, latency)
+    faster = studies.Link(2 * bandwidth, latency / 2)
     for way in WAYS:
         for warm in (True, False):
             ready = arrivals(way, document, link, n, warm=warm, store_bytes_per_s=store)
@@ -137,7 +137,7 @@ def test_what_holds_for_every_cluster(nbytes, prefill, bandwidth, latency, n, st
 
 
 def test_an_infinite_link_and_one_machine():
-    endless = lab.Link(math.inf)
+    endless = studies.Link(math.inf)
     for way in WAYS[1:]:
         assert arrivals(way, DOCUMENT, endless, 50).tolist() == [0.5] * 50
     for way in ("star", "tree", "chunked tree"):
@@ -146,26 +146,28 @@ def test_an_infinite_link_and_one_machine():
 
 
 def test_many_pieces_and_no_latency_take_about_as_long_as_one_message():
-    link = lab.Link(100.0)
+    link = studies.Link(100.0)
     assert chunked_tree(200, link, 8, 1000)[-1] == pytest.approx(2.0, rel=0.01)
     assert tree(200, link, 8)[-1] == 6.0
 
 
 def test_the_break_even_bandwidth_is_bytes_over_seconds():
-    assert lab.break_even_bandwidth("qwen2.5-7b", 3501, 3501 / 4.339) == pytest.approx(200_804_052 / 4.339)
-    half = lab.break_even_bandwidth("qwen2.5-7b", 3501, 807, "q8_0") / lab.break_even_bandwidth("qwen2.5-7b", 3501, 807)
+    assert studies.break_even_bandwidth("qwen2.5-7b", 3501, 3501 / 4.339) == pytest.approx(200_804_052 / 4.339)
+    half = studies.break_even_bandwidth("qwen2.5-7b", 3501, 807, "q8_0") / studies.break_even_bandwidth(
+        "qwen2.5-7b", 3501, 807
+    )
     assert half == pytest.approx(17 / 32, rel=1e-3)
-    ready = arrivals("star", lab.Document(200, 10.0), lab.Link(20.0), 2)  # at 200 bytes / 10 s
+    ready = arrivals("star", studies.Document(200, 10.0), studies.Link(20.0), 2)  # at 200 bytes / 10 s
     assert ready[1] == 10.0
     table = break_even_table({"smollm2-135m": 200, "qwen2.5-7b": 800}, [256, 4096])
     assert table.model.tolist() == ["smollm2-135m"] * 2 + ["qwen2.5-7b"] * 2
-    assert table.bytes_per_s[0] == lab.break_even_bandwidth("smollm2-135m", 256, 200)
+    assert table.bytes_per_s[0] == studies.break_even_bandwidth("smollm2-135m", 256, 200)
 
 
 def test_the_cost_models_prefill_makes_the_line_bend():
-    cost = lab.CostModel.fit(lab.measurements().grid)
-    shallow, deep = (lab.break_even_bandwidth("smollm2-135m", n, cost) for n in (512, 3501))
-    measured = lab.measurements().grid.query("depth == 3501").prefill_ms.median() / 1e3
+    cost = studies.CostModel.fit(studies.measurements().grid)
+    shallow, deep = (studies.break_even_bandwidth("smollm2-135m", n, cost) for n in (512, 3501))
+    measured = studies.measurements().grid.query("depth == 3501").prefill_ms.median() / 1e3
     assert deep == pytest.approx(lab.geometry("smollm2-135m").snapshot_bytes(3501) / measured, rel=0.1)
     assert deep < shallow  # attention: a long prefill takes longer per token
 
@@ -179,8 +181,12 @@ def test_crossings_are_where_the_formulas_meet():
     assert at["store"] == 1000 * 8.5 / 200 == 42.5
     times = [arrivals("object store", DOCUMENT, LINK, n, store_bytes_per_s=1000)[-1] for n in (1, 10, 11, 42, 43)]
     assert times[0] == times[1] < times[2] < times[3] < DOCUMENT.prefill_s < times[4]
-    assert crossings(lab.Document(200, 1.0), LINK, 1000.0)["store"] == 0  # a message takes longer than a prefill
-    assert crossings(DOCUMENT, lab.Link(math.inf), math.inf) == {"star": math.inf, "store full": 0, "store": math.inf}
+    assert crossings(studies.Document(200, 1.0), LINK, 1000.0)["store"] == 0  # a message takes longer than a prefill
+    assert crossings(DOCUMENT, studies.Link(math.inf), math.inf) == {
+        "star": math.inf,
+        "store full": 0,
+        "store": math.inf,
+    }
 
 
 def test_a_codec_pays_below_a_bandwidth():
@@ -193,28 +199,37 @@ def test_a_codec_pays_below_a_bandwidth():
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: lab.Link(0), r"bytes_per_s=0: it must be a number above 0; pass the bytes per second"),
-    (lambda: lab.Link(math.nan), "bytes_per_s=nan"),
-    (lambda: lab.Link("fast"), "bytes_per_s='fast'"),
-    (lambda: lab.Link(1.0, -0.1), "latency_s=-0.1: it must be a finite number at least 0"),
-    (lambda: lab.Link(1.0, math.inf), "latency_s=inf"),
-    (lambda: lab.Document(0, 1.0), "nbytes=0: it must be a whole number from 1"),
-    (lambda: lab.Document(1, 0.0), "prefill_s=0.0: it must be a finite number above 0"),
-    (lambda: lab.Document(1, 1.0, math.nan), "restore_s=nan"),
-    (lambda: lab.Document.of("no-model", 10, 5.0), "neither a GGUF's path nor in the catalogue"),
-    (lambda: lab.Document.of("qwen2.5-7b", 0, 5.0), "n_tokens=0"),
-    (lambda: lab.break_even_bandwidth("qwen2.5-7b", 10, 0), "prefill=0: .* pass tokens per second, or a CostModel"),
-    (lambda: lab.break_even_bandwidth("qwen2.5-7b", 10, True), "prefill=True"),
-    (lambda: lab.shipping(DOCUMENT, LINK, 0), "n_machines=0: it must be a whole number from 1 to 1,000,000"),
-    (lambda: lab.shipping(DOCUMENT, LINK, 2, store_bytes_per_s=0), "store_bytes_per_s=0"),
-    (lambda: lab.shipping(DOCUMENT, LINK, 2, ways=["pigeons"]), "way='pigeons' is not one of recompute, star"),
-    (lambda: lab.shipping(DOCUMENT, lab.Link(1e-307), 2), "200 bytes to 2 machines never end over 1e-307 bytes"),
+    (lambda: studies.Link(0), r"bytes_per_s=0: it must be a number above 0; pass the bytes per second"),
+    (lambda: studies.Link(math.nan), "bytes_per_s=nan"),
+    (lambda: studies.Link("fast"), "bytes_per_s='fast'"),
+    (lambda: studies.Link(1.0, -0.1), "latency_s=-0.1: it must be a finite number at least 0"),
+    (lambda: studies.Link(1.0, math.inf), "latency_s=inf"),
+    (lambda: studies.Document(0, 1.0), "nbytes=0: it must be a whole number from 1"),
+    (lambda: studies.Document(1, 0.0), "prefill_s=0.0: it must be a finite number above 0"),
+    (lambda: studies.Document(1, 1.0, math.nan), "restore_s=nan"),
+    (lambda: studies.Document.of("no-model", 10, 5.0), "neither a GGUF's path nor in the catalogue"),
+    (lambda: studies.Document.of("qwen2.5-7b", 0, 5.0), "n_tokens=0"),
+    (lambda: studies.break_even_bandwidth("qwen2.5-7b", 10, 0), "prefill=0: .* pass tokens per second, or a CostModel"),
+    (lambda: studies.break_even_bandwidth("qwen2.5-7b", 10, True), "prefill=True"),
+    (lambda: studies.shipping(DOCUMENT, LINK, 0), "n_machines=0: it must be a whole number from 1 to 1,000,000"),
+    (lambda: studies.shipping(DOCUMENT, LINK, 2, store_bytes_per_s=0), "store_bytes_per_s=0"),
+    (lambda: studies.shipping(DOCUMENT, LINK, 2, ways=["pigeons"]), "way='pigeons' is not one of recompute, star"),
+    (
+        lambda: studies.shipping(DOCUMENT, studies.Link(1e-307), 2),
+        "200 bytes to 2 machines never end over 1e-307 bytes",
+    ),
     (lambda: chunked_tree(200, LINK, 3, 0), "pieces=0"),
-    (lambda: lab.simulate_cluster(DOCUMENT, lab.Link(1e-12), 2, 5, SERVICE, ways=["star"]), "cannot be told apart"),
-    (lambda: lab.simulate_cluster(DOCUMENT, LINK, 2, 0, SERVICE), "n_agents=0"),
-    (lambda: lab.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE * 0), "of 3 service times 0 have a first_s above 0"),
-    (lambda: lab.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE[["rest_s"]]), "have no first_s: take them from"),
-    (lambda: lab.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE[:0]), "of 0 service times"),
+    (
+        lambda: studies.simulate_cluster(DOCUMENT, studies.Link(1e-12), 2, 5, SERVICE, ways=["star"]),
+        "cannot be told apart",
+    ),
+    (lambda: studies.simulate_cluster(DOCUMENT, LINK, 2, 0, SERVICE), "n_agents=0"),
+    (
+        lambda: studies.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE * 0),
+        "of 3 service times 0 have a first_s above 0",
+    ),
+    (lambda: studies.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE[["rest_s"]]), "have no first_s: take them from"),
+    (lambda: studies.simulate_cluster(DOCUMENT, LINK, 2, 5, SERVICE[:0]), "of 0 service times"),
 ])  # fmt: skip
 def test_bad_input_is_refused_with_its_numbers(call, message):
     with pytest.raises(lab.SwarmKVError, match=message):
@@ -230,13 +245,13 @@ def test_a_queue_small_enough_for_the_hand():
     assert start.tolist() == [0, 2, 4, 5, 6, 7]
     assert machine.tolist() == [0, 0, 0, 1, 0, 1]
     service = pd.DataFrame({"first_s": [0.5], "rest_s": [1.5]})
-    document, link = lab.Document(500, 10.0), lab.Link(100.0)
-    row = lab.simulate_cluster(document, link, 2, 6, service, ways=["star"]).iloc[0]
+    document, link = studies.Document(500, 10.0), studies.Link(100.0)
+    row = studies.simulate_cluster(document, link, 2, 6, service, ways=["star"]).iloc[0]
     assert row.first_p50_s == 0.5 + 4.5
     assert row.first_max_s == 7.5
     assert row.makespan_s == 9
     assert row.machine_s == 12
-    assert lab.simulate_cluster(document, link, 2, 6, service, ways=["recompute"]).machine_s[0] == 20 + 12
+    assert studies.simulate_cluster(document, link, 2, 6, service, ways=["recompute"]).machine_s[0] == 20 + 12
 
 
 @given(
@@ -263,15 +278,15 @@ def test_durations_are_drawn_evenly():
 
 
 def test_the_same_seed_gives_the_same_cluster():
-    first, again, other = (lab.simulate_cluster(DOCUMENT, LINK, 20, 500, SERVICE, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (studies.simulate_cluster(DOCUMENT, LINK, 20, 500, SERVICE, seed=seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(first, again)
     assert (first.makespan_s != other.makespan_s).any()
     assert (first.way == list(WAYS)).all()
 
 
 def test_the_star_collapses_where_its_machines_come_too_late():
-    document, link = lab.Document(80_000_000, 12.0), lab.Link(125e6)
-    frames = [lab.simulate_cluster(document, link, n, 100 * n, SERVICE, store_bytes_per_s=5e9)
+    document, link = studies.Document(80_000_000, 12.0), studies.Link(125e6)
+    frames = [studies.simulate_cluster(document, link, n, 100 * n, SERVICE, store_bytes_per_s=5e9)
               for n in (10, 100, 1000)]  # fmt: skip
     simulated = pd.concat(frames)
     last = simulated.set_index(["n_machines", "way"]).first_max_s
@@ -305,7 +320,7 @@ def test_a_crossing_lies_between_the_sizes_that_were_simulated():
 def test_service_times_are_those_of_agents_that_have_the_cache():
     agents = pd.DataFrame({"activation_ms": [10.0], "ttft_ms": [110.0], "generate_ms": [250.0]})
     assert queueing.service_times(agents).iloc[0].tolist() == [0.1, 0.25]
-    assert (lab.measurements().service > 0).all(axis=None)
+    assert (studies.measurements().service > 0).all(axis=None)
 
 
 # -- figures
@@ -320,16 +335,18 @@ def test_the_map_names_its_regions_and_counts_who_it_agrees_with():
     points = pd.DataFrame(
         {"depth": [1000, 1000, 3000], "bytes_per_s": [1e6, 1e9, 1e7], "winner": ["recompute", "ship", "ship"]}
     )
-    said = text_of(figures.ship_or_recompute(lines))
+    said = text_of(studies.ship_or_recompute(lines))
     assert "ship" in said
     assert "compute again" in said
-    assert "2 of 3" in text_of(figures.ship_or_recompute(lines, points))
+    assert "2 of 3" in text_of(studies.ship_or_recompute(lines, points))
     with pytest.raises(lab.SwarmKVError, match="winner: ship or recompute, not 'neither'"):
-        figures.ship_or_recompute(lines, points.assign(winner="neither"))
+        studies.ship_or_recompute(lines, points.assign(winner="neither"))
 
 
 def test_the_crossings_are_drawn():
-    figure = figures.arrivals_against_machines(lab.Document(80_000_000, 12.0), lab.Link(125e6), 5e9, SERVICE, agents=2)
+    figure = studies.arrivals_against_machines(
+        studies.Document(80_000_000, 12.0), studies.Link(125e6), 5e9, SERVICE, agents=2
+    )
     said = text_of(figure)
     assert "from 20 machines on" in said  # the first whole number after 1 + 12 / 0.64
     assert "40 readers" in said
@@ -337,10 +354,10 @@ def test_the_crossings_are_drawn():
 
 
 def test_the_join_figure_has_its_measured_points():
-    document = lab.Document(80_000_000, 12.0)
+    document = studies.Document(80_000_000, 12.0)
     points = pd.DataFrame({"bandwidth": [1e6, 1e7], "bytes": 80_705_796, "join_ms": [11e3, 5e3], "load_ms": [80e3, 8e3],
                            "compute_ms": [12e3, 12e3]})  # fmt: skip
-    bare, full = figures.join_race(document), figures.join_race(document, points)
+    bare, full = studies.join_race(document), studies.join_race(document, points)
     assert len(full.axes[0].collections) + len(full.axes[0].lines) > len(bare.axes[0].collections) + len(
         bare.axes[0].lines
     )

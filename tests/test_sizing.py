@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import main
-from swarmkv_lab.measure.kv import weigh
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, every_nth_full
 from swarmkv_lab.sizing.gguf_header import read_header
-from swarmkv_lab.sizing.memory import agents_bytes, agents_that_fit
-from swarmkv_lab.sizing.twins import twin as cached_twin
-from swarmkv_lab.sizing.twins import write_twin
+from swarmkv_studies.cli import main
+from swarmkv_studies.common.twins import twin as cached_twin
+from swarmkv_studies.common.twins import write_twin
+from swarmkv_studies.kv_sizing.measured import weigh
+from swarmkv_studies.kv_sizing.memory import agents_bytes, agents_that_fit
 
 DEPTHS = (1, 2, 255, 256, 257)
 BY_ATTENTION = ("smollm2-1.7b", "qwen2.5-0.5b", "deepseek-v2-lite", "gemma-3-1b")  # MHA, GQA, MLA, sliding window
@@ -384,7 +384,7 @@ def test_nothing_to_weigh(n_tokens):
 
 def test_a_gguf_of_any_name_is_weighed_itself(twin, tmp_path, monkeypatch):
     (tmp_path / "model").write_bytes(twin.path.read_bytes())
-    monkeypatch.setattr(sys.modules["swarmkv_lab.measure.kv"], "twin", None)  # no twin is asked for
+    monkeypatch.setattr(sys.modules["swarmkv_studies.kv_sizing.measured"], "twin", None)  # no twin is asked for
     assert weigh(str(tmp_path / "model"), 20)["difference"] == 0
 
 

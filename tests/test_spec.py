@@ -5,7 +5,8 @@ import json
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import main
+import swarmkv_studies as studies
+from swarmkv_studies.cli import main
 
 SPEC = """
 document = "notes.txt"
@@ -33,7 +34,7 @@ def spec(tmp_path):
 
 @pytest.mark.real
 def test_a_file_says_what_the_classes_say(real, spec):
-    pipeline = lab.load_pipeline(spec, real)
+    pipeline = studies.load_pipeline(spec, real)
     early, late = pipeline.agents
     assert (early.prefix_tokens, early.max_tokens, early.sampling) == (20, 3, lab.Sampling())
     assert (late.after, late.prefix_tokens, late.sampling) == (["early"], None, lab.Sampling(temperature=0.7, seed=4))
@@ -43,7 +44,7 @@ def test_a_file_says_what_the_classes_say(real, spec):
 
 @pytest.mark.real
 def test_the_dossiers_pipeline_at_any_length(real):
-    whole, short = lab.load_pipeline("dossier", real), lab.load_pipeline("dossier", real, n_tokens=700)
+    whole, short = studies.load_pipeline("dossier", real), studies.load_pipeline("dossier", real, n_tokens=700)
     assert len(whole.tokens) == 7000
     assert len(short.tokens) == 700
     for agent, shorter in zip(whole.agents, short.agents, strict=True):
@@ -83,12 +84,12 @@ def test_what_a_file_gets_wrong_is_said(real, spec, was, now, message):
     assert was in SPEC
     spec.write_text(SPEC.replace(was, now))
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.load_pipeline(spec, real)
+        studies.load_pipeline(spec, real)
 
 
 def test_a_file_that_is_not_there(twin):
     with pytest.raises(lab.SwarmKVError, match=r"nowhere.toml could not be read: No such file"):
-        lab.load_pipeline("nowhere.toml", twin)
+        studies.load_pipeline("nowhere.toml", twin)
 
 
 @pytest.mark.real

@@ -6,8 +6,9 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry
-from swarmkv_lab.sizing.memory import snapshot_parts
+from swarmkv_studies.kv_sizing.memory import snapshot_parts
 
 
 def captured(model, document, **settings):
@@ -68,7 +69,7 @@ def test_keys_are_turned_to_their_positions(twin):
     """One token again and again: layer 0's keys differ by their positions alone, by as much as RoPE says."""
     data = captured(twin, np.full(200, 7, np.int32), kv_type="f32", flash_attn=True)
     keys = lab.SequenceState(data, twin.geometry).keys(0)
-    turned = lab.Rope.of(twin).rotate(keys[:1], np.arange(200)[:, None])
+    turned = studies.Rope.of(twin).rotate(keys[:1], np.arange(200)[:, None])
     np.testing.assert_allclose(keys, turned, atol=1e-4 * np.abs(keys).max())
     assert np.abs(keys[0] - keys[100]).max() > 0.1 * np.abs(keys).max()
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.fanout import fan_out as experiment
-from swarmkv_lab.measure import grid
+from swarmkv_studies.common import rounds as grid
 
 GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["naive", "shared", "batched"], repeats=2, max_tokens=2)
 RUNS = 2 * 2 * 3 * 2
@@ -20,7 +21,7 @@ def measured(twin, document, question, tmp_path):
     path = tmp_path / "runs" / "grid.csv"
 
     def call(**change):
-        return lab.sweep(twin, document, agents=[question, question[:3]], path=path, **GRID | change)
+        return studies.sweep(twin, document, agents=[question, question[:3]], path=path, **GRID | change)
 
     call.path = path
     return call
@@ -123,11 +124,11 @@ def test_a_file_that_is_no_sweep(measured):
 def test_without_a_path_an_interrupt_returns_what_there_is(twin, document, question, stop_after):
     stop_after(5)
     with pytest.warns(UserWarning, match="the 5 runs measured"):
-        frame = lab.sweep(twin, document, agents=[question], **GRID)
+        frame = studies.sweep(twin, document, agents=[question], **GRID)
     assert len(frame) == 5
     stop_after(0)
     with pytest.raises(KeyboardInterrupt):
-        lab.sweep(twin, document, agents=[question], **GRID)
+        studies.sweep(twin, document, agents=[question], **GRID)
 
 
 def test_the_phases_add_up_to_the_activation(measured):
@@ -155,14 +156,14 @@ def test_settings_that_json_writes_otherwise_are_the_same_again(measured):
 @pytest.mark.parametrize("name", ["grid.json", "grid", "grid.csv.gz"])
 def test_a_path_that_is_no_csv(twin, document, question, tmp_path, name):
     with pytest.raises(lab.SwarmKVError, match=r"ends in \.csv"):
-        lab.sweep(twin, document, agents=[question], path=tmp_path / name, **GRID)
+        studies.sweep(twin, document, agents=[question], path=tmp_path / name, **GRID)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_anothers_json_is_not_overwritten(twin, document, question, tmp_path):
     (tmp_path / "bench.json").write_text('{"summary": 1}')
     with pytest.raises(lab.SwarmKVError, match=r"bench.csv was measured with"):
-        lab.sweep(twin, document, agents=[question], path=tmp_path / "bench.csv", **GRID)
+        studies.sweep(twin, document, agents=[question], path=tmp_path / "bench.csv", **GRID)
     assert (tmp_path / "bench.json").read_text() == '{"summary": 1}'
 
 

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.llama.sampling import Sampler
-from swarmkv_lab.measure import limits, tuning
-from swarmkv_lab.measure.limits import _pieces, fresh_memory
-from swarmkv_lab.measure.metronome import BEAT_TOKENS, SHARE
-from swarmkv_lab.measure.packing import packing
-from swarmkv_lab.measure.work_times import BRANCH, STEPS, median_beat, time_work
+from swarmkv_studies.common.metronome import BEAT_TOKENS, SHARE
+from swarmkv_studies.common.work_times import BRANCH, STEPS, median_beat, time_work
+from swarmkv_studies.peers import tuning
+from swarmkv_studies.peers.packing import packing
+from swarmkv_studies.snapshot_file import limits
+from swarmkv_studies.snapshot_file.limits import _pieces, fresh_memory
 
 
 def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
@@ -31,14 +33,14 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
     monkeypatch.setattr(
         tuning, "metronome", lambda model, depth, how: nullcontext(lambda: pace[how.prefilling.flash_attn])
     )
-    frame = lab.tune(twin, document, n_threads=[1, 2], repeats=3)
+    frame = studies.tune(twin, document, n_threads=[1, 2], repeats=3)
     asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
     assert turns == 4 * turns[:6]
     second = np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
     ms = 2 * [[2.0, 2.0, 2.0]] + 2 * [[3.0, 3.0, 3.0]] + 2 * [[3.0, 2.0, 2.0]]
     np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second * ms)
-    assert set(lab.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
+    assert set(studies.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
 
 def test_work_is_timed_in_beats_of_the_machine(twin, document, monkeypatch):
@@ -55,8 +57,8 @@ def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many(
         [(False, 1, 900, 50, 10), (False, 4, 300, 40, 12), (True, 1, 800, 90, 10), (True, 4, 250, 80, 12)],
         columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"],
     )
-    few = lab.fastest_settings(frame, n_agents=1)  # the prefill decides: 250 + 80 against 300 + 40
-    many = lab.fastest_settings(frame, n_agents=8)  # the branches do
+    few = studies.fastest_settings(frame, n_agents=1)  # the prefill decides: 250 + 80 against 300 + 40
+    many = studies.fastest_settings(frame, n_agents=8)  # the branches do
     assert few == {"flash_attn": True, "n_threads": 1, "n_threads_batch": 4}
     assert many == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 4}
 
@@ -66,11 +68,11 @@ def test_flash_attention_for_the_prefill_alone_is_chosen_where_that_ends_first()
         [(False, 1, 900, 50, 10), (True, 1, 700, 90, 20), ("prefill", 1, 750, 50, 10), ("prefill", 2, 760, 40, 12)],
         columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"],
     )
-    assert lab.fastest_settings(frame, 4) == {"flash_attn": "prefill", "n_threads": 1, "n_threads_batch": 2}
+    assert studies.fastest_settings(frame, 4) == {"flash_attn": "prefill", "n_threads": 1, "n_threads_batch": 2}
     slower = frame.replace({"prefill_ms": {750: 950, 760: 950}})
     for same in (slower, slower.astype({"flash_attn": str})):  # as pandas reads it back from a CSV file
-        assert lab.fastest_settings(same, 4)["flash_attn"] is False
-        assert lab.fastest_settings(same, 1, 1)["flash_attn"] is True
+        assert studies.fastest_settings(same, 4)["flash_attn"] is False
+        assert studies.fastest_settings(same, 1, 1)["flash_attn"] is True
 
 
 def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, document, monkeypatch):
@@ -80,7 +82,7 @@ def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, do
         "decode",
         lambda ctx, ids, *how, **w: decoded.append((ctx.flash_attn, len(ids))) or decode(ctx, ids, *how, **w),
     )
-    frame = lab.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
+    frame = studies.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
     once = [True, *9 * [False]]  # the document; a branch and 8 tokens
     assert [flash for flash, n in decoded if n not in (BEAT_TOKENS, len(document) // SHARE)] == 2 * once
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
@@ -117,8 +119,8 @@ def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
         done.append(call())
         return next(seconds)
 
-    monkeypatch.setattr("swarmkv_lab.measure.limits.timeit.timeit", timed)
-    measured = lab.restore_against_memcpy(twin, document, rounds=3)
+    monkeypatch.setattr("swarmkv_studies.snapshot_file.limits.timeit.timeit", timed)
+    measured = studies.restore_against_memcpy(twin, document, rounds=3)
     assert len(done) == 4 * 3
     assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
     medians = {"restore_ms": 5, "memcpy_ms": 2, "pieces_ms": 7, "ratio": 2.5}
@@ -126,7 +128,7 @@ def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
 
 
 def test_loading_is_measured_beside_reading(twin, document):
-    measured = lab.load_against_read(twin, document, rounds=2)
+    measured = studies.load_against_read(twin, document, rounds=2)
     assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
     assert list(measured) == ["bytes", "load_ms", "restore_ms", "read_ms", "ratio"]
 

@@ -11,15 +11,16 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.analysis.costmodel import CostModel
-from swarmkv_lab.analysis.measurements import measurements
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_lab.sizing.memory import agents_by_budget, agents_bytes
-from swarmkv_lab.widgets import latency_explorer, race, sizing_explorer, snapshot_inspector
+from swarmkv_studies import latency_explorer, sizing_explorer, snapshot_inspector
+from swarmkv_studies.common.costmodel import CostModel
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.kv_sizing.memory import agents_by_budget, agents_bytes
+from swarmkv_studies.tour import race
 
-explorer_module = sys.modules["swarmkv_lab.widgets.explorer"]
-measurements_module = sys.modules["swarmkv_lab.analysis.measurements"]
-race_module = sys.modules["swarmkv_lab.widgets.race"]
+explorer_module = sys.modules["swarmkv_studies.common.widgets.explorer"]
+measurements_module = sys.modules["swarmkv_studies.common.measurements"]
+race_module = sys.modules["swarmkv_studies.tour.race"]
 
 
 @pytest.fixture

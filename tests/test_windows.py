@@ -5,8 +5,9 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_lab.sizing.twins import write_twin
+from swarmkv_studies.common.twins import write_twin
 
 EXACT = ["swarmkv", "pooled", "shared"]
 WINDOW = SHAPES["sliding window"].window
@@ -87,7 +88,7 @@ def test_without_swa_full_they_differ_as_naive_does_from_itself(long, agents, tm
     """With batches of 64 a window of 200 has 512 cells: at 460 naive has not used one twice, then it has."""
     geometry = KVGeometry(4, 2, 32, 32, 4096, 200, (True, True, False, True))
     with lab.load_model(write_twin(tmp_path / "twin.gguf", geometry)) as model:
-        frame = lab.window_difference(model, long, agents, [20, 460, 700, 1500], n_batch=64)
+        frame = studies.window_difference(model, long, agents, [20, 460, 700, 1500], n_batch=64)
     assert list(frame.columns) == ["depth", "swa_full", "strategy", "max_abs_logit_diff", "kl"]
     assert list(frame.strategy) == ["naive, with swa_full", *EXACT, *EXACT] * 4
     floor = frame[frame.strategy == "naive, with swa_full"]
@@ -101,15 +102,15 @@ def test_without_swa_full_they_differ_as_naive_does_from_itself(long, agents, tm
 
 
 def test_measured_bytes_with_swa_full_are_the_predicted_ones(windowed):
-    assert lab.measure_kv(windowed, 100, swa_full=True)["difference"] == 0
+    assert studies.measure_kv(windowed, 100, swa_full=True)["difference"] == 0
 
 
 def test_without_windows_there_is_no_difference(twin, document):
-    frame = lab.window_difference(twin, document, [document[:9]])
+    frame = studies.window_difference(twin, document, [document[:9]])
     assert (frame.depth == len(document)).all()
     assert (frame[["max_abs_logit_diff", "kl"]] == 0).all(axis=None)
 
 
 def test_depths_that_there_are_no_tokens_for(twin, document):
     with pytest.raises(lab.SwarmKVError, match="depth=301"):
-        lab.window_difference(twin, document, [[1]], [301])
+        studies.window_difference(twin, document, [[1]], [301])

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_tensors
-from swarmkv_lab.sizing.work import decode_work
+from swarmkv_studies.peers.work import decode_work
 
 
 def test_a_decode_counted_by_hand(twin):

@@ -9,7 +9,6 @@ from graphlib import TopologicalSorter
 from hashlib import sha256
 from typing import Any
 
-from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.cluster import tasks
 from swarmkv_lab.cluster.crew import Crew, Member
 from swarmkv_lab.cluster.engines import Broken, Engine, Future, Gone
@@ -18,6 +17,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import Recorder, Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
+from swarmkv_lab.fanout.timeline import PREFIX
 
 DEATHS = 3
 """of workers that were at one task: then it is the task's failure"""

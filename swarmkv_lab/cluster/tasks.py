@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.cluster.job import ANY, Done, Held, Hello, Job, Standing
 from swarmkv_lab.cluster.links import Link
 from swarmkv_lab.cluster.resident import RESIDENT, ResidentRun, in_one_thread
@@ -21,6 +20,7 @@ from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
+from swarmkv_lab.fanout.timeline import PREFIX
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, build, processor
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings

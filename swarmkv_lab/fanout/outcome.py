@@ -6,11 +6,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from swarmkv_lab.analysis.timeline import PREFIX
 from swarmkv_lab.errors import SwarmKVError, public
 from swarmkv_lab.fanout import report
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
+from swarmkv_lab.fanout.timeline import PREFIX
 
 
 @public

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.analysis.timeline import critical_path_ms
 from swarmkv_lab.errors import SwarmKVError, public, whole_number
 from swarmkv_lab.fanout import schedule
 from swarmkv_lab.fanout.fan_out import Prompt, budget, tokens_of
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, elsewhere, strategy_named
+from swarmkv_lab.fanout.timeline import critical_path_ms
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings

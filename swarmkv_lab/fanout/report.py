@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.analysis.clock import Beats, in_beats
-from swarmkv_lab.analysis.divergence import kl_divergence
-from swarmkv_lab.analysis.timeline import ACTIVATION
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.divergence import kl_divergence
 from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.timeline import ACTIVATION
+from swarmkv_studies.common.clock import Beats, in_beats
 
 _PHASES = [*ACTIVATION, "branch", "sample", "generate"]
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
-from swarmkv_lab.analysis.timeline import BASELINE
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.answer import answer
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Snapshots, read_on
 from swarmkv_lab.llama.context import Context
 

@@ -1,5 +1,0 @@
-"""Widgets: interactive explorers for notebooks. They only show numbers; other modules compute them."""
-
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

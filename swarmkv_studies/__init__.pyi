@@ -1,0 +1,73 @@
+# The names that notebooks use, and the file that each lives in.
+# fmt: off
+# isort: off
+from .answers.figures import study_figure as study_figure
+from .answers.quality import accuracy as accuracy, differences as differences
+from .answers.questions import Question as Question, load_questions as load_questions
+from .answers.score import score as score
+from .answers.study import study as study
+from .best_of_n.best_of import best_of as best_of
+from .best_of_n.figures import best_answers as best_answers, fork_bytes as fork_bytes
+from .common.bench import bench as bench
+from .common.clock import corrected as corrected
+from .common.clock_figure import steadiness as steadiness
+from .common.costmodel import CostModel as CostModel, held_out as held_out
+from .common.drawings import broadcast as broadcast, size_by_steps as size_by_steps
+from .common.drawings import snapshot_layout as snapshot_layout
+from .common.full_size import full_size_twin as full_size_twin
+from .common.measurements import caption as caption, measurements as measurements
+from .common.profiles import profile as profile
+from .common.rounds import race as race
+from .common.style import save as save
+from .common.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
+from .common.sweep import sweep as sweep
+from .common.twins import twin as twin
+from .depth_and_agents.explorer import LatencyExplorer as LatencyExplorer, latency_explorer as latency_explorer
+from .depth_and_agents.figures import break_even as break_even, memory_held as memory_held, packing as packing
+from .depth_and_agents.figures import predicted_against_measured as predicted_against_measured
+from .depth_and_agents.figures import speedup_against_agents as speedup_against_agents, speedup_map as speedup_map
+from .depth_and_agents.latency_figure import METRICS as METRICS, latency as latency
+from .depth_and_agents.latency_figure import latency_against_agents as latency_against_agents
+from .depth_and_agents.latency_figure import latency_against_depth as latency_against_depth
+from .kv_sizing.explorer import SizingExplorer as SizingExplorer, sizing_explorer as sizing_explorer
+from .kv_sizing.fidelity import kv_type_fidelity as kv_type_fidelity
+from .kv_sizing.figures import agents_that_fit as agents_that_fit, bytes_per_token as bytes_per_token
+from .kv_sizing.figures import fidelity as fidelity, memory_against_agents as memory_against_agents
+from .kv_sizing.measured import measure_kv as measure_kv, weigh as weigh
+from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
+from .llama_guard.figures import guards as guards, outcomes as outcomes, waiting as waiting
+from .llama_guard.guards import compare_guards as compare_guards, without_guard as without_guard
+from .many_machines.across import across_devices as across_devices
+from .many_machines.codecs import codecs as codecs
+from .many_machines.figures import arrivals_against_machines as arrivals_against_machines
+from .many_machines.figures import codecs_figure as codecs_figure, join_race as join_race
+from .many_machines.figures import ship_or_recompute as ship_or_recompute
+from .many_machines.queueing import service_times as service_times, simulate_cluster as simulate_cluster
+from .many_machines.shipping import Document as Document, Link as Link, break_even_bandwidth as break_even_bandwidth
+from .many_machines.shipping import shipping as shipping
+from .many_machines.workers_figure import workers_timeline as workers_timeline
+from .money.figures import cached_reads as cached_reads, kept_reads as kept_reads
+from .naive_vs_fanout.article_table import article_table as article_table
+from .naive_vs_fanout.exactness_figure import exactness as exactness
+from .naive_vs_fanout.figures import activation as activation, article as article, first_touch as first_touch
+from .naive_vs_fanout.figures import lanes as lanes, published_parts as published_parts, strategies as strategies
+from .naive_vs_fanout.figures import timeline as timeline
+from .peers.figures import peers_figure as peers_figure, verdict as verdict, yardsticks as yardsticks
+from .peers.formats import weight_formats as weight_formats
+from .peers.formats_figure import roofline_figure as roofline_figure, weight_formats_figure as weight_formats_figure
+from .peers.rates import peaks as peaks
+from .peers.roofline import roofline as roofline
+from .peers.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
+from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
+from .pipeline.spec import load_pipeline as load_pipeline
+from .pipeline.stream import Stream as Stream, stream as stream
+from .snapshot_and_rope.figures import keys_and_values as keys_and_values
+from .snapshot_and_rope.figures import position_error_figure as position_error_figure
+from .snapshot_and_rope.figures import rotation as rotation
+from .snapshot_and_rope.positions import position_error as position_error
+from .snapshot_and_rope.rope import Rope as Rope
+from .snapshot_file.inspector import SnapshotInspector as SnapshotInspector, snapshot_inspector as snapshot_inspector
+from .snapshot_file.limits import load_against_read as load_against_read
+from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
+from .snapshot_file.windows import window_difference as window_difference
+from .tour.race import Race as Race, race_widget as race_widget

@@ -1,0 +1,7 @@
+"""python -m swarmkv_lab: the same as swarmkv-lab."""
+
+import sys
+
+from swarmkv_studies.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""03: are the answers the same, and right?"""

@@ -1,0 +1,114 @@
+"""Quality: how many answers of a study are right, and whether another way to answer changes that."""
+
+from collections.abc import Sequence
+from math import comb, sqrt
+from pathlib import Path
+
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_studies.answers.questions import Question
+from swarmkv_studies.answers.score import passage, require_columns
+
+_Z = 1.959964
+"""standard deviations of the normal distribution within which 95 % lie"""
+_WHOLE = ("repeat", "part", "n_prefix", "n_tokens")
+
+
+def read_study(path: Path) -> pd.DataFrame:
+    """The answers that measure.study.study keeps in a CSV file, or any CSV with answers; SwarmKVError for what is none.
+
+    All is text but what counts: an answer may be "None" or 0.60, and a hash 1e5.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, dtype=str, index_col=False)
+        frame = frame.drop(columns="machine", errors="ignore")  # of the reference: study.json says it too
+        return frame.astype({name: int for name in _WHOLE if name in frame})
+    except ValueError as error:  # pandas' errors for what is no table, and for numbers that are none
+        raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error
+
+
+def accuracy(scored: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
+    """The share of right answers, a row per group: n, right, accuracy, and its 95 % interval by Wilson, low and high.
+
+    scored: from ``score``; of a study that was repeated, the first time. by: columns that make a group, such as level;
+    by default those of model and arm that there are, or kind. Raises SwarmKVError if a column is missing.
+    """
+    by = list(by or [name for name in ("model", "arm") if name in scored] or ["kind"])
+    require_columns(scored, "right", *by)
+    first = _first(scored)
+    groups = first.groupby(by, sort=False).right
+    frame = pd.DataFrame({"n": groups.size(), "right": groups.sum().astype(int)}).reset_index()
+    bounds = [wilson(right, n) for right, n in zip(frame.right, frame.n, strict=True)]
+    return frame.assign(
+        accuracy=frame.right / frame.n, low=[low for low, _ in bounds], high=[high for _, high in bounds]
+    )
+
+
+def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """What becomes of the baseline's answers in each other arm: a row per model and arm.
+
+    Columns n (answers), changed (of which so many are other tokens), became_right, became_wrong, and p, by McNemar's
+    exact test: how probable such a difference, or a larger one, between these two is if right and wrong are equally
+    likely. Of a study that was repeated, the first time counts. Raises SwarmKVError where the baseline lacks an answer.
+    """
+    require_columns(scored, "model", "arm", "id", "token_hash", "right")
+    first = _first(scored)
+    if first.duplicated(["model", "arm", "id"]).any():
+        raise SwarmKVError("the study has two answers to the same question by the same model in the same arm")
+    reference = first[first.arm == baseline].set_index(["model", "id"])
+    rows = []
+    for (model, arm), answers in first[first.arm != baseline].groupby(["model", "arm"], sort=False):
+        mine = answers.set_index(["model", "id"])
+        known = mine.index.isin(reference.index).sum()
+        if known < len(mine):
+            raise SwarmKVError(
+                f"{arm} has {len(mine):,} answers of {model}, and {baseline} has {known:,} of these: complete the study"
+            )
+        theirs = reference.loc[mine.index]
+        changed = mine.token_hash != theirs.token_hash
+        better, worse = (
+            int((changed & mine.right & ~theirs.right).sum()),
+            int((changed & ~mine.right & theirs.right).sum()),
+        )
+        rows.append((model, arm, len(mine), int(changed.sum()), better, worse, mcnemar(better, worse)))
+    return pd.DataFrame(rows, columns=["model", "arm", "n", "changed", "became_right", "became_wrong", "p"])
+
+
+def side_by_side(scored: pd.DataFrame, questions: Sequence[Question], text: str, arm: str = BASELINE) -> pd.DataFrame:
+    """Questions with each model's answer, marked right (✓) or wrong (✗), and the passage of the text that decides."""
+    rows = _first(scored[scored.arm == arm])
+    answers = {(row.model, row.id): f"{'✓' if row.right else '✗'} {row.answer}" for row in rows.itertuples()}
+    return pd.DataFrame(
+        {
+            "question": [question.question for question in questions],
+            **{
+                model: [answers.get((model, question.id), "") for question in questions]
+                for model in dict.fromkeys(rows.model)
+            },
+            "the document says": [passage(question, text) for question in questions],
+        },
+        index=[question.id for question in questions],
+    )
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share (E. B. Wilson, 1927)."""
+    middle, spread = right + _Z**2 / 2, _Z * sqrt(right * (n - right) / n + _Z**2 / 4)
+    return (middle - spread) / (n + _Z**2), (middle + spread) / (n + _Z**2)
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """The two-sided p of McNemar's exact test: so many pairs changed each way, by chance alone."""
+    n = better + worse
+    return min(1.0, 2 * sum(comb(n, k) for k in range(min(better, worse) + 1)) / 2**n)
+
+
+def _first(scored: pd.DataFrame) -> pd.DataFrame:
+    """The answers of the first time: greedy ones are the same again, so they would only be counted twice."""
+    if scored.empty:
+        raise SwarmKVError("there are no answers")
+    if scored.right.dtype != bool:
+        raise SwarmKVError(f"the column right has {scored.right.dtype}, not True and False: take the frame from score")
+    return scored[scored.repeat == 0] if "repeat" in scored else scored

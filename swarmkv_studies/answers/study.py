@@ -1,0 +1,262 @@
+"""Study: the same questions over the same document, answered in many ways: which answers change, and are they right?"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xxhash
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
+from swarmkv_lab.fanout.documents import load_document
+from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.files import as_json, read_text, replacing, user_path
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot.prefill import prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.answers.quality import read_study
+from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts, sections
+from swarmkv_studies.common.provenance import environment
+
+INSTRUCTION = "Answer in one short sentence, with the exact words or numbers of the text."
+_TOGETHER = 8  # agents of one batch
+# What the answers depend on: a file is only gone on with if these are the same.
+_SAME = ("model_hash", "llama_cpp", "settings")
+_COLUMNS = ("model", "repeat", "arm", "part", "id", "n_prefix", "answer", "n_tokens", "token_hash")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to answer: a strategy, a context's settings; early: each agent begins where its section ends."""
+
+    strategy: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    early: bool = False
+
+
+ARMS: Mapping[str, Arm] = {
+    "naive": Arm("naive"),
+    "swarmkv": Arm("swarmkv"),
+    "pooled": Arm("pooled"),
+    "shared": Arm("shared"),
+    "batched": Arm("batched"),
+    "flash attention": Arm("shared", {"flash_attn": True}),
+    "KV in q8_0": Arm("shared", {"kv_type": "q8_0", "flash_attn": True}),
+    "KV in q4_0": Arm("shared", {"kv_type": "q4_0", "flash_attn": True}),
+    "early": Arm("shared", early=True),
+}
+
+
+def study(
+    model: Model,
+    questions: Questions = None,
+    document: str | Path = "dossier",
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    n_parts: int = 4,
+    max_tokens: int = 40,
+    repeats: int = 1,
+    n_threads: int | None = None,
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
+
+    The document is cut in n_parts at its headings, and a question is asked over the part that holds its sections. The
+    arms: the strategies (batched: eight agents at a time); shared with flash attention, then also with a smaller KV
+    type, which needs it; and "early", shared with a watermark at the end of the question's section, where all others
+    read their part to its end. Columns: model, repeat, arm, part, id, n_prefix (tokens that the agent reads), answer,
+    n_tokens, and token_hash of the answer's token ids. questions: what load_questions takes.
+
+    path: a CSV file, to which each arm's answers over a part are written once they are there; the same call goes on
+    with it after an interrupt, also for another model, one at a time, and a file of other settings is refused. All
+    answers of the model in it are returned. Without it, an interrupt returns those that are there, with a warning.
+    Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
+    """
+    for name in arms:
+        if name not in ARMS:
+            raise SwarmKVError(f"arm {not_one_of(name, ARMS)}")
+    whole_number("repeats", repeats, 1)
+    questions = load_questions(questions)
+    text = load_document(document)
+    texts = parts(text, whole_number("n_parts", n_parts, 1))
+    asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, _by_part(questions, text, texts), strict=True)]
+    about = {"n_parts": n_parts, "max_tokens": max_tokens, "instruction": INSTRUCTION}
+    about |= {"document_hash": fingerprint(text), "questions_hash": asked_hash(questions)}
+    kept = _Kept(path, model, about)
+    todo = [
+        key for key in product(range(repeats), dict.fromkeys(arms), range(1, n_parts + 1)) if asked[key[2] - 1].prompts
+    ]
+    total = sum(len(asked[part - 1].prompts) for _, _, part in todo)
+    with tqdm(total=total, desc=f"study, {model.name}", unit="answer", disable=not progress) as bar:
+        try:
+            for repeat, name, part in todo:
+                bar.set_postfix_str(f"{name}, part {part}")
+                before, prompts = bar.n, asked[part - 1].prompts
+                if not kept.has(repeat, name, part, prompts):
+                    answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
+                    kept.add([_row(model, repeat, name, part, branch) for branch in answered])
+                bar.update(before + len(prompts) - bar.n)
+        except KeyboardInterrupt:
+            if path is not None or not kept.rows:
+                raise
+            warnings.warn(f"interrupted: the {len(kept.rows)} answers that are there are returned", stacklevel=2)
+    return kept.frame()
+
+
+def asked_hash(questions: Sequence[Question]) -> str:
+    """A fingerprint of what is asked. Accepted answers are no part of it: they can be mended without asking again."""
+    return fingerprint(json.dumps([[one.id, one.question, list(one.sections)] for one in questions]))
+
+
+def _by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> list[list[Question]]:
+    """The questions of each part of a text: each part that has all of their sections."""
+    sections(text)  # no two of one name
+    held = [sections(part) for part in texts]
+    asked: list[list[Question]] = [[] for _ in texts]
+    for question in questions:
+        places = [i for i, these in enumerate(held) if question.sections and {*question.sections} <= these.keys()]
+        if not places:
+            raise SwarmKVError(
+                f"the question {question.id!r} needs the sections {', '.join(question.sections) or '(none)'}, and "
+                f"no part of the text has them all: mend its sections, or cut the text in fewer than {len(texts)} parts"
+            )
+        asked[places[0]].append(question)
+    return asked
+
+
+class _Asked:
+    """One part of the document, and its questions as tokens."""
+
+    def __init__(self, model: Model, text: str, questions: Sequence[Question]) -> None:
+        self._model = model
+        self._prefix = model.read(text)
+        self.prompts = {question.id: model.ask(f"{question.question} {INSTRUCTION}") for question in questions}
+        whole = sections(text)
+        ends = {
+            question.id: max(text.index(whole[number]) + len(whole[number]) for number in question.sections)
+            for question in questions
+        }
+        self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
+
+    def answers(self, arm: Arm, max_tokens: int, n_threads: int | None, bar: tqdm) -> list[Branch]:
+        """The branches of all questions, in groups of eight where they are packed."""
+        names, together = list(self.prompts), _TOGETHER if arm.strategy == "batched" else len(self.prompts)
+        document: np.ndarray | KVSnapshot = self._prefix
+        if together < len(names):
+            document = prefill(self._model, self._prefix, progress=False, n_threads=n_threads, **arm.settings)
+        answered: list[Branch] = []
+        for i in range(0, len(names), together):
+            begun, group = bar.n, {name: self.prompts[name] for name in names[i : i + together]}
+
+            def show(run: Run, begun: int = begun) -> None:
+                bar.update(begun + sum(bool(branch.tokens) for branch in run.branches) - bar.n)
+
+            how = {"callback": show, "n_threads": n_threads, **arm.settings}
+            if arm.early:
+                agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
+                run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **how)
+            else:
+                run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **how)
+            answered += run.whole().branches
+        return answered
+
+    def _tokens_alike(self, text: str) -> int:
+        """How many tokens of the part are this beginning of it. The last one may be another where a text is cut."""
+        tokens = self._model.read(text)
+        alike = tokens == self._prefix[: len(tokens)]
+        return len(tokens) if alike.all() else int(np.argmin(alike))
+
+
+class _Kept:
+    """The answers so far: in a CSV file, if there is a path, beside which a JSON file says what each model ran on."""
+
+    def __init__(self, path: str | Path | None, model: Model, settings: dict[str, Any]) -> None:
+        self._model = model.name
+        self._path = None if path is None else user_path(path)
+        self.rows: list[dict[str, Any]] = []
+        if self._path is None:
+            return
+        if self._path.suffix != ".csv":
+            raise SwarmKVError(f"{self._path}: a study is saved in a file whose name ends in .csv")
+        beside = self._path.with_suffix(".json")
+        everyone, now = self._read_json(beside), json.loads(as_json(environment(model, **settings)))
+        if os.path.exists(self._path):
+            self.rows = self._read_rows()
+            if missing := {row["model"] for row in self.rows} - everyone.keys():
+                raise SwarmKVError(
+                    f"{self._path} has answers of {', '.join(sorted(missing))}, and {beside.name} beside it does "
+                    "not say how they came about: pass another path"
+                )
+        known = everyone.setdefault(model.name, now)
+        for name in _SAME:
+            if known[name] != now[name]:
+                raise SwarmKVError(
+                    f"{self._path} has answers of {model.name} with {name} {known[name]}, and now it is "
+                    f"{now[name]}: pass another path"
+                )
+        with replacing(beside) as file:
+            file.write((as_json(everyone, indent=1) + "\n").encode())
+
+    def has(self, repeat: int, arm: str, part: int, prompts: Mapping[str, Any]) -> bool:
+        """Whether all of these answers are there; if only some are, they are forgotten."""
+        key = (self._model, repeat, arm, part)
+        found = [row for row in self.rows if (row["model"], row["repeat"], row["arm"], row["part"]) == key]
+        if sorted(row["id"] for row in found) == sorted(prompts):
+            return True
+        self.rows = [row for row in self.rows if row not in found]
+        return False
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        self.rows += rows
+        if self._path is not None:
+            with replacing(self._path) as file:
+                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame([row for row in self.rows if row["model"] == self._model])
+
+    def _read_rows(self) -> list[dict[str, Any]]:
+        assert self._path is not None
+        frame = read_study(self._path)
+        if list(frame) != list(_COLUMNS):
+            raise SwarmKVError(
+                f"{self._path} is no study's: it has the columns {', '.join(frame)}, and a study's are "
+                f"{', '.join(_COLUMNS)}; pass another path"
+            )
+        return frame.to_dict("records")
+
+    @staticmethod
+    def _read_json(path: Path) -> dict[str, Any]:
+        if not os.path.exists(path):
+            return {}
+        with suppress(ValueError, RecursionError):
+            everyone = json.loads(read_text(path))
+            if isinstance(everyone, dict) and all(
+                isinstance(one, dict) and {*_SAME} <= one.keys() for one in everyone.values()
+            ):
+                return everyone
+        raise SwarmKVError(f"{path} lies where a study says how it was made, and is no study's: pass another path")
+
+
+def fingerprint(text: str) -> str:
+    """A short hash of a text, to see whether it has changed."""
+    return xxhash.xxh3_64_hexdigest(text.encode())
+
+
+def _row(model: Model, repeat: int, arm: str, part: int, branch: Branch) -> dict[str, Any]:
+    answer = model.detokenize(branch.tokens).strip()
+    token_hash = xxhash.xxh3_64_hexdigest(np.array(branch.tokens, np.int32).data)
+    values = (model.name, repeat, arm, part, branch.name, branch.n_prefix, answer, len(branch.tokens), token_hash)
+    return dict(zip(_COLUMNS, values, strict=True))

@@ -1,0 +1,1 @@
+"""06b: many answers to one question."""

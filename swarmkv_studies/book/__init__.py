@@ -1,0 +1,1 @@
+"""The figures with their captions, and the explorer that needs no kernel."""

@@ -1,0 +1,100 @@
+"""The explorer page: three panels that follow sliders in a browser, without a kernel and without a network.
+
+The page computes by itself. All its constants come from here: shapes, block sizes, the fitted cost model, measured
+points. Its few formulas (templates/formulas.js) are those of analysis and sizing, and a test compares the results.
+"""
+
+from typing import Any
+
+from gguf import GGML_QUANT_SIZES
+
+from swarmkv_lab.files import DATA
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KV_TYPES, UBATCH, ggml_type, pad
+from swarmkv_studies.book.pages import page
+from swarmkv_studies.common.costmodel import CostModel
+from swarmkv_studies.common.measurements import Measurements, measurements
+from swarmkv_studies.common.style import STRATEGY
+from swarmkv_studies.kv_sizing.memory import TAIL
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
+
+_DEPTHS = (128, 256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
+_LINKS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 400_000)  # 10^6 bits per second
+_ASSUMED = (10, 100, 1000, 10_000, 100_000)
+_DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links
+
+
+def explorer(source: Measurements, data: str) -> str:
+    """The page's HTML; source: whose grid is shown. data: the link to what says where the numbers come from.
+
+    What was raced over links is the reference's, as in the gallery.
+    """
+    return page("explorer.html", constants=constants(source), grid=source.grid_caption, data=data)
+
+
+def constants(source: Measurements) -> dict[str, Any]:
+    """All that the page knows. Times are in ms, and those of the races in s."""
+    grid, model, races = source.grid, CostModel.fit(source.grid), _races()
+    medians = grid.groupby(["strategy", "depth", "n_agents"])[["ttft_ms", "end_to_end_ms"]].median().round(3)
+    parts: dict[str, dict[str, list[float]]] = {name: {} for name in model.strategies}
+    for (part, name), coefficients in model.coefficients.items():
+        if name is not None:
+            parts[name][part] = coefficients.tolist()
+    return {
+        "depths": sorted({*_DEPTHS, *grid.depth.tolist()}),
+        "links": _LINKS,
+        "speeds": _speeds(races),
+        "looks": {name: STRATEGY[name] for name in model.strategies},
+        "cost": {
+            "prefill": model.coefficients["prefill", None].tolist(),
+            "parts": parts,
+            "sample": model.sample_ms,
+            "packed": model.packed,
+        },
+        "measured": medians.reset_index().to_numpy().tolist(),
+        "models": {name: _shape(name) for name in catalogue().index},
+        "types": {name: GGML_QUANT_SIZES[ggml_type(name)] for name in KV_TYPES},
+        "step": pad(1),
+        "batch": UBATCH,
+        "tail": TAIL,
+        "races": races,
+    }
+
+
+def _shape(name: str) -> dict[str, Any]:
+    """A model's caches: the full one and, with sliding windows, the windowed one. k, v: elements per token."""
+    shape = geometry(name)
+    caches = []
+    for layers, _ in shape.caches():
+        heads = sum(shape.heads[layer] for layer in layers)
+        tensors = len(layers) * (2 if shape.head_dim_v else 1)
+        caches.append({"tensors": tensors, "k": heads * shape.head_dim_k, "v": heads * shape.head_dim_v})
+    return {"trained": shape.n_ctx_train, "window": shape.window, "caches": caches}
+
+
+def _speeds(races: dict[str, Any]) -> list[dict[str, Any]]:
+    """Tokens per second of prefills, the fastest last of each kind: measured, published, assumed."""
+    found = [(races["perSecond"], races["where"])]
+    for path in sorted((DATA / "gpu").glob("*/bench.json")):
+        bench = Measurements(path.parent).bench
+        env, prefill_ms = bench["environment"], bench["summary"]["shared"]["prefill_ms"]
+        found.append((1e3 * env["settings"]["depth"] / prefill_ms, f"{env['model']}, {env['gpu']}"))
+    measured = [("measured", *each) for each in sorted(found)]
+    published = [("published", PUBLISHED_PREFILL, "Qwen2.5-7B Q4_K_M, GTX 1080")]
+    assumed = [("assumed", speed, "") for speed in _ASSUMED]
+    return [{"kind": kind, "perSecond": speed, "where": where} for kind, speed, where in measured + published + assumed]
+
+
+def _races() -> dict[str, Any]:
+    """Sending against computing, measured at several bandwidths: medians of the rounds, in s."""
+    reference = measurements()
+    columns = ["load_ms", "compute_ms", "join_ms"]
+    medians = reference.join.groupby("bandwidth")[columns].median() / 1e3
+    return {
+        "model": _DEFAULT_MODEL,
+        "type": "f16",
+        "tokens": int(reference.join.depth.iloc[0]),
+        "where": reference.join_caption.split(", llama")[0],
+        "perSecond": reference.prefill_tokens_per_s,
+        "points": medians.reset_index().to_numpy().round(6).tolist(),
+    }

@@ -1,0 +1,81 @@
+"""gpu: the article's experiment on this machine's GPU: the default model, and full-size twins of others."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import swarmkv_lab as lab
+import swarmkv_studies as studies
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.fan_out import named_prompts
+from swarmkv_lab.files import DATA
+from swarmkv_lab.llama.api import gpus
+from swarmkv_studies.common.kept import kept_bench, once
+from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.rounds import plan, rounds
+from swarmkv_studies.common.runlog import Round
+from swarmkv_studies.common.sweep import sweep_rounds
+
+DEFAULT = "default"
+SUBJECTS = (DEFAULT, "qwen2.5-0.5b", "qwen2.5-7b")
+GRID = (*rounds([256, 1024, 3501], [1, 4, 16], 2), *rounds([16_384], [1, 4], 1))
+_ASKED: dict[str, Any] = {"max_tokens": 16}  # of an answer
+_QUESTION = 16  # random tokens, where a model knows no words
+
+
+def measure_gpu(
+    names: Sequence[str] = SUBJECTS,
+    folder: Path = DATA / "gpu",
+    *,
+    depth: int = 3501,
+    repeats: int = 5,
+    grid: Sequence[Round] = GRID,
+    across: int = 1024,
+) -> None:
+    """Bench, snapshots and grid of each model, in a folder of its own (columns: data/README.md).
+
+    names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
+    across: tokens that are read on one device for another. Points of the grid that are deeper than the model or the
+    dossier are left out. Data that is there is kept: an interrupted call, as by timeout -s INT 300, can be continued.
+    Raises SwarmKVError where llama.cpp finds no GPU.
+    """
+    if not gpus():
+        raise SwarmKVError("llama.cpp finds no GPU here: compile it for one (README, Another model, a GPU)")
+    for name in names:
+        data = folder / name
+        data.mkdir(parents=True, exist_ok=True)
+        with _opened(name) as (model, tokens, agents):
+            kept_bench(data, model, tokens, depth=depth, repeats=repeats, agents=agents, **_ASKED)
+            deepest = min(len(tokens), model.n_ctx_train - 1024)
+            points = [this for this in grid if this.depth <= deepest]
+            _measure_snapshots(data, model, tokens, next(iter(agents.values())), depth, across)
+            asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
+            sweep_rounds(asked, points, path=data / "grid.csv")
+    once(folder / "peaks.json", studies.peaks)
+
+
+def _measure_snapshots(
+    data: Path, model: lab.Model, tokens: np.ndarray, question: np.ndarray, depth: int, across: int
+) -> None:
+    """Their bytes and times, and what they are worth on another device. The JSON is written last."""
+    depths = [n for n in (across, depth, 4 * depth) if n <= min(len(tokens), model.n_ctx_train)]
+    once(data / "snapshots.csv", lambda: pd.DataFrame([studies.measure_kv(model, n) for n in depths]))
+    once(data / "across.csv", lambda: studies.across_devices(model.path, tokens[:across], question))
+    once(data / "snapshots.json", lambda: studies.load_against_read(model, tokens[:depth]) | environment(model))
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[tuple[lab.Model, np.ndarray, dict[str, np.ndarray]]]:
+    """A model, the tokens of a document, and agents' prompts: the dossier's, or random ones for a twin."""
+    with lab.load_model(None if name == DEFAULT else studies.full_size_twin(name)) as model:
+        agents = lab.load_agents("dossier")
+        if model.has_vocabulary:
+            yield model, model.tokenize(lab.load_document("dossier")), named_prompts(model, agents)
+        else:
+            rng = np.random.default_rng(0)
+            document = rng.integers(0, model.n_vocab, model.n_ctx_train, np.int32)
+            yield model, document, {agent: rng.integers(0, model.n_vocab, _QUESTION, np.int32) for agent in agents}

@@ -1,0 +1,119 @@
+"""The project's notebooks: find them, execute them, clean them for publication, and link them to each other."""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import ROOT
+from swarmkv_studies.common.profiles import PROFILE_VARIABLE
+
+
+def project_notebooks() -> list[Path]:
+    """The paths of the project's notebooks, in order. Raises SwarmKVError outside a checkout of the project."""
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not notebooks:
+        raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
+    return notebooks
+
+
+def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:
+    """Execute a notebook in its folder with a profile, and return it cleaned for publication."""
+    notebook = nbformat.read(path, as_version=4)
+    env = os.environ | {PROFILE_VARIABLE: profile_name}
+    client = NotebookClient(
+        notebook,
+        timeout=1200,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=["--log-level=ERROR"],  # its warnings are about the kernel's transport
+    )
+    client.execute(env=env)
+    return clean(notebook)
+
+
+def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove what is useless on the web: widget state, progress bars, and paths of this machine."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_without_paths(output) for output in cell.outputs if _is_worth_keeping(output)]
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "image/png" in data:
+                    data.pop("text/html", None)  # the same picture again
+    return notebook
+
+
+def navigate() -> None:
+    """Give every notebook of the project its links and its first lines, in their current form."""
+    paths = project_notebooks()
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.write(with_navigation(notebook, path.stem, [other.stem for other in paths]), path)
+
+
+def with_navigation(notebook: nbformat.NotebookNode, name: str, names: list[str]) -> nbformat.NotebookNode:
+    """The notebook with links under its first text, and a first code cell that installs the package where it is not.
+
+    name: its own, of all the names, which are in order. The links are text, not pictures of badges: JupyterLab may be
+    without a network. Nothing else changes, and a second call changes nothing. Raises SwarmKVError if no line of
+    the first code cell is ``import swarmkv_lab as lab``.
+    """
+    repository = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
+    text = notebook.cells[0]
+    text.source = re.sub(r"\n+[^\n]*Words: \[glossary\].*", "", text.source, flags=re.DOTALL)
+    text.source = f"{text.source.rstrip()}\n\n{_links(name, names, repository)}"
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code.source, found = _IMPORT.subn(lambda _: _SETUP.format(repository=repository), code.source, count=1)
+    if not found:
+        raise SwarmKVError(f"{name}: its first code cell has no line import swarmkv_lab as lab")
+    code.source = code.source.rstrip()
+    return notebook
+
+
+_IMPORT = re.compile(
+    r"^(?:try:\n    import swarmkv_lab as lab\nexcept .*\n    %pip .*\n    )?import swarmkv_lab as lab(?:\n+|\Z)",
+    re.MULTILINE,
+)
+_SETUP = """\
+try:
+    import swarmkv_lab as lab
+except ImportError:  # on Colab; this compiles llama.cpp, which takes some minutes
+    %pip install --quiet "swarmkv-lab[cluster] @ git+{repository}"
+    import swarmkv_lab as lab
+
+"""
+
+
+def _links(name: str, names: list[str], repository: str) -> str:
+    i = names.index(name)
+    links = {"Before": names[i - 1] if i else None, "Next": names[i + 1] if i + 1 < len(names) else None}
+    around = [f"{word}: [{other}]({other}.ipynb)" for word, other in links.items() if other]
+    owner = repository.removeprefix("https://github.com/")
+    binder = f"https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/notebooks/{name}.ipynb"
+    colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name}.ipynb"
+    run = f"Run it on [Binder]({binder}) or [Colab]({colab})"
+    return " · ".join([*around, "Words: [glossary](../book/glossary.md)", run])
+
+
+def _is_worth_keeping(output: Any) -> bool:
+    is_progress = output.output_type == "stream" and output.name == "stderr"
+    is_widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return not (is_progress or is_widget)
+
+
+def _without_paths(output: Any) -> Any:
+    text = json.dumps(output)
+    for folder in (str(ROOT), str(Path.home())):
+        text = text.replace(json.dumps(folder)[1:-1], "~")
+    return nbformat.from_dict(json.loads(text))

@@ -1,0 +1,355 @@
+"""Steps: what reproduce measures, one after another, each file by one of them. An interrupted go is continued.
+
+``make reference`` takes all steps, a reader's ``make reproduce`` those that have a quick time.
+"""
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+import swarmkv_lab as lab
+import swarmkv_studies as studies
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.api import default_threads
+from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
+from swarmkv_studies.common.measurements import Measurements, machine, table
+from swarmkv_studies.common.profiles import Profile
+from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.rounds import plan, rounds
+from swarmkv_studies.common.sweep import sweep_rounds
+from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
+from swarmkv_studies.many_machines.exactness import what_keeps_bits
+from swarmkv_studies.many_machines.joins import join_times
+from swarmkv_studies.many_machines.links import arrival_times
+from swarmkv_studies.peers import strategies as peer_strategies
+from swarmkv_studies.peers.bench import compare_peers
+from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, program
+from swarmkv_studies.peers.packing import packing
+from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
+from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
+from swarmkv_studies.snapshot_file.limits import fresh_memory
+
+# The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.
+CLOCK = [*rounds([1024], [4], 12), *rounds([1024], [2, 8], 2)]
+
+# Tokens after a snapshot whose predictions are compared with those after a copy that went through a codec.
+CONTINUATION = 256
+
+# Compressors that are measured beside Python's own: (name, module, package that brings it).
+COMPRESSORS = (("zstd", "zstandard", "zstandard"), ("lz4", "lz4.frame", "lz4"))
+
+# Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
+READERS = (None, "qwen2.5-coder-0.5b")
+
+# (peers, agents) by depth; a long document with the fastest peer of those that keep a prefix, and with the one that
+# prefills fastest.
+PEERS = ((peer_strategies.PEERS, (1, 4, 8)), (("server_warm", "transformers"), (1, 4)))
+
+# What workers are measured with: tokens of the document, and (workers x threads of each, agents, repeats). One worker
+# costs a few percent, which are only seen in many repeats.
+SHARED_DEPTH = 1024
+CREWS = (((1, 2), 8, 24), ((1, 1), 64, 3), ((2, 1), 64, 3))
+
+# Bytes per second: of workers' uplinks; and of a file that is loaded while its beginning is computed.
+UPLINKS = (20e6, 60e6, 200e6)
+LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
+
+
+@dataclass(frozen=True)
+class Go:
+    """What a step measures, and where its files go."""
+
+    model: lab.Model
+    tokens: np.ndarray
+    """of the dossier"""
+    chosen: Profile
+    data: Path
+
+
+class Step(NamedTuple):
+    """Some files, and the function that measures and writes them. The last JSON file among them says where."""
+
+    name: str
+    files: Sequence[str]
+    measure: Callable[[Go], Any]
+    full_s: int
+    """seconds that it takes on two cores in the full profile, about"""
+    quick_s: int = 0
+    """the same in the quick one; 0: measured for the reference alone"""
+
+    def seconds(self, chosen: Profile) -> int:
+        """About how long it takes."""
+        return self.full_s if chosen.name == "full" else self.quick_s
+
+
+def take(step: Step, go: Go) -> None:
+    """Measure a step's files, unless they are there, and write the machine into each row of the CSV files."""
+    paths = [go.data / name for name in step.files]
+    if all(map(is_stamped, paths)):
+        print(f"{step.name}: kept; remove {', '.join(step.files)} in {go.data.name}/ to measure again")
+        return
+    print(f"{step.name}: {', '.join(step.files)}; about {duration(step.seconds(go.chosen))}", flush=True)
+    start = time.perf_counter()
+    step.measure(go)
+    about = [name for name in step.files if name.endswith(".json")]
+    where = Measurements(go.data).environment(about[-1]) if about else environment(go.model)
+    for path in paths:
+        if path.suffix == ".csv":
+            stamp(path, machine(where))
+    print(f"{step.name}: took {duration(time.perf_counter() - start)}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds or minutes, as a person says them."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def require_for_reference() -> None:
+    """Raise one SwarmKVError with all that the reference needs and this machine lacks, before an hour is spent."""
+    missing = []
+    programs = [partial(program, name) for name in PROGRAMS]
+    asked: list[Callable[[], Any]] = [_require_peers, _compressors, libraries_without_avx512, *programs]
+    for ask in asked:
+        try:
+            ask()
+        except SwarmKVError as error:
+            missing.append(str(error))
+    if missing:
+        raise SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing))}")
+
+
+def _bench(go: Go) -> None:
+    chosen = go.chosen
+    how: dict[str, Any] = {"repeats": chosen.repeats, "max_retries": chosen.retries, "max_tokens": chosen.max_tokens}
+    kept_bench(go.data, go.model, go.tokens, depth=chosen.bench_depth, **how)
+
+
+def _clock(go: Go) -> None:
+    clock = plan(go.model, go.tokens, CLOCK, ["naive", "shared"], max_tokens=go.chosen.max_tokens)
+    sweep_rounds(clock, CLOCK, path=go.data / "clock.csv")
+
+
+def _grid(go: Go) -> None:
+    grid = plan(go.model, go.tokens, go.chosen.rounds, list(lab.STRATEGIES), max_tokens=go.chosen.max_tokens)
+    sweep_rounds(grid, go.chosen.rounds, path=go.data / "grid.csv")
+
+
+def _tuning(go: Go) -> None:
+    """What flash attention does: throughout, not at all, and for the prefill alone."""
+    prefix, threads = go.tokens[: go.chosen.depth], [default_threads()]
+    once(go.data / "tuning.csv", lambda: studies.tune(go.model, prefix, n_threads=threads, repeats=6))
+
+
+def _peers(go: Go, i: int) -> None:
+    """Strategies beside peers. The long document has the settings that are fastest, and fewer peers and agents."""
+    (depth, repeats), (peers, n_agents) = go.chosen.peers[i], PEERS[i]
+    tuned = studies.fastest_settings(table(go.data / "tuning.csv"))
+    compare_peers(
+        go.model,
+        go.tokens,
+        depth=depth,
+        n_agents=n_agents,
+        peers=peers,
+        path=go.data / f"peers_{depth}.csv",
+        max_tokens=go.chosen.max_tokens,
+        repeats=repeats,
+        flash_attn=tuned["flash_attn"] if depth == go.chosen.depth else "auto",
+    )
+
+
+def _yardsticks(go: Go) -> None:
+    """llama.cpp's own benchmarks, packing, and the TTFT of a warm slot."""
+    shallow, deep = (go.tokens[:depth] for depth in _peer_depths(go))
+    model, data = go.model, go.data
+    once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
+    once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
+    once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
+    once(data / "yardsticks.json", lambda: environment(model))
+
+
+def _pipeline(go: Go) -> None:
+    """The dossier's pipeline. The JSON is written last, as a sign of the end."""
+    repeats = go.chosen.live_repeats
+
+    def measured() -> dict[str, Any]:
+        pipeline = studies.load_pipeline("dossier", go.model, n_tokens=go.chosen.pipeline)
+        rows, timelines = compare_pipeline(pipeline, repeats=repeats)
+        rows.to_csv(go.data / "pipeline.csv", index=False)
+        timelines.to_csv(go.data / "pipeline_timelines.csv", index=False)
+        _whole(rows.repeat.nunique(), repeats)
+        return environment(go.model, depth=go.chosen.pipeline)
+
+    once(go.data / "pipeline.json", measured)
+
+
+def _formats(go: Go) -> None:
+    """Weight formats of the smallest model, made of its published file. The JSON is written last.
+
+    The default model is one of them, requantized already.
+    """
+    chosen = go.chosen
+
+    def measured() -> dict[str, Any]:
+        with lab.load_model("smollm2-135m") as source:
+            prefix = go.tokens[: chosen.depth]
+            frame = studies.weight_formats(source, prefix, chosen.formats, repeats=chosen.live_repeats)
+            frame.to_csv(go.data / "formats.csv", index=False)
+            _whole(frame.repeats.min(), chosen.live_repeats)
+            return {"peaks": studies.peaks(), **environment(source)}
+
+    once(go.data / "formats.json", measured)
+
+
+def _snapshot_file(go: Go) -> None:
+    """A snapshot's file and its memory."""
+
+    def measured() -> dict[str, Any]:
+        file = studies.load_against_read(go.model, go.tokens[: go.chosen.depth])
+        return {"snapshot_file": file, "fresh_memory": fresh_memory(file["bytes"]), **environment(go.model)}
+
+    once(go.data / "snapshot_file.json", measured)
+
+
+def _positions(go: Go) -> None:
+    once(go.data / "positions.csv", lambda: studies.position_error(go.model, go.tokens[: go.chosen.positions]))
+    once(go.data / "positions.json", lambda: environment(go.model))
+
+
+def _codecs(go: Go) -> None:
+    coded = go.tokens[: SHARED_DEPTH + CONTINUATION]
+    once(go.data / "codecs.csv", lambda: studies.codecs(go.model, coded, CONTINUATION, others=_compressors()))
+    about: dict[str, Any] = {
+        "depth": SHARED_DEPTH,
+        "continuation": CONTINUATION,
+        "versions": {p: version(p) for _, _, p in COMPRESSORS},
+    }
+    once(go.data / "codecs.json", lambda: environment(go.model, **about))
+
+
+def _join(go: Go) -> None:
+    def measured() -> pd.DataFrame:
+        rows = join_times(go.model, go.tokens[:2048], LINKS)
+        _whole(len(rows), 2 * len(LINKS))
+        return rows
+
+    once(go.data / "join.csv", measured)
+    once(go.data / "join.json", lambda: environment(go.model))
+
+
+def _cluster(go: Go) -> None:
+    """Workers on this machine: what they cost, one that dies, a snapshot's way, and what keeps the bits."""
+    model, data, prefix = go.model, go.data, go.tokens[:SHARED_DEPTH]
+    agents = list(lab.load_agents("dossier").values())
+    eight = agents[:8]
+
+    def crews() -> pd.DataFrame:
+        return pd.concat(
+            [
+                against_one_process(model, prefix, (agents * n)[:n], [crew], repeats=repeats)
+                for crew, n, repeats in CREWS
+            ]
+        )
+
+    def transfers() -> pd.DataFrame:
+        with local_cluster(2) as client:
+            depths = (SHARED_DEPTH, go.chosen.depth)
+            return pd.concat([transfer(client, model, go.tokens[:n], repeats=15).assign(depth=n) for n in depths])
+
+    def arrivals() -> pd.DataFrame:
+        with local_cluster(4) as client:
+            return arrival_times(client, model, prefix, UPLINKS)
+
+    def bits() -> pd.DataFrame:
+        libraries = {"llama.cpp without AVX-512": libraries_without_avx512()}
+        return what_keeps_bits(model, prefix, model.ask(agents[0]), libraries)
+
+    once(data / "cluster.csv", crews)
+    once(data / "deaths.csv", lambda: deaths(model, prefix, eight, max_tokens=16))
+    once(data / "transfer.csv", transfers)
+    once(data / "arrivals.csv", arrivals)
+    once(data / "exactness.csv", bits)
+    once(data / "cluster.json", lambda: environment(model))
+
+
+def _study(go: Go) -> None:
+    """The study by both models, strategies that are exact twice; and what becomes of a review if a finding changes.
+
+    Answers that are there already are not asked for again.
+    """
+    path = go.data / "study.csv"
+    for source in READERS:
+        with lab.load_model(source) as model:
+            studies.study(model, path=path)
+            studies.study(model, arms=("swarmkv", "pooled", "shared"), repeats=2, path=path)
+
+    def review() -> pd.DataFrame:
+        with lab.load_model(READERS[-1]) as model:
+            other = "The signing key was stolen last week. The buyer should not sign before it is replaced."
+            return what_if(studies.load_pipeline("dossier", model), {"security": other})
+
+    once(go.data / "review.csv", review)
+
+
+def _compressors() -> dict[str, Any]:
+    """(compress, decompress) by name; SwarmKVError where a package is missing."""
+    try:
+        modules = {name: importlib.import_module(module) for name, module, _ in COMPRESSORS}
+    except ImportError as error:
+        raise SwarmKVError(f"codecs need {error.name}: pip install {' '.join(p for *_, p in COMPRESSORS)}") from error
+    return {name: (module.compress, module.decompress) for name, module in modules.items()}
+
+
+def _require_peers() -> None:
+    """Raise SwarmKVError if a peer is missing; which ones, and why, is on stderr."""
+    if len(peer_strategies.available()) < len(peer_strategies.PEERS):
+        raise SwarmKVError("peers were left out (above)")
+
+
+def _peer_depths(go: Go) -> tuple[int, int]:
+    return go.chosen.peers[0][0], go.chosen.peers[-1][0]
+
+
+def _whole(found: int, wanted: int) -> None:
+    """A measurement returns its complete rounds after an interrupt; here the interrupt goes on."""
+    if found < wanted:
+        raise KeyboardInterrupt
+
+
+BENCH = Step("bench", ("bench.csv", "timelines.csv", "bench.json"), _bench, 600, 40)
+# In this order; seconds on two cores. The study comes last, as it takes about as long as all others together, and
+# needs a second model.
+STEPS = (
+    BENCH,
+    Step("clock", ("clock.csv", "clock.json"), _clock, 180),
+    Step("grid", ("grid.csv", "grid.json"), _grid, 1000, 40),
+    Step("tuning", ("tuning.csv",), _tuning, 230),
+    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda go: _peers(go, 0), 540),
+    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda go: _peers(go, 1), 300),
+    Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks, 200),
+    Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline, 240),
+    Step("formats", ("formats.csv", "formats.json"), _formats, 200),
+    Step("snapshot file", ("snapshot_file.json",), _snapshot_file, 15),
+    Step("positions", ("positions.csv", "positions.json"), _positions, 15, 15),
+    Step("codecs", ("codecs.csv", "codecs.json"), _codecs, 180),
+    Step("join", ("join.csv", "join.json"), _join, 200),
+    Step(
+        "cluster",
+        ("cluster.csv", "deaths.csv", "transfer.csv", "arrivals.csv", "exactness.csv", "cluster.json"),
+        _cluster,
+        360,
+    ),
+    Step("study", ("study.csv", "review.csv", "study.json"), _study, 60),
+)
+
+
+def chosen_steps(reference: bool) -> Iterable[Step]:
+    """All steps for the reference; otherwise those of the article's experiment, the grid and the positions."""
+    return [step for step in STEPS if reference or step.quick_s]

@@ -1,0 +1,1 @@
+"""What several studies need: rounds, the cost model, style."""

@@ -1,0 +1,247 @@
+"""CostModel: the latencies of every strategy at any depth and number of agents, fitted to measured runs.
+
+All times are in milliseconds. A run's time is the sum of its parts. The prefill takes a + b d + c d^2 at depth d,
+because attention reads all tokens before the current one. The other parts grow at most linearly with d, because each of
+their tokens attends to d tokens of the document, or because they move the bytes of d cells.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError, public, whole_number
+from swarmkv_lab.fanout.timeline import BASELINE
+
+Array = np.ndarray
+Counts = Sequence[int] | np.ndarray
+# Basis functions of (depth d, number of agents n).
+_BASES = {
+    "linear": lambda d, n: [np.ones_like(d), d],
+    "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
+    "packed": lambda d, n: [np.ones_like(d), n, d * n],  # one step of n agents, each of which attends to d tokens
+}
+# Part: column of a run. The prefill is fitted once for all strategies.
+_PARTS = {
+    "capture": "capture_ms",
+    "activation": "activation_ms",
+    "branch": "branch_ms",
+    "answer": "generate_ms",
+    "rest": "rest_ms",
+}
+# Naive's activation is a new context and a prefill; the prefill is fitted separately.
+_BASELINE_PARTS = _PARTS | {"activation": "context_ms"}
+_TOGETHER = ("branch", "answer")  # the parts that packed agents do together
+
+
+@public
+@dataclass(frozen=True)
+class CostModel:
+    """Fitted coefficients by (part, strategy); the strategy is None for the prefill, which all share. From ``fit``."""
+
+    coefficients: dict[tuple[str, str | None], Array]
+    sample_ms: float
+    """time to sample one token, ms"""
+    packed: tuple[str, ...]
+    """names of the strategies that answer all agents at the same time"""
+
+    @classmethod
+    def fit(cls, runs: pd.DataFrame) -> "CostModel":
+        """Fit each part to a sweep's runs by least squares of the relative errors.
+
+        Raises SwarmKVError if naive is missing, if there are fewer than 3 depths (a parabola needs 3), or if a packed
+        strategy was measured with only one number of agents.
+        """
+        if missing := sorted({"strategy", "depth", "n_agents", "end_to_end_ms"} - set(runs)):
+            raise SwarmKVError(f"these are no runs of a sweep: they have no {', '.join(missing)}")
+        depths = runs.depth.nunique()
+        if depths < 3 or BASELINE not in set(runs.strategy):
+            raise SwarmKVError(f"the cost model needs naive and at least 3 depths, got {depths}: measure a larger grid")
+        packed = tuple(packed_strategies(runs))
+        if packed and runs.n_agents.nunique() < 2:
+            raise SwarmKVError(
+                f"{', '.join(packed)} needs at least 2 numbers of agents, got 1: measure more, or leave it out"
+            )
+        runs = runs.assign(rest_ms=_rest(runs, packed))
+        coefficients: dict[tuple[str, str | None], Array] = {}
+        coefficients["prefill", None] = _least_squares(runs, "prefill_ms", "quadratic")
+        for strategy, rows in runs.groupby("strategy", sort=False):
+            for part, column in (_BASELINE_PARTS if strategy == BASELINE else _PARTS).items():
+                coefficients[part, strategy] = _least_squares(rows, column, _basis(part, strategy in packed))
+        sample = float((runs.ttft_ms - runs.activation_ms - runs.branch_ms).median())
+        return cls(coefficients, sample, packed)
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies that were measured."""
+        return [name for part, name in self.coefficients if part == "rest" and name is not None]
+
+    def predict(self, depths: Counts, n_agents: Counts, strategies: Sequence[str] = ()) -> pd.DataFrame:
+        """Predicted times in ms, a row per (depth, agents, strategy), columns as in a sweep; default: all strategies.
+
+        Raises SwarmKVError for a strategy that was not measured, and for a depth or a number of agents below 1.
+        """
+        if unknown := set(strategies) - set(self.strategies):
+            raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {sorted(unknown)}")
+        for name, values in {"depths": depths, "n_agents": n_agents}.items():
+            axis = np.asarray(values)
+            if axis.ndim != 1 or axis.dtype.kind not in "iuf" or not axis.size or not axis.min() >= 1:
+                raise SwarmKVError(f"{name}={values!r:.60}: numbers of at least 1, and at least one of them")
+        d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
+        frames = [self._predict(name, d, n) for name in strategies or self.strategies]
+        return pd.concat(frames, ignore_index=True)
+
+    def speedup(self, depths: Counts, n_agents: Counts, strategy: str) -> Array:
+        """Naive's end-to-end time divided by the strategy's: array (depths, agents)."""
+        naive, ours = (self.predict(depths, n_agents, [name]).end_to_end_ms for name in ("naive", strategy))
+        return (naive / ours).to_numpy().reshape(len(depths), len(n_agents))
+
+    def bound(self, depths: Counts, n_agents: Counts) -> Array:
+        """The upper limit of the speed-up (function ``bound``) from naive's predictions: array (depths, agents)."""
+        naive = self.predict(depths, n_agents, ["naive"])
+        return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
+
+    def break_even(
+        self, strategy: str, n_agents: int = 2, deepest: int = 8192, tokens_per_s: float | None = None
+    ) -> int | None:
+        """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``.
+
+        It saves N - 1 of N agents' prefills, and pays for it with captures, copies and restores: from (N-1) P(d) > K(d)
+        on. None for one agent: nothing is used again. The agents' own work counts only if it is packed, as it is the
+        same otherwise. tokens_per_s: of a prefill on another machine, the same at every depth, with this one's K.
+        """
+        if whole_number("n_agents", n_agents, 1) == 1:
+            return None
+        d = np.arange(1, whole_number("deepest", deepest, 1, 1 << 20) + 1, dtype=float)
+        extra = self._extra(strategy, d, np.full_like(d, n_agents))
+        slower = d[(n_agents - 1) * self._prefill(d, tokens_per_s) <= extra]
+        first = int(slower.max(initial=0)) + 1
+        return first if first <= deepest else None
+
+    def break_evens(
+        self,
+        tokens_per_s: Sequence[float] | np.ndarray,
+        n_agents: Counts = (2,),
+        strategies: Sequence[str] = ("swarmkv", "pooled", "shared"),
+        deepest: int = 32_768,
+    ) -> pd.DataFrame:
+        """``break_even`` at each speed of a prefill: columns strategy, n_agents, tokens_per_s, depth (NaN: never)."""
+        points = itertools.product(strategies, n_agents, tokens_per_s)
+        rows = [(name, n, speed, self.break_even(name, int(n), deepest, speed)) for name, n, speed in points]
+        table = pd.DataFrame(rows, columns=["strategy", "n_agents", "tokens_per_s", "depth"])
+        return table.astype({"depth": float})
+
+    def _prefill(self, d: Array, tokens_per_s: float | None = None) -> Array:
+        """The document's prefill, ms."""
+        if tokens_per_s is None:
+            return self.coefficients["prefill", None] @ np.array(_BASES["quadratic"](d, d))
+        if not tokens_per_s > 0:
+            raise SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
+        return 1e3 * d / tokens_per_s
+
+    def _parts(self, strategy: str, d: Array, n: Array) -> list[Array]:
+        """(capture, activation without a prefill, branch, answer, rest), ms."""
+        if strategy not in self.strategies:
+            raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {strategy!r:.40}")
+        bases = {name: np.array(basis(d, n)) for name, basis in _BASES.items()}
+        packed = strategy in self.packed
+        return [self.coefficients[part, strategy] @ bases[_basis(part, packed)] for part in _PARTS]
+
+    def _extra(self, strategy: str, d: Array, n: Array) -> Array:
+        """What a strategy takes longer than naive for n agents, ms, but for prefills."""
+        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
+        _, context, naive_branch, naive_answer, naive_rest = self._parts(BASELINE, d, n)
+        extra = capture + n * (activation - context) + rest - naive_rest
+        if strategy in self.packed:
+            extra = extra + branch + answer - n * (naive_branch + naive_answer) - (n - 1) * self.sample_ms
+        return extra
+
+    def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
+        packed = strategy in self.packed
+        prefill = self._prefill(d)
+        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
+        once = prefill + capture
+        if strategy == BASELINE:
+            once, activation = np.zeros_like(d), activation + prefill
+        after = branch + self.sample_ms + answer
+        total = once + n * activation + (after if packed else n * after)
+        times = {
+            "prefill_ms": prefill,
+            "activation_ms": activation,
+            "branch_ms": branch,
+            "ttft_ms": activation + branch + self.sample_ms,
+            "generate_ms": answer,
+            "end_to_end_ms": total + rest,
+        }
+        return pd.DataFrame({"strategy": strategy, "depth": d.astype(int), "n_agents": n.astype(int), **times})
+
+
+def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
+    """N(P+B)/(P+N*B): the upper limit of the end-to-end speed-up if branches are decoded one after another.
+
+    P is naive's activation. B is an agent's own work: its branch, sampling its first token, and its answer.
+    """
+    p, b = naive.activation_ms, naive.ttft_ms - naive.activation_ms + naive.generate_ms
+    return n_agents * (p + b) / (p + n_agents * b)
+
+
+def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
+    """Predict every point of a grid with a model that was fitted without it.
+
+    by: what the model has not seen: "point", the same (depth, agents); "depth", all runs at that depth, so that the
+    deepest is an extrapolation; "n_agents" likewise. Returns a row per (depth, agents, strategy): measured medians in
+    ms, predictions (``predicted_...``) and relative errors (``error_...``).
+    """
+    metrics = ["ttft_ms", "end_to_end_ms"]
+    key = ["strategy", "depth", "n_agents"]
+    frames = []
+    for _, hidden in runs.groupby(["depth", "n_agents"] if by == "point" else by):
+        model = CostModel.fit(runs.drop(index=hidden.index))
+        depths, n_agents = (sorted(hidden[axis].unique()) for axis in ("depth", "n_agents"))
+        predicted = model.predict(depths, n_agents, list(hidden.strategy.unique())).set_index(key)[metrics]
+        frames.append(hidden.groupby(key)[metrics].median().join(predicted.add_prefix("predicted_")))
+    table = pd.concat(frames).reset_index()
+    for metric in metrics:
+        table[f"error_{metric}"] = table[f"predicted_{metric}"] / table[metric] - 1
+    return table
+
+
+def packed_strategies(runs: pd.DataFrame) -> list[str]:
+    """The names of the strategies in these runs that answer all agents at the same time, not in turns."""
+    # older files have no such column, and batched was then the only packed strategy
+    packed = runs.packed.astype(bool) if "packed" in runs else runs.strategy == "batched"
+    return list(runs.strategy[packed].unique())
+
+
+def _basis(part: str, packed: bool) -> str:
+    return "packed" if packed and part in _TOGETHER else "linear"
+
+
+def _rest(runs: pd.DataFrame, packed: Sequence[str]) -> pd.Series:
+    """End-to-end time minus the modelled parts: creating contexts that no agent waits for, and Python code."""
+    after = runs.ttft_ms - runs.activation_ms + runs.generate_ms
+    once = np.where(runs.strategy == BASELINE, 0.0, runs.prefill_ms + runs.capture_ms)
+    parts = once + runs.n_agents * runs.activation_ms + np.where(runs.strategy.isin(packed), 1, runs.n_agents) * after
+    return (runs.end_to_end_ms - parts).clip(lower=0.0)
+
+
+def _least_squares(rows: pd.DataFrame, column: str, basis: str) -> Array:
+    """Coefficients with the least squared relative errors: a short document counts as much as a long one.
+
+    No coefficient is negative, because no work takes negative time: if one would be, the others are fitted without it.
+    """
+    d, n = rows.depth.to_numpy(float), rows.n_agents.to_numpy(float)
+    y = rows[column].to_numpy(float)
+    weight = 1 / np.maximum(y, max(np.median(y) / 10, 1e-3))  # times near 0 need no small relative error
+    design = np.array(_BASES[basis](d, n)).T * weight[:, None]
+    kept = np.arange(design.shape[1])
+    while True:
+        fitted = np.linalg.lstsq(design[:, kept], y * weight, rcond=None)[0]
+        if (fitted >= 0).all() or len(kept) == 1:
+            coefficients = np.zeros(design.shape[1])
+            coefficients[kept] = np.maximum(fitted, 0.0)
+            return coefficients
+        kept = np.delete(kept, fitted.argmin())

@@ -1,0 +1,240 @@
+"""Measurements: the saved measurements of one machine, for figures, notebooks and explorers."""
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.files import DATA, REFERENCE, RUNS
+from swarmkv_studies.answers.quality import read_study
+from swarmkv_studies.common.clock import corrected
+from swarmkv_studies.common.summary import steady_rows
+from swarmkv_studies.many_machines.queueing import service_times
+from swarmkv_studies.many_machines.shipping import Document
+
+REFERENCE_NAME, MINE_NAME = "reference", "mine"
+
+
+def table(path: Path) -> pd.DataFrame:
+    """A CSV file of measurements, but for the column that says on which machine: captions say it."""
+    return pd.read_csv(path).drop(columns="machine", errors="ignore")
+
+
+def _file(name: str, read: Callable[[Path], Any] = table) -> "cached_property[Any]":
+    """What ``read`` makes of the file with this name, as an attribute of Measurements."""
+    return cached_property(lambda self: read(self._path(name)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _runs(path: Path) -> pd.DataFrame:
+    return corrected(table(path))
+
+
+def _caption(path: Path) -> str:
+    return caption(_json(path))
+
+
+def _captions(path: Path) -> str:
+    """Of several models that were asked on one machine."""
+    *others, last = _json(path).values()
+    return ", ".join([*(env["model"] for env in others), caption(last)])
+
+
+def _peaks(path: Path) -> dict[str, Any]:
+    return _json(path)["peaks"]
+
+
+class Measurements:
+    """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
+
+    bench = _file("bench.json", _json)
+    """the bench's report: environment, restore, runs, summary"""
+    grid = _file("grid.csv", _runs)
+    """the sweep's runs, a row per run, their times corrected"""
+    grid_raw = _file("grid.csv")
+    """the same as they were measured"""
+    grid_caption = _file("grid.json", _caption)
+    """the caption of figures of the grid"""
+    clock = _file("clock.csv")
+    """the same bench again and again, as measured: for analysis.summary.share_of_bound"""
+    clock_caption = _file("clock.json", _caption)
+    """the caption of its figure"""
+    yardsticks = _file("yardsticks.csv")
+    """the result of measure.yardsticks.yardsticks"""
+    yardsticks_caption = _file("yardsticks.json", _caption)
+    """the caption of their figure"""
+    warm_ttft = _file("warm_ttft.csv")
+    """the result of measure.yardsticks.warm_ttft"""
+    packing = _file("packing.csv")
+    """the result of measure.packing.packing at two depths"""
+    pipeline = _file("pipeline.csv")
+    """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
+    pipeline_caption = _file("pipeline.json", _caption)
+    """the caption of figures of the pipeline"""
+    formats = _file("formats.csv")
+    """the result of measure.formats.weight_formats"""
+    formats_caption = _file("formats.json", _caption)
+    """the caption of figures of the weight formats"""
+    peaks = _file("formats.json", _peaks)
+    """the result of measure.roofline.peaks on the same machine"""
+    study = _file("study.csv", read_study)
+    """the result of measure.study.study: a row per answer"""
+    study_caption = _file("study.json", _captions)
+    """the caption of its figure: each model, and where it answered"""
+    review = _file("review.csv")
+    """the result of measure.pipeline_bench.what_if"""
+    codecs = _file("codecs.csv")
+    """the result of measure.codecs.codecs"""
+    codecs_caption = _file("codecs.json", _caption)
+    """the caption of its figure"""
+    tuning = _file("tuning.csv")
+    """the result of measure.tuning.tune"""
+    builds = _file("builds.csv")
+    """llama-bench, compiled in three ways"""
+    snapshot_file = _file("snapshot_file.json", _json)
+    """the result of measure.limits.load_against_read, and of fresh_memory"""
+    join = _file("join.csv")
+    """computing, loading and both at once, a row per bandwidth"""
+    join_caption = _file("join.json", _caption)
+    """the caption of its figure"""
+    cluster = _file("cluster.csv")
+    """the result of measure.cluster_bench.against_one_process"""
+    cluster_caption = _file("cluster.json", _caption)
+    """the caption of what was measured on a cluster of this machine"""
+    deaths = _file("deaths.csv")
+    """the result of measure.cluster_bench.deaths"""
+    transfer = _file("transfer.csv")
+    """the result of measure.cluster_bench.transfer"""
+    arrivals = _file("arrivals.csv")
+    """the result of measure.links.arrival_times"""
+    exactness = _file("exactness.csv")
+    """the result of measure.exactness.what_keeps_bits"""
+    positions = _file("positions.csv")
+    """the result of measure.positions.position_error"""
+    positions_caption = _file("positions.json", _caption)
+    """the caption of its figure"""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def bench_runs(self) -> pd.DataFrame:
+        """The runs behind the bench's medians, a row per run, their times corrected."""
+        return corrected(steady_rows(self.bench["runs"]))
+
+    @property
+    def races(self) -> pd.DataFrame:
+        """Who was first, loading or computing: columns depth, bytes_per_s, winner; a row per bandwidth and repeat."""
+        winner = np.where(self.join.load_ms < self.join.compute_ms, "ship", "recompute")
+        return pd.DataFrame({"depth": self.join.depth, "bytes_per_s": self.join.bandwidth, "winner": winner})
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Of the default model, where computing was raced against loading."""
+        return float(1e3 * (self.join.depth / self.join.compute_ms).median())
+
+    @cached_property
+    def service(self) -> pd.DataFrame:
+        """What each of the bench's agents took after a restore from a snapshot (pooled): see service_times."""
+        runs = [run for run in self.bench["runs"] if run["strategy"] == "pooled"]
+        return service_times(pd.DataFrame([agent for run in runs for agent in run["agents"]]))
+
+    @cached_property
+    def document(self) -> Document:
+        """The bench's document: the bytes of its snapshot, and what a prefill and a restore of it take."""
+        pooled = self.bench["summary"]["pooled"]
+        return Document(self.bench["restore"]["bytes"], pooled["prefill_ms"] / 1e3, pooled["activation_ms"] / 1e3)
+
+    @cached_property
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """The bench's timelines by strategy, a row per span."""
+        spans = table(self._path("timelines.csv"))
+        return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
+
+    @cached_property
+    def peers(self) -> pd.DataFrame:
+        """The comparisons with peers, a row per run, the times of each depth corrected."""
+        return pd.concat(map(_runs, self._peers), ignore_index=True)
+
+    @cached_property
+    def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
+        """The pipeline's timelines by variant, from the round in which naive took its median time."""
+        spans = table(self._path("pipeline_timelines.csv"))
+        naive = self.pipeline[self.pipeline.variant == BASELINE].groupby("repeat").end_to_end_ms.first().sort_values()
+        median = spans[spans.repeat == naive.index[(len(naive) - 1) // 2]]
+        return {name: rows.drop(columns=["repeat", "variant"]) for name, rows in median.groupby("variant", sort=False)}
+
+    def environment(self, name: str) -> dict[str, Any]:
+        """Where and how something was measured; name: of one of the JSON files. Of several models, the last one's."""
+        found = _json(self._path(name))
+        found = found.get("environment", found)
+        return found if "processor" in found else list(found.values())[-1]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file with this name."""
+        return (self.folder / name).is_file()
+
+    @property
+    def caption(self) -> str:
+        """The caption of figures of the bench, and of other measurements that have no caption of their own."""
+        return caption(self.bench["environment"])
+
+    @property
+    def peers_caption(self) -> str:
+        """The caption of figures of the peers."""
+        return _caption(self._peers[0].with_suffix(".json"))
+
+    @property
+    def grid_depth(self) -> int:
+        """The largest depth, in tokens, that was measured with the largest number of agents."""
+        return int(self.grid.depth[self.grid.n_agents == self.grid.n_agents.max()].max())
+
+    @property
+    def _peers(self) -> list[Path]:
+        paths = sorted(self.folder.glob("peers_*.csv"), key=lambda path: int(path.stem.partition("_")[2]))
+        return paths or [self._path("peers_*.csv")]
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / name
+        if not path.is_file():
+            raise SwarmKVError(f"there is no {name} in {self.folder.name}: run make reproduce, or use the reference")
+        return path
+
+
+def measurements(name: str = REFERENCE_NAME) -> Measurements:
+    """The measurements called "reference" (the maintainers' machine) or "mine" (this machine, its largest profile).
+
+    Also those of a folder of data/gpu, such as "gpu/qwen2.5-7b". Raises SwarmKVError for another name.
+    """
+    if name == REFERENCE_NAME:
+        return Measurements(REFERENCE)
+    if name.startswith("gpu/") and (DATA / name).is_dir():
+        return Measurements(DATA / name)
+    if name != MINE_NAME:
+        raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
+    folders = [RUNS / profile for profile in ("full", "quick")]  # bench.json exists only after a complete bench
+    return Measurements(next((folder for folder in folders if (folder / "bench.json").is_file()), folders[-1]))
+
+
+def caption(env: dict[str, Any]) -> str:
+    """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
+    return f"{env['model']}, {where(env)}, {env['llama_cpp']}, {env['time'][:10]}"
+
+
+def where(env: dict[str, Any]) -> str:
+    """The GPU's name, or the processor's with the threads that were used. env: from measure.provenance."""
+    return env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
+
+
+def machine(env: dict[str, Any]) -> str:
+    """The machine in a few words, such as "AMD EPYC family 26, 2 cores". env: from measure.provenance."""
+    return f"{env['processor'].replace('(R)', '').replace(' Processor', '')}, {env['cores']} cores"

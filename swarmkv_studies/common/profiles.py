@@ -1,0 +1,114 @@
+"""Profiles: quick for a first look, full for the article's length and the committed results, smoke for the tests."""
+
+import os
+from dataclasses import dataclass
+
+from swarmkv_lab.errors import SwarmKVError, not_one_of
+from swarmkv_studies.common.rounds import rounds
+from swarmkv_studies.common.runlog import Round
+
+PROFILE_VARIABLE = "SWARMKV_PROFILE"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much to measure."""
+
+    name: str
+    depth: int
+    """tokens of the document that a notebook reads"""
+    bench_depth: int
+    """tokens of the document in the article's experiment"""
+    repeats: int
+    live_repeats: int
+    """repeats in a notebook, where a reader waits"""
+    max_tokens: int
+    """tokens of an answer"""
+    grid: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
+    """(depths, agents, repeats) of each part of the grid of strategies"""
+    peers: tuple[tuple[int, int], ...]
+    """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
+    pipeline: int
+    """tokens of the document that a graph of agents reads"""
+    retries: int = 3
+    """more rounds of the article's experiment, in place of those in which the machine was disturbed"""
+    notebooks: tuple[str, ...] = ()
+    """those that reproduce executes, unless it is told otherwise; none: all"""
+    positions: int = 1024
+    """tokens of the document whose positions are shifted"""
+    live_depths: tuple[int, ...] = (64, 128, 256, 384)
+    """depths of the grid that a notebook measures while a reader waits; a cost model needs three"""
+    formats: tuple[str, ...] = ("bf16", "q8_0", "q4_0")
+    """weight formats to compare with the model's own"""
+    formats_depth: int = 256
+    """tokens that are prefilled in each of them"""
+
+    @property
+    def rounds(self) -> list[Round]:
+        """The grid's rounds, one part after the other."""
+        return [this for depths, n_agents, repeats in self.grid for this in rounds(depths, n_agents, repeats)]
+
+
+_SMOKE = (((32, 64, 128), (1, 2), 1),)
+_QUICK = (((128, 256, 512), (1, 4), 1),)
+# Naive is measured at every point, twice: N (P + B), and four strategies P + N B each, 17 minutes on two cores. Deeper
+# points have fewer agents, as most of the time is naive's prefills.
+_FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
+PROFILES = {
+    p.name: p
+    for p in (
+        # The article's table is there within a minute, and all of it in three, on two cores.
+        Profile(
+            "quick",
+            256,
+            512,
+            3,
+            1,
+            16,
+            _QUICK,
+            ((256, 1),),
+            512,
+            retries=1,
+            notebooks=("00_tour", "03_naive_vs_fanout"),
+            positions=512,
+        ),
+        # That it runs, not how fast.
+        Profile(
+            "smoke",
+            128,
+            128,
+            1,
+            1,
+            4,
+            _SMOKE,
+            ((64, 1),),
+            128,
+            positions=128,
+            live_depths=(16, 32, 48),
+            formats=("q8_0",),
+            formats_depth=64,
+        ),
+        # Where a machine changes its speed within a run, a round's corrected times scatter by percents: hence eight.
+        Profile(
+            "full",
+            3501,
+            3501,
+            8,
+            2,
+            16,
+            _FULL,
+            ((1024, 2), (3501, 2)),
+            5000,
+            formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"),
+            formats_depth=1024,
+        ),
+    )
+}
+
+
+def profile(name: str | None = None) -> Profile:
+    """The profile with this name; by default that of $SWARMKV_PROFILE, or quick. SwarmKVError for an unknown name."""
+    name = name or os.environ.get(PROFILE_VARIABLE, "quick")
+    if name not in PROFILES:
+        raise SwarmKVError(f"profile {not_one_of(name, PROFILES)}")
+    return PROFILES[name]

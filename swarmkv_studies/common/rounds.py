@@ -1,0 +1,201 @@
+"""Grids of runs: strategies by depth and number of agents, in turns; each run is saved as soon as it is measured."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle, islice, product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.documents import load_agents
+from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts, run_once
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.strategies import Strategy, strategy_named
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_studies.common.metronome import metronome
+from swarmkv_studies.common.runlog import Round, RunLog
+
+# On the default model, attention doubles the prefill time of a token at about this depth in tokens. Only the progress
+# bar's estimate of the time left depends on it.
+_DOUBLED_AT = 2600
+
+
+def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list[Round]:
+    """All points once, then all points again: an interrupted sweep has every point rather than many repeats of a few.
+
+    Raises SwarmKVError for an empty list or a number below 1.
+    """
+    if not (len(depths) and len(n_agents)):
+        raise SwarmKVError("depths and n_agents must not be empty: name at least one of each")
+    for name, values in (("depths", depths), ("n_agents", n_agents), ("repeats", [repeats])):
+        for value in values:
+            whole_number(name, value, 1)
+    return [Round(repeat, depth, n) for repeat in range(repeats) for depth in depths for n in n_agents]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure, already checked, so that no run is refused halfway. Created by ``plan``."""
+
+    model: Model
+    prefix: np.ndarray
+    prompts: Mapping[str, np.ndarray]
+    strategies: Sequence[Strategy]
+    """the baseline first, because the other strategies' answers are compared with its answers"""
+    max_tokens: int
+    sampling: Sampling
+    settings: ContextSettings
+    callback: Callable[[Run], None] | None
+
+    def run(
+        self,
+        strategy: Strategy,
+        depth: int,
+        n_agents: int,
+        max_tokens: int | None = None,
+        beat: Callable[[], float] | None = None,
+    ) -> Run:
+        """Run one strategy at one depth (tokens) with one number of agents. beat: see Recorder."""
+        return run_once(
+            self.model,
+            self.prefix[:depth],
+            strategy,
+            prompts=_take(self.prompts, n_agents),
+            max_tokens=self.max_tokens if max_tokens is None else max_tokens,
+            sampling=self.sampling,
+            settings=self.settings,
+            callback=self.callback,
+            beat=beat,
+        )
+
+
+def plan(
+    model: Model,
+    tokens: Sequence[int] | np.ndarray,
+    rounds: Sequence[Round],
+    strategies: Sequence[str | Strategy],
+    *,
+    agents: Prompts | None = None,
+    max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
+    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
+    callback: Callable[[Run], None] | None = None,
+) -> Plan:
+    """Check all runs and return the Plan; raises the SwarmKVError of a run that is impossible.
+
+    agents: by default the questions of the dossier.
+    """
+    if not strategies:
+        raise SwarmKVError("strategies must not be empty: name at least one")
+    prefix = model.check_tokens(tokens)
+    deepest = max(this.depth for this in rounds)
+    if deepest > len(prefix):
+        raise SwarmKVError(f"depth {deepest:,} is more than the document's {len(prefix):,} tokens")
+    prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
+    by_name = {strategy.name: strategy for strategy in map(strategy_named, strategies)}
+    chosen = sorted(by_name.values(), key=lambda strategy: not strategy.is_baseline)
+    for strategy, this in product(chosen, rounds):
+        lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
+        budget(model, strategy, this.depth, lengths, max_tokens, settings)
+    return Plan(model, prefix, prompts, chosen, max_tokens, sampling, settings, callback)
+
+
+def measure(
+    plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True, warm_up: bool = True
+) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
+    """Yield (round, run, exactness against naive); strategies take turns within each round (A B C, A B C).
+
+    If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
+    strategies. Runs that ``log`` already holds are not measured again.
+    """
+    todo = {}
+    for this, strategy in product(rounds, plan.strategies):
+        prefills = this.n_agents if strategy.is_baseline else 1
+        todo[this, strategy.name] = prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
+    done = [key for key in todo if log and key in log]
+    if len(done) == len(todo):
+        return
+    if warm_up:  # memory pages, threads and caches
+        for strategy in plan.strategies:
+            plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
+    bar = tqdm(
+        total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
+        disable=None if progress else True,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
+    )  # fmt: skip
+    beats: dict[int, Callable[[], float]] = {}
+    with bar, ExitStack() as metronomes:
+        for this in rounds:
+            left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
+            reference = _kept_reference(plan, this, log) if left else None
+            if left and this.depth not in beats:
+                beats[this.depth] = metronomes.enter_context(metronome(plan.model, this.depth, plan.settings))
+            for strategy in left:
+                bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
+                run = plan.run(strategy, this.depth, this.n_agents, beat=beats[this.depth])
+                reference = run.branches if strategy.is_baseline else reference
+                exactness = run.compare(reference) if reference else pd.DataFrame()
+                if log:
+                    log.append(this, record(this, run, exactness), run.branches if strategy.is_baseline else None)
+                bar.update(todo[this, strategy.name])
+                yield this, run, exactness
+
+
+def _kept_reference(plan: Plan, this: Round, log: RunLog | None) -> Sequence[Branch] | None:
+    """Naive's answers in a round that was interrupted; computed again if only their times were saved."""
+    baseline = plan.strategies[0]
+    if log is None or (this, baseline.name) not in log or not baseline.is_baseline:
+        return None
+    return log.reference(this) or plan.run(baseline, this.depth, this.n_agents).branches
+
+
+def race(
+    model: Model,
+    tokens: Sequence[int] | np.ndarray,
+    agents: Prompts,
+    strategies: Sequence[str | Strategy],
+    *,
+    max_tokens: int = 32,
+    sampling: Sampling = GREEDY,
+    callback: Callable[[Run], None] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> dict[str, Run]:
+    """Run each strategy once on the same agents, after a warm-up: runs by strategy; arguments as in fan_out."""
+    once = rounds([len(tokens)], [len(agents)], 1)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
+    asked = plan(model, tokens, once, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
+    return {run.strategy: run for _, run, _ in measure(asked, once, progress=progress)}
+
+
+def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
+    """One run as a flat record: its metrics, and exactness over all its agents (None without naive)."""
+    compared = len(exactness) > 0
+    return {
+        "repeat": this.repeat,
+        **run.metrics,
+        "max_abs_logit_diff": float(exactness.max_abs_logit_diff.max()) if compared else None,
+        "kl": float(exactness.kl.max()) if compared else None,
+        "same_tokens": bool(exactness.same_tokens.all()) if compared else None,
+        "same_answers": int(exactness.same_tokens.sum()) if compared else None,
+        "first_difference": float(exactness.first_difference.min()) if compared else None,
+    }
+
+
+def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+    """n prompts by agent name; if there are fewer, they are used again: security, ..., security 2, ..."""
+    taken = dict(islice(prompts.items(), n))
+    for i, name in enumerate(islice(cycle(prompts), n)):
+        if i >= len(prompts):
+            again = f"{name} {i // len(prompts) + 1}"
+            while again in taken:  # somebody is called so already
+                again += "'"
+            taken[again] = prompts[name]
+    return taken

@@ -1,0 +1,148 @@
+"""Explorer: a figure that follows its controls, its numbers as text, and a button that exports both."""
+
+import base64
+from collections.abc import Collection, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import RUNS
+from swarmkv_studies.common.style import STRATEGY, as_html, save
+from swarmkv_studies.common.widgets.page import Page
+
+WIDE = ipywidgets.Layout(width="min(100% - 4px, 46em)")  # a control has margins of 2 px
+LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
+
+
+def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Widgets beside each other; a narrow window shows them on several lines."""
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap"))
+
+
+class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
+    """A checkbox per strategy, by name."""
+
+    def __init__(self, ticked: Collection[str] = tuple(STRATEGY)) -> None:
+        look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
+        for name in STRATEGY:
+            self[name] = ipywidgets.Checkbox(value=name in ticked, description=name, **look)
+
+    @property
+    def ticked(self) -> list[str]:
+        """The names that are ticked. Raises SwarmKVError if none is."""
+        names = [name for name, box in self.items() if box.value]
+        if not names:
+            raise SwarmKVError("no strategy is chosen: tick one")
+        return names
+
+
+class Explorer(ipywidgets.VBox):
+    """The base of all explorers. A subclass defines ``figure()``, ``data()`` and ``words()``.
+
+    ``message``: HTML, the words or an error. ``picture``: HTML, the figure with its title as alt text.
+    """
+
+    name = "explorer"
+
+    def __init__(self, controls: Sequence[ipywidgets.Widget], rows: Sequence[ipywidgets.Widget] = ()) -> None:
+        """controls: widgets that redraw when their value changes; rows: their layout, by default one per line."""
+        self.controls = tuple(controls)
+        self.message = ipywidgets.HTML()
+        self.picture = ipywidgets.HTML()
+        self.export_button = ipywidgets.Button(description="Export", tooltip="Save this figure and its data")
+        self.export_button.on_click(lambda _: self.export())
+        self.exported = ipywidgets.HTML()
+        keep = row(self.export_button, self.exported)
+        super().__init__([*(rows or controls), self.message, self.picture, keep, Page()])
+        self.add_class("swarmkv-explorer")
+        for control in self.controls:
+            control.observe(lambda _: self.redraw(), names="value")
+        self.redraw()
+
+    def figure(self) -> Figure:
+        """The figure for the current values of the controls."""
+        raise NotImplementedError
+
+    def data(self) -> pd.DataFrame:
+        """The numbers that the figure shows."""
+        raise NotImplementedError
+
+    def words(self) -> str:
+        """HTML above the picture."""
+        return ""
+
+    @property
+    def settings(self) -> str:
+        """The controls' descriptions and values: the small print of a figure that stays when they change."""
+        return "; ".join(f"{control.description}: {_shown(control)}" for control in self.controls)
+
+    def redraw(self) -> None:
+        """Draw again. If the controls' values are wrong, the error replaces the words, and the last picture stays."""
+        try:
+            self.message.value, self.picture.value = self.words(), as_html(self.figure())
+        except SwarmKVError as error:
+            self.message.value = alert(error)
+
+    def export(self) -> list[Path]:
+        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports, and link to them.
+
+        Return the paths, [] on error.
+        """
+        folder = RUNS / "exports"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            taken = {path.stem for path in folder.iterdir()}
+            name = next(stem for i in range(1, len(taken) + 2) if (stem := f"{self.name}-{i}") not in taken)
+            paths = [*save(self.figure(), folder, name), folder / f"{name}.csv"]
+            self.data().to_csv(paths[-1], index=False)
+        except (SwarmKVError, OSError) as error:
+            self.exported.value = alert(error)
+            return []
+        links = ", ".join(map(download, paths))
+        self.exported.value = (
+            f"<span role='status'>wrote {links} to data/runs/exports (a name downloads the file)</span>"
+        )
+        return paths
+
+
+def _shown(control: ipywidgets.Widget) -> str:
+    return f"{getattr(control, 'label', None) or control.value}"
+
+
+def download(path: Path) -> str:
+    """A link that holds a file: it works wherever the widget is shown, whatever the server there serves."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(path.name, quote=True)
+    return f'<a download="{name}" href="data:application/octet-stream;base64,{data}">{name}</a>'
+
+
+def alert(error: Exception) -> str:
+    """An error as HTML that screen readers read out at once."""
+    return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for a reader, in the unit of the figures (1 GB is 1e9 bytes): 28,672 bytes; 200.8 MB; 9.17 GB."""
+    if n_bytes < 1e6:
+        return f"{n_bytes:,} bytes"
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.2f} GB"
+
+
+def html_table(rows: Sequence[Sequence[str]], caption: str, head: Sequence[str] = ()) -> str:
+    """An HTML table that scrolls in a narrow window; the first cell of each row is its heading."""
+    cell = "style='text-align:left;vertical-align:top;padding:0.2em 0.5em 0.2em 0'"
+    top = "".join(f"<th scope='col' {cell}>{escape(text)}</th>" for text in head)
+    body = "".join(
+        f"<tr><th scope='row' {cell}>{escape(first)}</th>"
+        + "".join(f"<td {cell}>{escape(text)}</td>" for text in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    title = f"<caption style='text-align:left'>{escape(caption)}</caption>"
+    rows_of_it = f"{title}{f'<tr>{top}</tr>' if head else ''}{body}"
+    return f"<div style='overflow-x:auto'><table style='border-collapse:collapse'>{rows_of_it}</table></div>"

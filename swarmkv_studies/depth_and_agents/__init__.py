@@ -1,0 +1,1 @@
+"""04: how the gain grows with depth and agents."""

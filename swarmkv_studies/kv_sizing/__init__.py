@@ -1,0 +1,1 @@
+"""01: how big a snapshot is."""

@@ -1,0 +1,176 @@
+"""Figures of sizes: KV bytes per token, by number of agents and by KV type."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, plain_numbers, sheet, ticks_at
+from swarmkv_studies.kv_sizing.memory import MOST_AGENTS
+
+ATTENTION = {
+    "MHA": ("#D55E00", "s"),
+    "GQA": ("#0072B2", "o"),
+    "sliding window": ("#009E73", "D"),
+    "MLA": ("#CC79A7", "^"),
+}
+
+
+def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
+    """The catalogue's models: KV bytes per token against parameters.
+
+    frame: from sizing.memory.catalogue_bytes with n_tokens: a row per model with billions, attention, bytes_per_token.
+    """
+    frame = frame.assign(kb=frame.bytes_per_token / 1000)
+    least, most = frame.kb.min(), frame.kb.max()
+    with sheet(7.6, caption) as figure:
+        ax = figure.subplots()
+        for attention, group in frame.groupby("attention"):
+            colour, marker = ATTENTION[attention]
+            ax.scatter(group.billions, group.kb, color=colour, marker=marker, s=26, zorder=3)
+        ax.set(xscale="log", yscale="log", xlabel="parameters, billions")
+        ax.set(xlim=(frame.billions.min() / 1.6, frame.billions.max() * 4), ylim=(least / 1.3, most * 1.5))
+        ax.set_ylabel(f"kB (1,000 bytes) of KV per token, f16, at {n_tokens:,} tokens (predicted)")
+        ticks_at(ax.xaxis, [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
+        ticks_at(ax.yaxis, [5, 10, 20, 50, 100, 200, 500])
+        ax.grid()
+        ax.set_axisbelow(True)
+        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in ATTENTION.items()]
+        ax.legend(handles=handles, loc="lower right")
+        headline(figure, f"The kind of attention decides the KV cache per token: {least:.0f} to {most:,.0f} kB")
+    figure.draw_without_rendering()  # now, with the caption, the points are where they stay
+    _label_all(ax, frame)
+    return figure
+
+
+_KL_TICKS = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]
+_SIDES = [(dx, dy) for far in (0, 1, 2, 3, 4) for dx in (1, -1, 0) for dy in {far, -far} if dx or dy]
+
+
+def _label_all(ax: Axes, frame: pd.DataFrame) -> None:
+    """Name every point where no other point or name is; a name that had to move away is tied to its point by a line."""
+    points = ax.transData.transform(frame[["billions", "kb"]].to_numpy())
+    unit = ax.figure.dpi / 72
+    taken = [Bbox.from_extents(x - 3 * unit, y - 3 * unit, x + 3 * unit, y + 3 * unit) for x, y in points]
+    for i in np.lexsort((points[:, 0], -points[:, 1].round())):  # from the top, each line from the left
+        row, (x, y) = frame.iloc[i], points[i]
+        tie = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        label = ax.annotate(
+            str(frame.index[i]), (row.billions, row.kb), (0, 0), textcoords="offset points", fontsize=7, va="center",
+            color=ATTENTION[row.attention][0], arrowprops=tie,
+        )  # fmt: skip
+        size = label.get_window_extent()
+        for dx, dy in _SIDES:
+            left = x + (6 * unit if dx > 0 else -6 * unit - size.width if dx < 0 else -size.width / 2)
+            low = y + dy * 9.2 * unit - size.height / 2
+            box = Bbox.from_bounds(left, low, size.width, size.height)
+            if left > ax.bbox.x0 and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
+        label.set_position(((left - x) / unit, dy * 9.2))
+        label.arrow_patch.set_visible(abs(dy) > 1)
+
+
+def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
+    """How many agents fit in memory, copied and shared; frame: from sizing.memory.agents_by_budget."""
+    models = list(frame.model.unique())
+    rows = (len(models) + 1) // 2
+    with sheet(1.5 + 1.35 * rows, caption) as figure:
+        axes = figure.subplots(rows, 2, squeeze=False).flat
+        for model, ax in zip(models, axes, strict=False):  # models first, or zip would take one axis too many
+            fit = frame[frame.model == model].pivot(index="budget_gb", columns="layout", values="agents")
+            x = np.arange(len(fit))
+            for layout, colour, shift in (("copied", BASELINE, -0.2), ("shared", OURS, 0.2)):
+                ax.bar(x + shift, fit[layout].clip(0.6), width=0.38, color=colour)
+                for at, n in zip(x + shift, fit[layout], strict=True):
+                    ax.text(at, max(n, 0.6) * 1.12, f"{n}" if n < MOST_AGENTS else f"{n}+", ha="center", fontsize=8)
+            ax.set(yscale="log", ylim=(0.6, 900), title=model)
+            ax.set_xticks(x, [f"{gb} GB" for gb in fit.index])  # GB are 10^9 bytes
+            plain_numbers(ax.yaxis)
+        for ax in axes:  # the unused ones
+            ax.axis("off")
+        figure.supylabel("agents that fit beside the weights (predicted)", fontsize=9)
+        message = f"Many more agents fit in memory if they share the {n_tokens:,} tokens that they read"
+        headline(figure, message, {"copied": BASELINE, "shared": OURS})
+    return figure
+
+
+def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """KL against snapshot bytes by KV type; frame: from kv_type_fidelity. Types that change nothing are left out."""
+    is_floor = frame.kv_type.str.contains("without")
+    floor = frame.loc[is_floor, "kl_mean"].iloc[0]
+    reference = frame.loc[frame.kv_type == "f16", "snapshot_bytes"].iloc[0]
+    frame = frame.assign(ratio=frame.snapshot_bytes / reference)
+    types = frame[~is_floor & (frame.kl_mean > 1e-6)].sort_values("kl_mean")
+    half = types[types.kv_type == "q8_0"].iloc[0]
+    with sheet(4, caption) as figure:
+        ax = figure.subplots()
+        ax.vlines(types.ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
+        ax.scatter(types.ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
+        # of two types with one size, the better one's name is lower; q5_0's is on the side where q5_1's is not
+        of_one_size = [name for name in types.kv_type if name in ("q4_0", "iq4_nl")]
+        beside = {"q5_0": (-7, 0)} | dict(zip(of_one_size, ((-7, -6), (-7, 6)), strict=False))
+        for row in types.itertuples():
+            offset = beside.get(row.kv_type, (7, 0))
+            look = {"textcoords": "offset points", "va": "center", "ha": "left" if offset[0] > 0 else "right"}
+            ax.annotate(row.kv_type, (row.ratio, row.kl_mean), offset, fontsize=9, **look)
+        ax.axhline(floor, **DOTTED)
+        ax.text(0.97, floor, "noise floor: f16 with other kernels", fontsize=8.5, va="top", ha="right", color="#444444")
+        ax.set(yscale="log", xlabel="snapshot size, % of f16", xlim=(0.17, 1.1))
+        ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
+        ax.xaxis.set_major_formatter("{x:.0%}")
+        ticks_at(ax.yaxis, [tick for tick in _KL_TICKS if floor / 2 < tick < 2 * types.kl_max.max()])
+        ax.grid(axis="y")
+        message = f"q8_0 halves the cache ({half.ratio:.0%}) at a KL of {half.kl_mean:.4f}"
+        headline(figure, f"{message}; the noise floor is {floor:.4f}")
+    return figure
+
+
+def memory_against_agents(
+    frame: pd.DataFrame,
+    budget: int,
+    n_agents: int,
+    fit: Mapping[str, int],
+    title: str,
+    caption: str = "",
+    weights: int = 0,
+) -> Figure:
+    """Weights and KV memory against agents, copied and shared, and a budget in bytes; weights: bytes of them.
+
+    frame: from memory.memory_by_agents. fit: the agents that fit by layout, from memory.agents_that_fit; they may be
+    more than the frame has.
+    """
+    limit, base, most = budget / 1e9, weights / 1e9, frame.agents.iloc[-1]
+    top = max(limit, base) * 2
+    copied, shared = (f"{n}+" if n == MOST_AGENTS else f"{n}" for n in (fit["copied"], fit["shared"]))
+    message = f"{title}: {copied} agents fit with copies, {shared} if shared"
+    with sheet(3.8, caption, layout=False) as figure:
+        ax = figure.subplots()
+        figure.subplots_adjust(left=0.09, right=0.83, top=0.88, bottom=0.2)
+        ax.fill_between([1, most], base, color="#DDDDDD", linewidth=0)
+        ax.text(most + 0.8, base / 2, f"weights, {base:,.1f} GB", va="center", fontsize=9, color="#555555")
+        for layout, colour in (("copied", BASELINE), ("shared", OURS)):
+            gb = base + frame[layout] / 1e9
+            ax.plot(frame.agents, gb, color=colour, linewidth=2)
+            now, last = gb[frame.agents == n_agents].iloc[0], gb.iloc[-1]
+            ax.plot(n_agents, min(now, top), "o" if now <= top else "^", color=colour, markersize=8, clip_on=False)
+            if last <= top:
+                height = max(last, base / 2 + 0.08 * top)  # above the label of the weights
+                height += 0.08 * top * (abs(height - limit) < 0.06 * top)  # and beside the budget's
+                ax.text(most + 0.8, height, f"{layout}, {last:,.1f} GB", va="center", fontsize=9, color=colour)
+            else:
+                at = frame.agents[gb <= top].max() if (gb <= top).any() else 1
+                ax.text(at, top, f" {layout}", va="bottom", fontsize=9, color=colour)
+            if 0 < fit[layout] < most:
+                ax.vlines(fit[layout], 0, limit, color=colour, linestyle=":", linewidth=1)
+        ax.axhline(limit, color="#444444", linewidth=1)
+        ax.text(most + 0.8, limit, f"memory, {limit:,.0f} GB", va="center", fontsize=9)
+        ax.locator_params(nbins=5)  # many ticks would take most of the time of a redraw
+        ax.set(xlim=(1, most), ylim=(0, top), xlabel="agents", ylabel="GB of weights and KV (predicted)")
+        ax.set_title(message, fontsize=11, y=1.06)  # y: no search for a place
+        figure.set_label(message)
+    return figure

@@ -1,0 +1,65 @@
+"""measure_kv: the bytes of a KV cache, predicted and measured, and the times to capture, restore and share it."""
+
+import timeit
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType
+from swarmkv_lab.snapshot.prefill import prefill_into
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.common.twins import twin
+
+
+def measure_kv(
+    source: str | Path | Model | KVGeometry,
+    n_tokens: int,
+    kv_type: KVType = "f16",
+    *,
+    progress: bool = False,
+    n_gpu_layers: int = -1,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Fill a KV cache with n_tokens random tokens and measure it: a record of bytes, and of median times in ms.
+
+    source: a GGUF or a Model is measured itself; for a catalogue name or a geometry its twin is measured. n_gpu_layers:
+    of what is loaded here. settings: as in Context. Raises ContextBudgetError, with the bytes that are needed, if the
+    machine's memory is too small.
+    """
+    shape = geometry(source)
+    predicted = shape.snapshot_bytes(n_tokens, kv_type, swa_full=settings.get("swa_full", False))
+    with ExitStack() as stack:
+        if isinstance(source, Model):
+            model = source
+        else:
+            by_twin = isinstance(source, KVGeometry) or source in catalogue().index
+            path = twin(shape) if by_twin else Path(str(source))
+            model = stack.enter_context(load_model(path, n_gpu_layers=n_gpu_layers))
+        ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
+        tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
+        prefill_into(ctx, tokens, progress=progress)
+        snapshot = KVSnapshot.capture(ctx, tokens)
+        measured = ctx.state_bytes()
+        return {
+            "tokens": n_tokens,
+            "predicted_bytes": predicted,
+            "measured_bytes": measured,
+            "difference": measured - predicted,
+            "capture_ms": _ms(lambda: KVSnapshot.capture(ctx, tokens)),
+            "restore_ms": _ms(lambda: snapshot.restore(ctx)),
+            "share_ms": _ms(lambda: ctx.share(0, 1)),
+        }
+
+
+def _ms(call: Callable[[], Any]) -> float:
+    """The median time of 5 calls, ms."""
+    return float(np.median(timeit.repeat(call, number=1, repeat=5))) * 1e3
+
+
+weigh = measure_kv  # the old name, which existing notebooks still use

@@ -1,0 +1,1 @@
+"""07: threads inside llama.cpp."""

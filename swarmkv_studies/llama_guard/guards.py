@@ -1,0 +1,274 @@
+"""LlamaGuard, demonstrated: agents in threads, with and without a lock around llama.cpp."""
+
+import faulthandler
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from itertools import chain, count, cycle, product, repeat
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.llama.api import build, default_threads
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.snapshot_file.limits import resource
+
+Answer = tuple[list[int], float]  # the tokens, and when the last one was there
+_DOCUMENT = 0
+_LONGEST_S = 10
+_ANSWER = 12  # tokens, of an agent without a guard
+_TABLE = "table:"
+_WRONG = 87  # an exit status that no system uses for a crash
+OUTCOMES = ("crashed", "hung", "wrong answers", "right by luck")
+# How OpenMP's threads wait for their next work: a process reads this once, when it starts.
+WAITING: Mapping[str, Mapping[str, str]] = {
+    "as OpenMP chooses": {},
+    "always asleep": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+}
+
+
+def compare_guards(
+    model: Model,
+    tokens: np.ndarray,
+    prompts: Sequence[np.ndarray],
+    *,
+    max_tokens: int = 16,
+    repeats: int = 3,
+    variants: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Let agents answer over one prefix in each of the variants, in turns: a row per variant and repeat.
+
+    latency_ms: from the common start to an agent's whole answer, mean. tokens_per_s: of all agents together.
+    sleeps_per_token: how often one of the process's threads went to sleep; NaN where the system does not say (Windows).
+    variants: names of VARIANTS, by default all. same_tokens: whether the answers equal the first variant's.
+
+    Contexts are created and the prefix is restored before the clock starts. Each variant has the same number of cores,
+    shared among the contexts that decode at the same time. Raises SwarmKVError for a model on a GPU.
+    """
+    if model.on_gpu:
+        raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
+    rows = []
+    with ExitStack() as open_contexts:
+
+        def context(n_threads: int) -> Context:
+            n_ctx = len(tokens) + sum(len(prompt) + max_tokens for prompt in prompts)
+            settings = {"n_ctx": n_ctx, "n_seq_max": 1 << len(prompts).bit_length(), "n_threads": n_threads}
+            return open_contexts.enter_context(model.context(**settings))
+
+        cores = default_threads()
+        whole = context(cores)
+        whole.decode(tokens, _DOCUMENT)
+        snapshot = KVSnapshot.capture(whole, tokens)
+        share = max(1, cores // len(prompts))
+        many = {n: [context(n) for _ in prompts] for n in (cores, share)}
+        for ctx in chain(*many.values()):
+            snapshot.restore(ctx)
+        contexts = {1: [whole], 2: many[cores], 3: many[share]}
+        expected = None
+        for turn, variant in tqdm(list(product(range(-1, repeats), variants or VARIANTS)), desc="guards", leave=False):
+            which, how = VARIANTS[variant]
+            start, before = time.perf_counter(), _sleeps()
+            answers, ends = zip(*how(contexts[which], prompts, max_tokens), strict=True)
+            seconds, slept = np.array(ends) - start, _sleeps() - before
+            expected = expected or answers
+            if turn < 0:  # a warm-up
+                continue
+            n = sum(map(len, answers))
+            rows.append((turn, variant, 1e3 * seconds.mean(), n / seconds.max(), slept / n, answers == expected))
+    columns = ["repeat", "variant", "latency_ms", "tokens_per_s", "sleeps_per_token", "same_tokens"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _sleeps() -> float:
+    """How often the threads of this process have gone to sleep since its start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw if resource else float("nan")
+
+
+def thread_team() -> str:
+    """Whose threads llama.cpp computes with here, in words."""
+    if "OPENMP = 1" in build():
+        return "llama.cpp here computes with OpenMP's threads: OMP_WAIT_POLICY says how they wait"
+    return "llama.cpp here computes with ggml's own threads: OMP_WAIT_POLICY does not change how they wait"
+
+
+def compare_waiting(
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
+) -> pd.DataFrame:
+    """Agents in turns, and in threads under one guard; OpenMP's threads wait as they choose, and always asleep.
+
+    As compare_guards, with a column ``waiting`` (WAITING), a process of its own for each. Raises SwarmKVError if such a
+    process fails.
+    """
+    how = {"max_tokens": max_tokens, "repeats": repeats, "variants": ["in turns", "threads, own contexts, one guard"]}
+    frames = {}
+    for name, setting in WAITING.items():
+        plain = {key: value for key, value in os.environ.items() if key not in WAITING["always asleep"]}
+        done, said = _in_a_process(model, tokens, prompts, {"compare": how}, {**plain, **setting})
+        if done.returncode:
+            raise SwarmKVError(f"the process that compares guards ended with status {done.returncode}: {said[-1]}")
+        table = said[said.index(_TABLE) + 1 :]
+        frames[name] = pd.read_csv(io.StringIO("\n".join(table)))
+    return pd.concat(frames, names=["waiting", None]).reset_index(level="waiting").reset_index(drop=True)
+
+
+def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
+    """Decode in one context from several threads without a lock, and return in words what happened.
+
+    This runs in a process of its own, because it usually crashes the process.
+    """
+    return _unguarded_trial(model, tokens, prompts, rounds)[1]
+
+
+def trials_without_guard(
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, trials: int = 5, rounds: int = 1
+) -> pd.DataFrame:
+    """What happens without a lock, trial by trial: ``outcome``, one of OUTCOMES, and ``how`` it ended, in words.
+
+    Each trial is a process of its own, whose agents answer ``rounds`` times.
+    """
+    found = [_unguarded_trial(model, tokens, prompts, rounds) for _ in range(whole_number("trials", trials, 1))]
+    return pd.DataFrame(found, columns=["outcome", "how"], index=pd.RangeIndex(1, trials + 1, name="trial"))
+
+
+def _unguarded_trial(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> tuple[str, str]:
+    """The outcome of a trial, and how it ended."""
+    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
+    done, said = _in_a_process(model, tokens, prompts, {"rounds": rounds}, os.environ | {"GGML_NO_BACKTRACE": "1"})
+    if any(line.startswith("Timeout (") for line in said):  # faulthandler's word
+        return "hung", f"it hung, and was ended after {_LONGEST_S} s"
+    if done.returncode < 0:
+        return "crashed", f"it died of {signal.Signals(-done.returncode).name}"
+    outcome = {0: "right by luck", _WRONG: "wrong answers"}.get(done.returncode, "crashed")
+    return outcome, f"it ended with status {done.returncode}: {said[-1]}"
+
+
+def _in_a_process(
+    model: Model,
+    tokens: np.ndarray,
+    prompts: Sequence[np.ndarray],
+    task: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What this module does with a task as a program, and the lines that it printed."""
+    asked = {
+        "model": str(model.path),
+        "tokens": np.asarray(tokens).tolist(),
+        "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
+        **task,
+    }
+    command = [sys.executable, "-m", "swarmkv_studies.llama_guard.guards"]
+    # Not a pipe: a debugger that outlives the process would keep it open.
+    with tempfile.TemporaryFile("w+", errors="replace") as out:
+        done = subprocess.run(
+            command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        out.seek(0)
+        return done, out.read().strip().splitlines() or ["no output"]
+
+
+def _in_turns(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+    (ctx,) = contexts
+    return [_answer(ctx, seq_id, prompt, max_tokens) for seq_id, prompt in enumerate(prompts, 1)]
+
+
+def _together(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+    (ctx,) = contexts
+    branches = dict(enumerate(prompts, 1))
+    answers: dict[int, list[int]] = {seq_id: [] for seq_id in branches}
+    for seq_id in branches:
+        ctx.share(_DOCUMENT, seq_id)
+    ctx.decode_many(branches)
+    for step in generate_together(ctx, dict.fromkeys(branches, (max_tokens, GREEDY))):
+        for seq_id, token in step.items():
+            answers[seq_id].append(token)
+    end = time.perf_counter()
+    for seq_id in branches:
+        ctx.clear(seq_id)
+    return [(answer, end) for answer in answers.values()]
+
+
+def _in_threads(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+    """A thread per agent: all in one context, or one context per agent."""
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        return list(threads.map(_answer, cycle(contexts), count(1), prompts, repeat(max_tokens)))
+
+
+def _guarded_each(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+    shared = [ctx.guard for ctx in contexts]
+    for ctx in contexts:
+        ctx.guard = LlamaGuard()
+    try:
+        return _in_threads(contexts, prompts, max_tokens)
+    finally:
+        for ctx, guard in zip(contexts, shared, strict=True):
+            ctx.guard = guard
+
+
+def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> Answer:
+    ctx.share(_DOCUMENT, seq_id)
+    ctx.decode(prompt, seq_id)
+    answer = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
+    ctx.clear(seq_id)  # leftover cells would change the shape of the next attention, and so its rounding
+    return answer
+
+
+Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], list[Answer]]
+# which contexts: 1 one for all agents; 2 one per agent, each with all cores; 3 one per agent, with a share of the cores
+VARIANTS: Mapping[str, tuple[int, Variant]] = {
+    "in turns": (1, _in_turns),
+    "threads, one context": (1, _in_threads),
+    "threads, own contexts, one guard": (2, _in_threads),
+    "threads, own contexts and guards": (3, _guarded_each),
+    "one batch": (1, _together),
+}
+
+
+class _NoGuard(nullcontext[None]):
+    """In the place of a guard: it lets everybody in."""
+
+    held = False
+
+
+def _unguarded(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> None:
+    n_ctx = len(tokens) + sum(map(len, prompts)) + _ANSWER * len(prompts)
+    ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
+    ctx.decode(tokens, _DOCUMENT)
+    expected = [tokens for tokens, _ in _in_turns([ctx], prompts, _ANSWER)]
+    ctx.guard = ctx._inside = _NoGuard()  # type: ignore[assignment]
+    faulthandler.dump_traceback_later(_LONGEST_S, exit=True)  # also when both threads are stuck in C
+    for i in range(rounds):
+        if [tokens for tokens, _ in _in_threads([ctx], prompts, _ANSWER)] != expected:
+            print(f"round {i + 1} gave other answers than a single thread")
+            sys.exit(_WRONG)
+    print(f"it survived {rounds} rounds")
+
+
+def _main() -> None:
+    asked = json.load(sys.stdin)
+    tokens, *prompts = (np.array(ids, np.int32) for ids in (asked["tokens"], *asked["prompts"]))
+    with Model(asked["model"], n_gpu_layers=0) as model:
+        if "rounds" in asked:
+            _unguarded(model, tokens, prompts, asked["rounds"])
+        else:
+            frame = compare_guards(model, tokens, prompts, **asked["compare"])
+            print(f"\n{_TABLE}\n{frame.to_csv(index=False)}")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,1 @@
+"""08: ship the cache, or compute it again?"""

@@ -1,0 +1,1 @@
+"""09: what a prefill costs."""

@@ -1,0 +1,1 @@
+"""03: how much faster, and the article's table."""

@@ -1,0 +1,251 @@
+"""Figures of runs and benches: who did what when, and how long it took."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from swarmkv_lab.fanout.timeline import ACTIVATION, PREFIX
+from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, plain_numbers, sheet
+from swarmkv_studies.common.summary import above_bound
+from swarmkv_studies.naive_vs_fanout.article_table import PARTS, PUBLISHED, as_published, saved, times
+
+_UNEVEN = 1.1  # prefills that differ by more say that the machine changed its speed
+_EDGE = {"edgecolor": "white", "linewidth": 0.3}
+
+
+def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
+    """Who did what when: a lane per agent, all strategies on one time axis, then a close-up of the last strategy.
+
+    timelines: Run.timeline by strategy (columns agent, phase, start_ms, end_ms), the baseline first.
+    """
+    names = list(timelines)
+    first, last = names[0], names[-1]
+    ours = timelines[last]
+    totals = {name: frame.end_ms.max() for name, frame in timelines.items()}
+    after = ours[ours.phase == "prefill"].end_ms.max()  # the close-up starts where the one prefill ends
+    lanes = [frame.agent.nunique() for frame in (*timelines.values(), ours)]
+    with sheet(1.9 + 0.36 * sum(lanes), caption) as figure:
+        *rows, close_up = figure.subplots(len(lanes), 1, height_ratios=[n + 1 for n in lanes])
+        for ax, name in zip(rows, names, strict=True):
+            draw_lanes(ax, timelines[name], scale=1e-3)
+            ax.set(xlim=(0, max(totals.values()) * 1.02e-3))
+            ax.set_title(f"{name}: {totals[name] / 1e3:.1f} s, {_prefills(timelines[name])}")
+            ax.sharex(rows[0])
+            ax.tick_params(labelbottom=ax is rows[-1])
+        rows[-1].set_xlabel("seconds since the first call (measured)")
+        enlarged = ours.assign(start_ms=ours.start_ms - after, end_ms=ours.end_ms - after)
+        draw_lanes(close_up, enlarged[enlarged.end_ms > 0])
+        close_up.set(xlim=(0, (totals[last] - after) * 1.02), xlabel="milliseconds since the prefill ended (measured)")
+        close_up.set_title(f"{last}, close-up: what the agents do after the single prefill")
+        n, faster = lanes[0], totals[first] / totals[last]
+        message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
+        prefills = np.concatenate([_prefill_seconds(frame) for frame in timelines.values()])
+        if (spread := prefills.max() / prefills.min()) > _UNEVEN:  # then the factor is a product of the machine's speed
+            message += f" (prefills differ {spread:.1f}x)"
+        headline(figure, message, phase_key(timelines))
+    return figure
+
+
+def _prefills(timeline: pd.DataFrame) -> str:
+    """How long each prefill of a run took: the same work, so its range says how far to trust the other times."""
+    seconds = _prefill_seconds(timeline)
+    shortest, longest = f"{seconds.min():.1f}", f"{seconds.max():.1f}"
+    whose = "its" if len(seconds) == 1 else "each"
+    return f"of which {whose} prefill {shortest if shortest == longest else f'{shortest} to {longest}'} s"
+
+
+def _prefill_seconds(timeline: pd.DataFrame) -> np.ndarray:
+    """Of each lane with a prefill, which may be several spans."""
+    spans = timeline[timeline.phase == "prefill"]
+    return ((spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3).to_numpy()
+
+
+def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
+    """Draw a timeline's spans as bars, a lane per agent, the prefix's lane first; scale: axis units per ms."""
+    lanes = sorted(frame.agent.unique(), key=lambda name: name != PREFIX)
+    for phase, spans in frame.groupby("phase"):
+        _, colour, hatch = PHASES[phase]
+        look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.2 if hatch else 0}
+        width = (spans.end_ms - spans.start_ms) * scale
+        ax.barh(spans.agent.map(lanes.index), width, left=spans.start_ms * scale, height=0.72, **look)
+    ax.set_yticks(range(len(lanes)), lanes, parse_math=False)  # a name may hold a $
+    ax.set_ylim(len(lanes) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="#DDDDDD")
+    ax.set_axisbelow(True)
+
+
+def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
+    """All strategies' lanes on one time axis, also of runs that are not finished: for the live race."""
+    heights = [frame.agent.nunique() + 0.8 for frame in timelines.values()]
+    seconds = {name: frame.end_ms.max() / 1e3 for name, frame in timelines.items()}
+    height = 1.3 + 0.27 * sum(heights)
+    with sheet(height, layout=False) as figure:
+        axes = figure.subplots(len(timelines), 1, height_ratios=heights, squeeze=False, sharex=True)[:, 0]
+        figure.subplots_adjust(left=0.13, right=0.98, top=1 - 0.75 / height, bottom=0.5 / height, hspace=0.35)
+        for ax, (name, frame) in zip(axes, timelines.items(), strict=True):
+            draw_lanes(ax, frame, scale=1e-3)
+            ax.set_title(f"{name}: {seconds[name]:.2f} s", fontsize=9, y=1.0, pad=2)
+            ax.tick_params(axis="y", labelsize=8)
+            ax.set_xlim(0, max(seconds.values()) * 1.02)
+        axes[-1].set_xlabel("seconds since the first call (measured)")
+        message = "; ".join(f"{name} {end:.2f} s" for name, end in seconds.items())
+        headline(figure, message, phase_key(timelines), shown=False)
+    return figure
+
+
+def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> Figure:
+    """TTFT per agent, and end-to-end time of all agents, by strategy; summary: of a bench with naive."""
+    frame = pd.DataFrame(summary).T.iloc[::-1]
+    y = np.arange(len(frame))
+    colours = [BASELINE if name == "naive" else OURS for name in frame.index]
+    ttft, total = frame.ttft_ms.astype(float), frame.end_to_end_ms.astype(float)
+    spread = np.array(frame.end_to_end_spread_ms.tolist())
+    bound = total["naive"] / frame.end_to_end_bound["naive"]
+    with sheet(3.4, caption) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.hlines(y, ttft.min() / 2, ttft, color="#CCCCCC", linewidth=1, zorder=0)
+        left.scatter(ttft, y, color=colours, s=60)
+        left.set(xscale="log", xlim=(ttft.min() / 2, ttft.max() * 30), xlabel="ms, log scale (measured, median)")
+        left.set_title("time to an agent's first token")
+        left.set_yticks(y, frame.index)
+        right.barh(y, total, color=colours, height=0.6)
+        right.errorbar(total, y, xerr=np.abs(spread.T - total.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
+        notes = [note.replace("; the", ";\nthe") for note in above_bound(summary, raw=False)]  # raw ones are not shown
+        label = "\n".join(["ms (measured, median; whiskers: min, max)", *notes])
+        right.set(xlim=(0, spread.max() * 1.4), xlabel=label)
+        right.set_title("end to end, all agents")
+        right.xaxis.set_major_locator(MaxNLocator(4))
+        plain_numbers(right.xaxis)
+        right.axvline(bound, **DOTTED)
+        limit = float(frame.end_to_end_bound["naive"])
+        right.text(bound, -0.75, f" bound: {limit:.2f}x (predicted)", fontsize=8.5, color="#444444", va="center")
+        right.set_ylim(-1.0, len(frame) - 0.4)
+        for at, row in enumerate(frame.itertuples()):
+            first = whole = ""
+            if row.Index != "naive":
+                first, whole = f" ({row.ttft_speedup:,.0f}x)", f" ({row.end_to_end_speedup:.2f}x)"
+            _note(left, row.ttft_ms * 1.25, at, f"{row.ttft_ms:,.0f} ms{first}")
+            _note(right, spread[at].max(), at, f"  {row.end_to_end_ms:,.0f} ms{whole}")
+        headline(figure, f"An agent's first token comes up to {frame.ttft_speedup.astype(float).max():,.0f}x sooner")
+    return figure
+
+
+def _note(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    ax.text(x, y, text, va="center", fontsize=9, **look)
+
+
+def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
+    """Time until an agent's context holds the document, by phase.
+
+    runs: of a bench or a sweep, with naive, at one depth and one number of agents.
+    """
+    phases = [phase for phase in ACTIVATION if phase != "prefill"]
+    median = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in (*phases, "activation")]].median()
+    naive, ours = median.activation_ms["naive"], median.drop(index="naive").iloc[::-1]
+    with sheet(3.1, caption) as figure:
+        ax = figure.subplots()
+        key = _stacked(ax, ours[[f"{phase}_ms" for phase in phases]].set_axis(phases, axis=1))
+        for name, ms in ours.activation_ms.items():
+            text = f"{ms:,.1f} ms; naive: {naive / ms:,.0f}x as long" if ms >= 0.05 else f"{ms:.2f} ms"
+            _note(ax, ms, name, f"  {text}")
+        ax.set(
+            xlabel="ms until an agent's context holds the document (measured, median)",
+            xlim=(0, ours.activation_ms.max() * 1.6),
+        )
+        ax.tick_params(axis="y", length=0)
+        depth, longest = int(runs.depth.iloc[0]), ours.activation_ms.max()
+        message = f"Naive waits {naive / 1e3:,.1f} s for {depth:,} tokens; the others at most {longest:,.0f} ms"
+        headline(figure, message, key)
+    return figure
+
+
+def _stacked(ax: Axes, frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Draw a bar per row, its columns (phases, ms) one after another. Returns the legend's entries."""
+    key = {}
+    left = np.zeros(len(frame))
+    for phase in frame:
+        label, colour, hatch = PHASES[phase]
+        width = frame[phase].to_numpy(float)
+        ax.barh(frame.index, width, left=left, height=0.62, color=colour, hatch=hatch, **_EDGE)
+        left += width
+        if width.max() > 0:
+            key[label] = (colour, hatch)
+    return key
+
+
+def first_touch(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """What swarmkv's agents wait for, agent by agent: the first copy is into new memory; frame: activation_by_agent."""
+    ordered = frame.set_axis([f"{name}, agent {turn}" for turn, name in enumerate(frame.index, 1)]).iloc[::-1]
+    with sheet(2.3, caption) as figure:
+        ax = figure.subplots()
+        key = _stacked(ax, ordered)
+        for name, row in ordered.iterrows():
+            parts = ", ".join(f"{PHASES[phase][0]} {ms:,.0f}" for phase, ms in row.items())
+            _note(ax, row.sum(), name, f"  {parts} ms")
+        ax.set(xlabel="ms until an agent's context holds the document (measured, one run, raw)")
+        ax.set_xlim(0, ordered.sum(axis=1).max() * 1.6)
+        ax.tick_params(axis="y", length=0)
+        first, second = frame["copy"].iloc[0], frame["copy"].iloc[1]
+        headline(
+            figure, f"Copying the same bytes: {first:,.0f} ms for the first agent, {second:,.0f} for the second", key
+        )
+    return figure
+
+
+def published_parts(parts: pd.DataFrame, caption: str = "") -> Figure:
+    """The article's activation of its second agent, beside the parts of ours; parts: from activation_parts."""
+    ours = parts.loc[["shared", "pooled", "swarmkv"], list(PARTS)]
+    published, total = PUBLISHED["activation"][1], ours.sum(axis=1)
+    with sheet(3.0, caption) as figure:
+        ax = figure.subplots()
+        key = _stacked(ax, ours.rename(index=lambda name: f"{name}, measured"))
+        ax.barh("article, published", published, height=0.62, color="white", edgecolor="#444444", linewidth=1)
+        _note(ax, published / 2, "article, published", "not taken apart", ha="center")
+        _note(ax, published, "article, published", f"  {published} ms, on a GTX 1080")
+        for name, ms in total.items():
+            each = [f"{part:.2g}" for part in ours.loc[name] if part]
+            _note(ax, ms, f"{name}, measured", f"  {' + '.join(each)} = {ms:.2g} ms")
+        ax.set(xlabel="ms until the first logits after a question (published; measured, raw medians)")
+        ax.set_xlim(0, max(published, total.max()) * 1.5)
+        ax.tick_params(axis="y", length=0)
+        largest = ours.loc["swarmkv"].idxmax()
+        share = ours[largest]["swarmkv"] / total["swarmkv"]
+        message = f"The largest part of what swarmkv does here is the {PHASES[largest][0]}: {share:.0%} of the time"
+        headline(figure, message, key)
+    return figure
+
+
+def article(report: Mapping[str, Any], caption: str = "") -> Figure:
+    """The article's two speed-ups and ours, in % of each baseline; report: of a bench with naive and swarmkv."""
+    sources = {"published": PUBLISHED, "measured": as_published(report)}
+    names = {"end_to_end": "end to end", "activation": "the second agent's activation"}
+    with sheet(3.2, caption) as figure:
+        for ax, metric in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
+            for y, (source, ms) in enumerate(sources.items()):
+                before, after = ms[metric]
+                look = {"hatch": "//" if source == "published" else "", **_EDGE}
+                ax.barh(y - 0.2, 100, 0.38, color=BASELINE, **look)
+                ax.barh(y + 0.2, 100 * after / before, 0.38, color=OURS, **look)
+                _note(ax, 97, y - 0.2, f"{before:,.0f} ms", ha="right", color="white", weight="bold")
+                _note(
+                    ax,
+                    100 * after / before,
+                    y + 0.2,
+                    f" {after:,.0f} ms: {times(before / after)}, {saved(before, after)}",
+                )
+            ax.set_yticks(range(2), list(sources))
+            ax.set(xlim=(0, 122), xlabel="% of its own baseline", title=names[metric])
+            ax.tick_params(axis="y", length=0)
+        figure.axes[0].invert_yaxis()
+        published, measured = (
+            f"{times(a / b)} ({saved(a, b)} saved)" for a, b in (ms["end_to_end"] for ms in sources.values())
+        )
+        message = f"End to end: {published} published, {measured} measured"
+        headline(figure, message, {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS})
+    return figure

@@ -1,0 +1,1 @@
+"""05: against what people run today."""

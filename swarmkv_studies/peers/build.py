@@ -1,0 +1,102 @@
+"""Build llama.cpp's own programs from the sources in llama-cpp-python's sdist: the same version that the lab runs."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.files import cache_folder
+from swarmkv_lab.llama.api import default_threads
+
+PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
+# As in the lab's own build: optimised for this machine's processor. Tests, examples, TLS and the web page are left out.
+_OPTIONS = {
+    "CMAKE_BUILD_TYPE": "Release",
+    "GGML_NATIVE": "ON",
+    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_EXAMPLES": "OFF",
+    "LLAMA_OPENSSL": "OFF",
+    "LLAMA_BUILD_UI": "OFF",
+    "LLAMA_USE_PREBUILT_UI": "OFF",
+}
+_AVX2 = {"GGML_NATIVE": "OFF", "GGML_AVX2": "ON", "GGML_AVX512": "OFF", "BUILD_SHARED_LIBS": "ON"}
+
+
+def program(name: str) -> Path:
+    """The path of one of PROGRAMS. Raises SwarmKVError if it is not built yet."""
+    for folder in (_folder() / "bin", _folder() / "bin" / "Release"):  # where cmake's Visual Studio generator puts it
+        for path in (folder / name, folder / f"{name}.exe"):
+            if path.is_file():
+                return path
+    raise SwarmKVError(f"{name} is not built: run make peers (a few minutes, once)")
+
+
+def build() -> Path:
+    """Fetch the sources and compile the programs into the lab's cache folder, unless they are there.
+
+    Returns the folder. Raises SwarmKVError if a command is missing or fails.
+    """
+    target = _folder()
+    with suppress(SwarmKVError):
+        for name in PROGRAMS:
+            program(name)
+        return target
+    _compile(target, _OPTIONS, PROGRAMS)
+    return target
+
+
+def libraries_without_avx512() -> Path:
+    """The folder with llama.cpp's libraries compiled for AVX2 alone. Raises SwarmKVError if they are not built."""
+    folder = _folder("-avx2") / "bin"
+    if not (folder / "libllama.so").is_file():
+        raise SwarmKVError(
+            "llama.cpp without AVX-512 is not built (a few minutes, once, on Linux): "
+            'python -c "from swarmkv_studies.peers.build import build_without_avx512; build_without_avx512()"'
+        )
+    return folder
+
+
+def build_without_avx512() -> Path:
+    """Compile these libraries from the same sources, unless they are there; the folder. Errors as in ``build``."""
+    with suppress(SwarmKVError):
+        return libraries_without_avx512()
+    _compile(_folder("-avx2"), _OPTIONS | _AVX2, ["llama"])
+    return libraries_without_avx512()
+
+
+def _compile(target: Path, options: Mapping[str, str], targets: Sequence[str]) -> None:
+    """Fetch the sources, and compile some of cmake's targets into a folder."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sources-") as folder:
+        sources = _sources(Path(folder))
+        defined = [f"-D{name}={value}" for name, value in options.items()]
+        _run(["cmake", "-S", str(sources), "-B", str(target), *defined])
+        threads = str(default_threads())
+        _run(["cmake", "--build", str(target), "--config", "Release", "--parallel", threads, "--target", *targets])
+
+
+def _folder(variant: str = "") -> Path:
+    return cache_folder() / f"llama.cpp-{version('llama-cpp-python')}{variant}"
+
+
+def _sources(folder: Path) -> Path:
+    requirement = f"llama-cpp-python=={version('llama-cpp-python')}"
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+    _run([*pip, requirement])
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    return next(folder.glob("*/vendor/llama.cpp"))
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError as error:
+        raise SwarmKVError(f"{command[0]} is needed to build llama.cpp's programs, but is not installed") from error
+    if done.returncode:
+        raise SwarmKVError(f"{' '.join(command[:2])} failed: {(done.stderr or done.stdout).strip()[-800:]}")

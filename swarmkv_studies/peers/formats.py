@@ -1,0 +1,123 @@
+"""Weight formats: how fast a model is in each of them, and how far each changes its predictions."""
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.divergence import divergence
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.loading import in_formats, load_model
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.requantize import COMMON_FORMATS
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.snapshot.prefill import prefill_into
+from swarmkv_studies.common.metronome import metronome
+from swarmkv_studies.common.work_times import BRANCH, STEPS, median_beat, opened, time_work
+from swarmkv_studies.kv_sizing.fidelity import predictions
+from swarmkv_studies.peers.work import decode_work
+
+
+def weight_formats(
+    model: Model | str | Path | None,
+    tokens: np.ndarray,
+    formats: Sequence[str] = COMMON_FORMATS,
+    *,
+    repeats: int = 3,
+    continuation: int = 32,
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Time a model in several weight formats, and compare its predictions: a row per format, the model's own first.
+
+    model: a Model, or what load_model takes. settings: as in Context, n_ctx aside. Columns:
+    format; is_source; file_bytes; n_tokens, those of the prefill; repeats, the rounds that were measured; prefill_ms
+    (median), prefill_min_ms, prefill_max_ms; branch_ms, of 12 tokens after it; token_ms, per single token after those;
+    the same as measured, raw_prefill_ms and so on, as these are corrected for the machine's speed (analysis.clock);
+    prefill_tokens_per_s; kl_mean, kl_max (nats, from the source) and top1 over the last ``continuation`` tokens; and
+    {prefill, branch, token}_flop and _bytes, as in sizing.work.decode_work, where sizing knows the architecture.
+
+    The formats take turns (A B C, A B C) after a warm-up. One at a time is in memory beside the source, loaded anew in
+    each turn and not timed until it is: repacked weights are private memory, and all formats at once may not fit.
+    A format that cannot be made is left out, with a warning. An interrupt returns the complete rounds, with a warning,
+    if there are any. Raises SwarmKVError for unknown formats or settings and for a continuation that is too long.
+    """
+    whole_number("repeats", repeats, 1)
+    how = ContextSettings.of(**settings).sized(len(tokens) + BRANCH + STEPS)
+    with ExitStack() as stack:
+        source = model if isinstance(model, Model) else stack.enter_context(load_model(model))
+        tokens = source.check_tokens(tokens)
+        if not 0 < continuation < len(tokens):
+            raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
+        paths = in_formats(source, formats, progress=progress)
+        beat = stack.enter_context(metronome(source, len(tokens), how))
+        bar = stack.enter_context(tqdm(total=(repeats + 1) * len(paths), desc="formats", disable=not progress))
+        rounds: list[dict[str, Any]] = []
+        try:
+            for repeat in range(repeats + 1):
+                this: dict[str, Any] = {}
+                for name, path in paths.items():
+                    bar.set_postfix_str(name)
+                    with opened(path, source) as one, one.open_context(how) as ctx:
+                        this[name] = time_work(ctx, tokens, beat) if repeat else _continue(ctx, tokens, continuation)
+                    bar.update()
+                rounds.append(this)
+        except KeyboardInterrupt:
+            if len(rounds) < 2:
+                raise
+            about = f"interrupted: medians of {len(rounds) - 1} of {repeats} rounds are returned"
+            warnings.warn(about, stacklevel=3)
+        beat_ms = median_beat([this[name] for this in rounds[1:] for name in paths])
+        return pd.DataFrame(
+            [_row(name, path, source, rounds, len(tokens), how, beat_ms) for name, path in paths.items()]
+        )
+
+
+def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
+    """The predictions over the last n tokens, which are the warm-up too."""
+    prefill_into(ctx, tokens[:-n])
+    return predictions(ctx, tokens[-n:])
+
+
+def _row(
+    name: str,
+    path: Path,
+    source: Model,
+    rounds: list[dict[str, Any]],
+    n_tokens: int,
+    how: ContextSettings,
+    beat_ms: float,
+) -> dict[str, Any]:
+    logits = rounds[0]
+    raw, beats = (np.array(times) for times in zip(*(this[name] for this in rounds[1:]), strict=True))
+    times = beats * beat_ms
+    prefill, branch, token = np.median(times, axis=0)
+    row = {
+        "format": name,
+        "is_source": path == source.path,
+        "file_bytes": path.stat().st_size,
+        "n_tokens": n_tokens,
+        "repeats": len(times),
+        "prefill_ms": prefill,
+        "prefill_min_ms": times[:, 0].min(),
+        "prefill_max_ms": times[:, 0].max(),
+        "branch_ms": branch,
+        "token_ms": token,
+        **{
+            f"raw_{work}_ms": ms
+            for work, ms in zip(("prefill", "branch", "token"), np.median(raw, axis=0), strict=True)
+        },
+        "prefill_tokens_per_s": 1e3 * n_tokens / prefill,
+        **divergence(next(iter(logits.values())), logits[name]),
+    }
+    n_branch = min(BRANCH, n_tokens)
+    decodes = {"prefill": (n_tokens, 0), "branch": (n_branch, n_tokens), "token": (1, n_tokens + n_branch)}
+    for work, (n, n_past) in decodes.items() if source.sized else ():
+        row[f"{work}_flop"], row[f"{work}_bytes"] = decode_work(path, n, n_past, how.kv_pair)
+    return row

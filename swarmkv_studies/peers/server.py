@@ -1,0 +1,223 @@
+"""llama-server as its users run it: agents all at once or one after another, and slots saved and restored."""
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.fanout.strategies import Strategy
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_studies.peers.build import program
+
+_STARTS_WITHIN_S = 60
+
+
+class LlamaServer:
+    """A llama-server on a free loopback port, with its own API key; it runs during a ``with`` block.
+
+    Entering the block raises SwarmKVError if the server does not start.
+    """
+
+    def __init__(self, model: Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.key = secrets.token_hex(16)
+        self.folder = tempfile.TemporaryDirectory()
+        self.process: subprocess.Popen[bytes] | None = None
+        key_type, value_type = settings.kv_pair
+        options = {
+            "model": model.path,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "ctx-size": settings.cells,
+            "parallel": n_slots,
+            "batch-size": settings.n_batch,
+            "threads": settings.threads,
+            "threads-batch": settings.threads_batch,
+            "cache-type-k": key_type,
+            "cache-type-v": value_type,
+            "n-gpu-layers": 99 if model.on_gpu else 0,
+            "flash-attn": "on" if settings.prefilling.uses_flash_attn(model.on_gpu) else "off",
+            "slot-save-path": self.folder.name,
+        }
+        flags = (text for name, value in options.items() for text in (f"--{name}", value))
+        self.command = [*map(str, (program("llama-server"), *flags)), "--no-ui", *arguments]
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=httpx.Timeout(3600),  # seconds; a request may wait for many others
+            # A new connection for each request: the server may close an idle one just when the next request is sent.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            trust_env=False,  # no proxy for loopback
+        )
+
+    def __enter__(self) -> "LlamaServer":
+        log = Path(self.folder.name) / "log"
+        until = time.monotonic() + _STARTS_WITHIN_S
+        try:
+            with log.open("w") as file:
+                self.process = subprocess.Popen(
+                    self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
+                )
+            while time.monotonic() < until and self.process.poll() is None:
+                with suppress(SwarmKVError):
+                    self.ask("GET", "/health")
+                    return self
+                time.sleep(0.05)
+            raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
+        except BaseException:  # also Ctrl-C
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+        self.client.close()
+        self.folder.cleanup()
+
+    def ask(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        """Send one request and return its JSON answer. Raises SwarmKVError if the server refuses it."""
+        with self._answer(method, path, body) as answer:
+            return json.loads(answer.read())
+
+    def complete(
+        self, prompt: Sequence[int], n: int, on_first: Callable[[], None] = lambda: None, **body: Any
+    ) -> list[int]:
+        """Greedy tokens after a prompt of token ids; on_first is called when the first token has arrived.
+
+        Raises SwarmKVError if no token arrives.
+        """
+        body |= {"prompt": list(prompt), "n_predict": n, "temperature": 0.0, "stream": True, "return_tokens": True}
+        tokens: list[int] = []
+        with self._answer("POST", "/completion", body) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
+                    if not tokens:
+                        on_first()
+                    tokens += new
+        if not tokens:
+            raise SwarmKVError("llama-server answered without a token")
+        return tokens
+
+    @contextmanager
+    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
+        try:
+            with self.client.stream(method, path, json=body or None) as answer:
+                if answer.status_code != 200:
+                    raise SwarmKVError(
+                        f"llama-server answered {path} with {answer.status_code}: {answer.read()[:300]!r}"
+                    )
+                yield answer
+        except httpx.HTTPError as error:
+            raise SwarmKVError(f"llama-server did not answer {path}: {error}") from error
+
+
+def server_cold(run: Run) -> None:
+    """All agents at once, each with its whole prompt in a slot with its own, empty cache."""
+    with _serving(run, len(run.branches), "--no-kv-unified") as server:
+        _at_once(run, server)
+
+
+def server_unified(run: Run) -> None:
+    """Like server_cold, with all slots in one unified cache: attention also reads, and masks, the others' tokens."""
+    with _serving(run, len(run.branches), "--kv-unified") as server:
+        _at_once(run, server)
+
+
+def server_primed(run: Run) -> None:
+    """First the document as a request of its own, then all agents at once."""
+    with _serving(run, len(run.branches), "--kv-unified") as server:
+        with run.phase(None, "prefill"):
+            server.complete(run.tokens.tolist(), 1)
+        _at_once(run, server)
+
+
+def server_warm(run: Run) -> None:
+    """One slot, the agents one after another: it reuses the prefix that a prompt shares with the previous one."""
+    with _serving(run, 1) as server:
+        with run.phase(None, "prefill"):
+            server.complete(run.tokens.tolist(), 1)
+        for agent in run.branches:
+            _one(run, server, agent)
+
+
+def server_slots(run: Run) -> None:
+    """The document's slot is saved to a file and restored for each agent."""
+    with _serving(run, 1) as server:
+        with run.phase(None, "prefill"):
+            server.complete(run.tokens.tolist(), 1)
+        with run.phase(None, "capture"):
+            saved = server.ask("POST", "/slots/0?action=save", filename="document")
+        for agent in run.branches:
+            with run.phase(agent, "restore", saved["n_written"]):
+                server.ask("POST", "/slots/0?action=restore", filename="document")
+            _one(run, server, agent)
+
+
+SERVER_PEERS: Mapping[str, Strategy] = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("server_cold", server_cold, packs=True),
+        Strategy("server_unified", server_unified, packs=True),
+        Strategy("server_primed", server_primed, packs=True),
+        Strategy("server_warm", server_warm),
+        Strategy("server_slots", server_slots),
+    )
+}
+
+
+@contextmanager
+def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
+    """A server after one warm-up request, started while the run's clock is stopped; its KV memory is counted."""
+    most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
+    settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
+    n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
+    with ExitStack() as stack:
+        with run.recorder.stopped():
+            server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))
+            server.complete(run.branches[0].prompt.tolist(), 2, cache_prompt=False)
+        with run.recorder.holding(n_bytes):
+            yield server
+
+
+def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
+    start = run.recorder.now()
+    _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
+
+
+def _at_once(run: Run, server: LlamaServer) -> None:
+    start = run.recorder.now()
+    with ThreadPoolExecutor(len(run.branches)) as threads:
+        times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
+    for agent, (first, end) in zip(run.branches, times, strict=True):
+        _record(run, agent, start, first, end)
+
+
+def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
+    """Ask for an agent's answer. Returns when its first and its last token arrived, in ms since the run's start."""
+    now, first = run.recorder.now, list[float]()
+    tokens = server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(now()), **body)
+    agent.tokens += [token for token in tokens if not run.model.is_eog(token)]
+    return first[0], now()
+
+
+def _record(run: Run, agent: Branch, start: float, first: float, end: float) -> None:
+    run.recorder.add(agent.name, "branch", start, first)
+    run.recorder.add(agent.name, "generate", first, end)

@@ -1,0 +1,110 @@
+"""Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.llama.loading import in_formats
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_studies.common.metronome import metronome
+from swarmkv_studies.common.work_times import BRANCH, STEPS, Times, opened, time_work
+
+
+def tune(
+    model: Model,
+    tokens: np.ndarray,
+    *,
+    n_threads: Sequence[int] | None = None,
+    flash_attn: Sequence[bool | str] = (False, True, "prefill"),
+    weights: Sequence[str] | None = None,
+    repeats: int = 3,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
+
+    Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token), corrected for the machine's
+    changing speed (analysis.clock). n_threads: by default 1, 2, 4 ... up to the physical cores. flash_attn: with
+    "prefill" the times of a prefill include a context of its own and the change of the state's layout. weights: formats
+    to time beside the model's own, in a first column weights; see weight_formats for how far they change its
+    predictions. flash_attn="auto" does not tune: it must always give the same setting, because a snapshot can only be
+    restored with the setting that it was captured with.
+    """
+    most = default_threads()
+    n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
+    most_threads = settings | {"n_threads": most}
+    paths = {"": model.path} if weights is None else in_formats(model, weights)
+    times: dict[tuple[str, bool | str, int], list[Times]] = {}
+    turns = list(product(flash_attn, n_threads))
+    total = (repeats + 1) * len(paths) * len(turns)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=total, desc="tuning", unit="run", leave=False))
+        # A slow machine does not slow both kinds of attention alike, so each has beats of its own kind.
+        beats = {
+            kind: stack.enter_context(
+                metronome(model, len(tokens), ContextSettings.of(**most_threads | {"flash_attn": kind}))
+            )
+            for kind in {kind for flash in flash_attn for kind in _kinds(flash)}
+        }
+        pace: dict[bool, list[float]] = {kind: [] for kind in beats}
+        for repeat, name in product(range(repeats + 1), paths):
+            with opened(paths[name], model) as one:
+                for flash, threads in turns:
+                    how = settings | {"flash_attn": flash, "n_threads": threads}
+                    with one.context(len(tokens) + BRANCH + STEPS, **how) as ctx:
+                        measured = time_work(ctx, tokens, *(beats[kind] for kind in _kinds(flash)[:2]))
+                    if repeat:  # the first round is a warm-up
+                        times.setdefault((name, flash, threads), []).append(measured)
+                    for kind, beat in beats.items():  # at the same moments, hence comparable
+                        pace[kind].append(beat())
+                    bar.update()
+    median = {kind: np.median(ms) for kind, ms in pace.items()}
+    rows = [
+        (*key, *np.median([beats for _, beats in runs], axis=0) * [median[kind] for kind in _kinds(key[1])])
+        for key, runs in times.items()
+    ]
+    columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.drop(columns="weights") if weights is None else frame
+
+
+def _kinds(flash_attn: bool | str) -> list[bool]:
+    """Whether the prefill, the question and single tokens have flash attention."""
+    return [True, False, False] if flash_attn == "prefill" else 3 * [bool(flash_attn)]
+
+
+def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:
+    """The settings that are fastest for one prefill and n_agents answers of n_tokens; frame: from ``tune``.
+
+    If it timed several weight formats, the settings are those of fastest_weights.
+    """
+    if "weights" in frame:
+        frame = frame[frame.weights == fastest_weights(frame, n_agents, n_tokens)]
+    work = frame.prefill_ms + n_agents * frame.branch_ms
+    flash_attn = frame.flash_attn[_end_to_end_ms(frame, n_agents, n_tokens).idxmin()]
+    alike = frame[frame.flash_attn == flash_attn]
+    return {
+        "flash_attn": flash_attn
+        if flash_attn == "prefill"
+        else str(flash_attn) == "True",  # text in a frame from a file
+        "n_threads": int(alike.n_threads[alike.token_ms.idxmin()]),
+        "n_threads_batch": int(alike.n_threads[work[alike.index].idxmin()]),
+    }
+
+
+def fastest_weights(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> str:
+    """The weight format that is fastest for this; frame: from ``tune`` with weights, or SwarmKVError."""
+    if "weights" not in frame:
+        raise SwarmKVError("this frame has times of one weight format: pass weights=[...] to tune")
+    return str(frame.weights[_end_to_end_ms(frame, n_agents, n_tokens).idxmin()])
+
+
+def _end_to_end_ms(frame: pd.DataFrame, n_agents: int, n_tokens: int) -> pd.Series:
+    return frame.prefill_ms + n_agents * (frame.branch_ms + n_tokens * frame.token_ms)

@@ -1,0 +1,1 @@
+"""02: why a branch starts right after the document."""

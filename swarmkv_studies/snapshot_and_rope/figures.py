@@ -1,0 +1,122 @@
+"""Figures of positions: keys as they are stored and rotated back, and what a wrong position costs."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
+
+# as in measure.positions: (label, colour, marker)
+_SHIFTED = {
+    "seam": ("branch starts late:\na gap before it", "#D55E00", "D"),
+    "second half": ("gap in the middle\nof the document", "#CC79A7", "s"),
+    "whole prefix": ("document and branch\nmoved together", "#0072B2", "o"),
+}
+_TICKS = [mantissa * 10.0**power for power in range(-6, 3) for mantissa in (1, 2, 5)]
+
+
+def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """KL to the unshifted run against how far keys were shifted; frame: from measure.positions.position_error.
+
+    What a file of an older measurement does not have is left out.
+    """
+    floor = frame.kl_mean[frame.shifted == "nothing"].mean()
+    widest = frame.gap.max()
+    times = frame[frame.gap == widest].set_index("shifted").kl_mean / floor
+    with sheet(4.2, caption) as figure:
+        ax = figure.subplots()
+        ends: dict[str, float] = {}
+        for name, (_, colour, marker) in _SHIFTED.items():
+            rows = frame[frame.shifted == name].sort_values("gap")
+            if len(rows):
+                ax.plot(rows.gap, rows.kl_mean, color=colour, marker=marker, linewidth=1.4)
+                ends[name] = rows.kl_mean.iloc[-1]
+        ax.axhline(floor, **DOTTED)
+        measured = frame.kl_mean
+        limits = measured.min() / 1.6, measured.max() * 1.6
+        ax.set(xscale="log", yscale="log", ylim=limits, xlabel="positions moved, or left out")
+        ax.set_ylabel("KL to the unshifted run, nats\n(measured, mean)")
+        ticks_at(ax.xaxis, sorted(frame.gap[frame.gap > 0].unique()))
+        ticks_at(ax.yaxis, [tick for tick in _TICKS if limits[0] <= tick <= limits[1]])
+        ax.grid()
+        ax.set_axisbelow(True)
+        beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 8.5, "linespacing": 1.0}
+        ends["floor"] = floor
+        for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
+            label, colour, _ = _SHIFTED.get(name, ("noise floor: nothing\nmoved, other kernels", "#444444", ""))
+            ax.text(1.01, y, label, color=colour, **beside)
+        if "seam" in times:
+            name, what = "seam", f"A branch that starts {widest:,} positions late"
+        else:
+            name, what = "second half", f"A document with a gap of {widest:,} positions"
+        headline(figure, f"{what}: KL {_factor(times[name])} the noise floor")
+    return figure
+
+
+def _factor(times: float) -> str:
+    return f"{times:.1f}x" if times < 10 else f"{times:,.0f}x"
+
+
+def _apart(ends: Mapping[str, float], room: float) -> dict[str, float]:
+    """Heights of the labels beside lines that end at these values: in their order, none nearer than ``room`` in ln."""
+    placed: dict[str, float] = {}
+    for name, value in sorted(ends.items(), key=lambda end: end[1]):
+        placed[name] = max([np.log(value), *(at + room for at in placed.values())])
+    middle = np.mean([placed[name] - np.log(value) for name, value in ends.items()])
+    return {name: float(np.exp(at - middle)) for name, at in placed.items()}
+
+
+def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first: int = 0) -> Figure:
+    """One head's keys and values as images: float (n_tokens, head_dim) each; first: number of the first token."""
+    with sheet(3.7, layout=False) as figure:
+        left, right = figure.subplots(1, 2)
+        figure.subplots_adjust(left=0.07, right=0.98, top=0.82, bottom=0.13, wspace=0.2)
+        for ax, rows, name in ((left, keys, "keys"), (right, values, "values")):
+            limit = float(np.abs(rows).max()) or 1.0
+            _image(ax, rows, limit, first)
+            ax.set(xlabel="token")
+            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", y=1.0)  # y: no search
+        left.set_ylabel("element of the head")
+        headline(figure, title)
+    return figure
+
+
+def rotation(
+    stored: np.ndarray, unrotated: np.ndarray, turns: Mapping[int, float], title: str = "", caption: str = ""
+) -> Figure:
+    """One head's keys as stored and rotated back: images of all elements, and two lines for each of a few elements.
+
+    stored, unrotated: float (n_tokens, head_dim). turns: {element: tokens for a whole turn of its pair}, drawn in this
+    order. The images' colours end where one in twenty elements would go beyond, so that large ones do not pale the
+    others.
+    """
+    limit = float(np.quantile(np.abs(stored), 0.95)) or 1.0
+    lanes = [[f"{element}", f"{element}"] for element in turns]
+    with sheet(4.0 + 1.4 * len(turns), caption) as figure:
+        axes = figure.subplot_mosaic([["stored", "back"], *lanes], height_ratios=[3.6, *[1] * len(turns)])
+        images = {"stored": (stored, "as stored", BASELINE, "-"), "back": (unrotated, "rotated back", OURS, "--")}
+        for name, (rows, label, colour, line) in images.items():
+            ax = axes[name]
+            _image(ax, rows, limit)
+            ax.set_title(f"{label}: blue {-limit:.2g} to red {limit:.2g}")
+            ax.set_yticks(list(turns))
+            for element in turns:
+                axes[f"{element}"].plot(rows[:, element], line, color=colour, linewidth=1.8)
+        axes["stored"].set_ylabel("element of the head")
+        for element, tokens in turns.items():
+            ax = axes[f"{element}"]
+            ax.axhline(0, color="#BBBBBB", linewidth=0.6, zorder=0)
+            ax.set(xlim=(-0.5, len(stored) - 0.5), ylabel="value")
+            once = f"{tokens:,.1f}" if tokens < 100 else f"{tokens:,.0f}"
+            ax.set_title(f"element {element}: RoPE turns its pair once in {once} tokens")
+        axes[lanes[-1][0]].set_xlabel("token")
+        headline(figure, title, {"as stored": BASELINE, "rotated back": OURS})
+    return figure
+
+
+def _image(ax: Axes, rows: np.ndarray, limit: float, first: int = 0) -> None:
+    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
+    ax.imshow(rows.T, extent=(first - 0.5, first + len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)

@@ -1,0 +1,75 @@
+"""Positions: how predictions change when the prefix's keys are moved to other positions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.divergence import divergence
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_lab.snapshot.state import SequenceState
+from swarmkv_studies.kv_sizing.fidelity import predictions
+
+WHOLE, HALF, SEAM, NOTHING = "whole prefix", "second half", "seam", "nothing"
+
+
+def position_error(
+    model: Model, tokens: np.ndarray, gaps: Sequence[int] = (1, 10, 30, 100, 300, 900), continuation: int = 48
+) -> pd.DataFrame:
+    """KL to the unshifted run over the last ``continuation`` tokens of a document, a row per shifted part and gap.
+
+    "whole prefix": every cached key moves by the gap, and the continuation starts that much later. RoPE is relative, so
+    only the rounding of the rotated keys changes. "second half": only the prefix's second half moves, which leaves a
+    gap in it. "seam": no key moves, and the continuation starts that much too late, which leaves a gap between prefix
+    and continuation (too early is refused by llama.cpp). "nothing": no key moves, and other kernels (flash attention)
+    compute the same; this is the noise floor, one row with gap 0. Columns: shifted, gap (positions), kl_mean and kl_max
+    (nats), top1 (share with the same arg-max). Raises SwarmKVError for a continuation or gaps that document and model
+    do not allow.
+    """
+    half = (len(tokens) - continuation) // 2
+    if not 0 < continuation < len(tokens) - 1:
+        raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 2}")
+    if min(gaps, default=0) < 1 or len(tokens) + max(gaps) > model.n_ctx_train:
+        raise SwarmKVError(
+            f"gaps must be from 1 to {model.n_ctx_train - len(tokens):,}: {model.name} was trained for "
+            f"{model.n_ctx_train:,} positions, and the document takes {len(tokens):,}"
+        )
+    prefix, rest = tokens[:-continuation], tokens[-continuation:]
+    with model.context(len(tokens), flash_attn=True) as ctx:
+        ctx.decode(prefix, progress=True)
+        other_kernels = predictions(ctx, rest)
+    with model.context(len(tokens) + max(gaps), flash_attn=False) as ctx:
+        ctx.decode(prefix, progress=True)
+        snapshot = KVSnapshot.capture(ctx, prefix)
+
+        def shifted(gap: int, start: int) -> list[np.ndarray]:
+            snapshot.restore(ctx)
+            ctx.shift(gap, start)
+            return predictions(ctx, rest)
+
+        def late(gap: int) -> list[np.ndarray]:
+            ctx.set_state(_later(snapshot, gap))
+            return predictions(ctx, rest)
+
+        reference = predictions(ctx, rest)
+        rows = [{"shifted": NOTHING, "gap": 0, **divergence(reference, other_kernels)}]
+        for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False):
+            for name, start in ((WHOLE, 0), (HALF, half)):
+                rows.append({"shifted": name, "gap": gap, **divergence(reference, shifted(gap, start))})
+            rows.append({"shifted": SEAM, "gap": gap, **divergence(reference, late(gap))})
+    return pd.DataFrame(rows)
+
+
+def _later(snapshot: KVSnapshot, gap: int) -> np.ndarray:
+    """A snapshot's bytes that say of each key a position ``gap`` later than the one it was rotated to.
+
+    llama.cpp believes it, and goes on that much later. No shift could do this: it rotates the keys as well.
+    """
+    data = snapshot.data.copy()
+    state = SequenceState(data, snapshot.state().geometry)
+    for layers, _ in state.geometry.caches():
+        state.positions_of(layers[0])[:] += gap
+    return data

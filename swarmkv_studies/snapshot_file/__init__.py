@@ -1,0 +1,1 @@
+"""02b: what is in a snapshot, byte by byte."""

@@ -1,0 +1,1 @@
+"""00: what one prefill and many agents look like; the race."""

@@ -1,0 +1,149 @@
+"""The race: run strategies one after another on a document and your own questions, live."""
+
+from pathlib import Path
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.errors import INT32_MAX, SwarmKVError
+from swarmkv_lab.fanout.documents import load_agents
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import STRATEGIES
+from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.llama.model import Model
+from swarmkv_studies.common.rounds import measure, plan, rounds
+from swarmkv_studies.common.widgets.document import DocumentChoice
+from swarmkv_studies.common.widgets.explorer import LOOK, StrategyBoxes, alert, html_table, row
+from swarmkv_studies.common.widgets.live import Live
+from swarmkv_studies.common.widgets.pace import Pace
+
+_DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
+_OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
+_OF_ANY = ["What is this text about?", "Who is named in it?", "Which dates and amounts does it give?"]
+
+
+class Race(Live):
+    """Choose document, depth, questions and strategies; Run shows the growing timeline and the answers side by side.
+
+    document: "dossier", "article", a file's path or a text (see DocumentChoice); others can be pasted and uploaded.
+    ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
+    """
+
+    name = "race"
+
+    def __init__(self, model: Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
+        self.model = model
+        self.runs: dict[str, Run] = {}
+        self._live: Run | None = None
+        self._pace: Pace | None = None
+        self.document = DocumentChoice(document)
+        self._tokens: np.ndarray | None = None
+        self._depths = sorted({*_DEPTHS, depth})
+        self.depth = ipywidgets.SelectionSlider(options=self._depths, value=depth, description="Depth, tokens", **LOOK)
+        self.questions = ipywidgets.Textarea(
+            value="\n".join(_OF_THE_DOSSIER), rows=4, description="Questions", tooltip="One line per agent", **LOOK
+        )
+        self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
+        self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
+        rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
+        super().__init__(rows, "race")
+        for control in self.document.controls:
+            control.observe(lambda _: self._new_document(), names="value")
+        self._new_document()
+
+    def timelines(self) -> dict[str, pd.DataFrame]:
+        """The timelines of the finished runs, and of the one that is going on."""
+        runs, live = dict(self.runs), self._live  # the race's thread may change them meanwhile
+        timelines = {name: run.timeline for name, run in runs.items()}
+        if live is not None and live.strategy not in timelines:
+            timelines[live.strategy] = live.timeline
+        return timelines
+
+    def finished(self) -> str:
+        """How many strategies have run."""
+        return f"; {len(self.runs)} finished"
+
+    def work(self) -> None:
+        """Run every strategy once, after a warm-up."""
+        names = self.shown.ticked
+        questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
+        if not questions:
+            raise SwarmKVError("there is no question: write at least one, one per line")
+        self.say("warming up")
+        if self.model is None:
+            self.model = load_model()
+        tokens = self._tokens if self._tokens is not None else self._read()
+        depth = min(self.depth.value, len(tokens))
+
+        def callback(run: Run) -> None:
+            if len(run.tokens) < depth:  # the warm-up
+                self.look(draw=False)
+                return
+            if run is not self._live:
+                self._live, self._drawn = run, 0  # say at once what is running now
+            pace.count(run)
+            self.look()
+
+        pace = Pace(names, depth, len(questions), self.max_tokens.value)
+        once = rounds([depth], [len(questions)], 1)
+        how = {"max_tokens": self.max_tokens.value, "callback": callback}
+        asked = plan(self.model, tokens, once, names, agents=questions, **how)
+        self.begin()
+        self.runs, self._live, self._pace = {}, None, pace
+        for _, run, _ in measure(asked, once, progress=False):
+            self.runs[run.strategy] = run
+            self.redraw()
+            self.answers.value = self._answers()
+        self.progress.value = 1
+
+    def report(self) -> None:
+        """The strategy, its tokens so far, and the time that is left."""
+        self.progress.value = self._pace.done
+        self.say(self._pace.words(self._live.strategy))
+
+    def _new_document(self) -> None:
+        """Read the document, if it is there and can be counted; let depths and questions follow it."""
+        self._tokens = None
+        self.message.value = ""
+        asked, usual = self.questions.value.splitlines(), [_OF_ANY, _OF_THE_DOSSIER]
+        if asked in usual:  # not the reader's own
+            self.questions.value = "\n".join(usual[self.document.is_bundled])
+        self._offer_depths(None)
+        if self.model and self.document.is_given:
+            try:
+                self._read()
+            except SwarmKVError as error:
+                self.message.value = alert(error)
+
+    def _read(self) -> np.ndarray:
+        """The document's tokens; the depth is limited to them."""
+        self._tokens = self.model.tokenize(self.document.text())
+        limited = len(self._tokens) < self.depth.value < INT32_MAX
+        if limited or not self.document.is_bundled:
+            so = ", so the depth is all of it" if limited else ""
+            self.say(f"{self.document.name} has {len(self._tokens):,} tokens{so}")
+        self._offer_depths(len(self._tokens))
+        return self._tokens
+
+    def _offer_depths(self, n_tokens: int | None) -> None:
+        """Depths to choose from: at most the document's, where that is known, and all of it."""
+        most = n_tokens or INT32_MAX
+        everything = f"all {most:,} tokens" if n_tokens else "all tokens"
+        wanted = self.depth.value
+        depths = [n for n in self._depths if n < most]
+        self.depth.options = [(f"{n:,}", n) for n in depths] + [(everything, most)]
+        near = [n for n in depths if n <= wanted] or depths[:1] or [most]
+        self.depth.value = most if wanted >= most else near[-1]
+
+    def _answers(self) -> str:
+        runs = list(self.runs.values())
+        first = runs[0]
+        rows = [(agent.name, *(run.answers[agent.name] for run in runs)) for agent in first.branches]
+        times = [f"{run.metrics['end_to_end_ms'] / 1e3:,.2f} s" for run in runs]
+        same = ["the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in runs]
+        rows += [("end to end", *times), (f"compared with {first.strategy}", *same)]
+        return html_table(rows, "Answers and end-to-end times (measured)", ["agent", *self.runs])
+
+
+race_widget = Race
