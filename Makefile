@@ -4,15 +4,14 @@ VENV ?= .venv
 PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# The library for images and sound is not used here, and takes a part of the compilation.
-export CMAKE_ARGS := -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
-
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all test-browser soak peers lab dashboard book lint reference resume-reference readme navigation clean
+.PHONY: help install reproduce test test-all test-browser soak peers lab dashboard book lint reference resume-reference readme navigation clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(READY) ## set up $(VENV) alone, and compile llama.cpp: for those who want to ask first
 
 reproduce: $(READY) ## run the article's experiment on this machine, in minutes, with its figures and notebooks (PROFILE=full: 3,501 tokens)
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
@@ -81,7 +80,7 @@ navigation: $(READY) ## for maintainers: give every notebook its links to the ot
 	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import navigate; navigate()'
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
-$(READY): pyproject.toml
+$(READY): pyproject.toml install.py llama.cmake
 	@command -v $(PYTHON) >/dev/null || { echo "swarmkv-lab needs Python 3.11 or newer as $(PYTHON); set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "swarmkv-lab needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V); set PYTHON=..."; exit 1; }
@@ -90,7 +89,7 @@ $(READY): pyproject.toml
 	@command -v $${CXX:-c++} >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
 		|| { echo "llama-cpp-python is compiled here and needs a C++ compiler (g++ or clang++); or set CXX=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python install.py test
 	@touch $@
 
 $(VENV)/.dashboard $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
