@@ -9,8 +9,11 @@ from typing import Any
 import lazy_loader
 
 from swarmkv_lab.errors import public
+from swarmkv_lab.threads import bound_spinning
 
 __version__ = "0.1.0"
+
+bound_spinning()  # before llama.cpp is loaded, and OpenMP's library with it
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

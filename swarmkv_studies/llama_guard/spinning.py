@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.llama.threads import SPIN, WAIT_VARIABLES
+from swarmkv_lab.threads import SPIN, WAIT_VARIABLES
 
 # How threads wait: a process reads its environment once, when OpenMP's library is loaded. 300,000 is libgomp's own.
 WAITING: Mapping[str, Mapping[str, str]] = {

@@ -27,7 +27,7 @@ def bound_spinning() -> None:
         (setting,) = (f"{name}={value}" for name, value in SPIN.items())
         warnings.warn(
             "another package loaded OpenMP's library (libgomp) before swarmkv_lab, so its threads spin for long: "
-            "beside other programs decodes may take several times as long. Import swarmkv_lab.llama first, or set "
+            "beside other programs decodes may take several times as long. Import swarmkv_lab first, or set "
             f"{setting} before Python starts",
             RuntimeWarning,
             stacklevel=2,
