@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before llama.cpp is loaded: who waits leaves the core to others
-
 import numpy as np
 import pytest
 
