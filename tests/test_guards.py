@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
+from swarmkv_lab.threads import WAIT_VARIABLES
+from swarmkv_studies.common.measurements import table
 from swarmkv_studies.llama_guard import guards
 from swarmkv_studies.llama_guard.guards import VARIANTS
+from swarmkv_studies.llama_guard.spinning import SINGLE, WAITING
 
 
 @pytest.mark.real
@@ -63,22 +66,24 @@ def test_one_trial_of_each_outcome(monkeypatch):
     assert "3 of 4 processes went wrong" in studies.outcomes(trials).get_label()
 
 
-def test_how_threads_wait_is_set_before_their_process_starts(twin, document, question, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # the reader's own: the default is measured without it
-    seen, run = [], subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, env, **how: seen.append(env) or run(*a, env=env, **how))
-    frame = guards.compare_waiting(twin, document[:50], [question, question[:5]], max_tokens=2, repeats=1)
-    assert [env.get("OMP_WAIT_POLICY") for env in seen] == [None, "passive"]
-    assert list(frame.waiting) == [way for way in guards.WAITING for _ in range(2)]
-    assert frame.same_tokens.all()
-    assert "sleeps per token; in threads" in studies.waiting(frame.assign(sleeps_per_token=1)).get_label()
-    assert "tokens per second; in threads" in studies.waiting(frame.assign(sleeps_per_token=float("nan"))).get_label()
+def test_each_way_to_wait_is_set_before_its_process_starts(twin, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # the reader's own
+    seen, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, env=None, **how: seen.append(env) or popen(*a, env=env, **how))
+    frame = studies.compare_spinning(twin.path, busy=[0, 1], repeats=1)
+    waits = [{key: env[key] for key in WAIT_VARIABLES if key in env} for env in seen if env]
+    assert waits == list(WAITING.values())
+    assert list(frame.waiting) == [*WAITING, *WAITING]
+    assert (frame[["prompt_ms", "single_ms"]] > 0).all(axis=None)
 
 
-def test_a_process_that_fails_to_compare_says_so(twin, document, question, monkeypatch):
-    monkeypatch.setattr(guards, "_in_a_process", lambda *_: (types.SimpleNamespace(returncode=1), ["no memory"]))
-    with pytest.raises(lab.SwarmKVError, match="status 1: no memory"):
-        guards.compare_waiting(twin, document, [question])
+def test_a_bounded_spin_helps_a_busy_machine_and_the_title_says_by_how_much():
+    frame = table(lab.files.REFERENCE / "spinning.csv")
+    seconds = (frame.prompt_ms + SINGLE * frame.single_ms) / 1e3
+    median = seconds.groupby([frame.busy, frame.waiting]).median()
+    gain = median[10, "libgomp's default"] / median[10, "the lab's"]
+    assert gain > 2
+    assert f"{gain:.1f}x" in studies.spinning(frame).get_label()
 
 
 def test_the_guards_are_put_back(twin, document, question):

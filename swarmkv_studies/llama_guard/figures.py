@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_studies.common.style import BASELINE, OURS, headline, plain_numbers, sheet
+from swarmkv_studies.llama_guard.spinning import SINGLE
 
 
 def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
@@ -46,32 +47,26 @@ def outcomes(trials: pd.DataFrame, caption: str = "") -> Figure:
     return figure
 
 
-def waiting(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """How OpenMP's threads wait, and what it costs: bars are medians, dots are repeats; frame: from compare_waiting."""
-    labels = {"sleeps_per_token": "sleeps per token (measured)", "tokens_per_s": "tokens per second (measured)"}
-    ways = dict(zip(frame.waiting.unique(), (BASELINE, OURS), strict=True))
-    median = frame.groupby(["variant", "waiting"], sort=False)[list(labels)].median()
-    variants = list(frame.variant.unique())
-    with sheet(2.8, caption) as figure:
-        for ax, (metric, label) in zip(figure.subplots(1, 2, sharey=True), labels.items(), strict=True):
-            for at, (way, colour) in zip((-0.2, 0.2), ways.items(), strict=True):
-                rows = frame[frame.waiting == way]
-                values = [median.loc[(variant, way), metric] for variant in variants]
-                ax.barh([y + at for y in range(len(variants))], values, 0.36, color=colour)
-                ax.plot(rows[metric], rows.variant.map(variants.index) + at, "o", color="#222222", markersize=3)
-                for y, value in enumerate(values):
-                    ax.text(value, y + at, f"    {value:,.0f}", va="center", fontsize=9)
-            longest = frame[metric].max()
-            ax.set(xlabel=label, xlim=(0, longest * 1.25 if longest > 0 else 1))
-            ax.xaxis.set_major_locator(MaxNLocator(4))
-            plain_numbers(ax.xaxis)
-        ax.set_yticks(
-            range(len(variants)), [variant.replace(", own contexts", ",\nown contexts") for variant in variants]
-        )
-        ax.invert_yaxis()
-        counted = frame.sleeps_per_token.notna().all()  # not on Windows
-        metric, what = ("sleeps_per_token", "sleeps per token") if counted else ("tokens_per_s", "tokens per second")
-        one, two = (median.loc[(variant, next(iter(ways))), metric] for variant in variants)
-        message = f"Agents in turns: {one:,.0f} {what}; in threads: {two:,.0f}"
-        headline(figure, message, {f"threads wait {way}": colour for way, colour in ways.items()})
+def spinning(frame: pd.DataFrame, caption: str = "") -> Figure:
+    """Seconds of one batch and single tokens, beside busy programs, by how threads wait; frame: compare_spinning's.
+
+    Bars are medians, dots are rounds.
+    """
+    rows = frame.assign(seconds=(frame.prompt_ms + SINGLE * frame.single_ms) / 1e3)
+    median = rows.groupby(["busy", "waiting"], sort=False).seconds.median().unstack("waiting")
+    ways, ours = list(median), median["the lab's"]
+    with sheet(3.4, caption) as figure:
+        for ax, (busy, times) in zip(figure.subplots(1, len(median), sharey=True), median.iterrows(), strict=True):
+            ax.barh(ways, times, color=[OURS if way == "the lab's" else BASELINE for way in ways], height=0.6)
+            dots = rows[rows.busy == busy]
+            ax.plot(dots.seconds, dots.waiting, "o", color="#222222", markersize=2)
+            for y, value in enumerate(times):
+                ax.text(dots.seconds.max() * 1.4, y, f"{value:.1f} s", va="center", ha="right", fontsize=9)
+            ax.set(xlabel="seconds (measured)", xlim=(0, dots.seconds.max() * 1.42))
+            ax.set_title(f"{busy} busy programs" if busy else "a quiet machine", fontsize=9)
+            ax.xaxis.set_major_locator(MaxNLocator(3))
+        figure.axes[0].invert_yaxis()
+        busiest = median.index.max()
+        gain = median.loc[busiest, "libgomp's default"] / ours[busiest]
+        headline(figure, f"Beside {busiest} busy programs, threads that soon sleep are {gain:.1f}x as fast")
     return figure

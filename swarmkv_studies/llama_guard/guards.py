@@ -1,7 +1,6 @@
 """LlamaGuard, demonstrated: agents in threads, with and without a lock around llama.cpp."""
 
 import faulthandler
-import io
 import json
 import os
 import signal
@@ -13,50 +12,35 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from itertools import chain, count, cycle, product, repeat
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.api import build, default_threads
+from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_studies.snapshot_file.limits import resource
 
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there
 _DOCUMENT = 0
 _LONGEST_S = 10
 _ANSWER = 12  # tokens, of an agent without a guard
-_TABLE = "table:"
 _WRONG = 87  # an exit status that no system uses for a crash
 OUTCOMES = ("crashed", "hung", "wrong answers", "right by luck")
-# How OpenMP's threads wait for their next work: a process reads this once, when it starts.
-WAITING: Mapping[str, Mapping[str, str]] = {
-    "as OpenMP chooses": {},
-    "always asleep": {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
-}
 
 
 def compare_guards(
-    model: Model,
-    tokens: np.ndarray,
-    prompts: Sequence[np.ndarray],
-    *,
-    max_tokens: int = 16,
-    repeats: int = 3,
-    variants: Sequence[str] | None = None,
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
 ) -> pd.DataFrame:
     """Let agents answer over one prefix in each of the variants, in turns: a row per variant and repeat.
 
     latency_ms: from the common start to an agent's whole answer, mean. tokens_per_s: of all agents together.
-    sleeps_per_token: how often one of the process's threads went to sleep; NaN where the system does not say (Windows).
-    variants: names of VARIANTS, by default all. same_tokens: whether the answers equal the first variant's.
+    same_tokens: whether the answers equal the first variant's.
 
     Contexts are created and the prefix is restored before the clock starts. Each variant has the same number of cores,
     shared among the contexts that decode at the same time. Raises SwarmKVError for a model on a GPU.
@@ -81,50 +65,18 @@ def compare_guards(
             snapshot.restore(ctx)
         contexts = {1: [whole], 2: many[cores], 3: many[share]}
         expected = None
-        for turn, variant in tqdm(list(product(range(-1, repeats), variants or VARIANTS)), desc="guards", leave=False):
+        for turn, variant in tqdm(list(product(range(-1, repeats), VARIANTS)), desc="guards", leave=False):
             which, how = VARIANTS[variant]
-            start, before = time.perf_counter(), _sleeps()
+            start = time.perf_counter()
             answers, ends = zip(*how(contexts[which], prompts, max_tokens), strict=True)
-            seconds, slept = np.array(ends) - start, _sleeps() - before
+            seconds = np.array(ends) - start
             expected = expected or answers
             if turn < 0:  # a warm-up
                 continue
             n = sum(map(len, answers))
-            rows.append((turn, variant, 1e3 * seconds.mean(), n / seconds.max(), slept / n, answers == expected))
-    columns = ["repeat", "variant", "latency_ms", "tokens_per_s", "sleeps_per_token", "same_tokens"]
+            rows.append((turn, variant, 1e3 * seconds.mean(), n / seconds.max(), answers == expected))
+    columns = ["repeat", "variant", "latency_ms", "tokens_per_s", "same_tokens"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _sleeps() -> float:
-    """How often the threads of this process have gone to sleep since its start."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw if resource else float("nan")
-
-
-def thread_team() -> str:
-    """Whose threads llama.cpp computes with here, in words."""
-    if "OPENMP = 1" in build():
-        return "llama.cpp here computes with OpenMP's threads: OMP_WAIT_POLICY says how they wait"
-    return "llama.cpp here computes with ggml's own threads: OMP_WAIT_POLICY does not change how they wait"
-
-
-def compare_waiting(
-    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
-) -> pd.DataFrame:
-    """Agents in turns, and in threads under one guard; OpenMP's threads wait as they choose, and always asleep.
-
-    As compare_guards, with a column ``waiting`` (WAITING), a process of its own for each. Raises SwarmKVError if such a
-    process fails.
-    """
-    how = {"max_tokens": max_tokens, "repeats": repeats, "variants": ["in turns", "threads, own contexts, one guard"]}
-    frames = {}
-    for name, setting in WAITING.items():
-        plain = {key: value for key, value in os.environ.items() if key not in WAITING["always asleep"]}
-        done, said = _in_a_process(model, tokens, prompts, {"compare": how}, {**plain, **setting})
-        if done.returncode:
-            raise SwarmKVError(f"the process that compares guards ended with status {done.returncode}: {said[-1]}")
-        table = said[said.index(_TABLE) + 1 :]
-        frames[name] = pd.read_csv(io.StringIO("\n".join(table)))
-    return pd.concat(frames, names=["waiting", None]).reset_index(level="waiting").reset_index(drop=True)
 
 
 def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
@@ -148,8 +100,7 @@ def trials_without_guard(
 
 def _unguarded_trial(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> tuple[str, str]:
     """The outcome of a trial, and how it ended."""
-    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
-    done, said = _in_a_process(model, tokens, prompts, {"rounds": rounds}, os.environ | {"GGML_NO_BACKTRACE": "1"})
+    done, said = _in_a_process(model, tokens, prompts, rounds)
     if any(line.startswith("Timeout (") for line in said):  # faulthandler's word
         return "hung", f"it hung, and was ended after {_LONGEST_S} s"
     if done.returncode < 0:
@@ -159,24 +110,26 @@ def _unguarded_trial(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndar
 
 
 def _in_a_process(
-    model: Model,
-    tokens: np.ndarray,
-    prompts: Sequence[np.ndarray],
-    task: Mapping[str, Any],
-    environment: Mapping[str, str],
+    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """What this module does with a task as a program, and the lines that it printed."""
+    """This module as a program that decodes without a guard, and the lines that it printed."""
     asked = {
         "model": str(model.path),
         "tokens": np.asarray(tokens).tolist(),
         "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
-        **task,
+        "rounds": rounds,
     }
-    command = [sys.executable, "-m", "swarmkv_studies.llama_guard.guards"]
+    # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
+    environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     # Not a pipe: a debugger that outlives the process would keep it open.
     with tempfile.TemporaryFile("w+", errors="replace") as out:
         done = subprocess.run(
-            command, input=json.dumps(asked), stdout=out, stderr=subprocess.STDOUT, text=True, env=environment
+            [sys.executable, "-m", "swarmkv_studies.llama_guard.guards"],
+            input=json.dumps(asked),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
         )
         out.seek(0)
         return done, out.read().strip().splitlines() or ["no output"]
@@ -263,11 +216,7 @@ def _main() -> None:
     asked = json.load(sys.stdin)
     tokens, *prompts = (np.array(ids, np.int32) for ids in (asked["tokens"], *asked["prompts"]))
     with Model(asked["model"], n_gpu_layers=0) as model:
-        if "rounds" in asked:
-            _unguarded(model, tokens, prompts, asked["rounds"])
-        else:
-            frame = compare_guards(model, tokens, prompts, **asked["compare"])
-            print(f"\n{_TABLE}\n{frame.to_csv(index=False)}")
+        _unguarded(model, tokens, prompts, asked["rounds"])
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def _busy(n: int) -> Iterator[None]:
 
 
 def _serve(path: str, n_threads: int) -> None:
-    tokens = np.random.default_rng(7).integers(300, 20_000, PROMPT + SINGLE, dtype=np.int32)
     with load_model(path) as model, model.context(n_ctx=1024, n_threads=n_threads or None) as ctx:
+        tokens = np.random.default_rng(7).integers(0, model.n_vocab, PROMPT + SINGLE, dtype=np.int32)
         for _ in sys.stdin:
             ctx.clear()
             start = time.perf_counter()
