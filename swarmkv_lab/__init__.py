@@ -4,19 +4,8 @@ The public names are listed in __init__.pyi, each with the file that it lives in
 so importing the lab costs next to nothing, and sizing, analysis and figures need no llama.cpp.
 """
 
-from typing import Any
-
 import lazy_loader
-
-from swarmkv_lab.errors import public
 
 __version__ = "0.1.0"
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-
-
-def __getattr__(name: str) -> Any:
-    value = _load(name)
-    if not isinstance(value, type):  # a class says itself that it is public: its objects are also made elsewhere
-        value = globals()[name] = public(value)
-    return value
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,6 @@ from swarmkv_lab.errors import (
     DecodeError,
     SnapshotCorruptError,
     SwarmKVError,
-    public,
     whole_number,
 )
 from swarmkv_lab.llama.api import DECODE_CODES, interruptible, pointer, require_memory, take_errors
@@ -32,7 +31,6 @@ from swarmkv_lab.llama.weights import Weights
 Tokens = Sequence[int] | np.ndarray
 
 
-@public
 class Context:
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 

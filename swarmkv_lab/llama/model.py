@@ -4,14 +4,13 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError, public
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.llama.weights import Weights
 
 
-@public
 class Model(Weights):
     """A GGUF model: weights, tokenizer, chat template and KV geometry (see Weights), and its contexts.
 

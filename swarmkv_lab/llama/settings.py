@@ -7,7 +7,7 @@ from typing import Any
 
 import llama_cpp
 
-from swarmkv_lab.errors import INT32_MAX, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, is_quantized, kv_types, pad
 
@@ -16,7 +16,6 @@ MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS; with more it writes past an array
 
 
-@public
 @dataclass(frozen=True)
 class ContextSettings:
     """The settings of a Context; see there for their meaning. They travel from a call's door to llama.cpp as they are.

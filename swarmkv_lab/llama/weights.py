@@ -13,7 +13,7 @@ from typing import NoReturn
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, public, utf8, whole_number
+from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, utf8, whole_number
 from swarmkv_lab.llama.api import gpus, interruptible, pointer, take_errors, text_of
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.sizing.architectures import NOT_SIZED
@@ -24,7 +24,6 @@ _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 
 
-@public
 class Weights:
     """What Model is without its contexts: text to tokens and back, metadata, geometry. It never changes.
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, whole_number
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.interrupt import LONG
 from swarmkv_lab.llama.weights import Weights
@@ -22,7 +22,6 @@ from swarmkv_lab.snapshot.pages import MAGIC, PageReader, in_pages
 from swarmkv_lab.snapshot.state import SequenceState
 
 
-@public
 class KVSnapshot:
     """A sequence's KV state on the host: read-only bytes that any number of branches restore from.
 
