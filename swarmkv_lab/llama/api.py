@@ -20,8 +20,6 @@ from llama_cpp._ggml import libggml, libggml_base_path
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.log import interruptible as interruptible
-from swarmkv_lab.llama.log import take_errors as take_errors
 
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION

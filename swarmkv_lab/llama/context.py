@@ -5,7 +5,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
 import numpy as np
@@ -19,14 +19,18 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, interruptible, pointer, require_memory, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory
 from swarmkv_lab.llama.batch import Batch
 from swarmkv_lab.llama.fork import require_threads
+from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.interrupt import Interrupt
-from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
+from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
+from swarmkv_lab.llama.log import take_errors
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.llama.weights import Weights
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama.model import Model
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -36,8 +40,6 @@ class Context:
 
     kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it
     makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
-    "prefill": documents are prefilled with it, in a context of their own, and what follows is decoded without it in
-    this one, which therefore begins with a snapshot (``lab.prefill(..., flash_attn="prefill")``).
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
     swa_full: layers with a sliding window keep everything rather than the window, and so do their states: only then are
@@ -47,7 +49,7 @@ class Context:
     integrated GPU, on Apple's. Memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
     """
 
-    def __init__(self, model: Weights, settings: ContextSettings, guard: LlamaGuard) -> None:
+    def __init__(self, model: "Model", settings: ContextSettings, guard: LlamaGuard) -> None:
         self.model = model
         self.settings = settings
         self.guard = guard
@@ -69,7 +71,7 @@ class Context:
         self._shares: set[frozenset[int]] = set()
         if model.cache_in_main_memory:
             require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(self.kv_type)}")
-        with self.guard, model.guard, interruptible():
+        with self.guard, model.guard, interrupts_wait():
             take_errors()
             self.kv_rotated = settings.rotates_kv
             """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
@@ -117,7 +119,6 @@ class Context:
         with self.guard, self._inside:
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
-            self._require_prefilled(past)
             for seq_id, ids in rows.items():
                 if past[seq_id] + len(ids) > self.n_ctx_seq:
                     raise ContextBudgetError(
@@ -145,16 +146,6 @@ class Context:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
                 raise
-
-    def _require_prefilled(self, past: Mapping[int, int]) -> None:
-        """A document that was begun here would pass for one that was prefilled with flash attention."""
-        empty = [seq_id for seq_id, n_past in past.items() if not n_past]
-        if empty and self.settings.flash_attn == "prefill":
-            raise SwarmKVError(
-                f"sequence {empty[0]} is empty, and with flash_attn='prefill' a context only goes on from a document "
-                "that was prefilled in another: restore a snapshot of lab.prefill(..., flash_attn='prefill') first, or "
-                "pass flash_attn=True or False"
-            )
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
@@ -191,22 +182,8 @@ class Context:
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        whole_number("max_tokens", max_tokens)
-        return self._stream(max_tokens, Sampler(sampling), seq_id)
-
-    def _stream(self, max_tokens: int, sampler: Sampler, seq_id: int) -> Iterator[int]:
-        token = seen = -1
-        for i in range(max_tokens):
-            with self.guard:
-                if i:
-                    if self.changes(seq_id) != seen:
-                        raise SwarmKVError(f"sequence {seq_id} was changed while its answer was generated")
-                    self.decode([token], seq_id)
-                token = sampler.sample(self.pop_logits(seq_id))
-                seen = self.changes(seq_id)
-            if self.model.is_eog(token):
-                return
-            yield token
+        steps = generate_together(self, {seq_id: (max_tokens, sampling)})
+        return (step[seq_id] for step in steps)
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
@@ -362,7 +339,7 @@ class Context:
 
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
-        with self.guard, self._inside, interruptible():
+        with self.guard, self._inside, interrupts_wait():
             self._check_seq(seq_id)
             self._forget(seq_id)
             take_errors()
@@ -386,7 +363,7 @@ class Context:
 
         Raises SwarmKVError when it is called from inside one of its own calls (its callback, a signal handler).
         """
-        with self.guard, interruptible():
+        with self.guard, interrupts_wait():
             self.require_idle()
             self._free()
 
