@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, utf8, whole_number
-from swarmkv_lab.llama.api import gpus, pointer, text_of
+from swarmkv_lab.llama.api import gpus, pointer
 from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
@@ -62,9 +62,10 @@ class Model:
             take_errors()
             # Who is loaded is read now: the file may be another one tomorrow.
             self._loaded = self._file_version()
+            self.metadata = read_header(self.path)
+            """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
             self.content_hash = content_hash(self.path)
-            self._header = read_header(self.path)
-            layers = self._header.get(f"{self._header.get('general.architecture')}.block_count", 0)
+            layers = self.metadata.get(f"{self.architecture}.block_count", 0)
             if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
                 raise ModelNotFoundError(f"{self.path} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}")
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
@@ -79,10 +80,6 @@ class Model:
             if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
                 self._free()
                 raise SwarmKVError(f"{self.path} is not a decoder-only model: it has no prefix to share")
-            count = llama_cpp.llama_model_meta_count(handle)
-            key, value = llama_cpp.llama_model_meta_key_by_index, llama_cpp.llama_model_meta_val_str_by_index
-            self.metadata = {text_of(key, handle, i): text_of(value, handle, i) for i in range(count)}
-            """the GGUF's scalar key-value pairs, as text"""
             self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
             """tokens in the vocabulary, and so logits in a row"""
             self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
@@ -118,7 +115,7 @@ class Model:
     @property
     def architecture(self) -> str:
         """llama.cpp's name for the kind of model."""
-        return self.metadata.get("general.architecture", "")
+        return str(self.metadata.get("general.architecture", ""))
 
     @property
     def sized(self) -> bool:
@@ -128,7 +125,7 @@ class Model:
     @cached_property
     def geometry(self) -> KVGeometry:
         """The shape of the KV cache."""
-        return KVGeometry.from_header(self._header, self.path.name)
+        return KVGeometry.from_header(self.metadata, self.path.name)
 
     # -- text
 
