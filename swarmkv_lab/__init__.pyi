@@ -6,7 +6,7 @@ from . import llama as llama, sizing as sizing, snapshot as snapshot
 from .fanout.divergence import kl_divergence as kl_divergence
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
-from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError, refused as refused
+from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError
 from .fanout.documents import load_agents as load_agents, load_document as load_document
 from .fanout.fan_out import fan_out as fan_out, shared_prefix as shared_prefix
 from .fanout.pipeline import Agent as Agent, Pipeline as Pipeline

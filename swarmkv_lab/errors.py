@@ -1,16 +1,14 @@
-"""One family of errors: whatever a caller does wrong ends in a SwarmKVError, never in a dead kernel."""
+"""One family of errors: what a caller does wrong ends in a SwarmKVError, never in a dead kernel.
+
+An argument of a wrong type may also end in Python's own TypeError, AttributeError or ValueError.
+"""
 
 import difflib
-import functools
-import inspect
 import operator
-import typing
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 INT32_MAX = 2**31 - 1
-_Any = TypeVar("_Any")
 
 
 class SwarmKVError(Exception):
@@ -76,63 +74,3 @@ def _shown(value: Any) -> str:
         return repr(value)[:80]
     except ValueError:  # Python writes out no number of more than 4,300 digits
         return f"a number of {value.bit_length():,} bits"
-
-
-def public(what: _Any) -> _Any:
-    """A function, or a class with its public methods, whose callers we do not know.
-
-    When it fails with an error that is not ours, the arguments are held against their type hints: the first one that is
-    of another type is named in a SwarmKVError. A call that succeeds costs a try, and nothing is checked twice.
-    """
-    if not isinstance(what, type):
-        return typing.cast(_Any, _explained(what)) if inspect.isfunction(what) else what
-    for name, member in list(vars(what).items()):
-        if name.startswith("_") and name != "__init__":
-            continue
-        if inspect.isfunction(member):
-            setattr(what, name, _explained(member))
-        elif isinstance(member, classmethod):
-            setattr(what, name, classmethod(_explained(member.__func__)))
-    return what
-
-
-def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(*args: Any, **named: Any) -> Any:
-        try:
-            return function(*args, **named)
-        except (SwarmKVError, KeyboardInterrupt, SystemExit, GeneratorExit):
-            raise
-        except Exception as error:
-            _explain(function, args, named, error)
-            raise
-
-    return call
-
-
-def _explain(function: Callable[..., Any], args: Any, named: Any, error: Exception) -> None:
-    """Raise a SwarmKVError for the first argument that is not of its type."""
-    from beartype.door import is_bearable  # takes a tenth of a second, and is needed for this alone
-
-    hints = typing.get_type_hints(function)
-    try:
-        arguments = inspect.signature(function).bind(*args, **named).arguments
-    except TypeError:  # too many, too few, or of unknown names: Python has said it
-        return
-    for name, value in arguments.items():
-        if name in hints and not is_bearable(value, hints[name]):
-            wanted = getattr(hints[name], "__name__", None) or str(hints[name]).replace("typing.", "")
-            raise SwarmKVError(
-                f"{function.__qualname__}: {name} is {value!r:.60} ({type(value).__name__}), and should be {wanted}"
-            ) from error
-
-
-@contextmanager
-def refused() -> Iterator[None]:
-    """For a demonstration: print the error that the block raises; AssertionError when it raises none."""
-    try:
-        yield
-    except SwarmKVError as error:
-        print(f"{type(error).__name__}: {error}")
-    else:
-        raise AssertionError("this was accepted")

@@ -17,6 +17,7 @@ from .common.drawings import snapshot_layout as snapshot_layout
 from .common.full_size import full_size_twin as full_size_twin
 from .common.measurements import caption as caption, measurements as measurements
 from .common.profiles import profile as profile
+from .common.refused import refused as refused
 from .common.rounds import race as race
 from .common.style import save as save
 from .common.summary import share_of_bound as share_of_bound, steady_rows as steady_rows

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama import loading
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_studies.common.twins import write_twin
+from swarmkv_studies.peers import weight_files
 
 pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parent.parent
@@ -115,11 +115,11 @@ def question(rng):
 @pytest.fixture
 def no_q6_k(monkeypatch):
     """A weight format that llama.cpp cannot make."""
-    made = loading.requantized
+    made = weight_files.requantized
 
     def some(path, weights, *, progress):
         if weights == "q6_k":
             raise lab.SwarmKVError("llama.cpp could not")
         return made(path, weights, progress=progress)
 
-    monkeypatch.setattr(loading, "requantized", some)
+    monkeypatch.setattr(weight_files, "requantized", some)

@@ -11,7 +11,7 @@ import pytest
 from conftest import load_shape, needs, often
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama import weights
+from swarmkv_lab.llama import model as model_file
 from swarmkv_lab.llama.api import Device
 
 
@@ -130,7 +130,7 @@ def test_a_model_file_that_is_written_to_is_not_relied_on(tmp_path, document):
 
 
 def test_models_on_one_gpu_take_turns(twin, monkeypatch):
-    monkeypatch.setattr(weights, "gpus", lambda: [Device("CUDA0", "a GPU", 1, "CUDA")])
+    monkeypatch.setattr(model_file, "gpus", lambda: [Device("CUDA0", "a GPU", 1, "CUDA")])
     with lab.load_model(twin.path) as one, lab.load_model(twin.path) as other:
         assert one.guard is other.guard
         with one.context(256) as a, other.context(256) as b:

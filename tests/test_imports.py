@@ -39,6 +39,7 @@ WITHOUT_LLAMA_CPP = """
 import sys
 sys.modules["llama_cpp"] = None  # as where it is not installed
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_studies.book import gallery
 from swarmkv_studies import latency_explorer, sizing_explorer
 

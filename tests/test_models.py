@@ -12,7 +12,7 @@ import pytest
 import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading as models
-from swarmkv_lab.llama.weights import content_hash
+from swarmkv_lab.llama.model import content_hash
 from swarmkv_lab.sizing.catalogue import catalogue
 
 

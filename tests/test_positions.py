@@ -177,10 +177,10 @@ def test_the_whole_contexts_state_is_another_format(twin, document):
 
 
 def test_refused_prints_what_was_wrong_and_fails_where_nothing_was(capsys):
-    with lab.refused():
+    with studies.refused():
         raise lab.DecodeError("so it goes")
     assert capsys.readouterr().out == "DecodeError: so it goes\n"
-    with pytest.raises(AssertionError, match="accepted"), lab.refused():
+    with pytest.raises(AssertionError, match="accepted"), studies.refused():
         pass
-    with pytest.raises(ZeroDivisionError), lab.refused():
+    with pytest.raises(ZeroDivisionError), studies.refused():
         _ = 1 / 0

@@ -13,7 +13,7 @@ from swarmkv_lab.cluster import tasks
 from swarmkv_lab.cluster.clients import opened
 from swarmkv_lab.cluster.coordinator import Coordinator
 from swarmkv_lab.cluster.job import Job
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.outcome import Outcome
 from swarmkv_lab.fanout.recorder import Recorder
@@ -22,13 +22,11 @@ from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.files import user_path
 from swarmkv_lab.llama.loading import model_path
-from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.model import Model, content_hash
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
-from swarmkv_lab.llama.weights import content_hash
 
 
-@public
 @dataclass(eq=False)
 class ClusterRun(Outcome):
     """An Outcome of many processes. ``timeline`` has a column worker; ``workers``: DataFrame, a row per worker."""
@@ -71,7 +69,6 @@ class ClusterRun(Outcome):
         }
 
 
-@public
 def fan_out(
     client: Any,
     model_source: "str | Model | None",

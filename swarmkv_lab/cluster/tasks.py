@@ -1,6 +1,7 @@
 """Tasks: what workers are asked to do. Each runs in a worker's process, one at a time, and brings back small things."""
 
 import os
+import platform
 import socket
 import time
 import warnings
@@ -21,7 +22,7 @@ from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
 from swarmkv_lab.fanout.timeline import PREFIX
-from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, build, processor
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, build
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.identity import KVIdentity
@@ -37,7 +38,7 @@ def hello(link: Link, source: str | None, n_gpu_layers: int, exact: bool, alike:
     with RESIDENT.lock:
         standing = _standing(RESIDENT.model(source, n_gpu_layers), exact)
     if alike:
-        standing = standing._replace(machine=f"{processor()}, {link.n_threads()} threads")
+        standing = standing._replace(machine=f"{platform.processor()}, {link.n_threads()} threads")
     return Hello(standing, _process(), link.n_threads())
 
 

@@ -6,14 +6,13 @@ from typing import Any, Self
 
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, public
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout import report
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.timeline import PREFIX
 
 
-@public
 class Outcome:
     """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.
 

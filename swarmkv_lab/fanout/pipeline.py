@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, public, whole_number
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout import schedule
 from swarmkv_lab.fanout.fan_out import Prompt, budget, tokens_of
 from swarmkv_lab.fanout.run import Run
@@ -17,7 +17,6 @@ from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 
 
-@public
 @dataclass(frozen=True)
 class Agent:
     """A stage of a pipeline.
@@ -42,7 +41,6 @@ class Agent:
             raise SwarmKVError(f"{self.name}: sampling={self.sampling!r}, and it is a Sampling")
 
 
-@public
 class Pipeline:
     """Agents over one document, as a graph: whoever comes ``after`` others reads their answers.
 

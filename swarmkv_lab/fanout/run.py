@@ -9,7 +9,7 @@ from itertools import islice, takewhile
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, public
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.outcome import Outcome
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
@@ -20,7 +20,6 @@ from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
-@public
 @dataclass(eq=False)
 class Run(Outcome):
     """An Outcome in this process: what the strategies are given, and how they do their work on it."""

@@ -3,13 +3,9 @@
 import atexit
 import ctypes
 import os
-import platform
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -18,10 +14,8 @@ import psutil
 from llama_cpp._ctypes_extensions import load_shared_library
 from llama_cpp._ggml import libggml, libggml_base_path
 
-from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
+from swarmkv_lab.errors import ContextBudgetError
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.log import interruptible as interruptible
-from swarmkv_lab.llama.log import take_errors as take_errors
 
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
@@ -46,20 +40,6 @@ def build() -> str:
     """The library's version and what it was compiled for: its instruction set and devices decide the last bits."""
     with LlamaGuard():
         return f"{LLAMA_CPP_VERSION}, {llama_cpp.llama_print_system_info().decode().strip()}"
-
-
-def processor() -> str:
-    """The processor's name if the system tells it (Linux), else the architecture.
-
-    A virtual machine may hide which generation of processor it runs on. Such a name has no number, and the family is
-    added to it: "AMD EPYC family 26" and "AMD EPYC family 25" are two machines.
-    """
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    name = fields.get("model name") or platform.processor() or platform.machine()
-    hidden = "cpu family" in fields and not re.search(r"\d", name)
-    return f"{name} family {fields['cpu family']}" if hidden else name
 
 
 class Device(NamedTuple):
@@ -141,16 +121,3 @@ def require_memory(n_bytes: int, what: str) -> None:
 def pointer(array: np.ndarray, ctype: type) -> Any:
     """A ctypes pointer to an array's first element. The caller keeps the array alive."""
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctype))
-
-
-def text_of(call: Callable[..., int], handle: int, index: int) -> str:
-    """The text that one of llama.cpp's fill-this-buffer calls gives, however long it is."""
-    size = 512
-    while True:
-        text = ctypes.create_string_buffer(size)
-        n = call(handle, index, text, size)
-        if n < 0:
-            raise SwarmKVError(f"llama.cpp has no metadata entry {index}")
-        if n < size:
-            return text.value.decode("utf-8", "replace")
-        size = n + 1

@@ -5,7 +5,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
 import numpy as np
@@ -17,29 +17,29 @@ from swarmkv_lab.errors import (
     DecodeError,
     SnapshotCorruptError,
     SwarmKVError,
-    public,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, interruptible, pointer, require_memory, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory
 from swarmkv_lab.llama.batch import Batch
 from swarmkv_lab.llama.fork import require_threads
+from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.interrupt import Interrupt
-from swarmkv_lab.llama.sampling import GREEDY, Sampler, Sampling
+from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
+from swarmkv_lab.llama.log import take_errors
+from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.llama.weights import Weights
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama.model import Model
 
 Tokens = Sequence[int] | np.ndarray
 
 
-@public
 class Context:
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
     kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it
     makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
-    "prefill": documents are prefilled with it, in a context of their own, and what follows is decoded without it in
-    this one, which therefore begins with a snapshot (``lab.prefill(..., flash_attn="prefill")``).
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
     n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
     swa_full: layers with a sliding window keep everything rather than the window, and so do their states: only then are
@@ -49,13 +49,11 @@ class Context:
     integrated GPU, on Apple's. Memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
     """
 
-    def __init__(self, model: Weights, settings: ContextSettings, guard: LlamaGuard) -> None:
+    def __init__(self, model: "Model", settings: ContextSettings, guard: LlamaGuard) -> None:
         self.model = model
         self.settings = settings
         self.guard = guard
-        self.kv_type = settings.kv_pair
         self.flash_attn = settings.uses_flash_attn(model.on_gpu)
-        self.n_stream = settings.n_stream
         self.n_seq_max = settings.n_seq_max
         self.window = 0 if settings.swa_full or not model.sized else model.geometry.window
         """positions that layers with a sliding window keep; 0: every layer keeps all"""
@@ -70,8 +68,8 @@ class Context:
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
         if model.cache_in_main_memory:
-            require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(self.kv_type)}")
-        with self.guard, model.guard, interruptible():
+            require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
+        with self.guard, model.guard, interrupts_wait():
             take_errors()
             self.kv_rotated = settings.rotates_kv
             """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
@@ -80,7 +78,6 @@ class Context:
                 raise SwarmKVError(f"llama.cpp made no context of {settings.cells:,} tokens{take_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard)
-            self._memory = llama_cpp.llama_get_memory(handle)
             self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
@@ -88,10 +85,7 @@ class Context:
 
     @contextmanager
     def stopping(self, unless: Callable[[], bool]) -> Iterator[None]:
-        """Decodes in this block end with Stopped once ``unless`` says yes, as an interrupt ends them.
-
-        It is asked between llama.cpp's operations, where its backend allows that, of batches of 64 tokens and more.
-        """
+        """Decodes of 64 tokens and more in this block end with Stopped, as by Ctrl-C, once ``unless`` says yes."""
         self._interrupt.unless = unless
         try:
             yield
@@ -119,7 +113,6 @@ class Context:
         with self.guard, self._inside:
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
-            self._require_prefilled(past)
             for seq_id, ids in rows.items():
                 if past[seq_id] + len(ids) > self.n_ctx_seq:
                     raise ContextBudgetError(
@@ -132,9 +125,8 @@ class Context:
             first = past | {i: whole_number("start", at, 0, INT32_MAX - len(token)) for i, at in (starts or {}).items()}
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
-            bar = tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False)
             try:
-                with bar:
+                with tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False) as bar:
                     for start in range(0, len(token), self.n_batch):
                         if self.callback:
                             self.callback()
@@ -147,16 +139,6 @@ class Context:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
                 raise
-
-    def _require_prefilled(self, past: Mapping[int, int]) -> None:
-        """A document that was begun here would pass for one that was prefilled with flash attention."""
-        empty = [seq_id for seq_id, n_past in past.items() if not n_past]
-        if empty and self.settings.flash_attn == "prefill":
-            raise SwarmKVError(
-                f"sequence {empty[0]} is empty, and with flash_attn='prefill' a context only goes on from a document "
-                "that was prefilled in another: restore a snapshot of lab.prefill(..., flash_attn='prefill') first, or "
-                "pass flash_attn=True or False"
-            )
 
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
@@ -193,22 +175,8 @@ class Context:
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        whole_number("max_tokens", max_tokens)
-        return self._stream(max_tokens, Sampler(sampling), seq_id)
-
-    def _stream(self, max_tokens: int, sampler: Sampler, seq_id: int) -> Iterator[int]:
-        token = seen = -1
-        for i in range(max_tokens):
-            with self.guard:
-                if i:
-                    if self.changes(seq_id) != seen:
-                        raise SwarmKVError(f"sequence {seq_id} was changed while its answer was generated")
-                    self.decode([token], seq_id)
-                token = sampler.sample(self.pop_logits(seq_id))
-                seen = self.changes(seq_id)
-            if self.model.is_eog(token):
-                return
-            yield token
+        steps = generate_together(self, {seq_id: (max_tokens, sampling)})
+        return (step[seq_id] for step in steps)
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
@@ -237,7 +205,7 @@ class Context:
         with self.guard, self._inside:
             self._check_seq(src)
             self._check_seq(dst)
-            if self.n_stream > 1:
+            if self.settings.n_stream > 1:
                 raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
             if src == dst:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
@@ -268,15 +236,13 @@ class Context:
         finally:
             with self.guard:
                 self._leased.difference_update(leased)
-                if self._free.alive:
-                    for fork in leased:
-                        self.clear(fork)
+                for fork in leased if self._free.alive else ():
+                    self.clear(fork)
 
     def clear(self, seq_id: int | None = None) -> None:
         """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""
         with self.guard, self._inside:
             if seq_id is None:
-                self.handle  # noqa: B018 raises once closed
                 llama_cpp.llama_memory_clear(self._memory, False)
                 self._logits.clear()
                 self._shares.clear()
@@ -289,8 +255,7 @@ class Context:
     def truncate(self, n_tokens: int, seq_id: int = 0) -> None:
         """Keep a sequence's first n_tokens and remove the rest.
 
-        Raises SwarmKVError, the sequence being empty then, where it cannot go back: in a recurrent state, or to before
-        what a sliding window still has.
+        Raises SwarmKVError, the sequence being empty then, where what is to be kept is no longer whole.
         """
         with self.guard, self._inside:
             n_past = self.n_past(seq_id)
@@ -298,9 +263,9 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} has {n_past:,} tokens: it cannot keep {n_tokens}")
             self._changes[seq_id] += 1
             if n_tokens < n_past and not self._go_back(seq_id, n_tokens):
+                about = "a recurrent state keeps none, a sliding window only its own, unless swa_full=True"
                 raise SwarmKVError(
-                    f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty now: a recurrent state "
-                    "keeps no past, and a sliding window only its own, unless swa_full=True"
+                    f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty now: {about}"
                 )
 
     def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
@@ -317,10 +282,8 @@ class Context:
             whole_number("delta", delta, 0, INT32_MAX - n_past)
             if not llama_cpp.llama_memory_can_shift(self._memory):
                 raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
-            if self.kv_type[0] not in ("f16", "f32"):  # the next decode would end the process
-                raise SwarmKVError(
-                    f"llama.cpp rotates stored keys of f16 and f32 only, and these are {self.kv_type[0]}"
-                )
+            if (kv_type := self.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
+                raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
             if any(seq_id in pair for pair in self._shares):
                 raise SwarmKVError(f"sequence {seq_id} shares its cells, and a shift would move the others too")
             llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
@@ -330,10 +293,7 @@ class Context:
     # -- states
 
     def state_bytes(self, seq_id: int | None = 0) -> int:
-        """Bytes of a sequence's state as it is now (llama_state_seq_get_size), or of the whole context's (None).
-
-        Raises SwarmKVError as get_state.
-        """
+        """Bytes of a sequence's state as it is now, or of the whole context's (None). Raises as get_state."""
         with self.guard, self._inside:
             if seq_id is None:
                 return int(llama_cpp.llama_state_get_size(self.handle))
@@ -354,17 +314,15 @@ class Context:
             if seq_id is None:
                 written = llama_cpp.llama_state_get_data(self.handle, target, size)
             else:
-                written_as = self._written_as(seq_id)
-                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, written_as)
-                if written_as != seq_id:
-                    state[4:8].view(np.int32)[0] = seq_id  # the magic, and then whose state it is
+                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, self._written_as(seq_id))
+                state[4:8].view(np.int32)[:] = seq_id  # the magic, and then whose state it is: not -1, all sequences'
         if written != size:
             raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
         return state
 
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
-        with self.guard, self._inside, interruptible():
+        with self.guard, self._inside, interrupts_wait():
             self._check_seq(seq_id)
             self._forget(seq_id)
             take_errors()
@@ -383,12 +341,16 @@ class Context:
             raise SwarmKVError("this context is closed: make a new one with model.context(...)")
         return int(self._handle)
 
+    @property
+    def _memory(self) -> Any:
+        return llama_cpp.llama_get_memory(self.handle)
+
     def close(self) -> None:
         """Free the KV cache. Safe to call twice, and after the model's own close; waits for other threads' calls.
 
         Raises SwarmKVError when it is called from inside one of its own calls (its callback, a signal handler).
         """
-        with self.guard, interruptible():
+        with self.guard, interrupts_wait():
             self.require_idle()
             self._free()
 
@@ -409,9 +371,8 @@ class Context:
     def _check_seq(self, seq_id: int) -> None:
         self.handle  # noqa: B018 raises once closed
         if isinstance(seq_id, bool) or not isinstance(seq_id, int | np.integer) or not 0 <= seq_id < self.n_seq_max:
-            raise SwarmKVError(
-                f"sequence {seq_id!r} is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
-            )
+            about = f"is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
+            raise SwarmKVError(f"sequence {seq_id!r} {about}")
 
     def _forget(self, seq_id: int) -> None:
         """What a sequence was is gone: its logits, and whom it shared cells with."""
@@ -438,8 +399,8 @@ class Context:
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
             raise SwarmKVError(
                 f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}, and the "
-                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where "
-                "it is alone; clear the others, or decode it in a context of its own"
+                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where it is alone; clear "
+                "the others, or decode it in a context of its own"
             )
         return -1
 

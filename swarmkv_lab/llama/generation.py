@@ -1,11 +1,16 @@
-"""Generation in step: sequences that grow by one token each, all of them in one decode."""
+"""Generation: sequences that grow by one token each, all of them in one decode; one sequence is the simplest case."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.sampling import Sampler, Sampling
+
+if TYPE_CHECKING:
+    from swarmkv_lab.llama.context import Context
 
 Asked = Mapping[int, tuple[int, Sampling | Sampler]]
 """{seq_id: (max_tokens, sampling)}; every sequence has a sampler of its own."""
@@ -14,19 +19,21 @@ Failed = Callable[[int, SwarmKVError], None]
 
 
 def generate_together(
-    ctx: Context, asked: Asked, stopped: Callable[[int], bool] = lambda seq_id: False, failed: Failed | None = None
+    ctx: "Context", asked: Asked, stopped: Callable[[int], bool] = lambda seq_id: False, failed: Failed | None = None
 ) -> Iterator[dict[int, int]]:
     """``Context.stream`` for several sequences in step: yields {seq_id: token} of those that have not finished.
 
     stopped: asked before each further token of a sequence, whether nobody wants it any more. failed: see
     decode_together.
     """
-    for max_tokens, _ in asked.values():
-        whole_number("max_tokens", max_tokens)
-    return _steps(ctx, asked, stopped, failed)
+    left = {seq_id: whole_number("max_tokens", max_tokens) for seq_id, (max_tokens, _) in asked.items()}
+    samplers = {seq_id: how if isinstance(how, Sampler) else Sampler(how) for seq_id, (_, how) in asked.items()}
+    return _steps(ctx, left, samplers, stopped, failed)
 
 
-def decode_together(ctx: Context, tokens_by_seq: Mapping[int, Tokens], failed: Failed | None = None) -> list[int]:
+def decode_together(
+    ctx: "Context", tokens_by_seq: Mapping[int, Sequence[int] | np.ndarray], failed: Failed | None = None
+) -> list[int]:
     """``Context.decode_many``, and the sequences that it succeeded for.
 
     With ``failed``, what cannot be decoded together is decoded one by one, which is warned of, and it is told of each
@@ -56,19 +63,23 @@ def decode_together(ctx: Context, tokens_by_seq: Mapping[int, Tokens], failed: F
 
 
 def _steps(
-    ctx: Context, asked: Asked, stopped: Callable[[int], bool], failed: Failed | None
+    ctx: "Context",
+    left: dict[int, int],
+    samplers: Mapping[int, Sampler],
+    stopped: Callable[[int], bool],
+    failed: Failed | None,
 ) -> Iterator[dict[int, int]]:
     def gone(seq_id: int, error: SwarmKVError) -> None:
         if failed is None:
             raise error
         failed(seq_id, error)
 
-    samplers = {seq_id: how if isinstance(how, Sampler) else Sampler(how) for seq_id, (_, how) in asked.items()}
-    step, seen = dict.fromkeys(asked, -1), dict.fromkeys(asked, -1)
-    for i in range(max((max_tokens for max_tokens, _ in asked.values()), default=0)):
-        live = [seq_id for seq_id in step if i < asked[seq_id][0] and not stopped(seq_id)]
+    step: dict[int, int] = dict.fromkeys(left, -1)
+    seen: dict[int, int] | None = None  # how often each sequence had changed when its last token was drawn
+    while step:
+        live = [seq_id for seq_id in step if left[seq_id] and not stopped(seq_id)]
         with ctx.guard:
-            if i:
+            if seen is not None:
                 for seq_id in [seq_id for seq_id in live if ctx.changes(seq_id) != seen[seq_id]]:
                     live.remove(seq_id)
                     gone(seq_id, SwarmKVError(f"sequence {seq_id} was changed while its answer was generated"))
@@ -77,10 +88,10 @@ def _steps(
             for seq_id in live:
                 try:
                     step[seq_id] = samplers[seq_id].sample(ctx.pop_logits(seq_id))
+                    left[seq_id] -= 1
                 except SwarmKVError as error:
                     gone(seq_id, error)
             seen = {seq_id: ctx.changes(seq_id) for seq_id in step}
         step = {seq_id: token for seq_id, token in step.items() if not ctx.model.is_eog(token)}
-        if not step:
-            return
-        yield step
+        if step:
+            yield step

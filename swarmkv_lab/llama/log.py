@@ -2,11 +2,7 @@
 
 import ctypes
 import logging
-import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import llama_cpp
@@ -37,45 +33,6 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
 
 _callback = llama_cpp.llama_log_callback(_on_log)  # kept: llama.cpp holds a bare pointer
 llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
-
-
-class _Dropped(threading.local):
-    """Of each thread: what Python dropped in ``_on_log``, while somebody is there to raise it."""
-
-    errors: list[BaseException] | None = None
-
-
-_dropped = _Dropped()
-_hook_before: Callable[[Any], Any] = sys.__unraisablehook__
-_hook_lock = threading.Lock()
-
-
-def _hook(unraisable: Any) -> None:
-    if unraisable.object is _on_log and unraisable.exc_value is not None and _dropped.errors is not None:
-        _dropped.errors.append(unraisable.exc_value)
-    else:
-        _hook_before(unraisable)
-
-
-def _install_hook() -> None:
-    """Once, and again where another program has put its own in the place since."""
-    global _hook_before
-    with _hook_lock:
-        if sys.unraisablehook is not _hook:
-            _hook_before, sys.unraisablehook = sys.unraisablehook, _hook
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Around calls that log: what a signal handler raises in ``_on_log`` is dropped by Python, and raised here."""
-    _install_hook()
-    before, _dropped.errors = _dropped.errors, []
-    try:
-        yield
-    finally:
-        errors, _dropped.errors = _dropped.errors, before
-    if errors:
-        raise errors[0]
 
 
 def take_errors() -> str:

@@ -1,33 +1,240 @@
-"""Model: a GGUF loaded once, and the contexts that decode with it."""
+"""Model: a GGUF loaded once: its weights, vocabulary, chat template and KV geometry, and the contexts on it."""
 
+import ctypes
+import hashlib
+import os
 import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from swarmkv_lab.errors import SwarmKVError, public
-from swarmkv_lab.llama.context import Context
+import llama_cpp
+import numpy as np
+
+from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, utf8, whole_number
+from swarmkv_lab.llama.api import gpus, pointer
+from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.interrupt import interrupts_wait
+from swarmkv_lab.llama.log import take_errors
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.llama.weights import Weights
+from swarmkv_lab.sizing.architectures import NOT_SIZED
+from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
+from swarmkv_lab.sizing.gguf_header import read_header
+
+_gpu_guard = LlamaGuard()  # all models on GPUs share their queues
+_NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 
 
-@public
-class Model(Weights):
-    """A GGUF model: weights, tokenizer, chat template and KV geometry (see Weights), and its contexts.
+class Model:
+    """A GGUF model: text to tokens and back, metadata, geometry, and contexts to decode in. It never changes.
 
     ``n_gpu_layers``: layers to offload, -1 for all (nothing happens on a CPU build), 0 to leave the GPU alone.
     ``guard_per_context=True`` gives each context a lock of its own, so that contexts run in parallel threads; exact on
     CPU, refused on a GPU.
-    Close it, or leave a ``with`` block, to free the weights; its contexts are closed first.
+    Calls into llama.cpp take ``guard``; those that only look at the vocabulary take a guard of their own, so that text
+    need not wait for another thread's decode. Close it, or leave a ``with`` block, to free the weights; its contexts
+    are closed first.
+    Raises ModelNotFoundError for a file that llama.cpp cannot load, SwarmKVError for a model that is no decoder.
     """
 
     def __init__(self, path: str | Path, *, n_gpu_layers: int = -1, guard_per_context: bool = False) -> None:
-        self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
-        self.guard_per_context = guard_per_context
-        super().__init__(path, n_gpu_layers)
+        whole_number("n_gpu_layers", n_gpu_layers, -1)
+        self.path = Path(path)
+        used = gpus() if n_gpu_layers else []
+        self.on_gpu = bool(used)
+        """whether layers are offloaded, and with them their KV cache"""
         if guard_per_context and self.on_gpu:
-            self.close()
             raise SwarmKVError("guard_per_context=True needs n_gpu_layers=0: contexts on one GPU share its queue")
+        self.guard_per_context = guard_per_context
+        self.cache_in_main_memory = all(device.in_main_memory for device in used)
+        """whether the KV cache takes the machine's memory: on the CPU, and on a GPU that has none of its own"""
+        self.guard = _gpu_guard if self.on_gpu else LlamaGuard()
+        self._text_guard = LlamaGuard()
+        self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        if not self.on_gpu:  # with a device in the list, large batches would be computed on it all the same
+            params.devices = ctypes.addressof(_NO_DEVICES)
+        with self.guard, self._text_guard, interrupts_wait():
+            take_errors()
+            # Who is loaded is read now: the file may be another one tomorrow.
+            self._loaded = self._file_version()
+            self.metadata = read_header(self.path)
+            """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
+            self.content_hash = content_hash(self.path)
+            layers = self.metadata.get(f"{self.architecture}.block_count", 0)
+            if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
+                raise ModelNotFoundError(f"{self.path} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}")
+            handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
+            if not handle:
+                raise ModelNotFoundError(f"{self.path} is not a model that llama.cpp can load{take_errors()}")
+            self._handle = handle
+            self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
+            self._vocabulary = llama_cpp.llama_model_get_vocab(handle)
+            if self._file_version() != self._loaded:
+                self._free()
+                raise ModelNotFoundError(f"{self.path} was changed while it was being loaded: load it again")
+            if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
+                self._free()
+                raise SwarmKVError(f"{self.path} is not a decoder-only model: it has no prefix to share")
+            self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+            """tokens in the vocabulary, and so logits in a row"""
+            self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+            """whether it knows words: a twin knows token ids only"""
+            self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(handle)
+            """the context length that the model was trained for, tokens"""
+            self.rope_type: int = llama_cpp.llama_model_rope_type(handle)
+            """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, -1 none"""
+            bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+            self.bos = np.array([bos] if bos >= 0 else [], np.int32)
+            """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
+            template = llama_cpp.llama_model_chat_template(handle, None)
+            self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+            """the chat template as it stands in the GGUF: llama.cpp recognises it, nobody executes it"""
+
+    @property
+    def handle(self) -> int:
+        """llama.cpp's pointer, while this is open."""
+        if not self._free.alive:
+            raise SwarmKVError("this model is closed: load it again")
+        return int(self._handle)
+
+    @property
+    def _vocab(self) -> Any:
+        self.handle  # noqa: B018 raises once closed
+        return self._vocabulary
+
+    @property
+    def name(self) -> str:
+        """The file's name without .gguf: it tells the quantization, which general.name often does not."""
+        return self.path.stem
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name for the kind of model."""
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def sized(self) -> bool:
+        """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
+        return self.architecture not in NOT_SIZED
+
+    @cached_property
+    def geometry(self) -> KVGeometry:
+        """The shape of the KV cache."""
+        return KVGeometry.from_header(self.metadata, self.path.name)
+
+    # -- text
+
+    def tokenize(self, text: str, add_bos: bool = True, *, special: bool = False) -> np.ndarray:
+        """Text to token ids, int32 (n,). A BOS goes first where the model wants one.
+
+        A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
+        special: read "<|im_end|>" and the like as the control tokens of these names, as what ``chat`` renders needs.
+        Never for text of others: a document could end the user's turn and answer in the assistant's name.
+        """
+        whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
+        data = utf8("the text", text)
+        if not self.has_vocabulary:
+            raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
+        tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
+        into = pointer(tokens, ctypes.c_int32)
+        with self._text_guard:
+            n = llama_cpp.llama_tokenize(self._vocab, data, len(data), into, len(tokens), bool(add_bos), bool(special))
+        if n < 0:
+            raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {n})")
+        return tokens[:n].copy()
+
+    def detokenize(self, tokens: Tokens, special: bool = False) -> str:
+        """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
+        if not self.has_vocabulary:
+            return " ".join(str(int(token)) for token in tokens)
+        ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
+        first, n = pointer(ids, ctypes.c_int32), -64 * (len(ids) + 1)
+        while n < 0:  # a second time if the first buffer was too small
+            text = ctypes.create_string_buffer(-n)
+            with self._text_guard:
+                n = llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special)
+        return text.raw[:n].decode("utf-8", "replace")
+
+    def check_tokens(self, tokens: Tokens) -> np.ndarray:
+        """Token ids as int32 (n,), or one error that says which id the vocabulary does not have."""
+        try:
+            ids = np.asarray(tokens)
+        except ValueError as error:  # rows of several lengths
+            raise SwarmKVError(f"expected a 1-D sequence of token ids: {error}") from error
+        if not isinstance(tokens, np.ndarray) and any(isinstance(token, bool) for token in tokens):
+            raise SwarmKVError("expected token ids, and True and False are none")
+        if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
+            raise SwarmKVError(f"expected a non-empty 1-D sequence of token ids, got {ids.dtype} of shape {ids.shape}")
+        outside = (ids < 0) | (ids >= self.n_vocab)
+        if outside.any():
+            raise SwarmKVError(f"token id {ids[outside][0]} is outside the vocabulary (0 to {self.n_vocab - 1})")
+        return np.ascontiguousarray(ids, np.int32)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether a token ends the generation: end of text or of the assistant's turn."""
+        whole_number("token", token, 0, self.n_vocab - 1)
+        with self._text_guard:
+            return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    def without_control(self, tokens: Tokens) -> np.ndarray:
+        """Tokens, int32 (n,), without those that a chat template is made of: a model's answer may hold some."""
+        if not self.has_vocabulary:
+            return np.array(tokens, np.int32)
+        with self._text_guard:
+            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, int(token))]
+        return np.array(kept, np.int32)
+
+    def chat(self, messages: Sequence[tuple[str, str]]) -> str:
+        """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
+        if self.chat_template is None:
+            raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
+        pairs = [(utf8("a role", role), utf8("a message", content)) for role, content in messages]
+        if any(b"\0" in text for pair in pairs for text in pair):
+            raise SwarmKVError("a message has a NUL, and llama.cpp's chat templates would end there: remove it")
+        array = (llama_cpp.llama_chat_message * len(pairs))(*(llama_cpp.llama_chat_message(*pair) for pair in pairs))
+        template, n = self.chat_template.encode(), 0
+        for _ in range(2):  # for its length, and then for the text
+            text = ctypes.create_string_buffer(n + 1)
+            with self._text_guard:
+                n = llama_cpp.llama_chat_apply_template(template, array, len(pairs), True, text, n)
+            if n < 0:
+                about = f"llama.cpp does not know the chat template of {self.name}: write the prompt plainly"
+                raise SwarmKVError(about)
+        return text.raw[:n].decode("utf-8", "replace")
+
+    def read(self, document: str) -> np.ndarray:
+        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
+
+        Only the template's own markers become control tokens, not those that the document spells out.
+        """
+        if self.chat_template is None:
+            return self.tokenize(document)
+        return np.concatenate([self.tokenize(self._turn[0], special=True), self.tokenize(document, add_bos=False)])
+
+    def ask(self, question: str) -> np.ndarray:
+        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
+
+        As in ``read``, markers that the question spells out stay text.
+        """
+        if not question.strip():
+            raise SwarmKVError("an agent's prompt is empty: give it at least one word")
+        asked = "\n\n" + question.strip()
+        if self.chat_template is None:
+            return self.tokenize(asked + "\n", add_bos=False)
+        return np.concatenate([self.tokenize(asked, False), self.tokenize(self._turn[1], False, special=True)])
+
+    @cached_property
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and after a user's words."""
+        before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
+        return before, after
+
+    # -- contexts, and the end
 
     def context(self, n_ctx: int, **settings: Any) -> Context:
         """A new Context of n_ctx tokens; see Context for n_seq_max, kv_type, flash_attn, n_batch and n_threads."""
@@ -51,10 +258,61 @@ class Model(Weights):
                 context.require_idle()
             for context in contexts:
                 context.close()
-            super().close()
+            if self._text_guard.held:  # a signal handler, in the middle of one of the methods above
+                raise SwarmKVError(f"{self.name} is at work in this thread: close it when the call has returned")
+            self._free()
 
     def __enter__(self) -> "Model":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise SwarmKVError(f"{self.name}: a model cannot be pickled or copied; load it again, from model.path")
+
+    # -- the file
+
+    def require_unchanged(self) -> None:
+        """SwarmKVError if the file was written to since it was loaded: its weights are mapped, and have changed too.
+
+        A file that was replaced by another is no matter: what was loaded is still there.
+        """
+        with suppress(ModelNotFoundError):
+            now = self._file_version()
+            if now[:2] == self._loaded[:2] and now != self._loaded:
+                raise SwarmKVError(f"{self.path} was changed in place since it was loaded: load it again")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file at its path, if there is one, is the one that was loaded."""
+        with suppress(ModelNotFoundError):
+            return self._file_version() == self._loaded
+        return True
+
+    def _file_version(self) -> tuple[int, ...]:
+        try:
+            status = self.path.stat()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise ModelNotFoundError(f"{self.path} cannot be read: {error}") from error
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def content_hash(path: Path) -> str:
+    """sha256 over a file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB.
+
+    A larger file that was changed between the blocks alone has the same hash; any fine-tuning changes all of them.
+    """
+    blocks, block = 256, 1 << 16
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    with path.open("rb") as file:
+        for i in range(blocks):
+            file.seek(max(0, size - block) * i // (blocks - 1) if size > blocks * block else i * block)
+            digest.update(file.read(block))
+    return digest.hexdigest()
+
+
+def _free(handle: int, guard: LlamaGuard, text_guard: LlamaGuard) -> None:
+    with guard, text_guard:
+        llama_cpp.llama_model_free(handle)

@@ -17,25 +17,11 @@ from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.sizing.gguf_header import read_header
 
-WEIGHT_FORMATS: dict[str, int] = {
-    "f32": llama_cpp.LLAMA_FTYPE_ALL_F32,
-    "f16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
-    "bf16": llama_cpp.LLAMA_FTYPE_MOSTLY_BF16,
-    "q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
-    "q6_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K,
-    "q5_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M,
-    "q5_1": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_1,
-    "q5_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_0,
-    "q4_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M,
-    "q4_1": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_1,
-    "q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
-    "iq4_nl": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
-    "q3_k_m": llama_cpp.LLAMA_FTYPE_MOSTLY_Q3_K_M,
-    "q2_k": llama_cpp.LLAMA_FTYPE_MOSTLY_Q2_K,
+_NAMES = ["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq4_nl", "q3_k_m", "q2_k"]
+WEIGHT_FORMATS: dict[str, int] = {"f32": llama_cpp.LLAMA_FTYPE_ALL_F32} | {
+    name: getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{name.upper()}") for name in _NAMES
 }
 """Formats by name, and llama.cpp's numbers for them. Those that need an importance matrix are left out."""
-COMMON_FORMATS = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
-"""The formats that people publish models in."""
 SOURCE_KEY, SOURCE_SHA256_KEY = "swarmkv.source", "swarmkv.source_sha256"
 _IN_A_NAME = re.compile(rf"[.-]({'|'.join(WEIGHT_FORMATS)})$", re.IGNORECASE)
 _COUNTED = re.compile(r"\[ *(\d+)/ *(\d+)\]")
@@ -63,7 +49,7 @@ def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
 
 def check_format(weights: str) -> None:
     """Raise SwarmKVError for a name that is not one of WEIGHT_FORMATS."""
-    if not isinstance(weights, str) or weights not in WEIGHT_FORMATS:
+    if weights not in list(WEIGHT_FORMATS):
         raise SwarmKVError(f"weight format {not_one_of(weights, WEIGHT_FORMATS)}")
 
 
@@ -101,18 +87,18 @@ def _sum(path: Path) -> Path:
 def _quantize(source: Path, target: Path, weights: str, digest: str, progress: bool) -> None:
     named = source.name.encode()[:_MOST_TEXT].decode("utf-8", "ignore")
     command = [
-        *(sys.executable, "-P", quantizer.__file__, source, target, WEIGHT_FORMATS[weights], default_threads()),
+        *(sys.executable, "-P", quantizer.__file__, str(source), str(target)),
+        *(str(WEIGHT_FORMATS[weights]), str(default_threads())),
         *(f"{SOURCE_KEY}={named}", f"{SOURCE_SHA256_KEY}={digest}"),
     ]
     said: list[str] = []
-    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    pipe = subprocess.PIPE
     with (
-        subprocess.Popen(list(map(str, command)), **piped) as process,  # type: ignore[call-overload]
+        subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace") as process,
         tqdm(desc=f"{source.name} to {weights}", unit="tensor", leave=False, disable=not progress) as bar,
     ):
         try:
-            assert process.stdout is not None
-            for line in process.stdout:
+            for line in process.stdout or ():
                 said.append(line.strip())
                 if counted := _COUNTED.match(line):
                     done, bar.total = map(int, counted.groups())
@@ -126,8 +112,5 @@ def _quantize(source: Path, target: Path, weights: str, digest: str, progress: b
             f"llama.cpp could not turn {source.name} into {weights} (it ended with {process.returncode}): {reason}"
         )
     if fallback := next(filter(None, map(_FALLBACK.search, said)), None):
-        warnings.warn(
-            f"{fallback[1]} of {fallback[2]} tensors of {source.name} are in a larger format than {weights}: their "
-            "rows are not multiples of 256, as llama.cpp's k formats need",
-            stacklevel=4,
-        )
+        about = f"{fallback[1]} of {fallback[2]} tensors of {source.name} are in a larger format than {weights}"
+        warnings.warn(f"{about}: their rows are not multiples of 256, as llama.cpp's k formats need", stacklevel=4)

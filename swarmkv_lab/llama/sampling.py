@@ -9,14 +9,13 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, public, whole_number
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.api import pointer
 
 _COLDEST, _HOTTEST = 1e-4, 1e4  # logits are divided by it in float32: far outside, the draw is no longer a draw
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 
 
-@public
 @dataclass(frozen=True)
 class Sampling:
     """Greedy at ``temperature`` 0 (the default); otherwise top-k, top-p, min-p, temperature and a draw, in that order.

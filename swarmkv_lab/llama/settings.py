@@ -7,7 +7,7 @@ from typing import Any
 
 import llama_cpp
 
-from swarmkv_lab.errors import INT32_MAX, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, is_quantized, kv_types, pad
 
@@ -16,7 +16,6 @@ MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS; with more it writes past an array
 
 
-@public
 @dataclass(frozen=True)
 class ContextSettings:
     """The settings of a Context; see there for their meaning. They travel from a call's door to llama.cpp as they are.
@@ -43,9 +42,9 @@ class ContextSettings:
         for name in ("kv_unified", "swa_full"):
             if not isinstance(getattr(self, name), bool):
                 raise SwarmKVError(f"{name}={getattr(self, name)!r}: it is True or False")
-        if not isinstance(self.flash_attn, bool) and self.flash_attn not in ("auto", "prefill"):
-            raise SwarmKVError(f"flash_attn={self.flash_attn!r}: it is 'auto', True, False or 'prefill'")
-        if self.flash_attn in (False, "prefill") and is_quantized(self.kv_pair[1]):
+        if not isinstance(self.flash_attn, bool) and self.flash_attn != "auto":
+            raise SwarmKVError(f"flash_attn={self.flash_attn!r}: it is 'auto', True or False")
+        if self.flash_attn is False and is_quantized(self.kv_pair[1]):
             raise SwarmKVError(f"V as {self.kv_pair[1]} needs flash attention: pass flash_attn='auto' or True")
 
     @classmethod
@@ -109,15 +108,8 @@ class ContextSettings:
         )
 
     def uses_flash_attn(self, on_gpu: bool) -> bool:
-        """Whether a context with these decodes with it: what "auto" comes to. With "prefill" it does not."""
-        return (is_quantized(self.kv_pair[1]) or on_gpu) if self.flash_attn == "auto" else self.flash_attn is True
-
-    @property
-    def prefilling(self) -> "ContextSettings":
-        """The settings of the context that prefills: with "prefill" another one, with flash attention."""
-        if self.flash_attn != "prefill":
-            return self
-        return replace(self, flash_attn=True, n_seq_max=1 if self.kv_unified else self.n_seq_max)
+        """Whether a context with these decodes with it: what "auto" comes to."""
+        return (is_quantized(self.kv_pair[1]) or on_gpu) if self.flash_attn == "auto" else bool(self.flash_attn)
 
     def params(self, on_gpu: bool) -> Any:
         """llama.cpp's parameters, a llama_context_params."""

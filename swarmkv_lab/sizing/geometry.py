@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, public, whole_number
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 
@@ -62,7 +62,6 @@ class HasGeometry(Protocol):
         """Its KV geometry."""
 
 
-@public
 @dataclass(frozen=True)
 class KVGeometry:
     """The shape of a model's KV cache: everything that its size depends on. Raises SwarmKVError for impossible shapes.

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from swarmkv_lab.errors import SnapshotMismatchError
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, STATE_VERSION
 from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.llama.weights import Weights
 from swarmkv_lab.sizing.geometry import KVGeometry
 
 
@@ -53,7 +53,7 @@ class KVIdentity:
         return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated)
 
     @classmethod
-    def asked_for(cls, model: Weights, settings: ContextSettings) -> "KVIdentity":
+    def asked_for(cls, model: Model, settings: ContextSettings) -> "KVIdentity":
         """The identity that a context with these settings will have."""
         model.require_unchanged()
         geometry = model.geometry if model.sized else None

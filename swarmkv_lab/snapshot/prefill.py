@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -45,9 +45,8 @@ def prefill_into(ctx: Context, tokens: Tokens, seq_id: int = 0, *, progress: boo
 
     With flash_attn="prefill" the sequence has no logits then, as after a restore: its next tokens come first.
     """
-    model = cast(Model, ctx.model)  # nothing else opens contexts
-    with Prefill(model, ctx.settings, ctx.callback) as reading:
-        reading.into(ctx, model.check_tokens(tokens), seq_id, progress=progress)
+    with Prefill(ctx.model, ctx.settings, ctx.callback) as reading:
+        reading.into(ctx, ctx.model.check_tokens(tokens), seq_id, progress=progress)
 
 
 class Prefill(ExitStack):
@@ -119,7 +118,7 @@ class Prefill(ExitStack):
 
     def _context(self) -> Context:
         if self._ctx is None:
-            self._ctx = self.enter_context(self._model.open_context(self._settings.prefilling))
+            self._ctx = self.enter_context(self._model.open_context(self._settings))
             self._ctx.callback = self._callback
             self.enter_context(self._holding(self._ctx.nbytes))
         return self._ctx

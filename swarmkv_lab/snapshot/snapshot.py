@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, whole_number
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.interrupt import LONG
-from swarmkv_lab.llama.weights import Weights
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.identity import KVIdentity
@@ -22,7 +22,6 @@ from swarmkv_lab.snapshot.pages import MAGIC, PageReader, in_pages
 from swarmkv_lab.snapshot.state import SequenceState
 
 
-@public
 class KVSnapshot:
     """A sequence's KV state on the host: read-only bytes that any number of branches restore from.
 
@@ -98,7 +97,7 @@ class KVSnapshot:
         return b"".join(self._parts())
 
     @classmethod
-    def load(cls, path: str | Path, model: Weights) -> "KVSnapshot":
+    def load(cls, path: str | Path, model: Model) -> "KVSnapshot":
         """A saved snapshot for this model.
 
         Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged, SnapshotMismatchError
@@ -131,7 +130,7 @@ class KVSnapshot:
 
     @classmethod
     def _read(
-        cls, file: BinaryIO, size: int, name: str, model: Weights | None = None
+        cls, file: BinaryIO, size: int, name: str, model: Model | None = None
     ) -> tuple["KVSnapshot", dict[str, str]]:
         """(the snapshot, what its file says of it)."""
         begins = file.read(len(MAGIC))

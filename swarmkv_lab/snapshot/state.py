@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from gguf.quants import dequantize
 
-from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, public, whole_number
+from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, whole_number
 from swarmkv_lab.llama.settings import MAX_SEQUENCES
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
 from swarmkv_lab.snapshot.identity import KVIdentity
@@ -15,7 +15,6 @@ _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
 
 
-@public
 class SequenceState:
     """A sequence's state taken apart: positions, and each layer's keys and values.
 

@@ -7,13 +7,13 @@ from typing import Any
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama.loading import in_formats
-from swarmkv_lab.llama.requantize import COMMON_FORMATS, WEIGHT_FORMATS
+from swarmkv_lab.llama.requantize import WEIGHT_FORMATS
 from swarmkv_studies.cli.options import RUNS_MODEL, add_command, add_option, cut, open_model, report, say
 from swarmkv_studies.cli.parser import names
 from swarmkv_studies.common.summary import bench_text
 from swarmkv_studies.common.work_times import opened
 from swarmkv_studies.peers import strategies as peer_strategies
+from swarmkv_studies.peers.weight_files import COMMON_FORMATS, in_formats
 
 _DEPTH = 3501
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, public, whole_number
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.timeline import BASELINE
 
 Array = np.ndarray
@@ -37,7 +37,6 @@ _BASELINE_PARTS = _PARTS | {"activation": "context_ms"}
 _TOGETHER = ("branch", "answer")  # the parts that packed agents do together
 
 
-@public
 @dataclass(frozen=True)
 class CostModel:
     """Fitted coefficients by (part, strategy); the strategy is None for the prefill, which all share. From ``fit``."""

@@ -36,7 +36,7 @@ class Metronome:
         how: dict[str, Any] = {
             "n_threads": settings.threads,
             "n_threads_batch": settings.threads_batch,
-            "flash_attn": settings.prefilling.flash_attn,
+            "flash_attn": settings.flash_attn,
         }
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, depth // SHARE + BEAT_TOKENS, dtype=np.int32)
         past, self._tokens = tokens[:-BEAT_TOKENS], tokens[-BEAT_TOKENS:]

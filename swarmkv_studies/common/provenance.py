@@ -1,15 +1,17 @@
 """Provenance: where and how a number was measured, so that it can be understood and repeated."""
 
 import platform
+import re
 from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, gpus, processor
+from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, gpus
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 
@@ -37,3 +39,17 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
         "n_threads": settings.threads,
         "settings": about | chosen,
     }
+
+
+def processor() -> str:
+    """The processor's name if the system tells it (Linux), else the architecture.
+
+    A virtual machine may hide which generation of processor it runs on. Such a name has no number, and the family is
+    added to it: "AMD EPYC family 26" and "AMD EPYC family 25" are two machines.
+    """
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    hidden = "cpu family" in fields and not re.search(r"\d", name)
+    return f"{name} family {fields['cpu family']}" if hidden else name

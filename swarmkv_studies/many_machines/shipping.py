@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, public, whole_number
+from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_lab.sizing.geometry import KVType
 from swarmkv_studies.common.costmodel import CostModel
@@ -25,7 +25,6 @@ Prefill = float | int | CostModel
 """How fast a model prefills: tokens per second at any depth, or the cost model of a measured grid."""
 
 
-@public
 @dataclass(frozen=True)
 class Link:
     """A machine's connection, which is as fast in both directions. bytes_per_s may be infinite.
@@ -45,7 +44,6 @@ class Link:
         return self.latency_s + nbytes / self.bytes_per_s
 
 
-@public
 @dataclass(frozen=True)
 class Document:
     """A document's cache: the bytes of its snapshot, and the seconds that one machine needs to prefill or restore it.

@@ -25,7 +25,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContext
         n_threads=settings.threads,
         n_threads_batch=settings.threads_batch,
         n_gpu_layers=-1 if model.on_gpu else 0,
-        flash_attn=settings.prefilling.uses_flash_attn(model.on_gpu),
+        flash_attn=settings.uses_flash_attn(model.on_gpu),
         type_k=int(key),
         type_v=int(value),
         verbose=False,

@@ -53,7 +53,7 @@ class LlamaServer:
             "cache-type-k": key_type,
             "cache-type-v": value_type,
             "n-gpu-layers": 99 if model.on_gpu else 0,
-            "flash-attn": "on" if settings.prefilling.uses_flash_attn(model.on_gpu) else "off",
+            "flash-attn": "on" if settings.uses_flash_attn(model.on_gpu) else "off",
             "slot-save-path": self.folder.name,
         }
         flags = (text for name, value in options.items() for text in (f"--{name}", value))

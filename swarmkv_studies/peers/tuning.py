@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.llama.loading import in_formats
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.metronome import metronome
 from swarmkv_studies.common.work_times import BRANCH, STEPS, Times, opened, time_work
+from swarmkv_studies.peers.weight_files import in_formats
 
 
 def tune(

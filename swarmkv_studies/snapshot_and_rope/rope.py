@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, public, whole_number
-from swarmkv_lab.llama.weights import Weights
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.llama.model import Model
 
 _PLAIN, _HALVES = "plain", "halves"
 _PAIRS = {0: _PLAIN, 2: _HALVES}  # llama.cpp's rope types: pairs (0,1), (2,3), ...; or (0,n/2), (1,n/2+1), ...
 
 
-@public
 @dataclass(frozen=True)
 class Rope:
     """Pairs of a vector's first ``n_rot`` elements turn by position / base**(2 i / n_rot)."""
@@ -22,7 +21,7 @@ class Rope:
     pairs: str
 
     @classmethod
-    def of(cls, model: Weights) -> "Rope":
+    def of(cls, model: Model) -> "Rope":
         """A model's; SwarmKVError where llama.cpp does more than to turn pairs (scaled or multi-axis RoPE)."""
         arch = model.metadata["general.architecture"]
         scaling = model.metadata.get(f"{arch}.rope.scaling.type", "none")
