@@ -9,8 +9,6 @@ from .answers.study import study as study
 from .best_of_n.best_of import best_of as best_of
 from .best_of_n.figures import best_answers as best_answers, fork_bytes as fork_bytes
 from .common.bench import bench as bench
-from .common.clock import corrected as corrected
-from .common.clock_figure import steadiness as steadiness
 from .common.costmodel import CostModel as CostModel, held_out as held_out
 from .common.drawings import broadcast as broadcast, size_by_steps as size_by_steps
 from .common.drawings import snapshot_layout as snapshot_layout
@@ -20,7 +18,7 @@ from .common.profiles import profile as profile
 from .common.refused import refused as refused
 from .common.rounds import race as race
 from .common.style import save as save
-from .common.summary import share_of_bound as share_of_bound, steady_rows as steady_rows
+from .common.speedup import ratios as ratios, speedups as speedups
 from .common.sweep import sweep as sweep
 from .common.twins import twin as twin
 from .depth_and_agents.explorer import LatencyExplorer as LatencyExplorer, latency_explorer as latency_explorer
@@ -51,7 +49,7 @@ from .many_machines.workers_figure import workers_timeline as workers_timeline
 from .money.figures import cached_reads as cached_reads, kept_reads as kept_reads
 from .naive_vs_fanout.article_table import article_table as article_table
 from .naive_vs_fanout.exactness_figure import exactness as exactness
-from .naive_vs_fanout.figures import activation as activation, article as article, first_touch as first_touch
+from .naive_vs_fanout.figures import article as article, first_touch as first_touch
 from .naive_vs_fanout.figures import lanes as lanes, published_parts as published_parts, strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import peers_figure as peers_figure, verdict as verdict, yardsticks as yardsticks

@@ -157,7 +157,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
             "sampling": lab.Sampling(), "repeats": 1, "callback": None, **how, **many,
         }),
         (lambda **a: studies.bench(twin, **a), {
-            "tokens": tokens, "depth": 30, "n_agents": 1, "strategies": ["shared"], "repeats": 1, "max_retries": 0,
+            "tokens": tokens, "depth": 30, "n_agents": 1, "strategies": ["shared"], "repeats": 1,
             "max_tokens": 1, "n_threads": 1,
         }),
         (lambda **a: studies.sweep(twin, **a), {

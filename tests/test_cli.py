@@ -21,19 +21,17 @@ from swarmkv_studies.peers import tuning
 
 
 @pytest.mark.real
-def test_bench_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("swarmkv_studies.common.bench._is_steady", lambda _runs: True)  # whatever the machine does
+def test_bench_prints_a_table_and_writes_json(tmp_path, capsys):
     out = tmp_path / "bench.json"
     arguments = "bench --depth 64 --agents 2 --strategies naive,pooled,shared --repeats 2 --max-tokens 3 --threads 2"
     assert main([*arguments.split(), "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "end to end x" in printed
-    assert "ratio" in printed
+    assert "times as early" in printed
     report = json.loads(out.read_text())
     assert len(report["runs"]) == 6
     assert len(report["runs"][0]["agents"]) == 2
     assert report["environment"]["n_threads"] == 2
-    for key in ("activation_speedup", "ttft_speedup", "end_to_end_speedup", "end_to_end_bound", "max_abs_logit_diff"):
+    for key in ("last_ttft_ms", "end_to_end_speedup", "end_to_end_bound", "max_abs_logit_diff"):
         assert isinstance(report["summary"]["shared"][key], float), key
     assert report["summary"]["shared"]["same_tokens"] is True
 
@@ -276,7 +274,7 @@ def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, tw
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
 def test_tune_chooses_among_weights_and_the_bench_runs_in_the_fastest(asked_in_bench, twin, monkeypatch, capsys):
     fast = {"twin": 3.0, "twin.Q8_0": 1.0, "twin.Q4_0": 2.0}
-    monkeypatch.setattr(tuning, "time_work", lambda ctx, tokens, *beats: 2 * (np.full(3, fast[ctx.model.name]),))
+    monkeypatch.setattr(tuning, "time_work", lambda ctx, tokens: np.full(3, fast[ctx.model.name]))
     arguments = ["bench", "--depth", "32", "--model", str(twin.path), "--threads", "1", "--tune"]
     assert main([*arguments, "--weights", "q4_0,q8_0"]) == 2
     assert asked_in_bench["name"] == "twin.Q8_0"

@@ -29,7 +29,7 @@ def test_a_callback_may_read_everything_and_freezes_nothing(twin, document, ques
     assert len(run.timeline) >= seen[-1][0] > seen[0][0]
     assert run.agents.answer_tokens.tolist() == [4, 4]
     assert seen[0][2].answer_tokens.tolist() == [0, 0]
-    assert seen[0][2].ttft_ms.isna().iloc[1] or strategy == "batched"  # not begun: no number
+    assert seen[0][2].ttft_ms.isna().all()  # no first token yet: no number
     assert run.metrics["end_to_end_ms"] == run.timeline.end_ms.max() > seen[-1][1]["end_to_end_ms"]
     assert run.answers == {branch.name: twin.detokenize(branch.tokens) for branch in run.branches}
     undisturbed = lab.fan_out(twin, document, [question, question[:3]], strategy, max_tokens=4)
@@ -68,13 +68,14 @@ def test_who_failed_counts_in_no_mean(twin, document, strategy):
             raise ValueError("enough")
 
     run = lab.Pipeline(twin, document, graph()).run(strategy, on_token=on_token)
-    times = ["activation_ms", "branch_ms", "ttft_ms", "generate_ms", "first_token_at_ms"]
+    times = ["activation_ms", "branch_ms", "sample_ms", "generate_ms", "ttft_ms"]
     agents = run.agents.set_index("agent")
     assert agents.loc["early", times].isna().all()
     assert agents.loc["whole", times].notna().all()
-    for name in times[:4]:
+    for name in times:
         assert run.metrics[name] == agents[name]["whole"]
-    assert run.metrics["last_ttft_ms"] == agents.ttft_ms["whole"]
+    assert run.metrics["first_ttft_ms"] == run.metrics["last_ttft_ms"] == agents.ttft_ms["whole"]
+    assert run.metrics["last_turn_ttft_ms"] == pytest.approx(agents.loc["whole", times[:3]].sum())
     if strategy == "naive":
         assert run.metrics["prefill_ms"] == pytest.approx(sum(spans_ms(run, "whole", "prefill")))
 
@@ -89,6 +90,31 @@ def test_the_prefill_is_all_of_the_documents_and_a_mean_where_each_agent_has_its
         both = spans_ms(run, PREFIX, "prefill")
         assert len(both) == 2
         assert run.metrics["prefill_ms"] == pytest.approx(sum(both))
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_ttft_counts_from_the_call(twin, document, question, strategy):
+    run = lab.fan_out(twin, document, [question] * 3, strategy, max_tokens=3)
+    ttft, metrics = run.agents.ttft_ms, run.metrics
+    assert (metrics["first_ttft_ms"], metrics["ttft_ms"], metrics["last_ttft_ms"]) == tuple(sorted(ttft))
+    spans = run.timeline
+    first = spans[spans.phase == "generate"].start_ms.min()
+    assert metrics["first_ttft_ms"] == first > metrics["prefill_ms"]  # the prefill is before it, whoever does it
+    own = run.agents[["activation_ms", "branch_ms", "sample_ms"]].sum(axis=1)
+    assert (ttft >= own - 1e-6).all()
+
+
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+def test_tokens_are_counted_as_asked_for_and_as_computed(twin, document, question, strategy):
+    run = lab.fan_out(twin, document, [question, question[:3]], strategy, max_tokens=2)
+    asked = len(question) + 3
+    assert run.metrics["prompt_tokens"] == 2 * len(document) + asked
+    assert run.metrics["computed_tokens"] == (2 if strategy == "naive" else 1) * len(document) + asked
+    if strategy != "naive":
+        snapshot = lab.prefill(twin, document)
+        assert lab.fan_out(twin, snapshot, [question], strategy, max_tokens=2).metrics["computed_tokens"] == len(
+            question
+        )
 
 
 def test_a_packed_agents_span_ends_with_its_own_answer(twin, document):

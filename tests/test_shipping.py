@@ -318,7 +318,7 @@ def test_a_crossing_lies_between_the_sizes_that_were_simulated():
 
 
 def test_service_times_are_those_of_agents_that_have_the_cache():
-    agents = pd.DataFrame({"activation_ms": [10.0], "ttft_ms": [110.0], "generate_ms": [250.0]})
+    agents = pd.DataFrame({"branch_ms": [99.0], "sample_ms": [1.0], "generate_ms": [250.0]})
     assert queueing.service_times(agents).iloc[0].tolist() == [0.1, 0.25]
     assert (studies.measurements().service > 0).all(axis=None)
 

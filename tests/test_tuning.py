@@ -1,7 +1,5 @@
 """Tuning and limits: what is measured, and what is chosen from it."""
 
-from contextlib import nullcontext
-
 import llama_cpp
 import numpy as np
 import pandas as pd
@@ -10,8 +8,7 @@ import pytest
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.llama.sampling import Sampler
-from swarmkv_studies.common.metronome import BEAT_TOKENS, SHARE
-from swarmkv_studies.common.work_times import BRANCH, STEPS, median_beat, time_work
+from swarmkv_studies.common.work_times import BRANCH, STEPS, time_work
 from swarmkv_studies.peers import tuning
 from swarmkv_studies.peers.packing import packing
 from swarmkv_studies.snapshot_file import limits
@@ -19,37 +16,28 @@ from swarmkv_studies.snapshot_file.limits import _pieces, fresh_memory
 
 
 def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, monkeypatch):
-    """Its times are its beats, those of its own kind of attention, at their median pace."""
     turns = []
-    pace = {False: 2.0, True: 3.0}
 
-    def timed(ctx, tokens, *beats):
-        kinds = {False: [2.0, 2.0], True: [3.0, 3.0], "prefill": [3.0, 2.0]}
-        assert [beat() for beat in beats] == kinds[ctx.settings.flash_attn]
+    def timed(ctx, tokens):
         turns.append([str(ctx.flash_attn), ctx.settings.n_threads])
-        return np.zeros(3), np.array([1, 10, 100]) * len(turns)
+        return np.array([1, 10, 100]) * len(turns)
 
     monkeypatch.setattr(tuning, "time_work", timed)
-    monkeypatch.setattr(
-        tuning, "metronome", lambda model, depth, how: nullcontext(lambda: pace[how.prefilling.flash_attn])
-    )
     frame = studies.tune(twin, document, n_threads=[1, 2], repeats=3)
     asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
     assert turns == 4 * turns[:6]
     second = np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
-    ms = 2 * [[2.0, 2.0, 2.0]] + 2 * [[3.0, 3.0, 3.0]] + 2 * [[3.0, 2.0, 2.0]]
-    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second * ms)
+    np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(studies.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
 
-def test_work_is_timed_in_beats_of_the_machine(twin, document, monkeypatch):
+def test_work_is_a_prefill_a_question_and_single_tokens(twin, document):
     with twin.context(512) as ctx:
-        ms, beats = time_work(ctx, document, lambda: 4.0)
+        ms = time_work(ctx, document)
         assert ctx.n_past() == len(document) + BRANCH + STEPS
-    np.testing.assert_allclose(ms, 4 * beats)
+    assert ms.shape == (3,)
     assert (ms > 0).all()
-    assert median_beat([(ms, beats), (ms, beats / 2), (ms, beats)]) == pytest.approx(4)
 
 
 def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many():
@@ -84,7 +72,7 @@ def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, do
     )
     frame = studies.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
     once = [True, *9 * [False]]  # the document; a branch and 8 tokens
-    assert [flash for flash, n in decoded if n not in (BEAT_TOKENS, len(document) // SHARE)] == 2 * once
+    assert [flash for flash, _ in decoded] == 2 * once
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
 
 

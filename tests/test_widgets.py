@@ -121,7 +121,7 @@ def test_every_control_of_the_latency_explorer_changes_the_picture(latency, cont
 def test_its_predictions_are_the_cost_models(latency):
     model = CostModel.fit(measurements("reference").grid)
     row = model.predict([3501], [4], ["shared"]).iloc[0]
-    for ms in (row.ttft_ms, row.end_to_end_ms, row.activation_ms):
+    for ms in (row.last_ttft_ms, row.end_to_end_ms, row.activation_ms):
         assert f">{ms:,.1f}<" in latency.message.value or f">{ms:,.0f}<" in latency.message.value
     data = latency.data()
     assert set(data.kind) == {"measured", "predicted"}
@@ -162,7 +162,7 @@ def test_numbers_of_ones_own_are_offered_once_there_are_some(latency, runs_folde
         latency_explorer(source="mine")
     grid = measurements("reference").grid
     (runs_folder / "quick").mkdir()
-    grid.assign(beat_ms=grid.beat_ms * 2).to_csv(runs_folder / "quick" / "grid.csv", index=False)
+    grid.assign(end_to_end_ms=grid.end_to_end_ms * 2).to_csv(runs_folder / "quick" / "grid.csv", index=False)
     mine = latency_explorer(source="mine", agents=2)
     assert "not offered" not in mine.message.value
     measured = mine.data().query("kind == 'measured' and n_agents == 2")

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
-from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch, Schedule, require_name
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
@@ -75,14 +74,13 @@ def run_once(
     sampling: Sampling = GREEDY,
     snapshot: KVSnapshot | None = None,
     callback: Callable[[Run], None] | None = None,
-    beat: Callable[[], float] | None = None,
 ) -> Run:
-    """One run of what fan_out is asked for, checked and tokenized. beat: see Recorder."""
+    """One run of what fan_out is asked for, checked and tokenized."""
     lengths = {name: len(prompt) for name, prompt in prompts.items()}
     settings = budget(model, strategy, len(prefix), lengths, max_tokens, settings)
     branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in prompts.items()]
     asked = model, prefix, Schedule(branches), strategy.name, settings, strategy.packs, snapshot, callback
-    run = Run(*asked, recorder=Recorder(beat))
+    run = Run(*asked)
     strategy.answer(run)
     return run.ended()
 

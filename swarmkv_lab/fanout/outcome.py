@@ -55,7 +55,7 @@ class Outcome:
 
     @property
     def agents(self) -> pd.DataFrame:
-        """A row per agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer."""
+        """A row per agent: activation, branch, generation and TTFT in ms, and its answer (columns: report.agents)."""
         return report.agents(self.recorder.so_far(), self.branches, list(self.answers.values()))
 
     @property
@@ -71,7 +71,7 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The run in one record: strategy, depth, agents, times (report.metrics), bytes held and copied."""
+        """The run in one record: strategy, depth, agents, times and tokens (report.metrics), KV bytes held."""
         spans = self.recorder.so_far()
         return {
             "strategy": self.strategy,
@@ -79,9 +79,7 @@ class Outcome:
             "depth": self.depth,
             "n_agents": len(self.branches),
             **report.metrics(spans, self.branches),
-            **report.metrics_in_beats(spans, self.branches, self.recorder.beats),
             "kv_bytes": self.recorder.kv_bytes,
-            "copied_bytes": sum(span.bytes for span in spans),
         }
 
     def compare(self, reference: "Outcome | Sequence[Branch]") -> pd.DataFrame:

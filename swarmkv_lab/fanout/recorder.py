@@ -1,13 +1,10 @@
-"""Recorder: a run's stopwatch: spans on lanes, a clock that can be stopped, its beats, and the KV memory held."""
+"""Recorder: a run's stopwatch: spans on lanes, a clock that can be stopped, and the KV memory held."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
-
-BEAT_EVERY_MS = 250.0
-"""of the run's clock: a beat costs a fraction of it, off the clock"""
 
 
 class Span(NamedTuple):
@@ -24,15 +21,10 @@ class Span(NamedTuple):
 
 
 class Recorder:
-    """``spans``: what is finished. ``kv_bytes``: KV memory held at the peak, contexts and snapshots together.
+    """``spans``: what is finished. ``kv_bytes``: KV memory held at the peak, contexts and snapshots together."""
 
-    beat: times a fixed piece of work, ms (measure.metronome). ``beats``: when it was asked, ms, and what it said.
-    """
-
-    def __init__(self, beat: Callable[[], float] | None = None) -> None:
+    def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.beats: list[tuple[float, float]] = []
-        self._beat = beat
         self.kv_bytes = 0
         self.lock = threading.RLock()
         self._held = 0
@@ -53,12 +45,6 @@ class Recorder:
         finally:
             self._stopped = None
             self._start += time.perf_counter() - since
-
-    def tick(self, every_ms: float = BEAT_EVERY_MS) -> None:
-        """Between two steps of the work: take a beat off the clock, if the last one is some time ago."""
-        if self._beat and (not self.beats or self.now() - self.beats[-1][0] >= every_ms):
-            with self.stopped():
-                self.beats.append((self.now(), self._beat()))
 
     @contextmanager
     def phase(self, lanes: Sequence[str], name: str, n_bytes: int = 0) -> Iterator[Callable[[str], None]]:

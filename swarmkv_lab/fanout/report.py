@@ -10,7 +10,6 @@ from swarmkv_lab.fanout.divergence import kl_divergence
 from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.timeline import ACTIVATION
-from swarmkv_studies.common.clock import Beats, in_beats
 
 _PHASES = [*ACTIVATION, "branch", "sample", "generate"]
 
@@ -30,68 +29,61 @@ def phases_ms(spans: Sequence[Span], branches: Sequence[Branch]) -> pd.DataFrame
 
 
 def agents(spans: Sequence[Span], branches: Sequence[Branch], answers: Sequence[str]) -> pd.DataFrame:
-    """A row per agent: activation, branch, TTFT and generation in ms, when its first token came, and its answer.
+    """A row per agent, times in ms, NaN for agents that failed.
 
-    Times of agents that failed are NaN.
+    activation_ms: from the start of its own turn until its context holds the prefix; then branch_ms (its question),
+    sample_ms (its first token) and generate_ms (the rest). ttft_ms: from the call to its first token.
     """
     ms = phases_ms(spans, branches)
     begun = timeline([span for span in spans if span.phase == "generate"]).groupby("agent").start_ms.min()
-    activation = ms[list(ACTIVATION)].sum(axis=1, skipna=False)
-    return pd.DataFrame(
-        {
-            "agent": ms.index,
-            "prompt_tokens": [len(branch.prompt) for branch in branches],
-            "activation_ms": activation.to_numpy(),
-            "branch_ms": ms["branch"].to_numpy(),
-            "ttft_ms": (activation + ms["branch"] + ms["sample"]).to_numpy(),
-            "generate_ms": ms["generate"].to_numpy(),
-            "first_token_at_ms": begun.reindex(ms.index).where(activation.notna()).to_numpy(),
-            "answer_tokens": [len(branch.tokens) for branch in branches],
-            "answer": list(answers),
-        }
-    )
+    table = pd.DataFrame({"agent": ms.index, "prompt_tokens": [len(branch.prompt) for branch in branches]})
+    table["activation_ms"] = ms[list(ACTIVATION)].sum(axis=1, skipna=False).to_numpy()
+    for phase in ("branch", "sample", "generate"):
+        table[f"{phase}_ms"] = ms[phase].to_numpy()
+    table["ttft_ms"] = begun.reindex(ms.index).where(ms.branch.notna()).to_numpy()
+    return table.assign(answer_tokens=[len(branch.tokens) for branch in branches], answer=list(answers))
 
 
 def metrics(spans: Sequence[Span], branches: Sequence[Branch]) -> dict[str, float]:
-    """Times of a run in one record. Agents that failed count in none of them.
+    """A run's times (ms), prompt tokens and copied bytes in one record. Agents that failed count in no time.
 
-    prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Per-agent times are
-    means over the agents, last_ttft_ms is the last one's. Since the run's start: end_to_end_ms until the last answer,
-    last_first_token_ms until every agent has a token.
+    prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Parts of an agent's
+    turn are means over the agents; last_turn_ttft_ms is the last agent's from the start of its turn. From the call:
+    first_ttft_ms, ttft_ms (the median agent's), last_ttft_ms and end_to_end_ms. prompt_tokens: of all agents' prompts,
+    the document included; computed_tokens: how many of them were decoded (NaN for a peer without logits, whose spans
+    do not tell).
     """
     frame = timeline(spans)
     ms = (frame.end_ms - frame.start_ms).groupby([frame.phase, frame.agent]).sum()
-    failed = {branch.name for branch in branches if branch.error is not None}
+    failed = [branch.name for branch in branches if branch.error is not None]
     prefills = ms["prefill"].drop(labels=failed, errors="ignore") if "prefill" in ms else pd.Series([0.0])
-    by_agent = phases_ms(spans, branches)
-    table = agents(spans, branches, [""] * len(branches))
-    means = table[["activation_ms", "branch_ms", "ttft_ms", "generate_ms"]].mean()
-    ttft = table.ttft_ms.dropna()
+    by_phase, table = phases_ms(spans, branches), agents(spans, branches, [""] * len(branches))
+    turns = (table.activation_ms + table.branch_ms + table.sample_ms).dropna()
+    ok = [branch for branch in branches if branch.error is None]
     return {
-        "prefill_ms": float(prefills.mean()) if len(prefills) else float("nan"),
+        "prefill_ms": float(prefills.mean()),
         "capture_ms": float(ms["capture"].sum()) if "capture" in ms else 0.0,
-        **{f"{phase}_ms": float(by_agent[phase].mean()) for phase in ACTIVATION if phase != "prefill"},
-        **means.to_dict(),
-        "last_ttft_ms": float(ttft.iloc[-1]) if len(ttft) else float("nan"),
-        "last_first_token_ms": float(table.first_token_at_ms.max()),
+        **{f"{phase}_ms": float(by_phase[phase].mean()) for phase in ACTIVATION if phase != "prefill"},
+        **table[["activation_ms", "branch_ms", "sample_ms", "generate_ms"]].mean().to_dict(),
+        "last_turn_ttft_ms": float(turns.iloc[-1]) if len(turns) else float("nan"),
+        "first_ttft_ms": float(table.ttft_ms.min()),
+        "ttft_ms": float(table.ttft_ms.median()),
+        "last_ttft_ms": float(table.ttft_ms.max()),
         "end_to_end_ms": float(frame.end_ms.max()),
+        "prompt_tokens": sum(branch.n_prefix + len(branch.prompt) for branch in ok),
+        "computed_tokens": _computed(spans, ok),
+        "copied_bytes": sum(span.bytes for span in spans),
     }
 
 
-def metrics_in_beats(spans: Sequence[Span], branches: Sequence[Branch], beats: Beats) -> dict[str, float]:
-    """The same times in beats, a number each (prefill_beats for prefill_ms), and beat_ms, the run's mean beat.
-
-    Nothing where none were taken.
-    """
-    if not (beats and spans):
-        return {}
-    moments = in_beats([(span.start_ms, span.end_ms) for span in spans], beats)
-    counted = [
-        span._replace(start_ms=start, end_ms=end) for span, (start, end) in zip(spans, moments.tolist(), strict=True)
-    ]
-    times = metrics(counted, branches)
-    mean = max(span.end_ms for span in spans) / times["end_to_end_ms"]
-    return {**{f"{name.removesuffix('_ms')}_beats": n for name, n in times.items()}, "beat_ms": mean}
+def _computed(spans: Sequence[Span], branches: Sequence[Branch]) -> float:
+    """The prompt tokens that were decoded: a document per lane with a prefill of its own, and each agent's question."""
+    if not branches or any(branch.logits is None for branch in branches):
+        return float("nan")
+    own = {branch.name: branch.n_prefix for branch in branches}
+    lanes = {(span.agent, span.worker) for span in spans if span.phase == "prefill"}
+    documents = sum(own.get(agent, max(own.values())) for agent, _ in lanes)
+    return documents + sum(len(branch.prompt) for branch in branches)
 
 
 def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.DataFrame:

@@ -58,8 +58,6 @@ class Run(Outcome):
         """Time a piece of work on an agent's lane, on several that do it together, or (None) on the prefix's."""
         group = [agents] if isinstance(agents, Branch) else agents
         lanes = [self.prefix_lane] if group is None else [branch.name for branch in group]
-        if self.threads == 1:
-            self.recorder.tick()
         return self.recorder.phase(lanes, name, n_bytes)
 
     @contextmanager
@@ -135,7 +133,6 @@ class Run(Outcome):
 
     def ended(self) -> "Run":
         """The run, whose answers are text from now on: they outlive the model."""
-        self.recorder.tick(0)
         self._texts = self.answers
         return self
 
@@ -147,8 +144,6 @@ class Run(Outcome):
         """Let the callback look, one thread at a time; its time is not measured, unless other threads go on."""
         if self._stopped:
             raise SwarmKVError("the run was ended in another thread")
-        if self.threads == 1:
-            self.recorder.tick()
         if self.callback:
             with self.recorder.lock, self.recorder.stopped() if self.threads == 1 else nullcontext():
                 try:

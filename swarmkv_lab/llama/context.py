@@ -399,8 +399,8 @@ class Context:
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
             raise SwarmKVError(
                 f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}, and the "
-                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where it is alone; clear "
-                "the others, or decode it in a context of its own"
+                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one "
+                "only where it is alone; clear the others, or decode it in a context of its own"
             )
         return -1
 

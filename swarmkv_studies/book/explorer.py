@@ -35,7 +35,7 @@ def explorer(source: Measurements, data: str) -> str:
 def constants(source: Measurements) -> dict[str, Any]:
     """All that the page knows. Times are in ms, and those of the races in s."""
     grid, model, races = source.grid, CostModel.fit(source.grid), _races()
-    medians = grid.groupby(["strategy", "depth", "n_agents"])[["ttft_ms", "end_to_end_ms"]].median().round(3)
+    medians = grid.groupby(["strategy", "depth", "n_agents"])[["last_ttft_ms", "end_to_end_ms"]].median().round(3)
     parts: dict[str, dict[str, list[float]]] = {name: {} for name in model.strategies}
     for (part, name), coefficients in model.coefficients.items():
         if name is not None:

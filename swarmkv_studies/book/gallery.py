@@ -19,7 +19,7 @@ from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.book.pages import page
 from swarmkv_studies.common.costmodel import held_out
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.common.summary import share_of_bound, yardstick_ratios
+from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes, snapshot_parts
 from swarmkv_studies.many_machines.shipping import Link, break_even_table
 from swarmkv_studies.money.prices import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
@@ -109,11 +109,10 @@ _ALL = (
         "strategies",
         "03_naive_vs_fanout",
         "bench.json",
-        "All strategies compared: the time to an agent's first token (logarithmic axis), and the end-to-end time of "
-        "all agents. The dotted bound is the shortest end-to-end time if branches run one after another.",
-        "Two panels with a row per strategy. Left, dots on a logarithmic axis: naive is far to the right, all others "
-        "are close together on the left. Right, bars: naive's is about twice as long as the others, which end near "
-        "the dotted bound.",
+        "All strategies compared, from the call: when the first and the last agent have their first token, and when "
+        "all have answered. The dotted bound is the shortest end-to-end time if branches run one after another.",
+        "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
+        "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
         lambda m: studies.strategies(m.bench["summary"], m.caption),
     ),
     Exhibit(
@@ -125,17 +124,6 @@ _ALL = (
         "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
         "as long as the first. For the activation it is a few percent of the first.",
         lambda m: studies.article(m.bench, m.caption),
-    ),
-    Exhibit(
-        "activation",
-        "03_naive_vs_fanout",
-        "bench.json",
-        "What an agent waits for before its question can be decoded. With swarmkv, a new context and a private copy, "
-        "which take time mostly because their memory is new. With pooled, only the copying into an existing context. "
-        "With shared cells, almost nothing.",
-        "Stacked horizontal bars by strategy: swarmkv has new context, copy and restore; pooled has a short restore; "
-        "shared and batched have no visible bar.",
-        lambda m: studies.activation(m.bench_runs, m.caption),
     ),
     Exhibit(
         "first_touch",
@@ -164,8 +152,8 @@ _ALL = (
         "04_depth_and_agents",
         "grid.csv",
         "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
-        "Two panels with logarithmic axes. Time to first token: naive rises steeply and is far above the others. End "
-        "to end: naive is above the others at a constant distance.",
+        "Two panels with logarithmic axes. Last agent's first token and end to end: naive is above the "
+        "others at a constant distance.",
         lambda m: studies.latency_against_depth(m.grid, caption=m.grid_caption),
     ),
     Exhibit(
@@ -173,33 +161,20 @@ _ALL = (
         "04_depth_and_agents",
         "grid.csv",
         "Latency against the number of agents. With naive, every agent adds a prefill; with the others, only its own "
-        "work. batched packs all agents into one batch: first tokens come later, but the last answer comes sooner.",
-        "Two panels with logarithmic axes. Time to first token: naive is flat and high, batched rises with the number "
-        "of agents, the others are flat and low. End to end: naive rises in proportion to the number of agents, the "
-        "others rise little.",
+        "work. batched packs all agents into one batch: the last answer comes sooner.",
+        "Two panels with logarithmic axes, the last agent's first token and end to end. In both naive rises in "
+        "proportion to the number of agents, and the others rise little.",
         lambda m: studies.latency_against_agents(m.grid, m.grid_depth, m.grid_caption),
     ),
     Exhibit(
         "speedup_against_agents",
         "04_depth_and_agents",
         "grid.csv",
-        "The end-to-end speed-up comes close to its bound. If branches run one after another, it cannot exceed "
-        "N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) makes B smaller, "
-        "so it can exceed this bound.",
-        "Rising curves by strategy, most of them just below a dashed bound; batched is above the bound.",
+        "The end-to-end speed-up: medians and quartiles of ratios within a round. If branches run one after another, "
+        "it cannot exceed N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) "
+        "makes B smaller, so it can exceed this bound.",
+        "Rising curves by strategy, most of them near a dashed bound; batched is above the bound.",
         lambda m: studies.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption),
-    ),
-    Exhibit(
-        "steadiness",
-        "04_depth_and_agents",
-        "clock.csv",
-        "The same ratio, round after round. A machine changes its speed, and with it the ratio of two times that were "
-        "not measured at the same moment. Times counted in beats, a small decode that is timed between the steps of a "
-        "run, follow the machine.",
-        "Two lines over the rounds, in percent of the bound. The times as measured rise far above 100 percent where "
-        "the machine changed its speed; the corrected ones stay close to it.",
-        lambda m: studies.steadiness(share_of_bound(m.clock, rounds=1), m.clock_caption),
-        of_reference=True,
     ),
     Exhibit(
         "speedup_map",
@@ -231,7 +206,7 @@ _ALL = (
         "Two panels with logarithmic axes, tokens of the document against tokens per second of a prefill. The curves "
         "of swarmkv rise from the lower left and leave the panel at the top; the line of shared stays at one token.",
         lambda m: studies.break_even(
-            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid_raw},
+            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid},
             caption=f"{m.grid_caption}\n{_h200().grid_caption}",
         ),
     ),

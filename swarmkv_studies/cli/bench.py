@@ -68,7 +68,6 @@ def _bench(args: argparse.Namespace) -> None:
             n_agents=args.agents,
             strategies=strategies,
             repeats=args.repeats,
-            max_retries=args.repeats,
             max_tokens=args.max_tokens,
             **settings,
         )

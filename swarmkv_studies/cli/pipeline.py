@@ -26,8 +26,7 @@ def _pipeline(args: argparse.Namespace) -> int:
             run = pipeline.run(args.strategy, on_token=lambda name, token: bar.update(), n_threads=args.threads)
     answered = run.agents[~run.agents.agent.isin(run.errors)].itertuples()
     texts = [
-        f"{agent.agent} (first token after {agent.first_token_at_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n"
-        for agent in answered
+        f"{agent.agent} (first token after {agent.ttft_ms / 1e3:.1f} s)\n{agent.answer.strip()}\n" for agent in answered
     ]
     total = f"{len(pipeline.tokens):,} tokens, {run.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s"
     errors = {name: str(error) for name, error in run.errors.items()}

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -10,17 +9,17 @@ import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.files import DATA, REFERENCE, ROOT, RUNS
+from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_studies.book import gallery
 from swarmkv_studies.cli.notebooks import execute, project_notebooks
-from swarmkv_studies.cli.steps import BENCH, Go, chosen_steps, duration, require_for_reference, take
+from swarmkv_studies.cli.steps import BENCH, Go, chosen_steps, require_for_reference, take
 from swarmkv_studies.common.measurements import Measurements
 from swarmkv_studies.common.profiles import Profile
-from swarmkv_studies.common.summary import bench_text
+from swarmkv_studies.naive_vs_fanout.article_table import article_text
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False, all_notebooks: bool = False) -> None:
-    """Measure, draw the figures, execute notebooks, and print the article's numbers beside ours.
+    """Measure, print the article's numbers beside ours, draw the figures, and execute notebooks.
 
     Data, figures and executed notebooks go to data/runs/PROFILE. Data that is already there is kept, so that an
     interrupted call can be continued; remove it to measure again. The quick profile executes the notebooks of the
@@ -38,16 +37,12 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
         go = Go(model, model.tokenize(lab.load_document("dossier")), chosen, data)
         take(BENCH, go)
         measured = Measurements(data)
-        _print_table(measured, chosen)
         steps = [step for step in chosen_steps(reference) if step is not BENCH]
-        ahead = sum(step.seconds(chosen) for step in steps)
-        print(f"\nNext: {', '.join(step.name for step in steps)}, about {duration(ahead)} on two cores;")
-        print(
-            f"then the figures, about 20 s, and {len(notebooks)} notebooks{_seconds(notebooks, chosen)}.\n", flush=True
-        )
+        ahead = f"{', '.join(step.name for step in steps)}, the figures and {len(notebooks)} notebooks"
+        print(f"\n{article_text(measured.bench)}\nNext: {ahead}.\n", flush=True)
         for step in steps:
             take(step, go)
-    print("figures: about 20 s", flush=True)
+    print("drawing the figures", flush=True)
     drawn = gallery.FIGURES if reference else data / "figures"
     gallery.draw(measured, drawn, drawn)
 
@@ -55,7 +50,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
     out.mkdir(exist_ok=True)
     durations = []
     for path in notebooks:
-        print(f"notebook {path.stem}{_seconds([path], chosen)}", flush=True)
+        print(f"executing {path.stem}", flush=True)
         start = time.perf_counter()
         nbformat.write(execute(path, chosen.name), out / path.name)
         durations.append((path.stem, chosen.name, round(time.perf_counter() - start, 1), os.cpu_count()))
@@ -63,12 +58,11 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
         columns = ["notebook", "profile", "seconds", "cpus"]
         pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
-    _print_table(measured, chosen)
-    print(f"\nwrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/index.html and {out.relative_to(ROOT)}/")
+    print(f"\nWrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/index.html and {out.relative_to(ROOT)}/")
     if left_out:
         print(
             f"The other {len(left_out)} notebooks are committed with their outputs. make lab opens them all to run; "
-            f"swarmkv-lab reproduce --all-notebooks executes them here{_seconds(left_out, chosen)}."
+            "swarmkv-lab reproduce --all-notebooks executes them here."
         )
 
 
@@ -77,20 +71,3 @@ def _notebooks(chosen: Profile, *, everything: bool) -> tuple[list[Path], list[P
     paths = project_notebooks()
     asked = [path for path in paths if everything or not chosen.notebooks or path.stem in chosen.notebooks]
     return asked, [path for path in paths if path not in asked]
-
-
-def _seconds(notebooks: Sequence[Path], chosen: Profile) -> str:
-    """How long notebooks took the maintainers in the quick profile, in words; nothing is known of others."""
-    if chosen.name != "quick":
-        return ""
-    known = pd.read_csv(DATA / "notebooks.csv").set_index("notebook").seconds
-    return f", about {duration(sum(known.get(path.stem, 20.0) for path in notebooks))}"
-
-
-def _print_table(measured: Measurements, chosen: Profile) -> None:
-    print(bench_text(measured.bench))
-    print(
-        f"\nThe article's experiment, published and measured here ({chosen.bench_depth:,} tokens, profile "
-        f"{chosen.name}):\n"
-    )
-    print(studies.article_table(measured.bench).to_string(), flush=True)

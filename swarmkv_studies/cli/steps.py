@@ -1,10 +1,9 @@
 """Steps: what reproduce measures, one after another, each file by one of them. An interrupted go is continued.
 
-``make reference`` takes all steps, a reader's ``make reproduce`` those that have a quick time.
+``make reference`` takes all steps, a reader's ``make reproduce`` those that are for readers.
 """
 
 import importlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
 from swarmkv_studies.common.measurements import Measurements, machine, table
 from swarmkv_studies.common.profiles import Profile
 from swarmkv_studies.common.provenance import environment
-from swarmkv_studies.common.rounds import plan, rounds
+from swarmkv_studies.common.rounds import plan
 from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
 from swarmkv_studies.many_machines.exactness import what_keeps_bits
@@ -36,9 +35,6 @@ from swarmkv_studies.peers.packing import packing
 from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
 from swarmkv_studies.snapshot_file.limits import fresh_memory
-
-# The same bench six times, two rounds each, to see how steady its ratio is; and once with other numbers of agents.
-CLOCK = [*rounds([1024], [4], 12), *rounds([1024], [2, 8], 2)]
 
 # Tokens after a snapshot whose predictions are compared with those after a copy that went through a codec.
 CONTINUATION = 256
@@ -80,14 +76,8 @@ class Step(NamedTuple):
     name: str
     files: Sequence[str]
     measure: Callable[[Go], Any]
-    full_s: int
-    """seconds that it takes on two cores in the full profile, about"""
-    quick_s: int = 0
-    """the same in the quick one; 0: measured for the reference alone"""
-
-    def seconds(self, chosen: Profile) -> int:
-        """About how long it takes."""
-        return self.full_s if chosen.name == "full" else self.quick_s
+    for_readers: bool = False
+    """whether a reader's reproduce takes it; the others are measured for the reference alone"""
 
 
 def take(step: Step, go: Go) -> None:
@@ -96,20 +86,13 @@ def take(step: Step, go: Go) -> None:
     if all(map(is_stamped, paths)):
         print(f"{step.name}: kept; remove {', '.join(step.files)} in {go.data.name}/ to measure again")
         return
-    print(f"{step.name}: {', '.join(step.files)}; about {duration(step.seconds(go.chosen))}", flush=True)
-    start = time.perf_counter()
+    print(f"measuring {step.name}", flush=True)
     step.measure(go)
     about = [name for name in step.files if name.endswith(".json")]
     where = Measurements(go.data).environment(about[-1]) if about else environment(go.model)
     for path in paths:
         if path.suffix == ".csv":
             stamp(path, machine(where))
-    print(f"{step.name}: took {duration(time.perf_counter() - start)}", flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Seconds or minutes, as a person says them."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def require_for_reference() -> None:
@@ -128,13 +111,8 @@ def require_for_reference() -> None:
 
 def _bench(go: Go) -> None:
     chosen = go.chosen
-    how: dict[str, Any] = {"repeats": chosen.repeats, "max_retries": chosen.retries, "max_tokens": chosen.max_tokens}
+    how: dict[str, Any] = {"repeats": chosen.repeats, "max_tokens": chosen.max_tokens}
     kept_bench(go.data, go.model, go.tokens, depth=chosen.bench_depth, **how)
-
-
-def _clock(go: Go) -> None:
-    clock = plan(go.model, go.tokens, CLOCK, ["naive", "shared"], max_tokens=go.chosen.max_tokens)
-    sweep_rounds(clock, CLOCK, path=go.data / "clock.csv")
 
 
 def _grid(go: Go) -> None:
@@ -323,33 +301,30 @@ def _whole(found: int, wanted: int) -> None:
         raise KeyboardInterrupt
 
 
-BENCH = Step("bench", ("bench.csv", "timelines.csv", "bench.json"), _bench, 600, 40)
-# In this order; seconds on two cores. The study comes last, as it takes about as long as all others together, and
-# needs a second model.
+BENCH = Step("bench", ("bench.csv", "timelines.csv", "bench.json"), _bench, True)
+# In this order. The study comes last, as it takes about as long as all others together, and needs a second model.
 STEPS = (
     BENCH,
-    Step("clock", ("clock.csv", "clock.json"), _clock, 180),
-    Step("grid", ("grid.csv", "grid.json"), _grid, 1000, 40),
-    Step("tuning", ("tuning.csv",), _tuning, 230),
-    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda go: _peers(go, 0), 540),
-    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda go: _peers(go, 1), 300),
-    Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks, 200),
-    Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline, 240),
-    Step("formats", ("formats.csv", "formats.json"), _formats, 200),
-    Step("snapshot file", ("snapshot_file.json",), _snapshot_file, 15),
-    Step("positions", ("positions.csv", "positions.json"), _positions, 15, 15),
-    Step("codecs", ("codecs.csv", "codecs.json"), _codecs, 180),
-    Step("join", ("join.csv", "join.json"), _join, 200),
+    Step("grid", ("grid.csv", "grid.json"), _grid, True),
+    Step("tuning", ("tuning.csv",), _tuning),
+    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda go: _peers(go, 0)),
+    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda go: _peers(go, 1)),
+    Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks),
+    Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
+    Step("formats", ("formats.csv", "formats.json"), _formats),
+    Step("snapshot file", ("snapshot_file.json",), _snapshot_file),
+    Step("positions", ("positions.csv", "positions.json"), _positions, True),
+    Step("codecs", ("codecs.csv", "codecs.json"), _codecs),
+    Step("join", ("join.csv", "join.json"), _join),
     Step(
         "cluster",
         ("cluster.csv", "deaths.csv", "transfer.csv", "arrivals.csv", "exactness.csv", "cluster.json"),
         _cluster,
-        360,
     ),
-    Step("study", ("study.csv", "review.csv", "study.json"), _study, 60),
+    Step("study", ("study.csv", "review.csv", "study.json"), _study),
 )
 
 
 def chosen_steps(reference: bool) -> Iterable[Step]:
     """All steps for the reference; otherwise those of the article's experiment, the grid and the positions."""
-    return [step for step in STEPS if reference or step.quick_s]
+    return [step for step in STEPS if reference or step.for_readers]

@@ -1,8 +1,9 @@
 """CostModel: the latencies of every strategy at any depth and number of agents, fitted to measured runs.
 
-All times are in milliseconds. A run's time is the sum of its parts. The prefill takes a + b d + c d^2 at depth d,
-because attention reads all tokens before the current one. The other parts grow at most linearly with d, because each of
-their tokens attends to d tokens of the document, or because they move the bytes of d cells.
+All times are in milliseconds, as they were measured. A run's time is the sum of its parts. The prefill takes
+a + b d + c d^2 at depth d, because attention reads all tokens before the current one. The other parts grow at most
+linearly with d, because each of their tokens attends to d tokens of the document, or because they move the bytes of d
+cells.
 """
 
 import itertools
@@ -70,8 +71,7 @@ class CostModel:
         for strategy, rows in runs.groupby("strategy", sort=False):
             for part, column in (_BASELINE_PARTS if strategy == BASELINE else _PARTS).items():
                 coefficients[part, strategy] = _least_squares(rows, column, _basis(part, strategy in packed))
-        sample = float((runs.ttft_ms - runs.activation_ms - runs.branch_ms).median())
-        return cls(coefficients, sample, packed)
+        return cls(coefficients, float(runs.sample_ms.median()), packed)
 
     @property
     def strategies(self) -> list[str]:
@@ -100,7 +100,7 @@ class CostModel:
 
     def bound(self, depths: Counts, n_agents: Counts) -> Array:
         """The upper limit of the speed-up (function ``bound``) from naive's predictions: array (depths, agents)."""
-        naive = self.predict(depths, n_agents, ["naive"])
+        naive = self.predict(depths, n_agents, ["naive"]).assign(sample_ms=self.sample_ms)
         return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
 
     def break_even(
@@ -171,8 +171,8 @@ class CostModel:
             "prefill_ms": prefill,
             "activation_ms": activation,
             "branch_ms": branch,
-            "ttft_ms": activation + branch + self.sample_ms,
             "generate_ms": answer,
+            "last_ttft_ms": total + rest - answer,  # the last agent's first token; only its answer follows
             "end_to_end_ms": total + rest,
         }
         return pd.DataFrame({"strategy": strategy, "depth": d.astype(int), "n_agents": n.astype(int), **times})
@@ -183,7 +183,7 @@ def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
 
     P is naive's activation. B is an agent's own work: its branch, sampling its first token, and its answer.
     """
-    p, b = naive.activation_ms, naive.ttft_ms - naive.activation_ms + naive.generate_ms
+    p, b = naive.activation_ms, naive.branch_ms + naive.sample_ms + naive.generate_ms
     return n_agents * (p + b) / (p + n_agents * b)
 
 
@@ -194,7 +194,7 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
     deepest is an extrapolation; "n_agents" likewise. Returns a row per (depth, agents, strategy): measured medians in
     ms, predictions (``predicted_...``) and relative errors (``error_...``).
     """
-    metrics = ["ttft_ms", "end_to_end_ms"]
+    metrics = ["last_ttft_ms", "end_to_end_ms"]
     key = ["strategy", "depth", "n_agents"]
     frames = []
     for _, hidden in runs.groupby(["depth", "n_agents"] if by == "point" else by):
@@ -221,7 +221,7 @@ def _basis(part: str, packed: bool) -> str:
 
 def _rest(runs: pd.DataFrame, packed: Sequence[str]) -> pd.Series:
     """End-to-end time minus the modelled parts: creating contexts that no agent waits for, and Python code."""
-    after = runs.ttft_ms - runs.activation_ms + runs.generate_ms
+    after = runs.branch_ms + runs.sample_ms + runs.generate_ms
     once = np.where(runs.strategy == BASELINE, 0.0, runs.prefill_ms + runs.capture_ms)
     parts = once + runs.n_agents * runs.activation_ms + np.where(runs.strategy.isin(packed), 1, runs.n_agents) * after
     return (runs.end_to_end_ms - parts).clip(lower=0.0)

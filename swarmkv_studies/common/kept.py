@@ -56,26 +56,16 @@ def kept_bench(
     depth: int,
     repeats: int,
     max_tokens: int,
-    max_retries: int | None = None,
     agents: Prompts | None = None,
 ) -> None:
     """The article's experiment, two agents: bench.csv, timelines.csv and, as a sign of the end, bench.json.
 
-    max_retries: how many more rounds are measured in place of disturbed ones; by default as many as repeats.
+    The JSON has no summary, as that is made of the runs (Measurements.bench).
     """
 
     def measured() -> dict[str, Any]:
-        report, runs = bench(
-            model,
-            tokens,
-            depth=depth,
-            n_agents=2,
-            strategies=list(STRATEGIES),
-            repeats=repeats,
-            max_retries=repeats if max_retries is None else max_retries,
-            max_tokens=max_tokens,
-            agents=agents,
-        )
+        how: dict[str, Any] = {"depth": depth, "repeats": repeats, "max_tokens": max_tokens, "agents": agents}
+        report, runs = bench(model, tokens, n_agents=2, strategies=list(STRATEGIES), **how)
         turns = [runs[i : i + len(STRATEGIES)] for i in range(0, len(runs), len(STRATEGIES))]
         turns.sort(key=lambda turn: turn[0].metrics["end_to_end_ms"])
         median = [run.timeline.assign(strategy=run.strategy) for run in turns[(len(turns) - 1) // 2]]
@@ -83,6 +73,6 @@ def kept_bench(
         pd.DataFrame(report["runs"]).drop(columns="agents").to_csv(folder / "bench.csv", index=False)
         if report["restore"] is None:  # bench was interrupted: it returns what it has measured
             raise KeyboardInterrupt
-        return report
+        return {name: part for name, part in report.items() if name != "summary"}
 
     once(folder / "bench.json", measured)

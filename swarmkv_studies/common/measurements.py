@@ -13,8 +13,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_lab.files import DATA, REFERENCE, RUNS
 from swarmkv_studies.answers.quality import read_study
-from swarmkv_studies.common.clock import corrected
-from swarmkv_studies.common.summary import steady_rows
+from swarmkv_studies.common.summary import summarize
 from swarmkv_studies.many_machines.queueing import service_times
 from swarmkv_studies.many_machines.shipping import Document
 
@@ -36,7 +35,45 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _runs(path: Path) -> pd.DataFrame:
-    return corrected(table(path))
+    return pd.DataFrame([as_today(row) for row in table(path).to_dict("records")])
+
+
+def _formats(path: Path) -> pd.DataFrame:
+    frame = table(path)
+    if (
+        "raw_prefill_ms" in frame
+    ):  # of November 2026, with times that are not as measured, and no range of those that are
+        works = ["prefill", "branch", "token"]
+        frame = frame.assign(**{f"{work}_ms": frame.pop(f"raw_{work}_ms") for work in works})
+        frame["prefill_min_ms"] = frame["prefill_max_ms"] = np.nan
+        frame["prefill_tokens_per_s"] = 1e3 * frame.n_tokens / frame.prefill_ms
+    return frame
+
+
+def _report(path: Path) -> dict[str, Any]:
+    report = _json(path)
+    runs = [as_today(row) for row in report["runs"]]
+    return report | {"runs": runs, "summary": summarize(runs)}
+
+
+def as_today(row: dict[str, Any]) -> dict[str, Any]:
+    """A run, or an agent of one, in today's columns (data/README.md).
+
+    Files of November 2026 counted ttft_ms and last_ttft_ms from the start of an agent's turn, and from the call only
+    first_token_at_ms (an agent's) and last_first_token_ms.
+    """
+    if "sample_ms" in row:
+        return row
+    row = row | {"sample_ms": row["ttft_ms"] - row["activation_ms"] - row["branch_ms"]}
+    if "first_token_at_ms" in row:
+        return row | {"ttft_ms": row["first_token_at_ms"]}
+    row["last_turn_ttft_ms"], row["last_ttft_ms"] = row["last_ttft_ms"], row.pop("last_first_token_ms")
+    del row["ttft_ms"]
+    if "agents" in row:
+        row["agents"] = [as_today(agent) for agent in row["agents"]]
+        ttft = [agent["ttft_ms"] for agent in row["agents"]]
+        row |= {"first_ttft_ms": min(ttft), "ttft_ms": float(np.median(ttft))}
+    return row
 
 
 def _caption(path: Path) -> str:
@@ -56,18 +93,12 @@ def _peaks(path: Path) -> dict[str, Any]:
 class Measurements:
     """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
 
-    bench = _file("bench.json", _json)
-    """the bench's report: environment, restore, runs, summary"""
+    bench = _file("bench.json", _report)
+    """the bench's report: environment, restore, runs, and the summary that is made of them"""
     grid = _file("grid.csv", _runs)
-    """the sweep's runs, a row per run, their times corrected"""
-    grid_raw = _file("grid.csv")
-    """the same as they were measured"""
+    """the sweep's runs, a row per run"""
     grid_caption = _file("grid.json", _caption)
     """the caption of figures of the grid"""
-    clock = _file("clock.csv")
-    """the same bench again and again, as measured: for analysis.summary.share_of_bound"""
-    clock_caption = _file("clock.json", _caption)
-    """the caption of its figure"""
     yardsticks = _file("yardsticks.csv")
     """the result of measure.yardsticks.yardsticks"""
     yardsticks_caption = _file("yardsticks.json", _caption)
@@ -80,7 +111,7 @@ class Measurements:
     """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
     pipeline_caption = _file("pipeline.json", _caption)
     """the caption of figures of the pipeline"""
-    formats = _file("formats.csv")
+    formats = _file("formats.csv", _formats)
     """the result of measure.formats.weight_formats"""
     formats_caption = _file("formats.json", _caption)
     """the caption of figures of the weight formats"""
@@ -128,8 +159,8 @@ class Measurements:
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:
-        """The runs behind the bench's medians, a row per run, their times corrected."""
-        return corrected(steady_rows(self.bench["runs"]))
+        """The bench's runs, a row per run."""
+        return pd.DataFrame(self.bench["runs"]).drop(columns="agents")
 
     @property
     def races(self) -> pd.DataFrame:
@@ -162,7 +193,7 @@ class Measurements:
 
     @cached_property
     def peers(self) -> pd.DataFrame:
-        """The comparisons with peers, a row per run, the times of each depth corrected."""
+        """The comparisons with peers, a row per run."""
         return pd.concat(map(_runs, self._peers), ignore_index=True)
 
     @cached_property

@@ -30,8 +30,6 @@ class Profile:
     """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
     pipeline: int
     """tokens of the document that a graph of agents reads"""
-    retries: int = 3
-    """more rounds of the article's experiment, in place of those in which the machine was disturbed"""
     notebooks: tuple[str, ...] = ()
     """those that reproduce executes, unless it is told otherwise; none: all"""
     positions: int = 1024
@@ -51,13 +49,11 @@ class Profile:
 
 _SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512), (1, 4), 1),)
-# Naive is measured at every point, twice: N (P + B), and four strategies P + N B each, 17 minutes on two cores. Deeper
-# points have fewer agents, as most of the time is naive's prefills.
+# Naive is measured at every point, twice. Deeper points have fewer agents, as most of the time is naive's prefills.
 _FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
 PROFILES = {
     p.name: p
     for p in (
-        # The article's table is there within a minute, and all of it in three, on two cores.
         Profile(
             "quick",
             256,
@@ -68,7 +64,6 @@ PROFILES = {
             _QUICK,
             ((256, 1),),
             512,
-            retries=1,
             notebooks=("00_tour", "03_naive_vs_fanout"),
             positions=512,
         ),
@@ -88,7 +83,7 @@ PROFILES = {
             formats=("q8_0",),
             formats_depth=64,
         ),
-        # Where a machine changes its speed within a run, a round's corrected times scatter by percents: hence eight.
+        # Eight rounds, for quartiles that mean something where a machine changes its speed within minutes.
         Profile(
             "full",
             3501,

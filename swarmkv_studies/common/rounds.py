@@ -1,7 +1,6 @@
 """Grids of runs: strategies by depth and number of agents, in turns; each run is saved as soon as it is measured."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice, product
 from typing import Any
@@ -19,12 +18,7 @@ from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.metronome import metronome
 from swarmkv_studies.common.runlog import Round, RunLog
-
-# On the default model, attention doubles the prefill time of a token at about this depth in tokens. Only the progress
-# bar's estimate of the time left depends on it.
-_DOUBLED_AT = 2600
 
 
 def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list[Round]:
@@ -54,15 +48,8 @@ class Plan:
     settings: ContextSettings
     callback: Callable[[Run], None] | None
 
-    def run(
-        self,
-        strategy: Strategy,
-        depth: int,
-        n_agents: int,
-        max_tokens: int | None = None,
-        beat: Callable[[], float] | None = None,
-    ) -> Run:
-        """Run one strategy at one depth (tokens) with one number of agents. beat: see Recorder."""
+    def run(self, strategy: Strategy, depth: int, n_agents: int, max_tokens: int | None = None) -> Run:
+        """Run one strategy at one depth (tokens) with one number of agents."""
         return run_once(
             self.model,
             self.prefix[:depth],
@@ -72,7 +59,6 @@ class Plan:
             sampling=self.sampling,
             settings=self.settings,
             callback=self.callback,
-            beat=beat,
         )
 
 
@@ -108,43 +94,31 @@ def plan(
 
 
 def measure(
-    plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True, warm_up: bool = True
+    plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True
 ) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
     """Yield (round, run, exactness against naive); strategies take turns within each round (A B C, A B C).
 
     If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
     strategies. Runs that ``log`` already holds are not measured again.
     """
-    todo = {}
-    for this, strategy in product(rounds, plan.strategies):
-        prefills = this.n_agents if strategy.is_baseline else 1
-        todo[this, strategy.name] = prefills * this.depth * (1 + this.depth / _DOUBLED_AT)
-    done = [key for key in todo if log and key in log]
-    if len(done) == len(todo):
+    todo = [(this, strategy) for this, strategy in product(rounds, plan.strategies)]
+    n_done = sum((this, strategy.name) in log for this, strategy in todo) if log else 0
+    if n_done == len(todo):
         return
-    if warm_up:  # memory pages, threads and caches
-        for strategy in plan.strategies:
-            plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
-    bar = tqdm(
-        total=sum(todo.values()), initial=sum(todo[key] for key in done), desc="runs", smoothing=0,
-        disable=None if progress else True,
-        bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}",
-    )  # fmt: skip
-    beats: dict[int, Callable[[], float]] = {}
-    with bar, ExitStack() as metronomes:
+    for strategy in plan.strategies:  # a warm-up: memory pages, threads and caches
+        plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
+    with tqdm(total=len(todo), initial=n_done, unit="run", disable=None if progress else True) as bar:
         for this in rounds:
             left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
             reference = _kept_reference(plan, this, log) if left else None
-            if left and this.depth not in beats:
-                beats[this.depth] = metronomes.enter_context(metronome(plan.model, this.depth, plan.settings))
             for strategy in left:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
-                run = plan.run(strategy, this.depth, this.n_agents, beat=beats[this.depth])
+                run = plan.run(strategy, this.depth, this.n_agents)
                 reference = run.branches if strategy.is_baseline else reference
                 exactness = run.compare(reference) if reference else pd.DataFrame()
                 if log:
                     log.append(this, record(this, run, exactness), run.branches if strategy.is_baseline else None)
-                bar.update(todo[this, strategy.name])
+                bar.update()
                 yield this, run, exactness
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from swarmkv_studies.common.costmodel import CostModel
+from swarmkv_studies.common.speedup import ROUND, speedups
 from swarmkv_studies.common.style import (
     BASELINE,
     DOTTED,
@@ -28,34 +29,36 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """End-to-end speed-up over naive against agents, at one depth, with its bound for branches one after another."""
-    at = at_point(runs, "depth", depth)
-    total = at.pivot_table(index="n_agents", columns="strategy", values="end_to_end_ms", aggfunc="median")
-    speedup = total.rdiv(total["naive"], axis=0)
-    several = total.index[total.index > 1]
-    agents = np.arange(1, total.index.max() + 1)
+    """End-to-end speed-up over naive against agents, at one depth, with its bound for branches one after another.
+
+    Points are medians over the rounds, lines through them the quartiles.
+    """
+    gains = speedups(at_point(runs, "depth", depth)).loc[depth]
+    counts = sorted(gains.index.unique("n_agents"))
+    agents = np.arange(1, counts[-1] + 1)
     bound = pd.Series(CostModel.fit(runs).bound([depth], agents)[0], agents)
-    share = (speedup["shared"] / bound[speedup.index])[several].median()
+    few = next((n for n in counts if n > 1), counts[-1])
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
         ax.plot(bound.index, bound, color="#444444", linestyle="--", linewidth=1.2)
-        for name, (colour, marker) in STRATEGY.items():
-            if name in speedup:
-                ax.plot(speedup.index, speedup[name], color=colour, marker=marker, linewidth=1.2)
-        ax.set(xlabel="agents", ylabel="times faster than naive (measured)", ylim=(0, None))
-        ax.set_xticks(total.index)
+        for name, rows in gains.groupby("strategy"):
+            at = rows.droplevel("strategy")
+            colour, marker = STRATEGY[name]
+            ax.plot(at.index, at["median"], color=colour, marker=marker, linewidth=1.2)
+            ax.vlines(at.index, at.low, at.high, color=colour, linewidth=2.5, alpha=0.5)
+        ax.set(xlabel="agents", ylabel="times as early as naive (measured)", ylim=(0, None))
+        ax.set_xticks(counts)
         ax.grid()
-        over = f"median over {_span(several)} agents" if share <= 1 else "what is above it is noise"
-        message = f"{depth:,} tokens: shared reaches {share:.0%} of its bound ({over})"
+        ends = ", ".join(f"{gains['median'][n, 'shared']:.1f}x with {n}" for n in dict.fromkeys([few, counts[-1]]))
         key = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
-        headline(figure, message, strategy_key(speedup) | key)
+        message = f"{depth:,} tokens: agents that share end {ends}"
+        headline(figure, message, strategy_key(gains.index.unique("strategy")) | key)
     return figure
 
 
 def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "") -> Figure:
     """End-to-end speed-up over naive by depth and agents: predicted as colour and contours, measured as numbers."""
-    total = runs.groupby(["depth", "n_agents", "strategy"]).end_to_end_ms.median().unstack()
-    measured = (total["naive"] / total[strategy]).dropna()
+    measured = speedups(runs)["median"].xs(strategy, level="strategy")
     depths = np.unique(np.geomspace(runs.depth.min(), runs.depth.max(), 60).astype(int))
     agents = np.arange(1, runs.n_agents.max() + 1)
     speedup = CostModel.fit(runs).speedup(depths, agents, strategy).T
@@ -81,7 +84,7 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
 
 def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure:
     """Predictions of held-out points against measurements, with a band of 10 %; table: from costmodel.held_out."""
-    errors = {metric: table[f"error_{metric}"].abs().median() for metric in ("ttft_ms", "end_to_end_ms")}
+    errors = {metric: table[f"error_{metric}"].abs().median() for metric in ("last_ttft_ms", "end_to_end_ms")}
     with sheet(4, caption) as figure:
         for ax, (metric, error) in zip(figure.subplots(1, 2), errors.items(), strict=True):
             both = table[[metric, f"predicted_{metric}"]]
@@ -105,11 +108,11 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
 
     Packing pays with the fewest agents that have 10 percent less work at every depth.
     """
-    work = runs[runs.strategy.isin(["shared", "batched"])]
-    after = work.ttft_ms - work.activation_ms + work.generate_ms
-    own = after.where(work.strategy == "shared", after / work.n_agents)  # the packed ones share every step
-    median = own.groupby([work.depth, work.n_agents, work.strategy]).median().unstack()
-    saved = (median["shared"] / median["batched"]).unstack("n_agents")
+    work = runs[runs.strategy.isin(["shared", "batched"])].set_index([*ROUND, "strategy"])
+    after = (work.branch_ms + work.sample_ms + work.generate_ms).unstack("strategy")
+    n_agents = after.index.get_level_values("n_agents")
+    ratio = after["shared"] / (after["batched"] / n_agents)  # the packed ones share every step
+    saved = ratio.groupby(["depth", "n_agents"]).median().unstack("n_agents")
     most = saved.columns.max()
     with_most = saved[most].dropna()
     pays = [n for n in saved if saved[n].min() >= _PAYS]

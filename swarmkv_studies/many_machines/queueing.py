@@ -16,9 +16,9 @@ _RESOLUTION = 1e-12  # of the clock: float64 has 16 digits, and sums over all ma
 def service_times(agents: pd.DataFrame) -> pd.DataFrame:
     """What agents take of a machine that has the cache, s: first_s until the first token, rest_s after it.
 
-    agents: measured, with the columns activation_ms, ttft_ms and generate_ms: a bench's agents, or a sweep's runs.
+    agents: measured, with the columns branch_ms, sample_ms and generate_ms: a bench's agents, or a sweep's runs.
     """
-    return pd.DataFrame({"first_s": agents.ttft_ms - agents.activation_ms, "rest_s": agents.generate_ms}) / 1e3
+    return pd.DataFrame({"first_s": agents.branch_ms + agents.sample_ms, "rest_s": agents.generate_ms}) / 1e3
 
 
 def simulate_cluster(

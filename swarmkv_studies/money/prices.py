@@ -14,7 +14,6 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_studies.common.clock import corrected
 from swarmkv_studies.common.measurements import where
 
 _HOUR = 3600.0
@@ -39,12 +38,12 @@ def measured_prefills(reports: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """What a bench measured of its document, a row per report.
 
     Columns model, machine, tokens, nbytes (of the snapshot), prefill_s and restore_s (into a context that is there):
-    medians, of corrected times on a CPU and of raw ones on a GPU, where a beat says nothing.
+    medians.
     """
     rows = []
     for report in reports:
         env, runs = report["environment"], pd.DataFrame(report["runs"])
-        times = (runs if env["gpu"] else corrected(runs)).groupby("strategy").median(numeric_only=True)
+        times = runs.groupby("strategy").median(numeric_only=True)
         rows.append({
             "model": env["model"], "machine": where(env),
             "tokens": int(runs.depth.iloc[0]), "nbytes": report["restore"]["bytes"],

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.fanout.timeline import ACTIVATION, PREFIX
-from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, plain_numbers, sheet
-from swarmkv_studies.common.summary import above_bound
-from swarmkv_studies.naive_vs_fanout.article_table import PARTS, PUBLISHED, as_published, saved, times
+from swarmkv_lab.fanout.timeline import PREFIX
+from swarmkv_studies.common.speedup import times, with_spread
+from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, headline, phase_key, sheet
+from swarmkv_studies.naive_vs_fanout.article_table import PARTS, PUBLISHED, measured, published
 
-_UNEVEN = 1.1  # prefills that differ by more say that the machine changed its speed
 _EDGE = {"edgecolor": "white", "linewidth": 0.3}
 
 
@@ -43,10 +42,7 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
         close_up.set(xlim=(0, (totals[last] - after) * 1.02), xlabel="milliseconds since the prefill ended (measured)")
         close_up.set_title(f"{last}, close-up: what the agents do after the single prefill")
         n, faster = lanes[0], totals[first] / totals[last]
-        message = f"{n} agents, one document: {n} prefills or one, {faster:.2f}x faster"
-        prefills = np.concatenate([_prefill_seconds(frame) for frame in timelines.values()])
-        if (spread := prefills.max() / prefills.min()) > _UNEVEN:  # then the factor is a product of the machine's speed
-            message += f" (prefills differ {spread:.1f}x)"
+        message = f"{n} agents, one document: {n} prefills or one; it ended {faster:.2f}x as early in this round"
         headline(figure, message, phase_key(timelines))
     return figure
 
@@ -100,69 +96,46 @@ def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> Figure:
-    """TTFT per agent, and end-to-end time of all agents, by strategy; summary: of a bench with naive."""
+    """First tokens, from the call, and end-to-end time of all agents, by strategy; summary: of a bench with naive."""
     frame = pd.DataFrame(summary).T.iloc[::-1]
     y = np.arange(len(frame))
     colours = [BASELINE if name == "naive" else OURS for name in frame.index]
-    ttft, total = frame.ttft_ms.astype(float), frame.end_to_end_ms.astype(float)
-    spread = np.array(frame.end_to_end_spread_ms.tolist())
-    bound = total["naive"] / frame.end_to_end_bound["naive"]
+    first, last, total = (frame[f"{time}_ms"].astype(float) / 1e3 for time in ("first_ttft", "last_ttft", "end_to_end"))
+    share = 100 / frame.end_to_end_speedup.astype(float)
+    quartiles = 100 / np.array(frame.end_to_end_quartiles.tolist())[:, ::-1]
+    gains = frame.end_to_end_speedup.drop("naive").astype(float)
+    limit = float(frame.end_to_end_bound["naive"])
     with sheet(3.4, caption) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        left.hlines(y, ttft.min() / 2, ttft, color="#CCCCCC", linewidth=1, zorder=0)
-        left.scatter(ttft, y, color=colours, s=60)
-        left.set(xscale="log", xlim=(ttft.min() / 2, ttft.max() * 30), xlabel="ms, log scale (measured, median)")
-        left.set_title("time to an agent's first token")
+        left.hlines(y, first, last, color=colours, linewidth=2)
+        left.scatter(first, y, color=colours, s=45)
+        left.scatter(last, y, color=colours, s=45, marker="D")
+        left.set(xlim=(0, last.max() * 1.25), xlabel="s since the call (measured, median)")
+        left.set_title("first agent's first token (dot) to the last's")
         left.set_yticks(y, frame.index)
-        right.barh(y, total, color=colours, height=0.6)
-        right.errorbar(total, y, xerr=np.abs(spread.T - total.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
-        notes = [note.replace("; the", ";\nthe") for note in above_bound(summary, raw=False)]  # raw ones are not shown
-        label = "\n".join(["ms (measured, median; whiskers: min, max)", *notes])
-        right.set(xlim=(0, spread.max() * 1.4), xlabel=label)
+        right.barh(y, share, color=colours, height=0.6)
+        right.errorbar(share, y, xerr=np.abs(quartiles.T - share.to_numpy()), fmt="none", ecolor="#444444", capsize=3)
+        right.set(xlim=(0, 190), xlabel="% of naive's time in the same round\n(measured, median; whiskers: quartiles)")
         right.set_title("end to end, all agents")
         right.xaxis.set_major_locator(MaxNLocator(4))
-        plain_numbers(right.xaxis)
-        right.axvline(bound, **DOTTED)
-        limit = float(frame.end_to_end_bound["naive"])
-        right.text(bound, -0.75, f" bound: {limit:.2f}x (predicted)", fontsize=8.5, color="#444444", va="center")
+        right.axvline(100 / limit, **DOTTED)
+        right.text(100 / limit, -0.75, f" bound: {limit:.2f}x (predicted)", fontsize=8.5, color="#444444",
+                   va="center")  # fmt: skip
         right.set_ylim(-1.0, len(frame) - 0.4)
         for at, row in enumerate(frame.itertuples()):
-            first = whole = ""
-            if row.Index != "naive":
-                first, whole = f" ({row.ttft_speedup:,.0f}x)", f" ({row.end_to_end_speedup:.2f}x)"
-            _note(left, row.ttft_ms * 1.25, at, f"{row.ttft_ms:,.0f} ms{first}")
-            _note(right, spread[at].max(), at, f"  {row.end_to_end_ms:,.0f} ms{whole}")
-        headline(figure, f"An agent's first token comes up to {frame.ttft_speedup.astype(float).max():,.0f}x sooner")
+            low, high = row.end_to_end_quartiles
+            gain = "" if row.Index == "naive" else f": {row.end_to_end_speedup:.2f}x ({low:.2f} to {high:.2f})"
+            _note(left, last.iloc[at] * 1.03, at, f" {last.iloc[at]:,.1f}")
+            _note(right, quartiles[at].max(), at, f"  {total.iloc[at]:,.1f} s{gain}")
+        message = (
+            f"All agents end {gains.min():.2f}x to {gains.max():.2f}x as early (medians of {frame.rounds.min()} rounds)"
+        )
+        headline(figure, message)
     return figure
 
 
 def _note(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
     ax.text(x, y, text, va="center", fontsize=9, **look)
-
-
-def activation(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """Time until an agent's context holds the document, by phase.
-
-    runs: of a bench or a sweep, with naive, at one depth and one number of agents.
-    """
-    phases = [phase for phase in ACTIVATION if phase != "prefill"]
-    median = runs.groupby("strategy", sort=False)[[f"{phase}_ms" for phase in (*phases, "activation")]].median()
-    naive, ours = median.activation_ms["naive"], median.drop(index="naive").iloc[::-1]
-    with sheet(3.1, caption) as figure:
-        ax = figure.subplots()
-        key = _stacked(ax, ours[[f"{phase}_ms" for phase in phases]].set_axis(phases, axis=1))
-        for name, ms in ours.activation_ms.items():
-            text = f"{ms:,.1f} ms; naive: {naive / ms:,.0f}x as long" if ms >= 0.05 else f"{ms:.2f} ms"
-            _note(ax, ms, name, f"  {text}")
-        ax.set(
-            xlabel="ms until an agent's context holds the document (measured, median)",
-            xlim=(0, ours.activation_ms.max() * 1.6),
-        )
-        ax.tick_params(axis="y", length=0)
-        depth, longest = int(runs.depth.iloc[0]), ours.activation_ms.max()
-        message = f"Naive waits {naive / 1e3:,.1f} s for {depth:,} tokens; the others at most {longest:,.0f} ms"
-        headline(figure, message, key)
-    return figure
 
 
 def _stacked(ax: Axes, frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
@@ -188,7 +161,7 @@ def first_touch(frame: pd.DataFrame, caption: str = "") -> Figure:
         for name, row in ordered.iterrows():
             parts = ", ".join(f"{PHASES[phase][0]} {ms:,.0f}" for phase, ms in row.items())
             _note(ax, row.sum(), name, f"  {parts} ms")
-        ax.set(xlabel="ms until an agent's context holds the document (measured, one run, raw)")
+        ax.set(xlabel="ms until an agent's context holds the document (measured, one run)")
         ax.set_xlim(0, ordered.sum(axis=1).max() * 1.6)
         ax.tick_params(axis="y", length=0)
         first, second = frame["copy"].iloc[0], frame["copy"].iloc[1]
@@ -211,7 +184,7 @@ def published_parts(parts: pd.DataFrame, caption: str = "") -> Figure:
         for name, ms in total.items():
             each = [f"{part:.2g}" for part in ours.loc[name] if part]
             _note(ax, ms, f"{name}, measured", f"  {' + '.join(each)} = {ms:.2g} ms")
-        ax.set(xlabel="ms until the first logits after a question (published; measured, raw medians)")
+        ax.set(xlabel="ms until the first logits after a question (published; measured, medians)")
         ax.set_xlim(0, max(published, total.max()) * 1.5)
         ax.tick_params(axis="y", length=0)
         largest = ours.loc["swarmkv"].idxmax()
@@ -223,29 +196,23 @@ def published_parts(parts: pd.DataFrame, caption: str = "") -> Figure:
 
 def article(report: Mapping[str, Any], caption: str = "") -> Figure:
     """The article's two speed-ups and ours, in % of each baseline; report: of a bench with naive and swarmkv."""
-    sources = {"published": PUBLISHED, "measured": as_published(report)}
+    sources = {"published": published(), "measured": measured(report)}
     names = {"end_to_end": "end to end", "activation": "the second agent's activation"}
     with sheet(3.2, caption) as figure:
         for ax, metric in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
-            for y, (source, ms) in enumerate(sources.items()):
-                before, after = ms[metric]
+            for y, (source, pairs) in enumerate(sources.items()):
+                pair = pairs[metric]
                 look = {"hatch": "//" if source == "published" else "", **_EDGE}
+                share = 100 / pair.factor["median"]
                 ax.barh(y - 0.2, 100, 0.38, color=BASELINE, **look)
-                ax.barh(y + 0.2, 100 * after / before, 0.38, color=OURS, **look)
-                _note(ax, 97, y - 0.2, f"{before:,.0f} ms", ha="right", color="white", weight="bold")
-                _note(
-                    ax,
-                    100 * after / before,
-                    y + 0.2,
-                    f" {after:,.0f} ms: {times(before / after)}, {saved(before, after)}",
-                )
+                ax.barh(y + 0.2, share, 0.38, color=OURS, **look)
+                _note(ax, 97, y - 0.2, f"{pair.naive:,.0f} ms", ha="right", color="white", weight="bold")
+                _note(ax, share, y + 0.2, f" {pair.ours:,.0f} ms: {with_spread(pair.factor)}")
             ax.set_yticks(range(2), list(sources))
             ax.set(xlim=(0, 122), xlabel="% of its own baseline", title=names[metric])
             ax.tick_params(axis="y", length=0)
         figure.axes[0].invert_yaxis()
-        published, measured = (
-            f"{times(a / b)} ({saved(a, b)} saved)" for a, b in (ms["end_to_end"] for ms in sources.values())
-        )
-        message = f"End to end: {published} published, {measured} measured"
+        ours = times(sources["measured"]["end_to_end"].factor["median"])
+        message = f"End to end: {times(sources['published']['end_to_end'].factor['median'])} published, {ours} measured"
         headline(figure, message, {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS})
     return figure

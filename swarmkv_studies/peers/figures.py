@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from swarmkv_studies.common.costmodel import bound, packed_strategies
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, STRATEGY, headline, plain_numbers, sheet
-from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, PREFILL, SERVED_AT_ONCE, factor, noise, standing
+from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, PREFILL, SERVED_AT_ONCE, factor, standing
 from swarmkv_studies.peers.verdict import verdict as judged
 
 _PEER = "#555555"
@@ -27,22 +27,19 @@ _SHOWN = 3
 def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
     """The lab against the fastest peers with the most agents: in turns, all at once, and the prefill alone.
 
-    runs: of one comparison with peers at one depth (see analysis.verdict). A title says "a tie" where a difference is
-    within that of prefills which are the same work.
+    runs: of one comparison with peers at one depth (see peers.verdict, also for what a tie is).
     """
-    table, tie = judged(runs, list(STRATEGY)), noise(runs, list(STRATEGY))
+    table = judged(runs, list(STRATEGY))
     most = runs[(runs.n_agents == runs.n_agents.max()) & (runs.strategy != "naive")]
     median = most.groupby("strategy", sort=False).median(numeric_only=True)
     together = packed_strategies(runs)
     columns = {
-        IN_TURNS: median.last_ttft_ms.drop(together, errors="ignore"),
+        IN_TURNS: median.last_turn_ttft_ms.drop(together, errors="ignore"),
         AT_ONCE: median.end_to_end_ms,
         PREFILL: median.prefill_ms[median.prefill_ms > 0],
     }
     questions = [question for question in _QUESTIONS if question in table.index]
-    about = (
-        f"{runs.depth.iloc[0]:,} tokens; a tie: within {tie - 1:.0%}, by which prefills of the same work differ here"
-    )
+    about = f"{runs.depth.iloc[0]:,} tokens; a tie: ratios within a round reach within {FEW_PERCENT - 1:.0%} of 1"
     with sheet(3.3, f"{caption}\n{about}".strip()) as figure:
         for ax, question in zip(figure.subplots(1, len(questions), squeeze=False)[0], questions, strict=True):
             row, theirs = table.loc[question], columns[question].drop(list(STRATEGY), errors="ignore").sort_values()
@@ -61,7 +58,7 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
             plain_numbers(ax.xaxis)
             ax.invert_yaxis()
         forms = {IN_TURNS: "{} in turns", AT_ONCE: "{} at once", PREFILL: "prefill {}"}
-        parts = [forms[question].format(standing(table.ratio[question], tie)) for question in questions]
+        parts = [forms[question].format(standing(table.loc[question])) for question in questions]
         n = int(most.n_agents.iloc[0])
         key = {f"the fastest of the lab's strategies, {n} agents": OURS, "the fastest peers": _PEER}
         headline(figure, f"Against the best peer: {', '.join(parts)}", key)
@@ -77,7 +74,9 @@ def peers_figure(runs: pd.DataFrame, caption: str = "") -> Figure:
     names = list(runs.strategy.unique())[::-1]
     agents = sorted(runs.n_agents.unique())
     markers = dict(zip(agents, _MARKERS, strict=False))
-    in_turns = median.last_ttft_ms.unstack()[agents[1:] or agents].reindex(names)  # a peer's first agent may prefill
+    in_turns = median.last_turn_ttft_ms.unstack()[agents[1:] or agents].reindex(
+        names
+    )  # a peer's first agent may prefill
     in_turns.loc[packed_strategies(runs)] = np.nan  # their agents have no turns
     panels = {
         "agents in turns: TTFT of the last one, ms": in_turns,
@@ -104,7 +103,7 @@ def peers_figure(runs: pd.DataFrame, caption: str = "") -> Figure:
             ax.set_axisbelow(True)
         left.set_yticks(range(len(names)), names)
         alone = median.branch_ms[[name for name in ("shared", "pooled") if name in names]]
-        left.axvspan(alone.min(), alone.max(), color="#DDDDDD", zorder=0)  # its width: changes of the processor's clock
+        left.axvspan(alone.min(), alone.max(), color="#DDDDDD", zorder=0)
         naive = median.loc["naive"]
         for n in agents[1:]:
             right.axvline(naive.end_to_end_ms[n] / bound(naive.loc[n], n), **DOTTED)

@@ -17,8 +17,7 @@ from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.prefill import prefill_into
-from swarmkv_studies.common.metronome import metronome
-from swarmkv_studies.common.work_times import BRANCH, STEPS, median_beat, opened, time_work
+from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
 from swarmkv_studies.kv_sizing.fidelity import predictions
 from swarmkv_studies.peers.weight_files import COMMON_FORMATS, in_formats
 from swarmkv_studies.peers.work import decode_work
@@ -39,7 +38,6 @@ def weight_formats(
     model: a Model, or what load_model takes. settings: as in Context, n_ctx aside. Columns:
     format; is_source; file_bytes; n_tokens, those of the prefill; repeats, the rounds that were measured; prefill_ms
     (median), prefill_min_ms, prefill_max_ms; branch_ms, of 12 tokens after it; token_ms, per single token after those;
-    the same as measured, raw_prefill_ms and so on, as these are corrected for the machine's speed (analysis.clock);
     prefill_tokens_per_s; kl_mean, kl_max (nats, from the source) and top1 over the last ``continuation`` tokens; and
     {prefill, branch, token}_flop and _bytes, as in sizing.work.decode_work, where sizing knows the architecture.
 
@@ -56,7 +54,6 @@ def weight_formats(
         if not 0 < continuation < len(tokens):
             raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
         paths = in_formats(source, formats, progress=progress)
-        beat = stack.enter_context(metronome(source, len(tokens), how))
         bar = stack.enter_context(tqdm(total=(repeats + 1) * len(paths), desc="formats", disable=not progress))
         rounds: list[dict[str, Any]] = []
         try:
@@ -65,7 +62,7 @@ def weight_formats(
                 for name, path in paths.items():
                     bar.set_postfix_str(name)
                     with opened(path, source) as one, one.open_context(how) as ctx:
-                        this[name] = time_work(ctx, tokens, beat) if repeat else _continue(ctx, tokens, continuation)
+                        this[name] = time_work(ctx, tokens) if repeat else _continue(ctx, tokens, continuation)
                     bar.update()
                 rounds.append(this)
         except KeyboardInterrupt:
@@ -73,10 +70,7 @@ def weight_formats(
                 raise
             about = f"interrupted: medians of {len(rounds) - 1} of {repeats} rounds are returned"
             warnings.warn(about, stacklevel=3)
-        beat_ms = median_beat([this[name] for this in rounds[1:] for name in paths])
-        return pd.DataFrame(
-            [_row(name, path, source, rounds, len(tokens), how, beat_ms) for name, path in paths.items()]
-        )
+        return pd.DataFrame([_row(name, path, source, rounds, len(tokens), how) for name, path in paths.items()])
 
 
 def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
@@ -86,17 +80,10 @@ def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
 
 
 def _row(
-    name: str,
-    path: Path,
-    source: Model,
-    rounds: list[dict[str, Any]],
-    n_tokens: int,
-    how: ContextSettings,
-    beat_ms: float,
+    name: str, path: Path, source: Model, rounds: list[dict[str, Any]], n_tokens: int, how: ContextSettings
 ) -> dict[str, Any]:
     logits = rounds[0]
-    raw, beats = (np.array(times) for times in zip(*(this[name] for this in rounds[1:]), strict=True))
-    times = beats * beat_ms
+    times = np.array([this[name] for this in rounds[1:]])
     prefill, branch, token = np.median(times, axis=0)
     row = {
         "format": name,
@@ -109,10 +96,6 @@ def _row(
         "prefill_max_ms": times[:, 0].max(),
         "branch_ms": branch,
         "token_ms": token,
-        **{
-            f"raw_{work}_ms": ms
-            for work, ms in zip(("prefill", "branch", "token"), np.median(raw, axis=0), strict=True)
-        },
         "prefill_tokens_per_s": 1e3 * n_tokens / prefill,
         **divergence(next(iter(logits.values())), logits[name]),
     }

@@ -32,8 +32,7 @@ def weight_formats_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         for ax, (column, label) in zip(axes, _PANELS.items(), strict=True):
             _bars(ax, frame, column) if column != "kl_mean" else _divergence(ax, frame)
             ax.set_title(label, fontsize=9)
-        spread = [frame.prefill_ms - frame.prefill_min_ms, frame.prefill_max_ms - frame.prefill_ms]
-        axes[0].errorbar(frame.prefill_ms, frame.index, xerr=spread, fmt="none", ecolor="#222222", elinewidth=1)
+        axes[0].hlines(frame.index, frame.prefill_min_ms, frame.prefill_max_ms, color="#222222", linewidth=1)
         axes[0].set_title(f"prefill of {n_tokens:,} tokens", fontsize=9)
         sizes = [f"{row.format}, {row.file_bytes / 1e6:,.0f} MB" for row in frame.itertuples()]
         axes[0].set_yticks(range(len(frame)), sizes)

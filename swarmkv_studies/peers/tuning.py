@@ -1,7 +1,6 @@
 """Tuning: measure once which settings are fastest on this machine, to use them for every strategy."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from itertools import product
 from typing import Any
 
@@ -12,9 +11,7 @@ from tqdm.auto import tqdm
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.metronome import metronome
-from swarmkv_studies.common.work_times import BRANCH, STEPS, Times, opened, time_work
+from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
 from swarmkv_studies.peers.weight_files import in_formats
 
 
@@ -30,54 +27,31 @@ def tune(
 ) -> pd.DataFrame:
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
-    Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token), corrected for the machine's
-    changing speed (analysis.clock). n_threads: by default 1, 2, 4 ... up to the physical cores. flash_attn: with
-    "prefill" the times of a prefill include a context of its own and the change of the state's layout. weights: formats
-    to time beside the model's own, in a first column weights; see weight_formats for how far they change its
-    predictions. flash_attn="auto" does not tune: it must always give the same setting, because a snapshot can only be
-    restored with the setting that it was captured with.
+    Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token). n_threads: by default
+    1, 2, 4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own
+    and the change of the state's layout. weights: formats to time beside the model's own, in a first column weights;
+    see weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
+    same setting, because a snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
-    most_threads = settings | {"n_threads": most}
     paths = {"": model.path} if weights is None else in_formats(model, weights)
-    times: dict[tuple[str, bool | str, int], list[Times]] = {}
+    times: dict[tuple[str, bool | str, int], list[np.ndarray]] = {}
     turns = list(product(flash_attn, n_threads))
-    total = (repeats + 1) * len(paths) * len(turns)
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=total, desc="tuning", unit="run", leave=False))
-        # A slow machine does not slow both kinds of attention alike, so each has beats of its own kind.
-        beats = {
-            kind: stack.enter_context(
-                metronome(model, len(tokens), ContextSettings.of(**most_threads | {"flash_attn": kind}))
-            )
-            for kind in {kind for flash in flash_attn for kind in _kinds(flash)}
-        }
-        pace: dict[bool, list[float]] = {kind: [] for kind in beats}
+    with tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar:
         for repeat, name in product(range(repeats + 1), paths):
             with opened(paths[name], model) as one:
                 for flash, threads in turns:
                     how = settings | {"flash_attn": flash, "n_threads": threads}
                     with one.context(len(tokens) + BRANCH + STEPS, **how) as ctx:
-                        measured = time_work(ctx, tokens, *(beats[kind] for kind in _kinds(flash)[:2]))
+                        ms = time_work(ctx, tokens)
                     if repeat:  # the first round is a warm-up
-                        times.setdefault((name, flash, threads), []).append(measured)
-                    for kind, beat in beats.items():  # at the same moments, hence comparable
-                        pace[kind].append(beat())
+                        times.setdefault((name, flash, threads), []).append(ms)
                     bar.update()
-    median = {kind: np.median(ms) for kind, ms in pace.items()}
-    rows = [
-        (*key, *np.median([beats for _, beats in runs], axis=0) * [median[kind] for kind in _kinds(key[1])])
-        for key, runs in times.items()
-    ]
+    rows = [(*key, *np.median(each, axis=0)) for key, each in times.items()]
     columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.drop(columns="weights") if weights is None else frame
-
-
-def _kinds(flash_attn: bool | str) -> list[bool]:
-    """Whether the prefill, the question and single tokens have flash attention."""
-    return [True, False, False] if flash_attn == "prefill" else 3 * [bool(flash_attn)]
 
 
 def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16) -> dict[str, Any]:

@@ -68,9 +68,11 @@ def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
     """A row per agent of a run; values of the whole run are repeated in every row."""
     spans, prefill_ms = run.timeline, run.metrics["prefill_ms"]
-    first = run.agents.first_token_at_ms.min()
+    first = run.agents.ttft_ms.min()
     before = spans[(spans.phase == "prefill") & (spans.agent == run.prefix_lane) & (spans.end_ms <= first)]
-    rows = run.agents[["agent", "prompt_tokens", "ttft_ms", "first_token_at_ms", "answer_tokens", "answer"]].assign(
+    rows = run.agents.rename(columns={"ttft_ms": "first_token_at_ms"})[
+        ["agent", "prompt_tokens", "first_token_at_ms", "answer_tokens", "answer"]
+    ].assign(
         n_prefix=list(pipeline.watermarks.values()),
         depth=len(pipeline.tokens),
         prefill_ms=prefill_ms,

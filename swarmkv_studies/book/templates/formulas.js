@@ -32,10 +32,8 @@ const formulas = constants => {
     const activation = time('activation') + (naive ? prefill : 0);
     const after = time('branch') + cost.sample + time('answer');
     const once = naive ? 0 : prefill + time('capture');
-    return {
-      ttft: activation + time('branch') + cost.sample,
-      endToEnd: once + agents * activation + (packed ? after : agents * after) + time('rest'),
-    };
+    const endToEnd = once + agents * activation + (packed ? after : agents * after) + time('rest');
+    return { ttft: endToEnd - time('answer'), endToEnd };
   };
 
   // Times in s, to a machine that has nothing yet (analysis.shipping: Document, Link, join_bound, break_even_bandwidth).

@@ -1,0 +1,45 @@
+"""A speed-up: the median, over the rounds, of naive's time over a strategy's in the same round.
+
+A machine changes its speed within minutes: other programs, its clock, heat. The strategies take turns within a round,
+so both sides of such a ratio are from about the same moment. What still changes in between is seen as spread: a
+speed-up is given with its quartiles and the number of its rounds.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from swarmkv_lab.fanout.timeline import BASELINE
+
+ROUND = ["depth", "n_agents", "repeat"]
+QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
+
+
+def ratios(runs: pd.DataFrame, time: str = "end_to_end_ms") -> pd.Series:
+    """naive's time over that of each run; NaN in a round without naive. runs: of a bench or a sweep, a row per run."""
+    naive = runs[runs.strategy == BASELINE].set_index(ROUND)[time]
+    same = naive.reindex(pd.MultiIndex.from_frame(runs[ROUND]))
+    return pd.Series(same.to_numpy() / runs[time].to_numpy(), runs.index)
+
+
+def speedups(
+    runs: pd.DataFrame, time: str = "end_to_end_ms", by: Sequence[str] = ("depth", "n_agents", "strategy")
+) -> pd.DataFrame:
+    """Quartiles of the ratios over the rounds: a row per depth, number of agents and strategy.
+
+    Columns low, median, high and rounds. Without naive there are no rows.
+    """
+    each = runs.assign(ratio=ratios(runs, time)).dropna(subset="ratio").groupby(list(by), sort=False).ratio
+    return pd.DataFrame({name: each.quantile(q) for name, q in QUARTILES.items()} | {"rounds": each.size()})
+
+
+def times(factor: float) -> str:
+    """A factor with three digits: 1.90x, 52.3x, 151x."""
+    return f"{factor:.{max(0, 2 - len(str(int(factor))) + 1)}f}x"
+
+
+def with_spread(row: pd.Series) -> str:
+    """A speed-up as text: 1.86x (1.83 to 1.88); row: of ``speedups``. One round has no quartiles."""
+    if row.rounds < 2:
+        return times(row["median"])
+    return f"{times(row['median'])} ({times(row.low)[:-1]} to {times(row.high)[:-1]})"
