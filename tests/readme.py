@@ -18,15 +18,15 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 import pandas as pd
+from swarmkv_studies.common.clock import corrected
 
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_studies.answers.quality import accuracy, differences
 from swarmkv_studies.answers.questions import load_questions
 from swarmkv_studies.answers.score import score
-from swarmkv_studies.common.clock import corrected
 from swarmkv_studies.common.measurements import Measurements, machine, measurements
 from swarmkv_studies.common.summary import pipeline_table, share_of_bound, steady_rows
-from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.many_machines.tables import cluster_table, death_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, as_published, times
 from swarmkv_studies.peers.verdict import noise
 
@@ -392,7 +392,6 @@ def _machines(m: Measurements) -> Iterator[Span]:
         "at {:,}",
         ratio.iloc[-1], ratio.index[-1], ratio.iloc[0], ratio.index[0],
     )  # fmt: skip
-    yield say("is predicted within {:.0f} %", 100 * arrivals_table(m.arrivals).error.max())
     median = m.join.groupby("bandwidth")[["join_ms", "load_ms"]].median()
     better = median.load_ms.clip(upper=m.join.compute_ms.median())
     yield say("`lab.join` takes down to {:.2f} of the better of", (median.join_ms / better).min())

@@ -4,7 +4,7 @@ import pandas as pd
 
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.many_machines.shipping import join_bound
-from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.many_machines.tables import cluster_table, death_table
 
 REFERENCE = measurements("reference")
 
@@ -26,12 +26,6 @@ def test_a_snapshot_between_workers_costs_at_most_half_a_copy_more_where_it_is_l
     way = REFERENCE.transfer.groupby(["depth", "way"]).ms.median().unstack()
     ratio = way["verified and restored"] / way["plain copy"]
     assert ratio[3501] <= 1.5
-
-
-def test_documents_arrive_when_the_formulas_say():
-    table = arrivals_table(REFERENCE.arrivals)
-    assert table.error.max() <= 0.15
-    assert set(table.way) == {"star", "tree"}
 
 
 def test_what_keeps_bits():
@@ -59,6 +53,6 @@ def test_join_is_never_much_slower_than_the_better_and_faster_in_between():
 
 def test_all_of_it_is_of_one_machine():
     assert REFERENCE.cluster_caption == REFERENCE.join_caption
-    for frame in (REFERENCE.cluster, REFERENCE.deaths, REFERENCE.transfer, REFERENCE.arrivals, REFERENCE.join):
+    for frame in (REFERENCE.cluster, REFERENCE.deaths, REFERENCE.transfer, REFERENCE.join):
         assert isinstance(frame, pd.DataFrame)
         assert frame.repeat.nunique() >= 2

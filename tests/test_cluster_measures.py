@@ -14,13 +14,11 @@ import pytest
 from conftest import load_shape, needs
 
 import swarmkv_lab as lab
-import swarmkv_studies as studies
 from swarmkv_lab.snapshot import storage
 from swarmkv_studies.cli import main
-from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
 from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
 from swarmkv_studies.many_machines.joins import join_times
-from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.many_machines.tables import cluster_table
 from swarmkv_studies.many_machines.throttle import throttled
 
 pytest.importorskip("distributed")
@@ -36,15 +34,6 @@ def prompts(rng):
     return {f"agent {i}": rng.integers(0, 256, 5, dtype=np.int32) for i in range(4)}
 
 
-def test_workers_against_one_process(twin, document, prompts):
-    rows = against_one_process(twin, document, prompts, [(1, 1)], max_tokens=4, repeats=2)
-    assert list(rows.workers) == [0, 1, 0, 1]
-    assert rows.same.all()
-    (row,) = cluster_table(rows).to_dict("records")
-    assert row["crew"] == "1 x 1"
-    assert row["same"]
-
-
 def test_ratios_are_of_one_repeat_each():
     times = {0: (100, 300), 1: (200, 400), 2: (100, 110)}
     rows = [
@@ -54,26 +43,6 @@ def test_ratios_are_of_one_repeat_each():
     ]
     (row,) = cluster_table(pd.DataFrame(rows)).to_dict("records")
     assert (row["one_process_s"], row["workers_s"], row["ratio"]) == (0.1, 0.3, 2)
-
-
-def test_a_death_is_measured_on_a_cluster_of_its_own(twin, document, prompts):
-    rows = deaths(twin, document, prompts, repeats=1, max_tokens=400)
-    assert rows.same.all()
-    assert death_table(rows).ratio == pytest.approx(rows.death_ms[0] / rows.undisturbed_ms[0])
-
-
-def test_transfers_and_arrivals(twin, document):
-    from swarmkv_studies.many_machines.links import arrival_times
-
-    with local_cluster(3) as client:
-        ways = transfer(client, twin, document, repeats=1)
-        nbytes = twin.geometry.snapshot_bytes(len(document))
-        assert sorted(ways.way) == ["plain copy", "verified and restored"]
-        assert set(ways.bytes) == {nbytes}
-        rows = arrival_times(client, twin, document, [nbytes / 0.2], repeats=1)
-    star = rows[rows.way == "star"].set_index("worker")
-    assert (star.arrived_s > [0.19, 0.39]).all()  # nobody has it before its bytes can have come
-    assert list(arrivals_table(rows).way) == ["star", "tree"]
 
 
 @pytest.fixture
@@ -114,23 +83,6 @@ def test_joins_are_measured_with_their_bits(twin, document):
     rows = join_times(twin, document, [1e5, 1e9], page=64, repeats=1, progress=False)
     assert rows.same_bits.all()
     assert (rows.load_ms[0] > 1e3 * rows.bytes * 0.8 / 1e5).all()
-
-
-def test_the_figure_by_worker_says_who_died():
-    frame = pd.DataFrame(
-        [
-            ("prefix", "prefill", 0, 900, 0, "tcp://a"),
-            ("one", "generate", 900, 1500, 0, "tcp://a"),
-            ("two", "lost", 1000, 1200, 0, "tcp://b"),
-            ("two", "generate", 1500, 2000, 0, "tcp://a"),
-        ],
-        columns=["agent", "phase", "start_ms", "end_ms", "bytes", "worker"],
-    )
-    figure = studies.workers_timeline(frame, "here")
-    assert figure.get_label() == "2 agents on 2 workers, 1 prefill; 1 died, every agent has its answer"
-    (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["worker 1", "worker 2"]
-    assert {"one", "two"} <= {text.get_text() for text in ax.texts}
 
 
 @pytest.mark.real

@@ -10,7 +10,7 @@ from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout import schedule
 from swarmkv_lab.fanout.fan_out import Prompt, budget, tokens_of
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, elsewhere, strategy_named
+from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.fanout.timeline import critical_path_ms
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
@@ -88,7 +88,6 @@ class Pipeline:
         callback: Callable[[Run], None] | None = None,
         threads: int = 1,
         given: Mapping[str, Prompt] = {},
-        client: Any = None,
         **settings: Any,
     ) -> Run:
         """Every agent's answer, by one of STRATEGIES; arguments as in fan_out.
@@ -99,12 +98,8 @@ class Pipeline:
         threads: so many agents work at the same time, where each has a context of its own (naive, swarmkv). They take
         turns at the model's guard, unless it was loaded with guard_per_context=True: then n_threads is best their share
         of the cores. on_token is called in their threads.
-        client: a Dask client or an Executor: agents are answered by its workers, several at the same time, as soon as
-        what they read is there; arguments and errors as in cluster.fan_out.
         """
         chosen = strategy_named(strategy)
-        if client is not None:
-            chosen = elsewhere(client, chosen)
         whole_number("threads", threads, 1)
         if threads > 1 and not chosen.threaded:
             able = " or ".join(one.name for one in STRATEGIES.values() if one.threaded)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.answer import answer
@@ -113,13 +111,6 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     if not isinstance(strategy, str) or strategy not in STRATEGIES:
         raise SwarmKVError(f"strategy {not_one_of(strategy, STRATEGIES)}")
     return STRATEGIES[strategy]
-
-
-def elsewhere(client: Any, strategy: Strategy) -> Strategy:
-    """The same strategy with its agents answered by a client's workers, which the room above knows (``cluster``)."""
-    (door,) = entry_points(group="swarmkv_lab.clients", name="cluster")
-    on: Callable[[Any, Strategy], Strategy] = door.load()
-    return on(client, strategy)
 
 
 def sequences(n_agents: int) -> int:

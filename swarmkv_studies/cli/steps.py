@@ -27,7 +27,6 @@ from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
 from swarmkv_studies.many_machines.exactness import what_keeps_bits
 from swarmkv_studies.many_machines.joins import join_times
-from swarmkv_studies.many_machines.links import arrival_times
 from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, program
@@ -54,8 +53,7 @@ PEERS = ((peer_strategies.PEERS, (1, 4, 8)), (("server_warm", "transformers"), (
 SHARED_DEPTH = 1024
 CREWS = (((1, 2), 8, 24), ((1, 1), 64, 3), ((2, 1), 64, 3))
 
-# Bytes per second: of workers' uplinks; and of a file that is loaded while its beginning is computed.
-UPLINKS = (20e6, 60e6, 200e6)
+# Bytes per second, of a file that is loaded while its beginning is computed.
 LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
 
 
@@ -241,10 +239,6 @@ def _cluster(go: Go) -> None:
             depths = (SHARED_DEPTH, go.chosen.depth)
             return pd.concat([transfer(client, model, go.tokens[:n], repeats=15).assign(depth=n) for n in depths])
 
-    def arrivals() -> pd.DataFrame:
-        with local_cluster(4) as client:
-            return arrival_times(client, model, prefix, UPLINKS)
-
     def bits() -> pd.DataFrame:
         libraries = {"llama.cpp without AVX-512": libraries_without_avx512()}
         return what_keeps_bits(model, prefix, model.ask(agents[0]), libraries)
@@ -252,7 +246,6 @@ def _cluster(go: Go) -> None:
     once(data / "cluster.csv", crews)
     once(data / "deaths.csv", lambda: deaths(model, prefix, eight, max_tokens=16))
     once(data / "transfer.csv", transfers)
-    once(data / "arrivals.csv", arrivals)
     once(data / "exactness.csv", bits)
     once(data / "cluster.json", lambda: environment(model))
 
@@ -316,11 +309,7 @@ STEPS = (
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
     Step("codecs", ("codecs.csv", "codecs.json"), _codecs),
     Step("join", ("join.csv", "join.json"), _join),
-    Step(
-        "cluster",
-        ("cluster.csv", "deaths.csv", "transfer.csv", "arrivals.csv", "exactness.csv", "cluster.json"),
-        _cluster,
-    ),
+    Step("cluster", ("cluster.csv", "deaths.csv", "transfer.csv", "exactness.csv", "cluster.json"), _cluster),
     Step("study", ("study.csv", "review.csv", "study.json"), _study),
 )
 

@@ -145,8 +145,6 @@ class Measurements:
     """the result of measure.cluster_bench.deaths"""
     transfer = _file("transfer.csv")
     """the result of measure.cluster_bench.transfer"""
-    arrivals = _file("arrivals.csv")
-    """the result of measure.links.arrival_times"""
     exactness = _file("exactness.csv")
     """the result of measure.exactness.what_keeps_bits"""
     positions = _file("positions.csv")

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ import pandas as pd
 
 from swarmkv_lab import cluster
 from swarmkv_lab.cluster.fan_out import ClusterRun
-from swarmkv_lab.cluster.resident import RESIDENT
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.prefill import prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 @contextmanager
@@ -60,18 +60,17 @@ def against_one_process(
     max_tokens: int = 16,
     repeats: int = 5,
 ) -> pd.DataFrame:
-    """Agents over a document that is captured already: one process, and workers x threads, in turns.
+    """Agents over a document, its prefill included: one process, and workers x threads, in turns.
 
     crews: (workers, threads of each). Returns a row per run: workers (0: this process alone), threads, repeat, depth,
     n_agents, end_to_end_ms, and same: whether all logits and tokens are this process's.
     """
-    snapshot = prefill(model, tokens, cache=True, progress=False)
     rows = []
     for n_workers, threads in crews:
         with local_cluster(n_workers, threads) as client:
             for repeat in range(-1, repeats):  # a warm-up first
                 ways: dict[str, Callable[[], Any]] = {
-                    "alone": lambda: fan_out(model, snapshot, agents, max_tokens=max_tokens),
+                    "alone": lambda: fan_out(model, tokens, agents, max_tokens=max_tokens),
                     "there": partial(
                         cluster.fan_out, client, model, tokens, agents, max_tokens=max_tokens, progress=False
                     ),
@@ -91,19 +90,23 @@ def against_one_process(
     return frame[frame.repeat >= 0].reset_index(drop=True)
 
 
-def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any, **how: Any) -> ClusterRun:
-    """A fan-out on a cluster of which the first worker that says a word of its second answer is killed (SIGKILL)."""
-    killed: list[int] = []
+def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any, **how: Any) -> tuple[ClusterRun, str]:
+    """A fan-out on a cluster of which a worker is killed (SIGKILL) while it works, once two answers are there.
+
+    Returns the run and the dead worker's address. Raises SwarmKVError when nobody was at work any more.
+    """
+    killed: list[str] = []
 
     def kill(run: ClusterRun) -> None:
-        ended = sum(bool(answer) for answer in run.answers.values())
-        if killed or ended < 2 or not run.coordinator.at_work:
-            return
-        process = run.workers.set_index("worker").process[next(iter(run.coordinator.at_work))]
-        killed.append(int(process.rpartition(":")[2]))
-        os.kill(killed[0], signal.SIGKILL)
+        at_work = [worker for worker, keys in client.processing().items() if keys and worker in run.hellos]
+        if not killed and sum(map(bool, run.answers.values())) >= 2 and at_work:
+            killed.append(at_work[0])
+            os.kill(int(run.hellos[killed[0]].process.rpartition(":")[2]), signal.SIGKILL)
 
-    return cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
+    run = cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
+    if not killed:
+        raise SwarmKVError(f"nobody was at work when two of {len(run.branches)} answers were there: ask more agents")
+    return run, killed[0]
 
 
 def deaths(model: Model, tokens: np.ndarray, agents: Any, *, repeats: int = 3, **how: Any) -> pd.DataFrame:
@@ -114,12 +117,9 @@ def deaths(model: Model, tokens: np.ndarray, agents: Any, *, repeats: int = 3, *
     rows = []
     for repeat in range(repeats):
         with local_cluster(2) as client:
-            cluster.fan_out(client, model, tokens, agents, progress=False, **how)  # models are loaded, and the document
+            cluster.fan_out(client, model, tokens, agents, progress=False, **how)  # models are loaded
             whole = cluster.fan_out(client, model, tokens, agents, progress=False, **how)
-            wounded = run_with_a_death(client, model, tokens, agents, **how)
-        died = int(wounded.workers.gone_ms.notna().sum())
-        if died != 1:
-            raise SwarmKVError(f"{died} workers died, and one should have")
+            wounded, _ = run_with_a_death(client, model, tokens, agents, **how)
         rows.append(
             {
                 "repeat": repeat,
@@ -134,42 +134,37 @@ def deaths(model: Model, tokens: np.ndarray, agents: Any, *, repeats: int = 3, *
 
 
 def transfer(client: Any, model: Model, tokens: np.ndarray, *, repeats: int = 5) -> pd.DataFrame:
-    """A snapshot from one worker to another, verified and restored, against the plain copy of its bytes by a socket.
+    """A snapshot from one worker to another by Dask, verified and restored, against a plain copy by a socket.
 
-    client: of a Dask cluster with two workers. Returns a row per repeat and way ("verified and restored", "plain
-    copy"): bytes, ms. Both are timed in the second worker.
+    client: of a Dask cluster with two workers. Returns a row per repeat and way ("verified and restored", timed here
+    from the call to the result; "plain copy", timed in the second worker): bytes, ms.
     """
-    from swarmkv_lab.cluster.dask import serve
-    from swarmkv_studies.many_machines.links import capture
-
-    serve(client)
     first, second = list(client.nthreads())[:2]
-    source = str(model.path)
-    how = {"pure": False}
-    held = client.submit(capture, source, tokens, workers=[first], **how).result()
-    rows = []
+    source, rows = str(model.path), []
     for repeat in range(-1, repeats):
+        held = client.submit(_captured, source, tokens, workers=[first], pure=False)
+        n_bytes = client.submit(lambda snapshot: snapshot.nbytes, held, workers=[first], pure=False).result()
+        start = time.perf_counter()
+        client.submit(_restored, source, held, workers=[second], pure=False).result()
         ways = {
-            "verified and restored": client.submit(_fetched_ms, source, held, workers=[second], **how).result(),
-            "plain copy": _plain_copy_ms(client, second, held.nbytes),
+            "verified and restored": 1e3 * (time.perf_counter() - start),
+            "plain copy": _plain_copy_ms(client, second, n_bytes),
         }
-        rows += [{"repeat": repeat, "way": way, "bytes": held.nbytes, "ms": ms} for way, ms in ways.items()]
+        rows += [{"repeat": repeat, "way": way, "bytes": n_bytes, "ms": ms} for way, ms in ways.items()]
     frame = pd.DataFrame(rows)
     return frame[frame.repeat >= 0].reset_index(drop=True)
 
 
-def _fetched_ms(source: str, held: Any) -> float:
-    from swarmkv_lab.cluster.dask import DaskLink
+_open_model = cache(load_model)  # one in each worker
 
-    with RESIDENT.lock:
-        model = RESIDENT.model(source, 0)
-        with model.open_context(ContextSettings(n_ctx=held.n_tokens)) as ctx:
-            start = time.perf_counter()
-            snapshot = DaskLink("", 0).here().fetch(held)
-            if snapshot is None:
-                raise SwarmKVError("the other worker did not send its snapshot")
-            snapshot.restore(ctx)
-            return 1e3 * (time.perf_counter() - start)
+
+def _captured(source: str, tokens: np.ndarray) -> KVSnapshot:
+    return prefill(_open_model(source), tokens, progress=False)
+
+
+def _restored(source: str, snapshot: KVSnapshot) -> None:
+    with _open_model(source).context(len(snapshot.tokens)) as ctx:
+        snapshot.restore(ctx)
 
 
 def _plain_copy_ms(client: Any, worker: str, n_bytes: int) -> float:

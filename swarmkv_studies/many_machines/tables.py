@@ -20,14 +20,3 @@ def death_table(rows: pd.DataFrame) -> pd.Series:
     median = rows[["undisturbed_ms", "death_ms"]].median() / 1e3
     ratio = median.death_ms / median.undisturbed_ms
     return pd.Series({"undisturbed_s": median.undisturbed_ms, "death_s": median.death_ms, "ratio": ratio})
-
-
-def arrivals_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """When the last worker had a document, by way and bandwidth: measured and predicted, s, and the largest error.
-
-    rows: of measure.links.arrival_times. error: of a worker's median over the repeats, relative to the prediction.
-    """
-    median = rows.groupby(["way", "bandwidth", "worker"])[["arrived_s", "predicted_s"]].median()
-    error = (median.arrived_s / median.predicted_s - 1).abs()
-    by = ["way", "bandwidth"]
-    return median.groupby(by).max().assign(error=error.groupby(by).max()).reset_index()

