@@ -126,7 +126,7 @@ def test_a_folder_and_a_huge_file(tmp_path):
         lab.load_document(tmp_path)
     with open(tmp_path / "huge", "wb") as file:
         file.truncate(10**12)
-    with pytest.raises(lab.SwarmKVError, match="huge .* 100,000,000"):
+    with pytest.raises(lab.SwarmKVError, match=r"huge .* 100,000,000"):
         lab.load_document(tmp_path / "huge")
 
 

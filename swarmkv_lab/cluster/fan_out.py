@@ -163,7 +163,7 @@ def on(client: Any, strategy: str | Strategy) -> Strategy:
 
             coordinator.run(job, run.schedule, run.prefix_lane, on_token=run.on_token, changed=changed)
 
-    return replace(chosen, answer=answer, threaded=False)
+    return replace(chosen, answer=answer)
 
 
 def _in_cluster(strategy: str | Strategy) -> Strategy:
