@@ -101,7 +101,7 @@ class ResidentRun(Run):
     resident: Resident = field(default_factory=lambda: RESIDENT)
 
     @contextmanager
-    def context(self, agent: Branch | None, n_seq_max: int = 1) -> Iterator[Context]:
+    def context(self, agent: Branch | None = None, n_seq_max: int = 1) -> Iterator[Context]:
         """As Run.context; the agents' common one is the resident one, where they have a snapshot to go on from."""
         if agent is not None or self.snapshot is None:
             with super().context(agent, n_seq_max) as ctx:

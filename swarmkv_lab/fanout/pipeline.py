@@ -16,6 +16,8 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 
+_NO_TOKENS = np.empty(0, np.int32)
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -64,8 +66,8 @@ class Pipeline:
             whole_number(f"{agent.name}: max_tokens", agent.max_tokens)
             self._questions[agent.name] = tokens_of(model, agent.prompt)
             # what stands before its answer where another agent reads it; nothing without a vocabulary (a twin)
-            heading = model.tokenize(f"\n\n{agent.name}: ", add_bos=False) if model.has_vocabulary else []
-            self._headings[agent.name] = np.asarray(heading, np.int32)
+            heading = f"\n\n{agent.name}: " if model.has_vocabulary else ""
+            self._headings[agent.name] = model.tokenize(heading, add_bos=False) if heading else _NO_TOKENS
 
     def run(
         self,
@@ -106,7 +108,7 @@ class Pipeline:
         """The tokens of an answer that is given, checked; it may be empty."""
         if isinstance(answer, str):
             return self.model.tokenize(answer, add_bos=False)
-        return self.model.check_tokens(answer) if len(answer) else np.empty(0, np.int32)
+        return self.model.check_tokens(answer) if len(answer) else _NO_TOKENS
 
     def _prompt(self, name: str, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
         """The answers of those before an agent, in the order that it names them, then its question: int32 (n,)."""
