@@ -28,8 +28,7 @@ class Agent:
     """
 
     name: str
-    prompt: Prompt
-    """a question in words (the model's chat template is put around it) or token ids"""
+    prompt: Prompt  # a question in words (the model's chat template is put around it) or token ids
     after: Sequence[str] = ()
     prefix_tokens: int | None = None
     max_tokens: int = 64

@@ -9,19 +9,15 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import reason
 
 _HTML = (".html", ".htm", ".xhtml")
-SUFFIXES = (".txt", ".md", *_HTML, ".pdf")
-"""what these files' names end with, as a rule"""
+SUFFIXES = (".txt", ".md", *_HTML, ".pdf")  # of these files' names, as a rule
 
 
 def text_of(data: bytes, name: str) -> str:
     """What a file says. Its name tells the kind, or its first bytes do; SwarmKVError for what is none of them."""
     suffix, start = PurePath(name).suffix.lower(), data.removeprefix(codecs.BOM_UTF8)[:256].lstrip().lower()
-    if suffix == ".pdf" or start.startswith(b"%pdf-"):
-        kind, read = "PDF", _from_pdf
-    elif suffix in _HTML or start.startswith((b"<!doctype html", b"<html")):
-        kind, read = "HTML", _from_html
-    else:
-        kind, read = "text", _from_text
+    is_pdf = suffix == ".pdf" or start.startswith(b"%pdf-")
+    is_html = suffix in _HTML or start.startswith((b"<!doctype html", b"<html"))
+    kind, read = ("PDF", _from_pdf) if is_pdf else ("HTML", _from_html) if is_html else ("text", _from_text)
     try:
         text = read(data) if data.strip() else ""
     except ImportError as error:

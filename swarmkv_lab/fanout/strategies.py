@@ -63,11 +63,11 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
     token of each that has not finished.
     """
 
-    def fail(seq_id: int, error: SwarmKVError) -> None:
-        run.schedule.fail(branches[seq_id], error)
-
     def live() -> dict[int, Branch]:
         return {seq_id: branch for seq_id, branch in branches.items() if branch.error is None}
+
+    def fail(seq_id: int, error: SwarmKVError) -> None:
+        run.schedule.fail(branches[seq_id], error)
 
     agents = list(live().values())
     failed = fail if run.schedule.tolerant else None
@@ -100,12 +100,9 @@ class Strategy:
     """A way to answer a run's agents."""
 
     name: str
-    answer: Callable[[Run], None]
-    """answers all of a run's agents, and records who did what when"""
-    packs: bool = False
-    """whether agents are answered all at the same time, their tokens in one batch; otherwise in turns"""
-    shares: bool = False
-    """whether agents share cells of one cache, which split caches (kv_unified=False) cannot"""
+    answer: Callable[[Run], None]  # all of a run's agents, recording who did what when
+    packs: bool = False  # whether agents are answered all at the same time, their tokens in one batch, or in turns
+    shares: bool = False  # whether agents share cells of one cache, which split caches (kv_unified=False) cannot
 
     @property
     def is_baseline(self) -> bool:
@@ -127,6 +124,6 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     """One of STRATEGIES by its name, or a Strategy (a peer's) as it is."""
     if isinstance(strategy, Strategy):
         return strategy
-    if not isinstance(strategy, str) or strategy not in STRATEGIES:
+    if strategy not in STRATEGIES:
         raise SwarmKVError(f"strategy {not_one_of(strategy, STRATEGIES)}")
     return STRATEGIES[strategy]
