@@ -8,7 +8,7 @@ from .errors import ContextBudgetError as ContextBudgetError, DecodeError as Dec
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
 from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError
 from .fanout.documents import load_agents as load_agents, load_document as load_document
-from .fanout.fan_out import fan_out as fan_out, shared_prefix as shared_prefix
+from .fanout.fan_out import fan_out as fan_out
 from .fanout.pipeline import Agent as Agent, Pipeline as Pipeline
 from .fanout.run import Run as Run
 from .fanout.strategies import STRATEGIES as STRATEGIES

@@ -58,6 +58,7 @@ from .peers.formats_figure import roofline_figure as roofline_figure, weight_for
 from .peers.rates import peaks as peaks
 from .peers.roofline import roofline as roofline
 from .peers.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
+from .pipeline.critical_path import critical_path_ms as critical_path_ms
 from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline
 from .pipeline.stream import Stream as Stream, stream as stream

@@ -154,7 +154,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
         (lab.Agent, {"name": "a", "prompt": [1], "after": ["b"], "prefix_tokens": 5, "max_tokens": 3}),
         (lambda agents, **a: lab.fan_out(twin, agents=agents, **a), {
             "tokens": tokens, "agents": {"a": [1, 2], "b": [3]}, "strategy": "swarmkv", "max_tokens": 2,
-            "sampling": lab.Sampling(), "repeats": 1, "callback": None, **how, **many,
+            "sampling": lab.Sampling(), "callback": None, **how, **many,
         }),
         (lambda **a: studies.bench(twin, **a), {
             "tokens": tokens, "depth": 30, "n_agents": 1, "strategies": ["shared"], "repeats": 1,
@@ -165,7 +165,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
             "agents": {"a": [1]}, "max_tokens": 1, "path": None, "progress": False,
         }),
         (lambda **a: lab.Pipeline(twin, **a), {"document": tokens, "agents": [lab.Agent("a", [1])]}),
-        (pipeline.run, {"strategy": "shared", "on_token": None, "callback": None, "threads": 1, **how}),
+        (pipeline.run, {"strategy": "shared", "on_token": None, "callback": None, **how}),
         (run.compare, {"reference": run}),
         (studies.load_pipeline, {"source": spec, "model": twin, "n_tokens": 20}),
         (lab.load_document, {"name": "dossier"}),
@@ -219,7 +219,6 @@ def calls(twin: lab.Model, folder: Path) -> list:
         (studies.measurements, {"name": "reference"}),
         (studies.profile, {"name": "quick"}),
         (lab.kl_divergence, {"p_logits": np.zeros(4), "q_logits": np.ones(4)}),
-        (lab.shared_prefix, {"tokens": tokens, "prompts": {"a": np.array([1, 2]), "b": np.array([1, 3])}}),
     ]  # fmt: skip
 
 

@@ -57,7 +57,7 @@ tokens = np.arange(200, dtype=np.int32)
 
 
 def pipeline(model):
-    run = lab.Pipeline(model, tokens, [lab.Agent("a", [1]), lab.Agent("b", [2])]).run("naive", threads=2, n_threads=1)
+    run = lab.Pipeline(model, tokens, [lab.Agent("a", [1]), lab.Agent("b", [2])]).run("naive", n_threads=1)
     for error in run.errors.values():
         raise error
 

@@ -38,7 +38,6 @@ def no_decode(monkeypatch):
         ({"agents": ["in words"]}, "no vocabulary"),
         ({"strategy": "magic"}, "'magic' is not one of naive, swarmkv, pooled, shared, batched"),
         ({"max_tokens": -1}, "max_tokens=-1"),
-        ({"repeats": 0}, "repeats=0"),
         ({"n_ctx": 320}, r"prefix 300 \+ longest branch 9 \+ max_tokens 32 = 341 tokens do not fit n_ctx=320"),
         ({"n_ctx": 341, "strategy": "batched"}, r"2 branches and answers 82 = 382 tokens do not fit n_ctx=341"),
         ({"max_tokens": 4000}, "4,309 positions, and twin was trained for 4,096"),
@@ -60,12 +59,6 @@ def test_as_many_positions_as_the_model_was_trained_for(twin):
     assert budget(*how, 6, ContextSettings()).n_ctx == 4096 == twin.n_ctx_train
     with pytest.raises(lab.ContextBudgetError, match="4,097 positions, and twin was trained for 4,096"):
         budget(*how, 7, ContextSettings())
-
-
-def test_repeats_keep_all_and_return_the_median(twin, document, question):
-    run = lab.fan_out(twin, document, [question], repeats=5, max_tokens=1)
-    assert len(run.repeats) == 5
-    assert run.metrics["end_to_end_ms"] == run.repeats.end_to_end_ms.median()
 
 
 def test_sweep_is_interleaved_and_tidy(twin, document, question):

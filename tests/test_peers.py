@@ -20,6 +20,7 @@ from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.common.summary import peers_table
 from swarmkv_studies.peers import server, strategies
+from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_studies.peers.verdict import verdict
@@ -179,7 +180,7 @@ def test_transformers_answers_like_naive(real, dossier):
 
 def test_a_prompts_common_beginning_goes_to_the_prefix():
     prompts = {"a": np.array([1, 2, 3, 4]), "b": np.array([1, 2, 3]), "c": np.array([1, 2, 5])}
-    prefix, branches = lab.shared_prefix(np.array([9, 8]), prompts)
+    prefix, branches = shared_prefix(np.array([9, 8]), prompts)
     assert prefix.tolist() == [9, 8, 1, 2]
     assert {name: rest.tolist() for name, rest in branches.items()} == {"a": [3, 4], "b": [3], "c": [5]}
     for name, prompt in prompts.items():
@@ -188,7 +189,7 @@ def test_a_prompts_common_beginning_goes_to_the_prefix():
 
 def test_a_prompt_is_never_used_up():
     same = {"a": np.array([1, 2]), "b": np.array([1, 2])}
-    prefix, branches = lab.shared_prefix(np.array([9]), same)
+    prefix, branches = shared_prefix(np.array([9]), same)
     assert prefix.tolist() == [9, 1]
     assert [rest.tolist() for rest in branches.values()] == [[2], [2]]
 

@@ -325,10 +325,3 @@ def test_a_cached_file_that_vanishes_while_files_are_listed(twin, document, tmp_
     (there,) = prefix_cache.cached_files()
     monkeypatch.setattr(prefix_cache, "cached_files", lambda: [there.with_name("gone-1-x"), there])
     assert list(prefix_cache.cached().file) == [there.name]
-
-
-def test_agents_whose_names_or_order_are_not_text(twin, document):
-    with pytest.raises(lab.SwarmKVError, match="an agent's name is text, and 5 is not"):
-        lab.fan_out(twin, document, {5: [1, 2]})
-    with pytest.raises(lab.SwarmKVError, match="b: after='a', and it is a list of agents' names"):
-        lab.Pipeline(twin, document, [lab.Agent("a", [1]), lab.Agent("b", [2], after="a")])

@@ -204,13 +204,13 @@ def test_a_run_outlives_its_model(twin, document, question, monkeypatch):
 
 
 def test_a_strategy_says_what_it_is():
-    said = {name: (s.name, s.packs, s.shares, s.threaded, s.is_baseline) for name, s in lab.STRATEGIES.items()}
+    said = {name: (s.name, s.packs, s.shares, s.is_baseline) for name, s in lab.STRATEGIES.items()}
     assert said == {
-        "naive": ("naive", False, False, True, True),
-        "swarmkv": ("swarmkv", False, False, True, False),
-        "pooled": ("pooled", False, False, False, False),
-        "shared": ("shared", False, True, False, False),
-        "batched": ("batched", True, True, False, False),
+        "naive": ("naive", False, False, True),
+        "swarmkv": ("swarmkv", False, False, False),
+        "pooled": ("pooled", False, False, False),
+        "shared": ("shared", False, True, False),
+        "batched": ("batched", True, True, False),
     }
 
 
@@ -226,7 +226,7 @@ def test_who_shares_cells_needs_one_cache(twin, document, question):
     for strategy in ("shared", "batched"):
         with pytest.raises(lab.SwarmKVError, match=f"{strategy} needs kv_unified=True"):
             lab.fan_out(twin, document, [question], strategy, kv_unified=False)
-    with pytest.raises(lab.SwarmKVError, match="256 agents: batched answers at most 255 in one batch"):
+    with pytest.raises(lab.SwarmKVError, match="batched=256: it must be a whole number from 1 to 255"):
         lab.fan_out(twin, document, [question] * 256, "batched", max_tokens=0)
 
 

@@ -8,7 +8,6 @@ import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.fanout import fan_out as experiment
 from swarmkv_studies.common import rounds as grid
 
 GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["naive", "shared", "batched"], repeats=2, max_tokens=2)
@@ -30,19 +29,20 @@ def measured(twin, document, question, tmp_path):
 @pytest.fixture
 def stop_after(monkeypatch):
     """Interrupt before the n-th measured run, as a reader does."""
+    once = grid.fan_out
 
     def arm(n):
         left = iter([None] * n)
 
-        def run_once(*args, **kwargs):
+        def fan_out(*args, **kwargs):
             if kwargs.get("max_tokens") != 1:  # the warm-up
                 try:
                     next(left)
                 except StopIteration:
                     raise KeyboardInterrupt from None
-            return experiment.run_once(*args, **kwargs)
+            return once(*args, **kwargs)
 
-        monkeypatch.setattr(grid, "run_once", run_once)
+        monkeypatch.setattr(grid, "fan_out", fan_out)
 
     return arm
 

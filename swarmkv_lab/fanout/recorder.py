@@ -66,10 +66,6 @@ class Recorder:
             for lane in lanes:
                 end(lane, now)
 
-    def copied(self, lane: str, n_bytes: int) -> None:
-        """So many bytes of KV state were copied by the piece of work that is open on a lane."""
-        self._open[lane] = self._open[lane]._replace(bytes=self._open[lane].bytes + n_bytes)
-
     def add(self, lane: str, phase: str, start_ms: float, end_ms: float) -> None:
         """A piece of work that was timed by ``now`` elsewhere, such as in a thread."""
         self.spans.append(Span(lane, phase, start_ms, end_ms, 0))

@@ -1,13 +1,11 @@
 """Run: one strategy answering all agents once: what it is asked for, and what it records."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 
 import numpy as np
-import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.outcome import Outcome
@@ -16,7 +14,6 @@ from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
@@ -35,11 +32,7 @@ class Run(Outcome):
     """of the tokens, when it was there before"""
     callback: "Callable[[Run], None] | None" = None
     on_token: Callable[[str, int], None] | None = None
-    threads: int = 1
-    repeats: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """the metrics of all runs of which this is the median one, when fan_out was asked for several"""
     recorder: Recorder = field(default_factory=Recorder)
-    _stopped: bool = False
     _texts: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -61,7 +54,7 @@ class Run(Outcome):
         return self.recorder.phase(lanes, name, n_bytes)
 
     @contextmanager
-    def context(self, agent: Branch | None, n_seq_max: int = 1) -> Iterator[Context]:
+    def context(self, agent: Branch | None = None, n_seq_max: int = 1) -> Iterator[Context]:
         """A context for a while, its making timed and its memory counted."""
         with self.phase(agent, "context"):
             ctx = self.model.open_context(replace(self.settings, n_seq_max=max(n_seq_max, self.settings.n_seq_max)))
@@ -69,45 +62,28 @@ class Run(Outcome):
         with ctx, self.recorder.holding(ctx.nbytes):
             yield ctx
 
-    def prefill(self) -> Prefill:
-        """A prefill of the document, in steps; the memory that it holds is counted."""
-        return Prefill(self.model, self.settings, self._call_back, self.recorder.holding)
-
-    def read(self, reading: Prefill, ctx: Context, agent: Branch | None, n_tokens: int) -> None:
+    def prefill(self, ctx: Context, n_tokens: int, agent: Branch | None = None) -> None:
         """Prefill a context's first sequence on to the document's first n_tokens, for an agent or (None) for all."""
         with self.phase(agent, "prefill"):
-            copied = reading.into(ctx, self.tokens[:n_tokens])
-            self.recorder.copied(self.prefix_lane if agent is None else agent.name, copied)
+            ctx.decode(self.tokens[ctx.n_past() : n_tokens])
 
     def capture(self, ctx: Context) -> KVSnapshot:
         """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""
         with self.phase(None, "capture", ctx.state_bytes()):
             return KVSnapshot.capture(ctx, self.tokens[: ctx.n_past()])
 
-    def each(self, turn: Callable[[Branch], None], advance: Callable[[int], None] = lambda n_tokens: None) -> None:
-        """Every agent takes its turn once it is ready: one after another, or in as many threads as the run was given.
+    @contextmanager
+    def copy(self, snapshot: KVSnapshot, agent: Branch) -> Iterator[KVSnapshot]:
+        """A copy of a snapshot in memory of its own, for an agent, for a while."""
+        with self.phase(agent, "copy", snapshot.nbytes):
+            buffer = snapshot.copy()
+        with self.recorder.holding(buffer.nbytes):
+            yield buffer
 
-        advance: prefills the document on, to so many tokens.
-        """
-
-        def one(branch: Branch) -> None:
-            with self.attempt(branch):
-                turn(branch)
-
-        for branches in self.schedule.ready(advance):
-            if self.threads == 1:
-                for branch in branches:
-                    one(branch)
-                continue
-            with ThreadPoolExecutor(self.threads) as pool:
-                jobs = [pool.submit(one, branch) for branch in branches]
-                try:
-                    for job in as_completed(jobs):
-                        job.result()
-                except BaseException:  # such as Ctrl-C: the other threads end before their next llama_decode
-                    self._stopped = True
-                    pool.shutdown(cancel_futures=True)
-                    raise
+    def restore(self, ctx: Context, snapshot: KVSnapshot, agent: Branch | None = None) -> None:
+        """Replace a context's first sequence by a snapshot, for an agent or (None) for all."""
+        with self.phase(agent, "restore", snapshot.nbytes):
+            snapshot.restore(ctx)
 
     @contextmanager
     def attempt(self, branch: Branch) -> Iterator[None]:
@@ -141,15 +117,7 @@ class Run(Outcome):
         return [*self.tokens[: branch.n_prefix].tolist(), *branch.prompt.tolist()]
 
     def _call_back(self) -> None:
-        """Let the callback look, one thread at a time; its time is not measured, unless other threads go on."""
-        if self._stopped:
-            raise SwarmKVError("the run was ended in another thread")
+        """Let the callback look; its time is not measured."""
         if self.callback:
-            with self.recorder.lock, self.recorder.stopped() if self.threads == 1 else nullcontext():
-                try:
-                    self.callback(self)
-                except SwarmKVError:  # in a pipeline, one agent's failure
-                    raise
-                except BaseException:  # now: to close its context, this thread waits for the others
-                    self._stopped = True
-                    raise
+            with self.recorder.stopped():
+                self.callback(self)

@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, utf8
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 
 Graph = Mapping[str, Sequence[str]]
@@ -19,22 +18,17 @@ class Branch:
     """An agent's part of a run: the tokens of its branch, and its answer once there is one."""
 
     name: str
-    prompt: np.ndarray
-    """int32 (n,): tokens that follow the prefix"""
+    prompt: np.ndarray  # int32 (n,): tokens that follow the prefix
     max_tokens: int = 0
     sampling: Sampling = GREEDY
-    n_prefix: int = 0
-    """tokens of the document that it reads: its watermark"""
-    logits: np.ndarray | None = None
-    """float32 (n_vocab,): the first ones after the prompt"""
-    tokens: list[int] = field(default_factory=list)
-    """the answer"""
-    error: SwarmKVError | None = None
-    """why there is none"""
+    n_prefix: int = 0  # tokens of the document that it reads: its watermark
+    logits: np.ndarray | None = None  # float32 (n_vocab,): the first ones after the prompt
+    tokens: list[int] = field(default_factory=list)  # the answer
+    error: SwarmKVError | None = None  # why there is none
 
 
 class Schedule:
-    """Branches, those that each comes ``after``, and how its prompt is ``prepared`` from their answers.
+    """Branches, those that each comes ``after``, and the ``prompt`` that it has then (None: the one that it brings).
 
     A branch is ready once the prefill has reached its watermark and all before it have ended. When one fails, those
     after it fail with it, and the others go on; without ``tolerant`` the first error is raised instead.
@@ -44,21 +38,16 @@ class Schedule:
         self,
         branches: Sequence[Branch],
         after: Graph | None = None,
-        prepare: Callable[[Branch], None] = lambda branch: None,
+        prompt: Callable[[str], np.ndarray] | None = None,
         *,
         tolerant: bool = False,
     ) -> None:
         self.branches = {branch.name: branch for branch in branches}
         self.after = dict(after or {})
         self.tolerant = tolerant
-        self._prepare = prepare
+        self._prompt = prompt
 
-    @property
-    def last_watermark(self) -> int:
-        """Tokens of the document that somebody reads."""
-        return max(branch.n_prefix for branch in self.branches.values())
-
-    def ready(self, advance: Callable[[int], None]) -> Iterator[list[Branch]]:
+    def ready(self, advance: Callable[[int], None] = lambda n_tokens: None) -> Iterator[list[Branch]]:
         """Groups of branches that can answer now. ``advance(n)`` prefills the document to n tokens, when none can."""
         sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.branches})
         sorter.prepare()
@@ -71,7 +60,6 @@ class Schedule:
                 # also at the watermarks of those that are not able yet: a snapshot is captured as the prefill passes
                 n_prefilled = min(n for branch in self.branches.values() if (n := branch.n_prefix) > n_prefilled)
                 advance(n_prefilled)
-                continue
             for branch in now:
                 self.begin(branch)
             if live := [branch for branch in self.branches.values() if branch in now and branch.error is None]:
@@ -79,14 +67,19 @@ class Schedule:
             able = [branch for branch in able if branch not in now]
             sorter.done(*(branch.name for branch in now))
 
+    def turns(self, advance: Callable[[int], None] = lambda n_tokens: None) -> Iterator[Branch]:
+        """The same branches, one after another."""
+        for branches in self.ready(advance):
+            yield from branches
+
     def begin(self, branch: Branch) -> None:
-        """Prepare a branch all of whose predecessors have ended; it fails if one of them has failed."""
+        """Give a branch its prompt, all before it having ended; it fails if one of them has failed."""
         for name in self.after.get(branch.name, ()):
             if error := self.branches[name].error:
                 branch.error = SwarmKVError(f"{branch.name} comes after {name}, and {error}")
                 return
         try:
-            self._prepare(branch)
+            branch.prompt = self._prompt(branch.name) if self._prompt else branch.prompt
         except SwarmKVError as error:
             self.fail(branch, error)
 
@@ -98,23 +91,14 @@ class Schedule:
         branch.error.__cause__ = error
 
 
-def require_name(name: Any) -> None:
-    """Raise SwarmKVError for an agent's name that is no text, or none that can be written down."""
-    if not isinstance(name, str):
-        raise SwarmKVError(f"an agent's name is text, and {name!r} is not")
-    utf8(f"the agent's name {name!r}", name)
-
-
 def check(names: Sequence[str], after: Graph) -> None:
-    """Raise SwarmKVError for agents of the same name, unknown ones, and those that wait for themselves."""
-    twice = sorted({name for name in names if list(names).count(name) > 1})
-    if twice:
+    """Raise SwarmKVError for names that are no text or not their own, and for agents that wait for themselves."""
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise SwarmKVError(f"an agent's name is text, and {wrong[0]!r} is not")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SwarmKVError(f"{', '.join(twice)}: each agent needs a name of its own")
     for name, others in after.items():
-        if not all(isinstance(other, str) for other in others):
-            raise SwarmKVError(f"{name}: after={others!r}, and it is a list of agents' names")
-        unknown = [other for other in others if other not in names]
-        if unknown:
+        if unknown := [str(other) for other in others if other not in names]:
             raise SwarmKVError(f"{name} comes after {', '.join(unknown)}, and the agents are {', '.join(names)}")
     try:
         TopologicalSorter(after).prepare()

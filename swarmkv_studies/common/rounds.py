@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
-from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts, run_once
+from swarmkv_lab.fanout.fan_out import Prompts, budget, fan_out, named_prompts
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
@@ -50,15 +50,15 @@ class Plan:
 
     def run(self, strategy: Strategy, depth: int, n_agents: int, max_tokens: int | None = None) -> Run:
         """Run one strategy at one depth (tokens) with one number of agents."""
-        return run_once(
+        return fan_out(
             self.model,
             self.prefix[:depth],
+            _take(self.prompts, n_agents),
             strategy,
-            prompts=_take(self.prompts, n_agents),
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             sampling=self.sampling,
-            settings=self.settings,
             callback=self.callback,
+            **vars(self.settings),
         )
 
 

@@ -15,12 +15,12 @@ from gguf.quants import dequantize, quantize
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.divergence import divergence
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.geometry import ggml_type
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.kv_sizing.fidelity import predictions
 
 Compressor = tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.fanout.documents import load_agents
-from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
+from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.sweep import sweep
+from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.strategies import opened
 
 

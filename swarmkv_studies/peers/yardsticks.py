@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.fan_out import Prompts, named_prompts, shared_prefix
+from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.strategies import sequences
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
 from swarmkv_lab.llama.context import Context
@@ -25,6 +25,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import UBATCH
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_studies.common.summary import OURS
+from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.build import program
 from swarmkv_studies.peers.server import LlamaServer
 

@@ -1,6 +1,7 @@
 """A pipeline measured: naive and fan-outs, with and without watermarks."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -10,6 +11,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
+from swarmkv_studies.pipeline.critical_path import critical_path_ms
 
 WAITING = ", waiting"
 """Ends the name of a variant in which no agent begins before the whole document is prefilled."""
@@ -25,7 +27,7 @@ def compare_pipeline(
     answers are compared with naive's (columns as in Run.compare), except in waiting variants, where agents read more of
     the document. Raises the error of an agent that fails. An interrupt returns the complete rounds, if there are any.
     """
-    pipelines = {variant: pipeline.waiting() if variant.endswith(WAITING) else pipeline for variant in variants}
+    pipelines = {variant: waiting(pipeline) if variant.endswith(WAITING) else pipeline for variant in variants}
     rows: list[pd.DataFrame] = []
     timelines: list[pd.DataFrame] = []
     try:
@@ -44,6 +46,12 @@ def compare_pipeline(
     return pd.concat(rows, ignore_index=True), pd.concat(timelines, ignore_index=True)
 
 
+def waiting(pipeline: Pipeline) -> Pipeline:
+    """The same agents without watermarks: nobody begins before the whole document is read."""
+    agents = [replace(agent, prefix_tokens=None) for agent in pipeline.agents]
+    return Pipeline(pipeline.model, pipeline.tokens, agents)
+
+
 def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = "shared") -> pd.DataFrame:
     """Whether later answers depend on earlier ones: a row per agent, its answer, and its answer if some are replaced.
 
@@ -56,7 +64,6 @@ def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = 
         later |= {name for name, others in pipeline.after.items() if later & {*others}}
     if not later - replaced.keys():
         raise SwarmKVError(f"no agent comes after {', '.join(replaced) or 'nobody'}: no answer could change")
-    pipeline.require_known(replaced)
     run = pipeline.run(strategy).whole()
     kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in later}
     other = pipeline.run(strategy, given=kept | dict(replaced)).whole().answers
@@ -78,7 +85,7 @@ def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
         prefill_ms=prefill_ms,
         prefill_before_first=(before.end_ms - before.start_ms).sum() / prefill_ms,
         end_to_end_ms=run.metrics["end_to_end_ms"],
-        critical_path_ms=pipeline.critical_path_ms(run),
+        critical_path_ms=critical_path_ms(run),
         kv_bytes=run.metrics["kv_bytes"],
     )
     return rows if naive is None else rows.merge(run.compare(naive), on="agent")

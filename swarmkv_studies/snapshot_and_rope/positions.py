@@ -7,10 +7,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.divergence import divergence
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
+from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.kv_sizing.fidelity import predictions
 
 WHOLE, HALF, SEAM, NOTHING = "whole prefix", "second half", "seam", "nothing"
