@@ -17,8 +17,7 @@ from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.sampling import Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.provenance import environment
-from swarmkv_studies.common.rounds import Plan, measure, record
-from swarmkv_studies.common.runlog import Round
+from swarmkv_studies.common.rounds import Plan, Round, measure, record
 
 
 @dataclass(frozen=True)
