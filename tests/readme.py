@@ -18,17 +18,16 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 import pandas as pd
-from swarmkv_studies.common.clock import corrected
 
-from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_studies.answers.quality import accuracy, differences
 from swarmkv_studies.answers.questions import load_questions
 from swarmkv_studies.answers.score import score
 from swarmkv_studies.common.measurements import Measurements, machine, measurements
-from swarmkv_studies.common.summary import pipeline_table, share_of_bound, steady_rows
-from swarmkv_studies.many_machines.tables import cluster_table, death_table
-from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, as_published, times
-from swarmkv_studies.peers.verdict import noise
+from swarmkv_studies.common.speedup import with_spread
+from swarmkv_studies.common.summary import pipeline_table
+from swarmkv_studies.many_machines.tables import arrivals_table, cluster_table, death_table
+from swarmkv_studies.naive_vs_fanout.article_table import measured, published
+from swarmkv_studies.peers.verdict import FEW_PERCENT
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -114,7 +113,7 @@ def loose_numbers(page: str, spans: Sequence[Span]) -> list[str]:
 def all_spans(m: Measurements | None = None) -> list[Span]:
     """Every sentence and table of the README with a measured number."""
     m = m or measurements("reference")
-    parts = (_article, _bench, _clock, _formats, _peers, _answers, _files, _machines, _pipeline, _gpu)
+    parts = (_article, _bench, _formats, _peers, _answers, _files, _machines, _pipeline, _gpu)
     return [span for part in parts for span in part(m)]
 
 
@@ -135,48 +134,28 @@ def listed(names: Sequence[Any]) -> str:
 
 
 def _article(m: Measurements) -> Iterator[Span]:
-    """The article's table beside ours; and the second agent by itself, its times corrected as its run's are."""
-    factor = lambda pair: times(pair[0] / pair[1])  # noqa: E731
-    ms = lambda pair: [f"{each:,.0f} ms" for each in pair]  # noqa: E731
-    row = lambda name, published, ours: [  # noqa: E731
-        name, *([*ms(published), factor(published)] if published else 3 * ["-"]), *ms(ours), factor(ours)
-    ]  # fmt: skip
-    end_to_end, activation = PUBLISHED["end_to_end"], PUBLISHED["activation"]
-    counted = as_published(m.bench)
-    naive, ours = (_second(m, name) for name in ("naive", "swarmkv"))
-    rows = [
-        ["", "published: baseline", "SwarmKV", "factor", "measured: `naive`", "`swarmkv`", "factor"],
-        row("end to end, two agents", end_to_end, counted["end_to_end"]),
-        row(
-            "the second agent's activation, as the article counts",
-            activation,
-            (counted["activation"][0], ours.activation_ms + ours.branch_ms),
-        ),
-        row("the same, until its context holds the document", None, (naive.activation_ms, ours.activation_ms)),
-    ]
+    """The article's table beside ours."""
+    said, ours = published(), measured(m.bench)
+    names = {"end_to_end": "end to end, two agents", "activation": "the second agent's activation"}
+    rows = [["", "published: baseline", "SwarmKV", "factor", "measured: `naive`", "`swarmkv`", "factor"]]
+    for metric, name in names.items():
+        pairs = (said[metric], ours[metric])
+        rows.append(
+            [name, *(c for p in pairs for c in (f"{p.naive:,.0f} ms", f"{p.ours:,.0f} ms", with_spread(p.factor)))]
+        )
     yield say("{:,} tokens, on {}):\n\n{}\n\nThe article", m.bench["environment"]["settings"]["depth"],
               machine(m.bench["environment"]), table(rows))  # fmt: skip
-    first = _second(m, "swarmkv", 0)
-    yield say("The first agent's activation takes {:.0f} ms", first.activation_ms)
+    first = pd.Series([run["agents"][0]["activation_ms"] for run in m.bench["runs"] if run["strategy"] == "swarmkv"])
+    yield say("The first agent's activation takes {:.0f} ms", first.median())
     yield say(
         "the article gives the two factors as {:.2f} % and {:.2f} % less time",
-        *(100 * (1 - pair[1] / pair[0]) for pair in (end_to_end, activation)),
+        *(100 * (1 - pair.ours / pair.naive) for pair in said.values()),
     )
-
-
-def _second(m: Measurements, strategy: str, i: int = 1) -> pd.Series:
-    """Medians of the i-th agent over the bench's runs."""
-    runs = pd.DataFrame(m.bench["runs"])
-    kept = runs.loc[steady_rows(m.bench["runs"]).index]
-    scale = corrected(kept).end_to_end_ms / kept.end_to_end_ms
-    of_it = kept[kept.strategy == strategy]
-    agents = pd.DataFrame([agents[i] for agents in of_it.agents], index=of_it.index)
-    return agents[["activation_ms", "branch_ms"]].mul(scale[of_it.index], axis=0).median()
 
 
 def _bench(m: Measurements) -> Iterator[Span]:
     about, summary, restore = m.bench["environment"], m.bench["summary"], m.bench["restore"]
-    head = ("strategy", "activation, ms", "TTFT, ms", "end to end, ms", "TTFT", "end to end", "raw", "KV memory",
+    head = ("strategy", "activation, ms", "TTFT, ms", "end to end, ms", "times as early", "KV memory",
             "max abs. logit difference", "same answers")  # fmt: skip
     rows = [
         (
@@ -184,9 +163,7 @@ def _bench(m: Measurements) -> Iterator[Span]:
             f"{row['activation_ms']:,.1f}",
             f"{row['ttft_ms']:,.0f}",
             f"{row['end_to_end_ms']:,.0f}",
-            f"{row['ttft_speedup']:.0f}x",
-            f"{row['end_to_end_speedup']:.2f}x",
-            f"{row['raw_end_to_end_speedup']:.2f}x",
+            "{:.2f}x ({:.2f} to {:.2f})".format(row["end_to_end_speedup"], *row["end_to_end_quartiles"]),
             f"{row['kv_bytes'] / 1e6:.0f} MB",
             f"{row['max_abs_logit_diff']:.2g}",
             "all" if row["same_tokens"] else "not all",
@@ -197,9 +174,9 @@ def _bench(m: Measurements) -> Iterator[Span]:
     yield say(
         "{} agents, the first {:,} tokens of the dossier, answers of {} tokens; {} on {}; medians of {} interleaved",
         asked["n_agents"], asked["depth"], asked["max_tokens"], about["model"], machine(about),
-        summary["naive"]["repeats"],
+        summary["naive"]["rounds"],
     )  # fmt: skip
-    yield say('"raw" is not.\n\n{}\n\nIf branches', table([head, *rows]))
+    yield say("in the same round.\n\n{}\n\nIf branches", table([head, *rows]))
     yield say(
         "{} agents cannot gain more than {:.2f}x here end to end", asked["n_agents"],
         summary["naive"]["end_to_end_bound"],
@@ -208,22 +185,6 @@ def _bench(m: Measurements) -> Iterator[Span]:
               restore["ratio"], restore["bytes"])  # fmt: skip
     grid = m.environment("grid.json")
     yield say("(data/reference/grid.csv); {}, {}). A cost", grid["model"], machine(grid))
-
-
-def _clock(m: Measurements) -> Iterator[Span]:
-    rounds, benches = share_of_bound(m.clock, rounds=1), share_of_bound(m.clock)
-    again = benches[benches.n_agents == benches.n_agents.mode()[0]]
-
-    def ends(values: pd.Series) -> tuple[float, float]:
-        return 100 * values.min(), 100 * values.max()
-
-    yield say(
-        "{} rounds of `naive` and `shared` ({:,} tokens; {} agents) found {:.0f} to {:.0f} % of the bound as measured, "
-        "and {:.0f} to {:.0f} % corrected; {} benches in a row of two rounds each, with {} agents, found {:.0f} to "
-        "{:.0f} % and {:.0f} to {:.0f} %",
-        len(rounds), rounds.depth.iloc[0], listed(sorted(rounds.n_agents.unique())), *ends(rounds.raw),
-        *ends(rounds.corrected), len(again), again.n_agents.iloc[0], *ends(again.raw), *ends(again.corrected),
-    )  # fmt: skip
 
 
 def _formats(m: Measurements) -> Iterator[Span]:
@@ -267,7 +228,7 @@ def _peers(m: Measurements) -> Iterator[Span]:
     total = shallow.groupby(["strategy", "n_agents"]).end_to_end_ms.median()
     about = m.environment("peers_1024.json")
     yield say(
-        "people use today ({}, {:,} tokens, the same weights file, end to end in seconds; corrected medians of {} runs",
+        "people use today ({}, {:,} tokens, the same weights file, end to end in seconds; medians of {} runs",
         machine(about), shallow.depth.iloc[0], shallow.repeat.nunique(),
     )  # fmt: skip
     yield say("(data/reference/peers_1024.csv)):\n\n{}\n\nThe same at", _peers_table(shallow, why=True))
@@ -282,11 +243,7 @@ def _peers(m: Measurements) -> Iterator[Span]:
     yield say("First to end at {:,} tokens: {}. At {:,} tokens: {}. Named", *(
         value for rows in (shallow, deep) for value in (rows.depth.iloc[0], _first(rows))
     ))  # fmt: skip
-    yield say(
-        "Named together are those that end within {:.0f} % and {:.0f} % of the first, by which prefills of the same "
-        "work differ here",
-        *(100 * (noise(rows, list(STRATEGIES)) - 1) for rows in (shallow, deep)),
-    )
+    yield say("Named together are those that end within {:.0f} % of the first in some round", 100 * (FEW_PERCENT - 1))
     several = [n for n in (4, 8) if (n in total["server_cold"])]
     yield say(
         "`batched` ends {} times as early as llama-server with a slot for each agent",
@@ -323,11 +280,11 @@ def _peers_table(rows: pd.DataFrame, why: bool = False) -> str:
 
 def _first(rows: pd.DataFrame) -> str:
     """Who ends first with each number of agents, and who cannot be told apart from that one."""
-    tie = noise(rows, list(STRATEGIES))
-    seconds = rows[rows.strategy.isin(_PEERS)].groupby(["n_agents", "strategy"]).end_to_end_ms.median()
     parts = []
-    for n, one in seconds.groupby("n_agents"):
-        near = one.droplevel(0)[lambda ms: ms <= tie * ms.min()].sort_values().index
+    for n, runs in rows[rows.strategy.isin(_PEERS)].groupby("n_agents"):
+        ends = runs.pivot_table("end_to_end_ms", "repeat", "strategy")
+        late = ends.div(ends[ends.median().idxmin()], axis=0)  # against the first, in the same round
+        near = late.median()[late.min() <= FEW_PERCENT].sort_values().index
         words = [_PEERS[name][0].replace(", one after another", "").replace(", all at once", "") for name in near]
         parts.append(f"{listed([each.split(',')[0] for each in words])} with {n} agent{'s'[: n > 1]}")
     return ", ".join(parts)
@@ -392,6 +349,7 @@ def _machines(m: Measurements) -> Iterator[Span]:
         "at {:,}",
         ratio.iloc[-1], ratio.index[-1], ratio.iloc[0], ratio.index[0],
     )  # fmt: skip
+    yield say("is predicted within {:.0f} %", 100 * arrivals_table(m.arrivals).error.max())
     median = m.join.groupby("bandwidth")[["join_ms", "load_ms"]].median()
     better = median.load_ms.clip(upper=m.join.compute_ms.median())
     yield say("`lab.join` takes down to {:.2f} of the better of", (median.join_ms / better).min())

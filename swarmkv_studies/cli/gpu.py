@@ -16,8 +16,7 @@ from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
 from swarmkv_studies.common.kept import kept_bench, once
 from swarmkv_studies.common.provenance import environment
-from swarmkv_studies.common.rounds import plan, rounds
-from swarmkv_studies.common.runlog import Round
+from swarmkv_studies.common.rounds import Round, plan, rounds
 from swarmkv_studies.common.sweep import sweep_rounds
 
 DEFAULT = "default"

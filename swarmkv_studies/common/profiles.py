@@ -4,8 +4,7 @@ import os
 from dataclasses import dataclass
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
-from swarmkv_studies.common.rounds import rounds
-from swarmkv_studies.common.runlog import Round
+from swarmkv_studies.common.rounds import Round, rounds
 
 PROFILE_VARIABLE = "SWARMKV_PROFILE"
 

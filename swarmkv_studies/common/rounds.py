@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,18 @@ from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
 from swarmkv_lab.fanout.fan_out import Prompts, budget, fan_out, named_prompts
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.runlog import Round, RunLog
+
+
+class Round(NamedTuple):
+    """One repeat of one point of a grid; every strategy runs once in it."""
+
+    repeat: int
+    depth: int
+    n_agents: int
 
 
 def rounds(depths: Sequence[int], n_agents: Sequence[int], repeats: int) -> list[Round]:
@@ -93,41 +99,24 @@ def plan(
     return Plan(model, prefix, prompts, chosen, max_tokens, sampling, settings, callback)
 
 
-def measure(
-    plan: Plan, rounds: Sequence[Round], *, log: RunLog | None = None, progress: bool = True
-) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
+def measure(plan: Plan, rounds: Sequence[Round], *, progress: bool = True) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
     """Yield (round, run, exactness against naive); strategies take turns within each round (A B C, A B C).
 
     If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
-    strategies. Runs that ``log`` already holds are not measured again.
+    strategies.
     """
-    todo = [(this, strategy) for this, strategy in product(rounds, plan.strategies)]
-    n_done = sum((this, strategy.name) in log for this, strategy in todo) if log else 0
-    if n_done == len(todo):
-        return
-    for strategy in plan.strategies:  # a warm-up: memory pages, threads and caches
+    for strategy in plan.strategies if rounds else ():  # a warm-up: memory pages, threads and caches
         plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
-    with tqdm(total=len(todo), initial=n_done, unit="run", disable=None if progress else True) as bar:
+    total = len(rounds) * len(plan.strategies)
+    with tqdm(total=total, unit="run", disable=None if progress else True) as bar:
         for this in rounds:
-            left = [strategy for strategy in plan.strategies if not (log and (this, strategy.name) in log)]
-            reference = _kept_reference(plan, this, log) if left else None
-            for strategy in left:
+            reference: Run | None = None
+            for strategy in plan.strategies:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
                 run = plan.run(strategy, this.depth, this.n_agents)
-                reference = run.branches if strategy.is_baseline else reference
-                exactness = run.compare(reference) if reference else pd.DataFrame()
-                if log:
-                    log.append(this, record(this, run, exactness), run.branches if strategy.is_baseline else None)
+                reference = run if strategy.is_baseline else reference
                 bar.update()
-                yield this, run, exactness
-
-
-def _kept_reference(plan: Plan, this: Round, log: RunLog | None) -> Sequence[Branch] | None:
-    """Naive's answers in a round that was interrupted; computed again if only their times were saved."""
-    baseline = plan.strategies[0]
-    if log is None or (this, baseline.name) not in log or not baseline.is_baseline:
-        return None
-    return log.reference(this) or plan.run(baseline, this.depth, this.n_agents).branches
+                yield this, run, run.compare(reference) if reference else pd.DataFrame()
 
 
 def race(

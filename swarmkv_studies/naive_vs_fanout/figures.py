@@ -127,10 +127,9 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
             gain = "" if row.Index == "naive" else f": {row.end_to_end_speedup:.2f}x ({low:.2f} to {high:.2f})"
             _note(left, last.iloc[at] * 1.03, at, f" {last.iloc[at]:,.1f}")
             _note(right, quartiles[at].max(), at, f"  {total.iloc[at]:,.1f} s{gain}")
-        message = (
-            f"All agents end {gains.min():.2f}x to {gains.max():.2f}x as early (medians of {frame.rounds.min()} rounds)"
-        )
-        headline(figure, message)
+        n_rounds = frame.rounds.min()
+        over = f"medians of {n_rounds} rounds" if n_rounds > 1 else "one round"
+        headline(figure, f"All agents end {gains.min():.2f}x to {gains.max():.2f}x as early ({over})")
     return figure
 
 
