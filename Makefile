@@ -74,7 +74,7 @@ resume-reference: $(VENV)/.reference ## for maintainers: go on with make referen
 	$(MAKE) readme
 
 readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
-	$(BIN)/python tests/readme.py --write
+	$(BIN)/python -m swarmkv_studies.book.readme
 
 navigation: $(READY) ## for maintainers: give every notebook its links to the others, the glossary, Binder and Colab
 	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import navigate; navigate()'

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_studies.common.twins import write_twin
+from swarmkv_studies.common.twins import Sizes, Writer, write_twin
 from swarmkv_studies.peers import weight_files
 
 pytest_plugins = ["browsing"]
@@ -83,6 +84,31 @@ def load_shape(name: str, folder: Path) -> lab.Model:
 @pytest.fixture(scope="session")
 def twin(tmp_path_factory):
     with load_shape("two layers", tmp_path_factory.mktemp("twin")) as model:
+        yield model
+
+
+class SpeakingTwin(Writer):
+    """The default model's cache, vocabulary and chat template, with next to no weights: it speaks, without sense."""
+
+    def metadata(self):
+        super().metadata()
+        del self.gguf.kv_data[0]["tokenizer.ggml.model"]  # "no_vocab"
+        for name, field in GGUFReader(lab.model_path()).fields.items():
+            if name.startswith("tokenizer."):
+                self.gguf.add_key_value(name, field.contents(), *field.types[:2])
+
+
+@pytest.fixture(scope="session")
+def speaker_path(tmp_path_factory):
+    """For what needs text, but not the sense of it: about a fiftieth of the default model's work."""
+    path = tmp_path_factory.mktemp("speaker") / "speaker.gguf"
+    SpeakingTwin(path, KVGeometry(30, 3, 64, 64, 8192), Sizes(64, 64, 49_152, tied=True)).write()
+    return path
+
+
+@pytest.fixture(scope="session")
+def speaker(speaker_path):
+    with lab.load_model(speaker_path) as model:
         yield model
 
 

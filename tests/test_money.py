@@ -27,7 +27,7 @@ def test_reads_that_pay_for_storage():
     row = money.reads_to_pay(PREFILLS, 3.6, 0.05, bytes_per_s=2e9).iloc[0]
     assert row[["storage_usd", "saved_usd", "reads"]].tolist() == pytest.approx([0.1, 0.01, 10])
     assert money.reads_to_pay(PREFILLS, 3.6, 0.05, bytes_per_s=1e8).reads.item() == math.inf  # it loads for 20 s
-    with pytest.raises(lab.SwarmKVError, match="usd_per_hour=0: it must be above 0"):
+    with pytest.raises(lab.SwarmKVError, match="usd_per_hour=0"):
         money.reads_to_pay(PREFILLS, 0, 0.05)
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,23 +21,15 @@ LABELLED = pd.read_csv(ROOT / "tests" / "labelled_answers.csv", keep_default_na=
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("EUR 67,400 in February.", "eur 67400 in february"),
-    ("1,231,200 a year", "1231200 a year"),
-    ("in 2019, 22 lines", "in 2019 22 lines"),
     ("7, 100 and 12,3", "7 100 and 12 3"),
-    ("`tally/auth/tokens.py`", "tally auth tokens py"),
-    ("**SIGNING_KEY**", "signing key"),
     ("It isn\u2019t HS256!", "it is not hs 256"),
     ("exp=2024-06-30T18:00:00Z", "exp 30 june 2024 t 18:00:00 z"),
     ("November 30th, 2024", "30 november 2024"),
-    ("30 Nov. 2024", "30 november 2024"),
-    ("since March 2025", "since march 2025"),
     ("at 02:10", "at 2:10"),
     ("Eight hours", "8 hours"),
     ("99.0 % of 0.60", "99 of 0.6"),
-    ("release 5.3.10", "release 5.3.10"),
     ("request No. 18", "request 18"),
     ("AGPL-3.0-only", "agpl 3 only"),
-    ("ﬁve", "5"),
 ])  # fmt: skip
 def test_one_form_for_what_means_the_same(text, expected):
     assert normalise(text) == expected
@@ -47,17 +38,12 @@ def test_one_form_for_what_means_the_same(text, expected):
 @pytest.mark.parametrize(("text", "wording", "found"), [
     ("It lasted 400 minutes.", "400", True),
     ("It lasted 4000 minutes.", "400", False),
-    ("It did not last 400 minutes.", "400", False),
     ("It was not 400 minutes, it was 400.", "400", True),
     ("It is not under the AGPL.", "AGPL", False),
-    ("RS256 instead of HS256", "HS256", False),
     ("It is not enforced for the VPN.", "VPN", True),
     ("licensed under the LGPL-2.1", "GPL", False),
-    ("The key is in tally/auth/tokens.py", "tokens.py", True),
     ("not for the VPN", "not for the VPN", True),
-    ("", "a", False),
     ("It takes about nine hours.", "re:9 (hours|h)", True),
-    ("It takes 9 h.", "re:9 (hours|h)", True),
     ("It takes 19 hours.", "re:9 (hours|h)", False),
 ])  # fmt: skip
 def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, found):
@@ -67,9 +53,6 @@ def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, f
 @pytest.mark.parametrize(("text", "expected"), [
     ("Not stated.", True),
     ("The text does not say it.", True),
-    ("The document doesn't mention an insurance.", True),
-    ("It is not explicitly stated in the text.", True),
-    ("There is no information about it.", True),
     ("This cannot be determined from the text.", True),
     ("I don't know.", True),
     ("It is stated as 400.", False),
@@ -104,36 +87,18 @@ def test_why_an_answer_is_wrong(how, answer, why):
     ("listed software", "Clause 11 warrants that the agent does not contain software other than that listed.", True),
     ("no licence", "ratecard-parse, whose licence was not found", True),
     ("no licence", "It is not stated, perhaps ratecard-parse.", False),
-    ("labelling bureau", "Tagmarrow labelled 6,200 documents; there was no data processing agreement.", True),
     ("firewall", "No firewall product is mentioned.", True),
-    ("firewall", "I could not find this information.", True),
-    ("insurance", "None.", True),
     ("chief executive", "There is no chief executive named in the text.", True),
     ("chief executive", "It is not stated, but it is Gareth Ollivant.", False),
-    ("salary", "EUR 95,000; it is not clear.", False),
-    ("session end", "8-hour", True),
-    ("copy of bookings", "Every 10 min", True),
-    ("recovery promise", "within an hour", True),
-    ("rotation", "Change 2291", True),
     ("pdfcarve licence", "AGPLv3", True),
-    ("open high point", "Reset links for passwords do not expire", True),
     ("Norrvik's credit", "EUR 25,650 to Norrvik and EUR 15,650 to 28 others.", True),
-    ("head of operations", "Declan Roe; his duties fell to Ms Brandvold.", True),
     ("without two factors", "It is enforced for the cloud console, but not for the VPN.", True),
     ("without two factors", "It is enforced for the VPN but not for source hosting.", False),
     ("without two factors", "The cloud console, source hosting and the VPN.", False),
-    ("critical faults", "19 critical and 4 high", False),
-    ("owner and pages", "Ilse Brandvold 131, Tomas Wierzba 52, Priya Nandakumar 31", False),
-    ("cost", "63,370 | 65,370 | 67,400", False),
     ("dearer of two", "pdfcarve costs more: Tagmarrow EUR 14,500, pdfcarve EUR 18,600", False),
-    ("dumps kept", "for thirty-five days", True),
-    ("notice", "by the 1st of April", True),
     ("price per GB", "EUR .045", True),
-    ("outage", "Six hours and 40 minutes", True),
     ("log retention", "Not 30, 400 days", True),
-    ("log retention", "not merely 400 days", True),
     ("log retention", "30 rather than 400 days", False),
-    ("reverse engineering", "Clause twenty-seven", False),
 ])  # fmt: skip
 def test_what_people_would_say(name, answer, right):
     (one,) = [question for question in QUESTIONS if question.id == name]
@@ -188,24 +153,12 @@ def test_the_findings_that_can_be_asked_for_are_in_the_questions():
     assert sum(bool(where & asked) for where in held) > 0.8 * len(findings)
 
 
-def test_the_agents_that_can_be_checked_ask_the_same():
-    by_id = {one.id: one.question for one in QUESTIONS}
-    for name in ("security", "licence", "cost", "reliability"):
-        assert by_id[name] == lab.load_agents("dossier")[name]
-
-
 def test_sections_hold_what_is_below_them():
     text = "# T\nfirst\n## 1. One\na\n### 1.1 Sub\nb\n# no heading in code\n## Notes\nc\n## Appendix A. Logs\nd\n"
     found = sections(text)
     assert list(found) == ["1", "1.1", "Notes", "A"]
     assert found["1"] == "## 1. One\na\n### 1.1 Sub\nb\n# no heading in code\n"
     assert found["A"].endswith("d\n")
-
-
-def test_sections_that_cannot_be_told_apart():
-    assert list(sections("## A plan\n## I think\n## 2025 results\n")) == ["A plan", "I think", "2025"]
-    with pytest.raises(lab.SwarmKVError, match="two sections of the text are called 'Notes'"):
-        sections("## Notes\n## Notes\n")
 
 
 def test_parts_are_the_text_cut_at_headings():
@@ -215,30 +168,32 @@ def test_parts_are_the_text_cut_at_headings():
         assert "".join(cut) == TEXT
         assert all(part.startswith("## ") for part in cut[1:])
         assert max(map(len, cut)) < 2 * len(TEXT) / n
-    with pytest.raises(lab.SwarmKVError, match="the text has 1 headings where it can be cut, too few for 9 parts"):
+    with pytest.raises(lab.SwarmKVError, match=r"\b1\b.*\b9\b"):
         parts("## 1. A\n## 2. B\n", 9)
+    with pytest.raises(lab.SwarmKVError, match="Notes"):
+        sections("## Notes\n## Notes\n")
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{}", "must be a list of questions"),
-    ("[]", "with at least one in it"),
-    ("[", "is not JSON"),
-    ('[{"id": "a"}]', "question 1: it must have id, kind, level and question"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answer": "e"}]', "else only answers, sections"),
-    ('[{"id": 1, "kind": "b", "level": "c", "question": "d"}]', "id is 1, and it must be a text"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": ["e"]}]', "must be a list of lists of texts"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": [[]]}]', "must be a list of lists of texts"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": "e"}]', "rejects has 'e', and it must be"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "answers": [["-"]]}]', "'-' has no words"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:("]}]', "is no regular expression"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:AGPL"]}]', "normalised text has none"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d", "rejects": ["re:(?i)x"]}]', "is no regular expression"),
-    ('[{"id": "a", "kind": "b", "level": "c", "question": "d"}, {"id": "a", "kind": "b", "level": "c", '
-     '"question": "d"}]', "two questions have the id a"),
+_WHOLE = {"id": "a", "kind": "b", "level": "c", "question": "d"}
+
+
+@pytest.mark.parametrize("rows", [
+    {},
+    [],
+    [{"id": "a"}],
+    [_WHOLE | {"answer": "e"}],
+    [_WHOLE | {"id": 1}],
+    [_WHOLE | {"answers": ["e"]}],
+    [_WHOLE | {"answers": [[]]}],
+    [_WHOLE | {"rejects": "e"}],
+    [_WHOLE | {"answers": [["-"]]}],  # no words: every answer would say it
+    [_WHOLE | {"rejects": ["re:("]}],
+    [_WHOLE | {"rejects": ["re:AGPL"]}],  # capitals: normalised text has none
+    [_WHOLE, _WHOLE],
 ])  # fmt: skip
-def test_a_file_that_holds_no_questions(tmp_path, text, message):
-    (tmp_path / "mine.json").write_text(text)
-    with pytest.raises(lab.SwarmKVError, match=message):
+def test_a_file_that_holds_no_questions(tmp_path, rows):
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    with pytest.raises(lab.SwarmKVError):
         studies.load_questions(tmp_path / "mine.json")
 
 
@@ -249,15 +204,11 @@ def test_score_takes_a_run_a_mapping_or_a_frame(twin, document):
     frame = pd.DataFrame({"id": ["q", "q"], "answer": ["24", None], "arm": ["a", "b"]})
     assert list(studies.score(frame, asked).right) == [True, False]
     assert list(studies.score(frame, asked).arm) == ["a", "b"]
-    assert list(studies.score({"q": None}, asked).why) == ["no answer"]
     run = lab.fan_out(twin, document, {"q": document[:5]}, max_tokens=3)
     assert list(studies.score(run, asked).answer) == list(run.answers.values())
-    with pytest.raises(lab.SwarmKVError, match="no question has the id cost, r: the ids are q"):
-        studies.score({"cost": "1", "r": "2"}, asked)
-    with pytest.raises(lab.SwarmKVError, match="list: pass a Run, answers by question's id"):
-        studies.score(["24"], asked)
-    with pytest.raises(lab.SwarmKVError, match="must have the column answer once"):
-        studies.score(frame.drop(columns="answer"), asked)
+    for wrong in ({"cost": "1", "r": "2"}, ["24"], frame.drop(columns="answer")):
+        with pytest.raises(lab.SwarmKVError):
+            studies.score(wrong, asked)
 
 
 # -- what a study is compared by
@@ -275,12 +226,9 @@ def test_differences_from_naive():
     frame = studies.differences(scored(rows)).set_index("arm")
     assert frame.loc["shared"].to_list()[1:] == [6, 0, 0, 0, 1.0]
     assert frame.loc["packed"].to_list()[1:] == [6, 5, 2, 2, 1.0]
-    with pytest.raises(lab.SwarmKVError, match="shared has 6 answers of m, and naive has 0 of these"):
-        studies.differences(scored(rows[6:]))
-    with pytest.raises(lab.SwarmKVError, match="two answers to the same question"):
-        studies.differences(scored(rows + rows[:1]))
-    with pytest.raises(lab.SwarmKVError, match="must have the column token_hash once"):
-        studies.differences(scored(rows).drop(columns="token_hash"))
+    for wrong in (scored(rows[6:]), scored(rows + rows[:1]), scored(rows).drop(columns="token_hash")):
+        with pytest.raises(lab.SwarmKVError):
+            studies.differences(wrong)
 
 
 def test_answers_of_a_second_time_are_not_counted_twice():
@@ -293,12 +241,9 @@ def test_answers_of_a_second_time_are_not_counted_twice():
 def test_accuracy_of_what_there_is():
     frame = studies.score({"q": "24"}, [question(answers=[["24"]])])
     assert studies.accuracy(frame)[["kind", "n", "right"]].values.tolist() == [["cost", 1, 1]]
-    with pytest.raises(lab.SwarmKVError, match="must have the column arm once"):
-        studies.accuracy(frame, by=["arm"])
-    with pytest.raises(lab.SwarmKVError, match="there are no answers"):
-        studies.accuracy(frame[:0])
-    with pytest.raises(lab.SwarmKVError, match="not True and False: take the frame from score"):
-        studies.accuracy(frame.assign(right="False"))
+    for wrong in (frame.drop(columns="kind"), frame[:0], frame.assign(right="False")):
+        with pytest.raises(lab.SwarmKVError):
+            studies.accuracy(wrong)
 
 
 def test_accuracy_has_wilsons_interval():
@@ -316,89 +261,66 @@ def test_mcnemars_exact_test(better, worse, p):
     assert quality.mcnemar(worse, better) == pytest.approx(p, abs=1e-6)
 
 
-# -- the study itself, on a model with a vocabulary
+# -- the study itself, on a model that speaks
 
 
 @pytest.fixture
-def few(real):
+def few(tmp_path):
     text = "## 1. One\nThe key is red.\n## 2. Two\nThe fee is 24 euros. The door is open.\n"
+    (tmp_path / "text.md").write_text(text)
     asked = [
         Question("key", "security", "easy", "Which colour has the key?", [["red"]], ["1"]),
         Question("fee", "cost", "easy", "How high is the fee?", [["24"]], ["2"]),
         Question("door", "security", "easy", "Is the door open?", [["open"]], ["2"]),
     ]
-    return text, asked
+    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
+    return asked, how | {"path": tmp_path / "study.csv"}
 
 
-def test_the_arms_answer_as_they_should(real, few, tmp_path):
-    text, asked = few
-    (tmp_path / "text.md").write_text(text)
-    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 6, "progress": False}
-    frame = studies.study(real, asked, path=tmp_path / "study.csv", **how)
+def test_the_arms_answer_as_they_should(speaker, few):
+    asked, how = few
+    frame = studies.study(speaker, asked, **how)
     assert len(frame) == 9 * 3
     naive = frame[frame.arm == "naive"].set_index("id")
     assert list(naive.part) == [1, 2, 2]
     for arm in ("swarmkv", "pooled", "shared"):
         assert frame[frame.arm == arm].set_index("id").token_hash.equals(naive.token_hash)
-    early = frame[frame.arm == "early"].set_index("id")
-    assert (early.n_prefix <= naive.n_prefix).all()
-    pd.testing.assert_frame_equal(frame, quality.read_study(tmp_path / "study.csv"), check_dtype=False)
-    again = studies.study(real, asked, path=tmp_path / "study.csv", **how)  # nothing is left to do
+    pd.testing.assert_frame_equal(frame, quality.read_study(how["path"]), check_dtype=False)
+    again = studies.study(speaker, asked, **how)  # nothing is left to do
     pd.testing.assert_frame_equal(frame, again, check_dtype=False)
     assert set(studies.score(frame, asked).columns) >= {"right", "why"}
-    with pytest.raises(
-        lab.SwarmKVError, match=r"has answers of .* with settings .*'max_tokens': 6.* pass another path"
-    ):
-        studies.study(real, asked, path=tmp_path / "study.csv", **how | {"max_tokens": 7})
+    with pytest.raises(lab.SwarmKVError, match=r"'max_tokens': 2.*'max_tokens': 7"):
+        studies.study(speaker, asked, **how | {"max_tokens": 7})
 
 
-def test_early_agents_read_to_the_end_of_their_section(real, few, tmp_path):
-    text, asked = few
-    (tmp_path / "text.md").write_text(text)
-    how = {"document": tmp_path / "text.md", "n_parts": 1, "max_tokens": 1, "progress": False}
-    frame = studies.study(real, asked, arms=["naive", "early"], **how).set_index(["arm", "id"])
-    whole = len(real.read(text))
-    assert (frame.loc["naive"].n_prefix == whole).all()
-    assert frame.loc[("early", "fee"), "n_prefix"] == whole
-    shorter = int(frame.loc[("early", "key"), "n_prefix"])
-    assert "red." in real.detokenize(real.read(text)[:shorter])
-    assert "fee" not in real.detokenize(real.read(text)[:shorter])
+def test_early_agents_read_to_the_end_of_their_section(speaker, few):
+    asked, how = few
+    frame = studies.study(speaker, asked, arms=["naive", "early"], **how | {"n_parts": 1}).set_index(["arm", "id"])
+    tokens = speaker.read(how["document"].read_text())
+    assert (frame.loc["naive"].n_prefix == len(tokens)).all()
+    assert frame.loc[("early", "fee"), "n_prefix"] == len(tokens)
+    read = speaker.detokenize(tokens[: int(frame.loc[("early", "key"), "n_prefix"])])
+    assert "red." in read
+    assert "fee" not in read
 
 
-@pytest.mark.parametrize(("csv", "beside", "message"), [
-    ("x,y\n1,2\n", "{}", "is no study's: it has the columns x, y"),
-    ("", "{}", "is no CSV file of answers"),
-    (None, "[1]", "lies where a study says how it was made"),
-    (None, "{", "lies where a study says how it was made"),
-    ('{"a": {"settings": 1}}', '{"a": {"settings": 1}}', "lies where a study says how it was made"),
-    ("model,repeat,arm,part,id,n_prefix,answer,n_tokens,token_hash\nm,0,naive,1,q,1,a,1,a\n", None, "has answers of m"),
-    ("model,repeat,arm,part,id,n_prefix,answer,n_tokens,token_hash\nm,0,naive,one,q,1,a,1,a\n", "{}", "no CSV file"),
-])  # fmt: skip
-def test_files_that_are_no_studys_stay_as_they_are(real, few, tmp_path, csv, beside, message):
-    for name, text in (("s.csv", csv), ("s.json", beside)):
-        if text is not None:
-            (tmp_path / name).write_text(text)
-    (tmp_path / "text.md").write_text(few[0])
-    with pytest.raises(lab.SwarmKVError, match=message):
-        studies.study(real, few[1], tmp_path / "text.md", n_parts=2, path=tmp_path / "s.csv", progress=False)
-    for name, text in (("s.csv", csv), ("s.json", beside)):
-        assert text is None or (tmp_path / name).read_text() == text
+@pytest.mark.parametrize("csv", ["x,y\n1,2\n", "", "model,repeat\nm,zero\n"])
+def test_files_that_are_no_studys_stay_as_they_are(speaker, few, csv):
+    asked, how = few
+    how["path"].write_text(csv)
+    with pytest.raises(lab.SwarmKVError):
+        studies.study(speaker, asked, **how)
+    assert how["path"].read_text() == csv
 
 
-def test_half_an_arm_is_asked_again(real, few, tmp_path):
-    (tmp_path / "text.md").write_text(few[0])
-    how = {
-        "document": tmp_path / "text.md",
-        "n_parts": 2,
-        "max_tokens": 2,
-        "progress": False,
-        "path": tmp_path / "s.csv",
-    }
-    whole = studies.study(real, few[1], arms=["shared", "shared"], **how)
+def test_half_an_arm_is_asked_again(speaker, few):
+    """As an interrupt leaves it."""
+    asked, how = few
+    whole = studies.study(speaker, asked, arms=["shared", "shared"], **how)
     assert list(whole.id) == ["key", "fee", "door"]
-    lines = (tmp_path / "s.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "s.csv").write_text("".join(lines[:-1]))
-    pd.testing.assert_frame_equal(studies.study(real, few[1], arms=["shared"], **how), whole, check_dtype=False)
+    lines = how["path"].read_text().splitlines(keepends=True)
+    how["path"].write_text("".join(lines[:-1]))
+    pd.testing.assert_frame_equal(studies.study(speaker, asked, arms=["shared"], **how), whole, check_dtype=False)
 
 
 def test_accepted_answers_can_be_mended_without_asking_again():
@@ -407,50 +329,20 @@ def test_accepted_answers_can_be_mended_without_asking_again():
     assert asked_hash([asked]) != asked_hash([Question("q", "cost", "easy", "How high?", [["24"]], ["1"])])
 
 
-@pytest.mark.parametrize(("how", "message"), [
-    ({"arms": ["naive", "magic"]}, "arm 'magic' is not one of naive, swarmkv"),
-    ({"n_parts": 0}, "n_parts=0"),
-    ({"repeats": 0}, "repeats=0"),
-    ({"path": "study.json"}, "whose name ends in .csv"),
+@pytest.mark.parametrize("wrong", [
+    {"arms": ["naive", "magic"]}, {"n_parts": 0}, {"repeats": 0}, {"path": "study.json"},
 ])  # fmt: skip
-def test_what_cannot_be_studied(real, few, how, message):
-    with pytest.raises(lab.SwarmKVError, match=message):
-        studies.study(real, few[1], **how)
+def test_what_cannot_be_studied(speaker, few, wrong):
+    asked, how = few
+    with pytest.raises(lab.SwarmKVError):
+        studies.study(speaker, asked, **how | wrong)
 
 
-def test_a_question_whose_sections_no_part_has(real, few):
-    for places in ([], ["1", "14.2"], ["77"]):
-        wrong = Question("w", "cost", "easy", "How much?", [["1"]], places)
-        with pytest.raises(lab.SwarmKVError, match=r"'w' needs the sections .*, and no part of the text has them all"):
-            studies.study(real, [wrong], arms=["shared"])
-
-
-def test_an_interrupt_keeps_what_is_answered(real, few, tmp_path, monkeypatch):
-    text, asked = few
-    (tmp_path / "text.md").write_text(text)
-    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
-    calls, decode = [], lab.Context.decode_many
-
-    def stopping(ctx, *args, **how):
-        calls.append(1)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        return decode(ctx, *args, **how)
-
-    monkeypatch.setattr(lab.Context, "decode_many", stopping)
-    with pytest.warns(UserWarning, match="interrupted: the 1 answers"):
-        frame = studies.study(real, asked, arms=["shared"], **how)
-    assert list(frame.id) == ["key"]
-    calls.clear()
-    with pytest.raises(KeyboardInterrupt):
-        studies.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how)
-    monkeypatch.setattr(lab.Context, "decode_many", decode)
-    assert list(studies.study(real, asked, arms=["shared"], path=tmp_path / "s.csv", **how).id) == [
-        "key",
-        "fee",
-        "door",
-    ]
-    assert np.array_equal(quality.read_study(tmp_path / "s.csv").id, ["key", "fee", "door"])
+@pytest.mark.parametrize("places", [[], ["1", "2"], ["77"]])
+def test_a_question_whose_sections_no_part_has(speaker, few, places):
+    wrong = Question("w", "cost", "easy", "How much?", [["1"]], places)
+    with pytest.raises(lab.SwarmKVError, match="'w'"):
+        studies.study(speaker, [wrong], arms=["shared"], **few[1])
 
 
 def test_the_passage_that_decides():

@@ -21,7 +21,7 @@ from swarmkv_lab.sizing.gguf_header import read_header
 from swarmkv_studies.cli import main
 from swarmkv_studies.common.twins import twin as cached_twin
 from swarmkv_studies.common.twins import write_twin
-from swarmkv_studies.kv_sizing.measured import weigh
+from swarmkv_studies.kv_sizing.measured import measure_kv
 from swarmkv_studies.kv_sizing.memory import agents_bytes, agents_that_fit
 
 DEPTHS = (1, 2, 255, 256, 257)
@@ -370,7 +370,7 @@ def test_a_header_that_cannot_be_read(tmp_path):
 
 def test_weigh_measures_a_name_by_its_twin_and_a_file_itself(twin):
     for source in ("llama-3.2-1b", twin.path, twin, twin.geometry):
-        record = weigh(source, 100)
+        record = measure_kv(source, 100)
         assert record["difference"] == 0
         assert record["measured_bytes"] == geometry(source).snapshot_bytes(100)
         assert {"capture_ms", "restore_ms", "share_ms"} <= set(record)
@@ -379,20 +379,20 @@ def test_weigh_measures_a_name_by_its_twin_and_a_file_itself(twin):
 @pytest.mark.parametrize("n_tokens", [-1, 0])
 def test_nothing_to_weigh(n_tokens):
     with pytest.raises(lab.SwarmKVError, match=f"{n_tokens}"):
-        weigh("qwen2.5-0.5b", n_tokens)
+        measure_kv("qwen2.5-0.5b", n_tokens)
 
 
 def test_a_gguf_of_any_name_is_weighed_itself(twin, tmp_path, monkeypatch):
     (tmp_path / "model").write_bytes(twin.path.read_bytes())
     monkeypatch.setattr(sys.modules["swarmkv_studies.kv_sizing.measured"], "twin", None)  # no twin is asked for
-    assert weigh(str(tmp_path / "model"), 20)["difference"] == 0
+    assert measure_kv(str(tmp_path / "model"), 20)["difference"] == 0
 
 
 def test_a_cache_too_large_is_refused_with_the_bytes_that_it_needs():
     needed = geometry("llama-3.1-405b").cache_bytes(131_000, n_seq_max=2)
     assert needed == 131_072 * 126 * 2 * 8 * 128 * 2
     with pytest.raises(lab.ContextBudgetError, match=f"needs {needed:,} bytes and .* are available"):
-        weigh("llama-3.1-405b", 131_000)
+        measure_kv("llama-3.1-405b", 131_000)
 
 
 def test_twins_are_written_once_and_whole(tmp_path, monkeypatch):

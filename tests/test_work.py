@@ -51,11 +51,11 @@ def test_attention_of_other_kinds(name, attention, tmp_path):
 
 
 @pytest.mark.real
-def test_the_default_model(real):
+def test_the_default_model():
     """30 layers; the output matrix is the token embedding's."""
     attention, feed_forward = 576 * (576 + 192 + 192 + 576), 3 * 576 * 1536
     matrices = 30 * attention + 30 * feed_forward + 576 * 49152
-    assert decode_work(real.path, 1, 255).flop == 2 * (matrices + 30 * 9 * 2 * 64 * 256)
+    assert decode_work(lab.model_path(), 1, 255).flop == 2 * (matrices + 30 * 9 * 2 * 64 * 256)
 
 
 def test_experts_are_counted_as_a_token_uses_them(tmp_path):
@@ -88,20 +88,13 @@ def test_shapes_and_bytes_are_the_files_own(twin):
     assert sum(tensor.n_bytes for tensor in tensors.values()) <= twin.path.stat().st_size
 
 
-def test_a_cut_list_of_tensors(twin, tmp_path):
-    path = tmp_path / "cut.gguf"
-    for length in range(900, 1400, 50):
-        path.write_bytes(twin.path.read_bytes()[:length])
-        with pytest.raises(lab.ModelNotFoundError, match="no readable GGUF header"):
+def test_a_damaged_list_of_tensors(twin, tmp_path):
+    """Cut anywhere, with a type or a number of dimensions that cannot be."""
+    whole, path = twin.path.read_bytes(), tmp_path / "damaged.gguf"
+    at = whole.index(b"token_embd.weight") + len(b"token_embd.weight")
+    damaged = [whole[:length] for length in range(900, 1400, 50)]
+    damaged += [whole[:place] + (77).to_bytes(4, "little") + whole[place + 4 :] for place in (at, at + 4 + 2 * 8)]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(lab.ModelNotFoundError):
             read_tensors(path)
-
-
-@pytest.mark.parametrize("damage", ["type", "dimensions"])
-def test_a_tensor_that_cannot_be(twin, tmp_path, damage):
-    data = bytearray(twin.path.read_bytes())
-    at = data.index(b"token_embd.weight") + len(b"token_embd.weight")
-    at += 0 if damage == "dimensions" else 4 + 2 * 8
-    data[at : at + 4] = (77).to_bytes(4, "little")
-    (tmp_path / "damaged.gguf").write_bytes(data)
-    with pytest.raises(lab.ModelNotFoundError, match=r"unknown type 77|77 dimensions, more than 4"):
-        read_tensors(tmp_path / "damaged.gguf")

@@ -1,10 +1,7 @@
 """Study: the same questions over the same document, answered in many ways: which answers change, and are they right?"""
 
 import json
-import os
-import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -81,8 +78,8 @@ def study(
 
     path: a CSV file, to which each arm's answers over a part are written once they are there; the same call goes on
     with it after an interrupt, also for another model, one at a time, and a file of other settings is refused. All
-    answers of the model in it are returned. Without it, an interrupt returns those that are there, with a warning.
-    Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
+    answers of the model in it are returned. Raises SwarmKVError for unknown arms, and for a question whose sections are
+    missing or in several parts.
     """
     for name in arms:
         if name not in ARMS:
@@ -100,18 +97,13 @@ def study(
     ]
     total = sum(len(asked[part - 1].prompts) for _, _, part in todo)
     with tqdm(total=total, desc=f"study, {model.name}", unit="answer", disable=not progress) as bar:
-        try:
-            for repeat, name, part in todo:
-                bar.set_postfix_str(f"{name}, part {part}")
-                before, prompts = bar.n, asked[part - 1].prompts
-                if not kept.has(repeat, name, part, prompts):
-                    answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
-                    kept.add([_row(model, repeat, name, part, branch) for branch in answered])
-                bar.update(before + len(prompts) - bar.n)
-        except KeyboardInterrupt:
-            if path is not None or not kept.rows:
-                raise
-            warnings.warn(f"interrupted: the {len(kept.rows)} answers that are there are returned", stacklevel=2)
+        for repeat, name, part in todo:
+            bar.set_postfix_str(f"{name}, part {part}")
+            before, prompts = bar.n, asked[part - 1].prompts
+            if not kept.has(repeat, name, part, prompts):
+                answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
+                kept.add([_row(model, repeat, name, part, branch) for branch in answered])
+            bar.update(before + len(prompts) - bar.n)
     return kept.frame()
 
 
@@ -190,15 +182,13 @@ class _Kept:
             return
         if self._path.suffix != ".csv":
             raise SwarmKVError(f"{self._path}: a study is saved in a file whose name ends in .csv")
+        if self._path.exists():
+            self.rows = read_study(self._path).to_dict("records")
+            if self.rows and list(self.rows[0]) != list(_COLUMNS):
+                raise SwarmKVError(f"{self._path} has {', '.join(self.rows[0])}, and a study {', '.join(_COLUMNS)}")
         beside = self._path.with_suffix(".json")
-        everyone, now = self._read_json(beside), json.loads(as_json(environment(model, **settings)))
-        if os.path.exists(self._path):
-            self.rows = self._read_rows()
-            if missing := {row["model"] for row in self.rows} - everyone.keys():
-                raise SwarmKVError(
-                    f"{self._path} has answers of {', '.join(sorted(missing))}, and {beside.name} beside it does "
-                    "not say how they came about: pass another path"
-                )
+        everyone = json.loads(read_text(beside)) if beside.exists() else {}
+        now = json.loads(as_json(environment(model, **settings)))
         known = everyone.setdefault(model.name, now)
         for name in _SAME:
             if known[name] != now[name]:
@@ -226,28 +216,6 @@ class _Kept:
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([row for row in self.rows if row["model"] == self._model])
-
-    def _read_rows(self) -> list[dict[str, Any]]:
-        assert self._path is not None
-        frame = read_study(self._path)
-        if list(frame) != list(_COLUMNS):
-            raise SwarmKVError(
-                f"{self._path} is no study's: it has the columns {', '.join(frame)}, and a study's are "
-                f"{', '.join(_COLUMNS)}; pass another path"
-            )
-        return frame.to_dict("records")
-
-    @staticmethod
-    def _read_json(path: Path) -> dict[str, Any]:
-        if not os.path.exists(path):
-            return {}
-        with suppress(ValueError, RecursionError):
-            everyone = json.loads(read_text(path))
-            if isinstance(everyone, dict) and all(
-                isinstance(one, dict) and {*_SAME} <= one.keys() for one in everyone.values()
-            ):
-                return everyone
-        raise SwarmKVError(f"{path} lies where a study says how it was made, and is no study's: pass another path")
 
 
 def fingerprint(text: str) -> str:

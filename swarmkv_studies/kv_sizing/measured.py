@@ -60,6 +60,3 @@ def measure_kv(
 def _ms(call: Callable[[], Any]) -> float:
     """The median time of 5 calls, ms."""
     return float(np.median(timeit.repeat(call, number=1, repeat=5))) * 1e3
-
-
-weigh = measure_kv  # the old name, which existing notebooks still use

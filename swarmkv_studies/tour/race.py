@@ -16,7 +16,6 @@ from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.widgets.document import DocumentChoice
 from swarmkv_studies.common.widgets.explorer import LOOK, StrategyBoxes, alert, html_table, row
 from swarmkv_studies.common.widgets.live import Live
-from swarmkv_studies.common.widgets.pace import Pace
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
 _OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
@@ -36,7 +35,7 @@ class Race(Live):
         self.model = model
         self.runs: dict[str, Run] = {}
         self._live: Run | None = None
-        self._pace: Pace | None = None
+        self._names: list[str] = []
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
         self._depths = sorted({*_DEPTHS, depth})
@@ -82,15 +81,13 @@ class Race(Live):
                 return
             if run is not self._live:
                 self._live, self._drawn = run, 0  # say at once what is running now
-            pace.count(run)
             self.look()
 
-        pace = Pace(names, depth, len(questions), self.max_tokens.value)
         once = rounds([depth], [len(questions)], 1)
         how = {"max_tokens": self.max_tokens.value, "callback": callback}
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
         self.begin()
-        self.runs, self._live, self._pace = {}, None, pace
+        self.runs, self._live, self._names = {}, None, names
         for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
             self.redraw()
@@ -98,9 +95,11 @@ class Race(Live):
         self.progress.value = 1
 
     def report(self) -> None:
-        """The strategy, its tokens so far, and the time that is left."""
-        self.progress.value = self._pace.done
-        self.say(self._pace.words(self._live.strategy))
+        """The strategy that is running, and how many have finished."""
+        answered = sum(len(branch.tokens) for branch in self._live.branches)
+        self.progress.value = len(self.runs) / len(self._names)
+        of = f"{len(self.runs) + 1} of {len(self._names)}"
+        self.say(f"{self._live.strategy} is running, {of} strategies; {answered:,} tokens answered")
 
     def _new_document(self) -> None:
         """Read the document, if it is there and can be counted; let depths and questions follow it."""
