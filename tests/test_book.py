@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_first", "01b_between", "02_last"]
 
 
-def notebook(code="%matplotlib inline\nimport swarmkv_lab as lab\nfrom swarmkv_lab import figures"):
+def notebook(code="%matplotlib inline\nimport swarmkv_lab as lab\nimport swarmkv_studies as studies"):
     cells = [nbformat.v4.new_markdown_cell("# What is it?\n\nWords."), nbformat.v4.new_code_cell(code)]
     return nbformat.v4.new_notebook(cells=cells)
 
@@ -58,7 +58,7 @@ def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
     from IPython.core.inputtransformer2 import TransformerManager
 
     source = with_navigation(notebook(), "01_first", NAMES).cells[1].source
-    assert source.endswith("import swarmkv_lab as lab\n\nfrom swarmkv_lab import figures")
+    assert source.endswith("import swarmkv_lab as lab\n\nimport swarmkv_studies as studies")
     asked = []
 
     class Shell:
