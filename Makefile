@@ -5,7 +5,7 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-all test-browser soak peers lab dashboard book lint reference resume-reference readme navigation clean
+.PHONY: help install reproduce test test-all test-browser soak peers lab book lint reference resume-reference readme navigation clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
@@ -25,7 +25,7 @@ test: $(READY) lint ## check style and types, and test each fact once on the sma
 test-all: $(READY) lint ## run every test but the browser's: also larger cases, peers (after make peers) and long counts
 	SWARMKV_SOAK=1 $(PYTEST) -m 'not browser'
 
-test-browser: $(VENV)/.browser ## drive JupyterLab and the dashboard with Chromium; screenshots go to artifacts/
+test-browser: $(VENV)/.browser ## drive JupyterLab and the book with Chromium; screenshots go to artifacts/
 	$(BIN)/python -m pytest -m browser
 
 soak: $(READY) ## repeat what chance may break thousands of times (flipped bytes, killed writers); make test does a tenth
@@ -48,11 +48,7 @@ lab: $(READY) ## open copies of the notebooks (my_notebooks/) in JupyterLab, on 
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/my_notebooks/00_tour.ipynb \
 		$(JUPYTER)
 
-dashboard: $(VENV)/.dashboard ## serve the notebooks as web pages, with live explorers; the last line is the address
-	$(SAY_ROOT)
-	$(BIN)/swarmkv-lab dashboard -- $(JUPYTER)
-
-book: $(VENV)/.book ## build a web site of the notebooks as they are committed, the package's names and the glossary; nothing is run
+book: $(VENV)/.book ## build a web site of the notebooks as they are committed, all figures and the package's names; nothing is run
 	$(BIN)/sphinx-build -W --keep-going -n -q -c book . artifacts/book
 	@echo "Open artifacts/book/index.html in a browser."
 
@@ -92,7 +88,7 @@ $(READY): pyproject.toml install.py llama.cmake
 	$(BIN)/python install.py test
 	@touch $@
 
-$(VENV)/.dashboard $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
+$(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 

@@ -6,14 +6,15 @@ JupyterLab and here. Where it leads to a file that is no page of the book, the f
 
 import ast
 import functools
+import importlib
 import inspect
-import re
+import itertools
+import json
 import shutil
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -22,6 +23,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import swarmkv_lab as lab
+from swarmkv_studies.book import gallery
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,51 +75,67 @@ FRONT_DOOR = """<!doctype html>
 """
 
 
-class PublicNames(SphinxDirective):
-    """All public names with their docstrings, by folder, in the order of CONTRIBUTING's table."""
+class Exhibits(SphinxDirective):
+    """All figures with their captions, by notebook: what swarmkv_studies/book/gallery.py lists."""
 
     def run(self) -> list[nodes.Node]:
         """The sections."""
-        for path in [ROOT / "CONTRIBUTING.md", *ROOT.glob("swarmkv_lab/**/*.py"), *ROOT.glob("swarmkv_lab/**/*.pyi")]:
+        for path in (__file__, gallery.__file__):
+            self.env.note_dependency(path)
+        return self.parse_text_to_nodes("\n".join(_exhibits()), allow_section_headings=True)
+
+
+def _exhibits() -> Iterator[str]:
+    """The sections in reStructuredText. Data that readers measure themselves is shown as the repository holds it."""
+    for notebook, exhibits in itertools.groupby(gallery.EXHIBITS, key=lambda exhibit: exhibit.notebook):
+        title = json.loads((ROOT / f"notebooks/{notebook}.ipynb").read_text(encoding="utf-8"))["cells"][0]["source"][0]
+        yield from _heading(title.strip("# \n"), "-")
+        yield f"Where it comes from: :doc:`{notebook} </notebooks/{notebook}>`."
+        for one in exhibits:
+            yield from _heading(one.name.replace("_", " ").capitalize(), "~")
+            yield f".. figure:: /figures/{one.name}.png\n   :alt: {one.alt}\n\n   {one.caption}\n"
+            data = one.data if one.of_reference or not one.data else f"data/reference/{one.data}"
+            links = [f"figures/{one.name}.svg", *filter(None, [data])]
+            yield " · ".join(f":download:`{Path(link).name} </{link}>`" for link in links)
+
+
+class PublicNames(SphinxDirective):
+    """All public names of swarmkv_lab with their docstrings, by room."""
+
+    def run(self) -> list[nodes.Node]:
+        """The sections."""
+        for path in [__file__, *ROOT.glob("swarmkv_lab/**/*.py"), *ROOT.glob("swarmkv_lab/**/*.pyi")]:
             self.env.note_dependency(str(path))
         return self.parse_text_to_nodes("\n".join(_reference()), allow_section_headings=True)
 
 
 def _reference() -> Iterator[str]:
-    """The sections in reStructuredText."""
-    public = _public_names()
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").replace("`", "``")
-    for folders, what in re.findall(r"^\| (``.*``) \| (.*) \|$", table, re.MULTILINE):
-        names = [name for folder in re.findall(r"\w+", folders) for name in public[folder]]
-        if names:
-            yield from ("", folders, "-" * len(folders), "", f"{what[0].upper()}{what[1:]}.", "")
-            yield from map(_entry, names)
+    """The sections in reStructuredText: what a room is for, in its own words, and its names."""
+    for room, names in _public_names().items():
+        yield from _heading(f"``{room}``", "-")
+        yield importlib.import_module(f"swarmkv_lab.{room}").__doc__ or ""
+        yield ""
+        yield from map(_entry, names)
 
 
 def _public_names() -> dict[str, list[str]]:
-    """Folder to names, as they are called after swarmkv_lab: those of __init__.pyi, then those of its packages."""
+    """Room to names, as they are called after swarmkv_lab. A package without names in __init__.pyi has them itself."""
     found = defaultdict(list)
     stub = ast.parse(Path(lab.__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
     lines = [line for line in stub if isinstance(line, ast.ImportFrom)]
-    for line in lines:
-        if line.module:
-            found[line.module.split(".")[0]] += [
-                alias.name if callable(getattr(lab, alias.name)) else f"{line.module}.{alias.name}"
-                for alias in line.names
-            ]
-    for package in [alias.name for line in lines if not line.module for alias in line.names]:
-        found[package] += [f"{package}.{name}" for name in _offered(getattr(lab, package))]
-    return found
+    for line in filter(lambda line: line.module, lines):
+        for name in (alias.name for alias in line.names):
+            full = name if callable(getattr(lab, name)) else f"{line.module}.{name}"
+            found[line.module.split(".")[0]].append(full)
+    for package in {alias.name for line in lines if not line.module for alias in line.names} - {*found}:
+        names, inside = vars(getattr(lab, package)), f"swarmkv_lab.{package}."  # what its files define
+        own = [name for name, what in names.items() if getattr(what, "__module__", "").startswith(inside)]
+        found[package] = [f"{package}.{name}" for name in own]
+    return {room: found[room] for room in sorted(found, key=lambda room: room == "errors") if found[room]}
 
 
-def _offered(package: ModuleType) -> list[str]:
-    """What a package's __init__ defines, or, where it defines nothing, what it brings in from its own files."""
-    if not hasattr(package, "__path__"):
-        return []  # a file: __init__.pyi lists its names
-    names = {name: getattr(package, name) for name in dir(package) if not name.startswith("_")}
-    named = {name: what.__module__ for name, what in names.items() if inspect.isroutine(what) or inspect.isclass(what)}
-    own = [name for name, module in named.items() if module == package.__name__]
-    return own or [name for name, module in named.items() if module.startswith(f"{package.__name__}.")]
+def _heading(title: str, line: str) -> Iterator[str]:
+    yield from ("", title, line * len(title), "")
 
 
 def _entry(name: str) -> str:
@@ -143,18 +161,17 @@ def link_in_place(app: Sphinx, doctree: nodes.document) -> None:
         _copy(file, Path(app.outdir))
         app.env.note_dependency(path)
         up = "../" * app.env.docname.count("/")
-        node.replace_self(nodes.reference("", "", *node.children, refuri=f"{up}{file}", internal=True))
+        is_role = any("download" in child.get("classes", ()) for child in node.findall(nodes.literal))
+        words = [nodes.Text(node.astext())] if is_role else node.children  # the role sets its words as code
+        node.replace_self(nodes.reference("", "", *words, refuri=f"{up}{file}", internal=True))
 
 
-def copy_pages(app: Sphinx, error: Exception | None) -> None:
-    """The pages that are not Sphinx's: of figures/, with the data and the pages that they lead to, and a front door."""
+def add_front_door(app: Sphinx, error: Exception | None) -> None:
+    """The site's first page, which leads to the book's; and the explorer's links, which lead to the book's pages."""
     site = Path(app.outdir)
-    for path in [*ROOT.glob("figures/*"), *ROOT.glob("data/*.csv"), *ROOT.glob("data/reference/*")]:
-        _copy(path.relative_to(ROOT).as_posix(), site)
-    for path in (site / "figures").glob("*.html"):
-        html = path.read_text(encoding="utf-8")
-        path.write_text(re.sub(r'(href="\.\./[^"#]+)\.(?:ipynb|md)', r"\1.html", html), encoding="utf-8")
     (site / "index.html").write_text(FRONT_DOOR, encoding="utf-8")
+    explorer = site / "figures/explorer.html"
+    explorer.write_text(explorer.read_text(encoding="utf-8").replace('README.md"', 'README.html"'), encoding="utf-8")
 
 
 def _copy(file: str, site: Path) -> None:
@@ -164,7 +181,8 @@ def _copy(file: str, site: Path) -> None:
 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
+    app.add_directive("exhibits", Exhibits)
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-signature", short_signature)
     app.connect("doctree-read", link_in_place, priority=400)  # before Sphinx collects what is to be downloaded
-    app.connect("build-finished", copy_pages)
+    app.connect("build-finished", add_front_door)

@@ -1,4 +1,4 @@
-"""What the book is made of: the notebooks' links and first lines, and the glossary. test_browser_book.py builds it."""
+"""The notebooks' links, first lines and working copies, and the glossary. test_browser_book.py builds the book."""
 
 import copy
 import re
@@ -9,12 +9,13 @@ from conftest import ROOT
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.cli.notebooks import with_navigation
+from swarmkv_studies.cli.working_copies import copy_notebooks
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_first", "01b_between", "02_last"]
 
 
-def notebook(code="%matplotlib inline\nimport swarmkv_lab as lab\nfrom swarmkv_lab import figures"):
+def notebook(code="%matplotlib inline\nimport swarmkv_lab as lab\nimport swarmkv_studies as studies"):
     cells = [nbformat.v4.new_markdown_cell("# What is it?\n\nWords."), nbformat.v4.new_code_cell(code)]
     return nbformat.v4.new_notebook(cells=cells)
 
@@ -58,7 +59,7 @@ def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
     from IPython.core.inputtransformer2 import TransformerManager
 
     source = with_navigation(notebook(), "01_first", NAMES).cells[1].source
-    assert source.endswith("import swarmkv_lab as lab\n\nfrom swarmkv_lab import figures")
+    assert source.endswith("import swarmkv_lab as lab\n\nimport swarmkv_studies as studies")
     asked = []
 
     class Shell:
@@ -77,8 +78,26 @@ def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
 
 
 def test_a_notebook_that_does_not_import_the_lab_first_is_refused():
-    with pytest.raises(SwarmKVError, match="01_first: its first code cell has no line import swarmkv_lab as lab"):
+    with pytest.raises(SwarmKVError, match="01_first"):
         with_navigation(notebook("import numpy"), "01_first", NAMES)
+
+
+def test_working_copies_follow_their_originals_until_the_reader_changes_them(tmp_path):
+    originals, work = [tmp_path / "mine.ipynb", tmp_path / "theirs.ipynb"], tmp_path / "work"
+
+    def copied(text=None):
+        """Both copies' texts, and the names that were kept, after the originals were given a text."""
+        for path in originals if text else ():
+            path.write_text(text)
+        kept = copy_notebooks(originals, work)
+        return *((work / path.name).read_text() for path in originals), kept
+
+    assert copied("first") == ("first", "first", [])
+    (work / "mine.ipynb").write_text("the reader's")
+    assert copied() == ("the reader's", "first", [])  # nothing to say: the original is the one that was copied
+    assert copied("second") == ("the reader's", "second", ["mine.ipynb"])
+    (work / "mine.ipynb").unlink()
+    assert copied() == ("second", "second", [])
 
 
 def test_the_glossarys_words_are_in_alphabetical_order_and_each_is_explained():

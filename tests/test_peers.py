@@ -56,7 +56,7 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
     noisy = pd.concat([comparison(), slower])
     assert verdict(noisy, ours).words["all at once"] == "a tie with warm"  # the rounds disagree
     figure = studies.verdict(comparison(torch=400.0), "a caption")
-    assert figure.get_label() == "Against the best peer: a tie in turns, 1.08x ahead at once, prefill 2.5x behind"
+    assert figure.get_label() == "Against the best: a tie in turns, 1.08x ahead at once, prefill 2.5x behind"
     with pytest.raises(lab.SwarmKVError, match="needs strategies and peers"):
         verdict(noisy[noisy.strategy.isin(ours)], ours)
 

@@ -1,6 +1,8 @@
 """The explorers: what they show is the package's own number, and it follows every control."""
 
+import base64
 import html
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -16,6 +18,7 @@ from swarmkv_studies import latency_explorer, race_widget, sizing_explorer, snap
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, agents_bytes
+from swarmkv_studies.tour.race import race_widget as race
 
 explorer_module = sys.modules["swarmkv_studies.common.widgets.explorer"]
 measurements_module = sys.modules["swarmkv_studies.common.measurements"]
@@ -345,5 +348,13 @@ def test_a_race_without_a_model_is_given_a_text(runs_folder):
 
 
 def test_every_control_has_a_label(explorer, latency, inspector):
-    for widget in (explorer, latency, inspector, race_widget().document):
+    for widget in (explorer, latency, inspector, race().document):
         assert all(control.description for control in widget.controls)
+
+
+def test_an_export_links_to_its_files(explorer, runs_folder):
+    paths = explorer.export()
+    links = re.findall(r'<a download="([^"]+)" href="data:[^,]*;base64,([^"]+)">', explorer.exported.value)
+    assert [(name, base64.b64decode(data)) for name, data in links] == [
+        (path.name, path.read_bytes()) for path in paths
+    ]

@@ -4,14 +4,15 @@ The page computes by itself. All its constants come from here: shapes, block siz
 points. Its few formulas (templates/formulas.js) are those of analysis and sizing, and a test compares the results.
 """
 
+from pathlib import Path
 from typing import Any
 
 from gguf import GGML_QUANT_SIZES
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES, UBATCH, ggml_type, pad
-from swarmkv_studies.book.pages import page
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.style import STRATEGY
@@ -21,15 +22,25 @@ from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _LINKS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 400_000)  # 10^6 bits per second
 _ASSUMED = (10, 100, 1000, 10_000, 100_000)
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_PAGES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # short, and in our own order
 _DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links
 
 
 def explorer(source: Measurements, data: str) -> str:
     """The page's HTML; source: whose grid is shown. data: the link to what says where the numbers come from.
 
-    What was raced over links is the reference's, as in the gallery.
+    What was raced over links is the reference's, as in the figures.
     """
-    return page("explorer.html", constants=constants(source), grid=source.grid_caption, data=data)
+    page = _PAGES.get_template("explorer.html")
+    return page.render(constants=constants(source), grid=source.grid_caption, data=data)
 
 
 def constants(source: Measurements) -> dict[str, Any]:

@@ -1,22 +1,21 @@
-"""Gallery: every figure of the lab, drawn from one folder of measurements, and a web page with all of them."""
+"""The exhibits: every figure of the lab with its notebook, its data, a caption and an alt text, in the book's order.
+
+``draw`` makes the files of figures/ from measurements. The book shows the committed ones, with these words.
+"""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 import swarmkv_studies as studies
-from swarmkv_lab.files import DATA, REFERENCE, ROOT
+from swarmkv_lab.files import DATA, ROOT
 from swarmkv_lab.sizing.catalogue import geometry
-from swarmkv_studies.answers.score import score
 from swarmkv_studies.book.explorer import explorer
-from swarmkv_studies.book.pages import page
 from swarmkv_studies.common.costmodel import held_out
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.summary import yardstick_ratios
@@ -25,10 +24,41 @@ from swarmkv_studies.many_machines.shipping import Link, break_even_table
 from swarmkv_studies.money.prices import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
 
-_FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 FIGURES = ROOT / "figures"
-_CATALOGUE = str(DATA / "catalogue.csv")  # the one file that is in no folder of measurements
+_FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A figure. caption: what it shows. alt: what it looks like, for people who cannot see it.
+
+    notebook: the one that asks its question. data: the file behind it. A bare name is measured by every make reproduce,
+    so it is drawn from the reader's own; one in data/ is the repository's.
+    """
+
+    name: str
+    notebook: str
+    data: str
+    caption: str
+    alt: str
+    draw: Callable[[Measurements], Figure]
+
+    @property
+    def of_reference(self) -> bool:
+        """Whether it is drawn from what the repository holds, whoever draws it."""
+        return self.data.startswith("data/")
+
+
+def draw(source: Measurements, folder: Path) -> list[Path]:
+    """Draw every exhibit to a folder, as PNG and SVG, and the explorer's page beside them. Returns all paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for exhibit in EXHIBITS:
+        studies.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
+    page = folder / "explorer.html"
+    about_data = Path(os.path.relpath(DATA / "README.md", folder)).as_posix()
+    page.write_text(explorer(source, about_data), encoding="utf-8", newline="\n")
+    return [*(folder / f"{exhibit.name}.{kind}" for exhibit in EXHIBITS for kind in ("png", "svg")), page]
 
 
 def _h200() -> Measurements:
@@ -46,420 +76,234 @@ def _benches() -> pd.DataFrame:
     return measured_prefills([measurements(name).bench for name in folders])
 
 
-# In the order of the notebooks, whose questions these are.
-_NOTEBOOKS = {
-    "00_tour": "What does one prefill, many agents look like?",
-    "01_kv_sizing": "How big is a snapshot?",
-    "02_snapshot_and_rope": "Why must a branch start at prefix_seq_len, right after the document?",
-    "02b_snapshot_file": "What is in a snapshot, byte by byte, and who notices a wrong one?",
-    "03_naive_vs_fanout": "How much faster, and are the answers the same?",
-    "04_depth_and_agents": "How does it grow with depth and agents?",
-    "05_peers": "Against prefix caches that people already run: is it still faster?",
-    "06_pipeline": "A graph of agents: who can answer before the document is read?",
-    "08_many_machines": "What if agents are on many machines: ship the cache, or compute it again?",
-    "09_money": "What does a prefill cost, and when does keeping a snapshot pay?",
-}
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """A figure of the gallery. caption: what it shows. alt: what it looks like, for people who cannot see it.
-
-    notebook: the one that it belongs to. data: the file behind it, in the folder of measurements. of_reference: drawn
-    from the reference, as make reproduce does not measure it: few readers have built the peers.
-    """
-
-    name: str
-    notebook: str
-    data: str
-    caption: str
-    alt: str
-    draw: Callable[[Measurements], Figure]
-    of_reference: bool = False
-
-    @property
-    def title(self) -> str:
-        """Its heading."""
-        return self.name.replace("_", " ").capitalize()
-
-
-_ALL = (
-    Exhibit(
-        "broadcast",
-        "00_tour",
-        "",
+# fmt: off
+EXHIBITS = (
+    Exhibit("broadcast", "00_tour", "",
         "The idea: the document is prefilled once, and all agents use the result, as all phones in a cell receive one "
         "broadcast. Each has a channel of its own for its question.",
-        "Drawing of two towers with three phones each. Left: the tower sends the document to each phone separately. "
-        "Right: the tower broadcasts it once to all phones. In both, a thin arrow joins each phone to the tower.",
-        lambda m: studies.broadcast(),
-    ),
-    Exhibit(
-        "timeline",
-        "00_tour",
-        "timelines.csv",
-        "Who did what when. naive prefills the document for every agent; swarmkv prefills it once. The agents' "
-        "remaining work is so short that it is shown again below, in milliseconds.",
-        "Two Gantt charts on one time axis, a lane per agent. Above, each agent's lane has a long prefill bar, one "
-        "after another. Below, there is one prefill bar for all agents. A third chart shows the agents' short phases "
-        "enlarged.",
-        lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption),
-    ),
-    Exhibit(
-        "strategies",
-        "03_naive_vs_fanout",
-        "bench.json",
-        "All strategies compared, from the call: when the first and the last agent have their first token, and when "
-        "all have answered. The dotted bound is the shortest end-to-end time if branches run one after another.",
+        "Two towers with three phones each. Left, the tower sends the document to each phone separately. Right, it "
+        "broadcasts it once to all. In both, a thin arrow joins each phone to the tower.",
+        lambda m: studies.broadcast()),
+    Exhibit("timeline", "00_tour", "timelines.csv",
+        "Who did what when. naive prefills the document for every agent, swarmkv once. The agents' remaining work is "
+        "so short that it is shown again below, in milliseconds.",
+        "Two Gantt charts on one time axis, a lane per agent. Above, each lane has a long prefill bar, one after "
+        "another. Below, there is one for all. A third chart shows the agents' short phases enlarged.",
+        lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption)),
+    Exhibit("size_by_steps", "01_kv_sizing", "data/catalogue.csv",
+        "From one head's key to the snapshot of a document: every step is a multiplication. SmolLM2-135M.",
+        "Four drawings from left to right, each with its bytes: a row of numbers, six such rows in two colours, a "
+        "stack of sheets with these rows, and many columns side by side.",
+        lambda m: studies.size_by_steps(geometry("smollm2-135m"), 3501, _SHAPES)),
+    Exhibit("bytes_per_token", "01_kv_sizing", "data/catalogue.csv",
+        "KV cache per token of popular models. The kind of attention decides its size.",
+        "Scatter plot of kB per token against parameters, logarithmic axes, a marker per kind of attention: "
+        "multi-head attention is highest, latent and sliding-window attention are lowest.",
+        lambda m: studies.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES)),
+    Exhibit("agents_that_fit", "01_kv_sizing", "data/catalogue.csv",
+        "How many agents over one document fit in memory beside the weights (4.85 bits each), with one copy per agent "
+        "and with a shared document. 1 GB is 10^9 bytes.",
+        "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
+        "times as high as the copied one.",
+        lambda m: studies.agents_that_fit(agents_by_budget(_FLEET, [8, 16, 24, 80], n_tokens=8192), 8192, _SHAPES)),
+    Exhibit("position_error", "02_snapshot_and_rope", "positions.csv",
+        "What a wrong position costs. If document and branch move together, only the rounding changes, because RoPE "
+        "is relative. A wide gap inside the document changes the predictions, and a branch that starts too late far "
+        "more.",
+        "Curves of KL divergence against a number of positions, logarithmic axes. Where document and branch move "
+        "together, the curve stays near the dotted noise floor; the others rise.",
+        lambda m: studies.position_error_figure(m.positions, m.positions_caption)),
+    Exhibit("snapshot_layout", "02b_snapshot_file", "data/catalogue.csv",
+        "Where a snapshot's bytes are: a short header, the positions, then all layers' keys and all layers' values. "
+        "SmolLM2-135M, 3,501 tokens, without flash attention.",
+        "A bar over the whole length, half keys and half values; below it the first ten fields as boxes with their "
+        "names and bytes, nine small ones and the keys of the first layer.",
+        lambda m: studies.snapshot_layout(snapshot_parts(geometry("smollm2-135m"), 3501), _SHAPES)),
+    Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
+        "All strategies, from the call: when the first and the last agent have their first token, and when all have "
+        "answered. The dotted bound is the shortest end-to-end time if branches run one after another.",
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
-        lambda m: studies.strategies(m.bench["summary"], m.caption),
-    ),
-    Exhibit(
-        "article",
-        "03_naive_vs_fanout",
-        "bench.json",
+        lambda m: studies.strategies(m.bench["summary"], m.caption)),
+    Exhibit("article", "03_naive_vs_fanout", "bench.json",
         "The article's two results and ours, each in percent of its own baseline. Hardware and model differ; the "
         "effect is the same.",
         "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
         "as long as the first. For the activation it is a few percent of the first.",
-        lambda m: studies.article(m.bench, m.caption),
-    ),
-    Exhibit(
-        "first_touch",
-        "03_naive_vs_fanout",
-        "timelines.csv",
-        "The same copy, agent by agent. The first agent's copy is into new memory: the system, and a virtual machine's "
+        lambda m: studies.article(m.bench, m.caption)),
+    Exhibit("first_touch", "03_naive_vs_fanout", "timelines.csv",
+        "The same copy, agent by agent. The first agent's is into new memory: the system, and a virtual machine's "
         "host, must provide each page. The second agent gets pages that the first gave back.",
         "Two stacked horizontal bars: copy, new context and restore. The first agent's copy is many times as long as "
         "the second's; the other parts are alike.",
-        lambda m: studies.first_touch(activation_by_agent(m.timelines["swarmkv"]), m.caption),
-    ),
-    Exhibit(
-        "published_parts",
-        "03_naive_vs_fanout",
-        "bench.json",
-        "The activation that the article published for its second agent, in one piece, beside the parts of ours on "
-        "another machine with a GPU, of a cache with the same bytes. Compare the parts, not the sums: the machines are "
-        "far apart.",
+        lambda m: studies.first_touch(activation_by_agent(m.timelines["swarmkv"]), m.caption)),
+    Exhibit("published_parts", "03_naive_vs_fanout", "data/gpu/qwen2.5-7b/bench.json",
+        "The activation that the article published for its second agent, in one piece, beside the parts of ours on a "
+        "GPU, of a cache with the same bytes. Compare the parts, not the sums: the machines are far apart.",
         "Four horizontal bars. The published one is not taken apart. swarmkv's has copy, new context, restore and "
         "question; pooled's only restore and question; shared's almost only the question.",
-        lambda _: studies.published_parts(*gpu_parts()),
-        of_reference=True,
-    ),
-    Exhibit(
-        "latency_against_depth",
-        "04_depth_and_agents",
-        "grid.csv",
-        "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
-        "Two panels with logarithmic axes. Last agent's first token and end to end: naive is above the "
-        "others at a constant distance.",
-        lambda m: studies.latency_against_depth(m.grid, caption=m.grid_caption),
-    ),
-    Exhibit(
-        "latency_against_agents",
-        "04_depth_and_agents",
-        "grid.csv",
-        "Latency against the number of agents. With naive, every agent adds a prefill; with the others, only its own "
-        "work. batched packs all agents into one batch: the last answer comes sooner.",
-        "Two panels with logarithmic axes, the last agent's first token and end to end. In both naive rises in "
-        "proportion to the number of agents, and the others rise little.",
-        lambda m: studies.latency_against_agents(m.grid, m.grid_depth, m.grid_caption),
-    ),
-    Exhibit(
-        "speedup_against_agents",
-        "04_depth_and_agents",
-        "grid.csv",
-        "The end-to-end speed-up: medians and quartiles of ratios within a round. If branches run one after another, "
-        "it cannot exceed N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) "
-        "makes B smaller, so it can exceed this bound.",
-        "Rising curves by strategy, most of them near a dashed bound; batched is above the bound.",
-        lambda m: studies.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption),
-    ),
-    Exhibit(
-        "speedup_map",
-        "04_depth_and_agents",
-        "grid.csv",
-        "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
-        "are predicted; numbers in boxes are measured.",
-        "Heat map with document length on the x axis, the number of agents on the y axis, and contour lines: dark for "
-        "one agent, brightest at the top right.",
-        lambda m: studies.speedup_map(m.grid, caption=m.grid_caption),
-    ),
-    Exhibit(
-        "predicted_against_measured",
-        "04_depth_and_agents",
-        "grid.csv",
-        "How accurate the cost model is: each point was predicted by a model that was fitted without it.",
-        "Two scatter plots of predicted against measured latency, with logarithmic axes. Most points are in or near a "
-        "grey band of 10 percent around the diagonal.",
-        lambda m: studies.predicted_against_measured(held_out(m.grid), m.grid_caption),
-    ),
-    Exhibit(
-        "break_even",
-        "04_depth_and_agents",
-        "grid.csv",
-        "From which length of a document a strategy is faster than naive, if a prefill were as fast as the x axis says "
-        "and copies took as long as they do on this machine (left) and on an NVIDIA H200 (right). A faster prefill "
-        "leaves less to save. Where a line leaves the panel, no document is long enough. pooled lies under shared "
-        "where both pay from the first token on.",
-        "Two panels with logarithmic axes, tokens of the document against tokens per second of a prefill. The curves "
-        "of swarmkv rise from the lower left and leave the panel at the top; the line of shared stays at one token.",
-        lambda m: studies.break_even(
-            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid},
-            caption=f"{m.grid_caption}\n{_h200().grid_caption}",
-        ),
-    ),
-    Exhibit(
-        "packing",
-        "04_depth_and_agents",
-        "grid.csv",
-        "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
-        "after another (shared): almost none for one or two agents, and more for each further agent, at any depth.",
-        "One curve per depth: the ratio of work against the number of agents. It is near 1 for one and two agents, "
-        "then it rises.",
-        lambda m: studies.packing(m.grid, m.grid_caption),
-    ),
-    Exhibit(
-        "verdict",
-        "05_peers",
-        "peers_1024.csv",
-        "The lab against the best of what people use today, if agents come one after another, if all come at once, and "
-        "in the prefill alone. All at once, a program that serves one agent at a time is a queue. The prefill is a "
-        "matter of kernels: transformers multiplies bfloat16 matrices, which this processor does in hardware.",
-        "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
-        "Left, the bars are about equally long. In the middle, the lab's bar is the shortest, and one grey bar is many "
-        "times as long. Right, one grey bar is half as long as the lab's.",
-        lambda m: studies.verdict(_shallow(m), m.peers_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "peers",
-        "05_peers",
-        "peers_1024.csv",
-        "The lab's strategies beside programs that people use today. A program that keeps the last prompt in its slot "
-        "is as fast for the next agent. It is slower if it receives all agents at once, or if it has to load a saved "
-        "state. Grey band: the time to decode a question alone. Dotted lines: bounds for branches one after another.",
-        "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
-        "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
-        "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
-        lambda m: studies.peers_figure(_shallow(m), m.peers_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "yardsticks",
-        "05_peers",
-        "yardsticks.csv",
-        "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
-        "model, depth and threads.",
-        "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to a "
-        "line at 100 percent.",
-        lambda m: studies.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.yardsticks_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "weight_formats",
-        "05_peers",
-        "formats.csv",
-        "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
-        "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
-        "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
-        "Four panels with a row per format, the slowest prefill at the top. Three panels of bars, in milliseconds, and "
-        "a dotted line at the source's time in each; the source's bar is among the longest in the first one. The "
-        "fourth panel has dots on a logarithmic axis of KL divergence.",
-        lambda m: studies.weight_formats_figure(m.formats, m.formats_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "roofline",
-        "05_peers",
-        "formats.csv",
-        "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so the processor's "
-        "arithmetic bounds it. A single token reads all weights for a few operations each, so memory bounds it. Lines: "
-        "what this machine reaches when it multiplies large matrices and reads a large array.",
-        "Points on two logarithmic axes, operations per second against operations per byte. Prefills are far to the "
-        "right, under two flat lines; single tokens are on the left, under a rising line; questions lie between them.",
-        lambda m: studies.roofline_figure(m.formats, m.peaks, m.formats_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "pipeline",
-        "06_pipeline",
-        "pipeline_timelines.csv",
-        "A graph of agents over one document. Above, the same fan-out without watermarks: nobody answers before the "
-        "document is read. Below, two agents begin at their watermarks, while the prefill still goes on; two begin "
-        "when it ends; and a reviewer reads their answers.",
-        "Two Gantt charts on one time axis, a lane per agent. Both have one long prefill bar. Above, all agents have "
-        "short bars at its end. Below, it has two dotted lines, where two agents answer; the others have short bars at "
-        "its end. Three small charts enlarge, in milliseconds, what the agents do at each dotted line.",
-        lambda m: studies.pipeline_timeline(
-            {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
-            m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
-            m.pipeline_caption,
-        ),
-        of_reference=True,
-    ),
-    Exhibit(
-        "first_answers",
-        "06_pipeline",
-        "pipeline.csv",
-        "When each agent's answer begins: at its watermark, or after the prefill of the whole document (waiting); and, "
-        "on an axis of its own, after a prefill for each agent (naive).",
-        "Two panels of dots by agent on axes of seconds. Left, filled dots (with watermarks) are far to the left for "
-        "the first two agents, and hollow dots (waiting) are all near the end of the prefill. Right, naive's dots are "
-        "further to the right from agent to agent.",
-        lambda m: studies.first_answers(m.pipeline, m.pipeline_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "memory_held",
-        "04_depth_and_agents",
-        "grid.csv",
-        "KV memory when all agents are alive at once: copies grow with the number of agents, shared cells only a "
-        "little.",
-        "Paired bars by number of agents: the bars for copies grow in proportion, the bars for a shared cache stay "
-        "almost the same.",
-        lambda m: studies.memory_held(m.grid, m.grid_depth, m.grid_caption),
-    ),
-    Exhibit(
-        "ship_or_recompute",
-        "08_many_machines",
-        "join.csv",
-        "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
-        "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill "
-        "that was measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, "
-        "both at the same tokens per second for every length.",
-        "Map with document length on the x axis and bandwidth on the y axis, both logarithmic. Two nearly flat lines, "
-        "the larger model's about ten times as high. Above them is the region where shipping is faster, below them the "
-        "region where computing again is faster. Dotted lines mark links of 100 megabits to 10 gigabits per second.",
-        lambda m: studies.ship_or_recompute(
-            break_even_table(
-                {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
-                [256, 512, 1024, 2048, 3501, 5000, 7000],
-            ),
-            m.races,
-            f"{m.join_caption}; qwen2.5-7b: from the published prefill",
-        ),
-        of_reference=True,
-    ),
-    Exhibit(
-        "arrivals_against_machines",
-        "08_many_machines",
-        "bench.json",
-        "Six ways to give one document's cache to many machines, over links of 1 Gbit per second and a store of 5 GB "
-        "per second that has it, or a machine that has it. Left: when the last machine has it. Right: half of the "
-        "agents, 100 per machine, have their first token. Ways and queue are predicted and simulated from measured "
-        "prefills, restores and answers.",
-        "Two panels with a line per way against 10 to 10,000 machines, logarithmic axes. Computing again is flat. The "
-        "star rises in proportion to the machines and crosses it early. The object store is flat until its bandwidth "
-        "is shared by too many readers, then it rises too. Joining stays below computing again. Trees stay low.",
-        lambda m: studies.arrivals_against_machines(m.document, Link(125e6, 1e-3), 5e9, m.service, caption=m.caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "join",
-        "08_many_machines",
-        "join.csv",
-        "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
-        "equally long, this takes half as long.",
-        "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
-        "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
-        lambda m: studies.join_race(m.document, m.join, m.join_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "codecs",
-        "08_many_machines",
-        "codecs.csv",
-        "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the predictions. "
-        "Right: the bandwidth below which compressing, sending and decompressing takes less time than sending the "
-        "bytes as they are, with one thread. A cache that is quantized from the start needs no codec.",
-        "Left, dots of KL divergence against bytes in percent: lossless codecs are at zero and near 100 percent, lossy "
-        "ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
-        lambda m: studies.codecs_figure(m.codecs, m.codecs_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "size_by_steps",
-        "01_kv_sizing",
-        _CATALOGUE,
-        "From one head's key to the snapshot of a document: every step is a multiplication. SmolLM2-135M.",
-        "Four drawings from left to right, each with its bytes: a row of numbers, six such rows in two colours, a "
-        "stack of sheets with these rows, and many columns side by side.",
-        lambda m: studies.size_by_steps(geometry("smollm2-135m"), 3501, _SHAPES),
-    ),
-    Exhibit(
-        "snapshot_layout",
-        "02b_snapshot_file",
-        _CATALOGUE,
-        "Where a snapshot's bytes are: a short header, the positions, then all layers' keys and all layers' values. "
-        "SmolLM2-135M, 3,501 tokens, without flash attention.",
-        "A bar over the whole length, half of it keys and half of it values; below it the first ten fields as boxes "
-        "with their names and bytes, nine small ones and the keys of the first layer.",
-        lambda m: studies.snapshot_layout(snapshot_parts(geometry("smollm2-135m"), 3501), _SHAPES),
-    ),
-    Exhibit(
-        "bytes_per_token",
-        "01_kv_sizing",
-        _CATALOGUE,
-        "KV cache per token of popular models. The kind of attention decides its size.",
-        "Scatter plot of kB of KV cache per token against parameters, with logarithmic axes and a marker per kind of "
-        "attention: multi-head attention is highest, latent and sliding-window attention are lowest.",
-        lambda m: studies.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES),
-    ),
-    Exhibit(
-        "agents_that_fit",
-        "01_kv_sizing",
-        _CATALOGUE,
-        "How many agents over one document fit in memory beside the weights (4.85 bits each), with one copy per agent "
-        "and with a shared document. 1 GB is 10^9 bytes.",
-        "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
-        "times as high as the copied bar.",
-        lambda m: studies.agents_that_fit(agents_by_budget(_FLEET, [8, 16, 24, 80], n_tokens=8192), 8192, _SHAPES),
-    ),
-    Exhibit(
-        "exactness",
-        "03_naive_vs_fanout",
-        "peers_1024.csv",
+        lambda m: studies.published_parts(*gpu_parts())),
+    Exhibit("exactness", "03_naive_vs_fanout", "data/reference/peers_1024.csv",
         "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
         "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
         "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
         "spread to the right.",
-        lambda m: studies.exactness(m.peers, m.peers_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "study",
-        "03_naive_vs_fanout",
-        "study.csv",
-        "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: "
-        "how many answers are right, how many are not naive's, and how many of these became right or wrong.",
-        "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots are "
-        "all far to the left. The larger model's are in the middle, but for KV in q4_0, where it is far to the left, "
-        "too. Three columns of numbers on the right: zeros for swarmkv, pooled and shared.",
-        lambda m: studies.study_figure(score(m.study), m.study_caption),
-        of_reference=True,
-    ),
-    Exhibit(
-        "cached_reads",
-        "09_money",
-        str(DATA / "prices.csv"),
+        lambda m: studies.exactness(m.peers, m.peers_caption)),
+    Exhibit("study", "03_naive_vs_fanout", "data/reference/study.csv",
+        "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: how many answers "
+        "are right, how many are not naive's, and how many of these became right or wrong.",
+        "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots "
+        "are all far to the left. The larger one's are in the middle, but for KV in q4_0, where it is far to the "
+        "left, too. Three columns of numbers on the right: zeros for swarmkv, pooled and shared.",
+        lambda m: studies.study_figure(studies.score(m.study), m.study_caption)),
+    Exhibit("latency_against_depth", "04_depth_and_agents", "grid.csv",
+        "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
+        "Two panels with logarithmic axes, the last agent's first token and end to end: naive is above the others at a "
+        "constant distance.",
+        lambda m: studies.latency_against_depth(m.grid, caption=m.grid_caption)),
+    Exhibit("latency_against_agents", "04_depth_and_agents", "grid.csv",
+        "Latency against the number of agents. With naive, every agent adds a prefill; with the others, only its own "
+        "work. batched packs all agents into one batch: the last answer comes sooner.",
+        "Two panels with logarithmic axes, the last agent's first token and end to end. In both naive rises in "
+        "proportion to the number of agents, and the others rise little.",
+        lambda m: studies.latency_against_agents(m.grid, m.grid_depth, m.grid_caption)),
+    Exhibit("speedup_against_agents", "04_depth_and_agents", "grid.csv",
+        "The end-to-end speed-up: medians and quartiles of ratios within a round. If branches run one after another, "
+        "it cannot exceed N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) "
+        "makes B smaller, so it can exceed this bound.",
+        "Rising curves by strategy, most of them near a dashed bound; batched is above the bound.",
+        lambda m: studies.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption)),
+    Exhibit("speedup_map", "04_depth_and_agents", "grid.csv",
+        "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
+        "are predicted; numbers in boxes are measured.",
+        "Heat map with document length on the x axis, the number of agents on the y axis, and contour lines: dark for "
+        "one agent, brightest at the top right.",
+        lambda m: studies.speedup_map(m.grid, caption=m.grid_caption)),
+    Exhibit("predicted_against_measured", "04_depth_and_agents", "grid.csv",
+        "How accurate the cost model is: each point was predicted by a model that was fitted without it.",
+        "Two scatter plots of predicted against measured latency, logarithmic axes. Most points are in or near a grey "
+        "band of 10 percent around the diagonal.",
+        lambda m: studies.predicted_against_measured(held_out(m.grid), m.grid_caption)),
+    Exhibit("break_even", "04_depth_and_agents", "grid.csv",
+        "From which length of a document a strategy is faster than naive, if a prefill were as fast as the x axis "
+        "says and copies took as long as they do here (left) and on an NVIDIA H200 (right). A faster prefill leaves "
+        "less to save. Where a line leaves the panel, no document is long enough. pooled lies under shared where both "
+        "pay from the first token on.",
+        "Two panels with logarithmic axes, tokens of the document against tokens per second of a prefill. The curves "
+        "of swarmkv rise from the lower left and leave the panel at the top; the line of shared stays at one token.",
+        lambda m: studies.break_even(
+            {", ".join(m.grid_caption.split(", ")[:2]): m.grid, "qwen2.5-7b, NVIDIA H200": _h200().grid},
+            caption=f"{m.grid_caption}\n{_h200().grid_caption}")),
+    Exhibit("packing", "04_depth_and_agents", "grid.csv",
+        "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
+        "after another (shared): almost none for one or two, and more for each further agent, at any depth.",
+        "One curve per depth: the ratio of work against the number of agents. It is near 1 for one and two agents, "
+        "then it rises.",
+        lambda m: studies.packing(m.grid, m.grid_caption)),
+    Exhibit("memory_held", "04_depth_and_agents", "grid.csv",
+        "KV memory when all agents are alive at once: copies grow with the number of agents, shared cells only a "
+        "little.",
+        "Paired bars by number of agents: the bars for copies grow in proportion, those for a shared cache hardly.",
+        lambda m: studies.memory_held(m.grid, m.grid_depth, m.grid_caption)),
+    Exhibit("verdict", "05_peers", "data/reference/peers_1024.csv",
+        "The lab against the best of what people use today, if agents come one after another, if all come at once, "
+        "and in the prefill alone. All at once, a program that serves one agent at a time is a queue. The prefill is "
+        "a matter of kernels: transformers multiplies bfloat16 matrices, which this processor does in hardware.",
+        "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
+        "Left, they are about equally long. In the middle, the lab's is the shortest, and one grey bar is many times "
+        "as long. Right, one grey bar is half as long as the lab's.",
+        lambda m: studies.verdict(_shallow(m), m.peers_caption)),
+    Exhibit("peers", "05_peers", "data/reference/peers_1024.csv",
+        "The lab's strategies beside programs that people use today. One that keeps the last prompt in its slot is as "
+        "fast for the next agent. It is slower if it receives all agents at once, or has to load a saved state. Grey "
+        "band: the time to decode a question alone. Dotted lines: bounds for branches one after another.",
+        "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
+        "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
+        "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
+        lambda m: studies.peers_figure(_shallow(m), m.peers_caption)),
+    Exhibit("yardsticks", "05_peers", "data/reference/yardsticks.csv",
+        "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
+        "model, depth and threads.",
+        "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to 100.",
+        lambda m: studies.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.yardsticks_caption)),
+    Exhibit("weight_formats", "05_peers", "data/reference/formats.csv",
+        "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
+        "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
+        "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
+        "Four panels with a row per format, the slowest prefill at the top. Three have bars, in milliseconds, and a "
+        "dotted line at the source's time; the source's bar is among the longest in the first one. The fourth has "
+        "dots on a logarithmic axis of KL divergence.",
+        lambda m: studies.weight_formats_figure(m.formats, m.formats_caption)),
+    Exhibit("roofline", "05_peers", "data/reference/formats.csv",
+        "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so arithmetic bounds it. "
+        "A single token reads all weights for a few operations each, so memory bounds it. Lines: what this machine "
+        "reaches when it multiplies large matrices and reads a large array.",
+        "Points on two logarithmic axes, operations per second against operations per byte. Prefills are far to the "
+        "right, under two flat lines; single tokens on the left, under a rising line; questions between them.",
+        lambda m: studies.roofline_figure(m.formats, m.peaks, m.formats_caption)),
+    Exhibit("pipeline", "06_pipeline", "data/reference/pipeline_timelines.csv",
+        "A graph of agents over one document. Above, without watermarks: nobody answers before the document is read. "
+        "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "
+        "reviewer reads their answers.",
+        "Two Gantt charts on one time axis, a lane per agent, each with one long prefill bar. Above, all agents have "
+        "short bars at its end. Below, it has two dotted lines, where two agents answer; the others have short bars "
+        "at its end. Three small charts enlarge, in milliseconds, what the agents do at each dotted line.",
+        lambda m: studies.pipeline_timeline(
+            {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
+            m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
+            m.pipeline_caption)),
+    Exhibit("first_answers", "06_pipeline", "data/reference/pipeline.csv",
+        "When each agent's answer begins: at its watermark, or after the prefill of the whole document (waiting); "
+        "and, on an axis of its own, after a prefill for each agent (naive).",
+        "Two panels of dots by agent on axes of seconds. Left, filled dots (with watermarks) are far to the left for "
+        "the first two agents, hollow dots (waiting) all near the end of the prefill. Right, naive's dots are further "
+        "to the right from agent to agent.",
+        lambda m: studies.first_answers(m.pipeline, m.pipeline_caption)),
+    Exhibit("ship_or_recompute", "08_many_machines", "data/reference/join.csv",
+        "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
+        "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill that was "
+        "measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, both at the "
+        "same tokens per second for every length.",
+        "Map with document length on the x axis and bandwidth on the y axis, both logarithmic. Two nearly flat lines, "
+        "the larger model's about ten times as high. Above them shipping is faster, below them computing again. "
+        "Dotted lines mark links of 100 megabits to 10 gigabits per second.",
+        lambda m: studies.ship_or_recompute(
+            break_even_table(
+                {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
+                [256, 512, 1024, 2048, 3501, 5000, 7000]),
+            m.races, f"{m.join_caption}; qwen2.5-7b: from the published prefill")),
+    Exhibit("arrivals_against_machines", "08_many_machines", "data/reference/bench.json",
+        "Six ways to give one document's cache to many machines, over links of 1 Gbit per second and a store of 5 GB "
+        "per second that has it, or a machine that has it. Left: when the last machine has it. Right: half of the "
+        "agents, 100 per machine, have their first token. Predicted and simulated from measured prefills, restores "
+        "and answers.",
+        "Two panels with a line per way against 10 to 10,000 machines, logarithmic axes. Computing again is flat. The "
+        "star rises in proportion to the machines and crosses it early. The object store is flat until its bandwidth "
+        "is shared by too many readers, then it rises too. Joining stays below computing again. Trees stay low.",
+        lambda m: studies.arrivals_against_machines(m.document, Link(125e6, 1e-3), 5e9, m.service, caption=m.caption)),
+    Exhibit("join", "08_many_machines", "data/reference/join.csv",
+        "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
+        "equally long, this takes half as long.",
+        "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
+        "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
+        lambda m: studies.join_race(m.document, m.join, m.join_caption)),
+    Exhibit("codecs", "08_many_machines", "data/reference/codecs.csv",
+        "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the "
+        "predictions. Right: the bandwidth below which compressing, sending and decompressing takes less time than "
+        "sending the bytes as they are, with one thread. A cache that is quantized from the start needs no codec.",
+        "Left, dots of KL divergence against bytes in percent: lossless codecs are at zero and near 100 percent, "
+        "lossy ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
+        lambda m: studies.codecs_figure(m.codecs, m.codecs_caption)),
+    Exhibit("cached_reads", "09_money", "data/prices.csv",
         "What reading the same prefix again costs with a provider's cache, in percent of the same reads without it. "
-        "Writing a cache, and keeping it for an hour, may cost more than a read without a cache; each further read "
-        "costs a fraction. Dots: the first number of reads that costs less. Prices change.",
+        "Writing a cache, and keeping it for an hour, may cost more than a read without one; each further read costs "
+        "a fraction. Dots: the first number of reads that costs less. Prices change.",
         "Falling lines on two logarithmic axes, one per offer. They begin at 100 to 500 percent for one read, cross a "
         "dotted line at 100 percent between the first and the sixth read, and end far below it.",
         lambda m: studies.cached_reads(
-            cost_of_reads(prices(), range(1, 101)),
-            pays_from(prices()),
-            "predicted from published prices, data/prices.csv",
-        ),
-        of_reference=True,
-    ),
-    Exhibit(
-        "kept_reads",
-        "09_money",
-        str(DATA / "machine_prices.csv"),
+            cost_of_reads(prices(), range(1, 101)), pays_from(prices()),
+            "predicted from published prices, data/prices.csv")),
+    Exhibit("kept_reads", "09_money", "data/machine_prices.csv",
         "From how many reads per month on a kept snapshot of 3,501 tokens saves more machine time than its storage "
         "costs, against the speed with which it is loaded. Where loading takes as long as a prefill, no number of "
         "reads is enough: a fast machine needs a fast disk.",
@@ -467,61 +311,6 @@ _ALL = (
         "processor cores begins far to the left, the three pairs of a GPU near a gigabyte per second.",
         lambda m: studies.kept_reads(
             kept(_benches(), machine_prices(), np.geomspace(5e6, 2e10, 200)),
-            f"{m.caption}\n{_h200().grid_caption}\npredicted from published prices, data/machine_prices.csv",
-        ),
-        of_reference=True,
-    ),
-    Exhibit(
-        "position_error",
-        "02_snapshot_and_rope",
-        "positions.csv",
-        "What a wrong position costs. If document and branch move together, only the rounding changes, because RoPE is "
-        "relative. A wide gap inside the document changes the predictions, and a branch that starts too late far more.",
-        "Curves of KL divergence against a number of positions, logarithmic axes. Where document and branch move "
-        "together, the curve stays near the dotted noise floor; the others rise.",
-        lambda m: studies.position_error_figure(m.positions, m.positions_caption),
-    ),
+            f"{m.caption}\n{_h200().grid_caption}\npredicted from published prices, data/machine_prices.csv")),
 )
-
-EXHIBITS = tuple(one for name in _NOTEBOOKS for one in _ALL if one.notebook == name)
-
-
-def draw(source: Measurements, folder: Path, home: Path = FIGURES) -> list[Path]:
-    """Draw every exhibit to a folder as PNG and SVG, and write the pages. Returns the paths of PNGs and pages.
-
-    home: the folder that the pages' links lead from, where they will lie.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for exhibit in EXHIBITS:
-        studies.save(exhibit.draw(measurements() if exhibit.of_reference else source), folder, exhibit.name)
-    return [folder / f"{exhibit.name}.png" for exhibit in EXHIBITS] + write_pages(source, folder, home)
-
-
-def write_pages(source: Measurements, folder: Path, home: Path = FIGURES) -> list[Path]:
-    """Write the explorer, and the page of the figures that were drawn to a folder. home: as in draw."""
-    sections = [
-        {"id": name, "title": question, "notebook": _link(ROOT / "notebooks" / f"{name}.ipynb", home),
-         "figures": [_shown(one, source, folder, home) for one in EXHIBITS if one.notebook == name]}
-        for name, question in _NOTEBOOKS.items()
-    ]  # fmt: skip
-    pages = {
-        "index.html": page("index.html", sections=sections),
-        "explorer.html": explorer(source, _link(DATA / "README.md", home)),
-    }
-    for name, text in pages.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return [folder / name for name in pages]
-
-
-def _shown(exhibit: Exhibit, source: Measurements, folder: Path, home: Path) -> dict[str, Any]:
-    """What the page says of an exhibit. The picture's size keeps its place free until it is loaded."""
-    data = ((REFERENCE if exhibit.of_reference else source.folder) / exhibit.data).resolve()
-    with Image.open(folder / f"{exhibit.name}.png") as picture:
-        width, height = picture.size
-    return {"id": exhibit.name, "title": exhibit.title, "caption": exhibit.caption, "alt": exhibit.alt, "width": width,
-            "height": height, "data": exhibit.data and _link(data, home),
-            "data_name": data.name}  # fmt: skip
-
-
-def _link(path: Path, home: Path) -> str:
-    return Path(os.path.relpath(path, home)).as_posix()
+# fmt: on

@@ -4,7 +4,6 @@ import argparse
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import DATA, ROOT, user_path
 from swarmkv_lab.sizing.geometry import kv_types
 from swarmkv_studies.cli import answers, bench, cluster, pipeline, snapshots
@@ -53,10 +52,6 @@ def parser() -> Parser:
 
     about = "copy the notebooks into my_notebooks/, where you can run and change them"
     add_command(commands, "notebooks", about, _notebooks, example="")
-    about = "serve the notebooks as web pages, and live explorers"
-    one = add_command(commands, "dashboard", about, _dashboard, example="-- --port=8890 --allow-root")
-    about = "of the Jupyter server, after --, such as -- --port=8890"
-    one.add_argument("jupyter", nargs="*", metavar="OPTION", help=about)
 
     about = "for maintainers: the article's experiment on a GPU; a limit: timeout -s INT 300 swarmkv-lab gpu"
     one = add_command(commands, "gpu", about, _gpu, example="qwen2.5-7b --out gpu")
@@ -108,15 +103,6 @@ def _notebooks(args: argparse.Namespace) -> None:
     print("my_notebooks/ holds the notebooks, to run and to change")
     for name in kept:
         print(f"kept your my_notebooks/{name}, though notebooks/{name} is a newer one: rename yours to get it")
-
-
-def _dashboard(args: argparse.Namespace) -> None:
-    try:
-        from swarmkv_studies.cli.dashboard import serve
-    except ModuleNotFoundError as error:
-        raise SwarmKVError(f"the dashboard needs the package {error.name}: pip install -e '.[dashboard]'") from error
-
-    serve(args.jupyter)
 
 
 def _gpu(args: argparse.Namespace) -> None:

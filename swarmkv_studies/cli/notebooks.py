@@ -63,34 +63,36 @@ def navigate() -> None:
 
 
 def with_navigation(notebook: nbformat.NotebookNode, name: str, names: list[str]) -> nbformat.NotebookNode:
-    """The notebook with links under its first text, and a first code cell that installs the package where it is not.
+    """The notebook with links under its first text, and a first code cell that installs the packages if need be.
 
     name: its own, of all the names, which are in order. The links are text, not pictures of badges: JupyterLab may be
-    without a network. Nothing else changes, and a second call changes nothing. Raises SwarmKVError if no line of
-    the first code cell is ``import swarmkv_lab as lab``.
+    without a network. Nothing else changes, and a second call changes nothing. Raises SwarmKVError if the first
+    code cell imports neither package.
     """
     repository = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
     text = notebook.cells[0]
     text.source = re.sub(r"\n+[^\n]*Words: \[glossary\].*", "", text.source, flags=re.DOTALL)
     text.source = f"{text.source.rstrip()}\n\n{_links(name, names, repository)}"
     code = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    code.source, found = _IMPORT.subn(lambda _: _SETUP.format(repository=repository), code.source, count=1)
+    code.source, found = _IMPORT.subn(
+        lambda found: _SETUP.format(first=found["first"], repository=repository), code.source, count=1
+    )
     if not found:
         raise SwarmKVError(f"{name}: its first code cell has no line import swarmkv_lab as lab")
     code.source = code.source.rstrip()
     return notebook
 
 
+_PACKAGE = r"import swarmkv_(?:lab as lab|studies as studies)"  # whoever has the one has the other
 _IMPORT = re.compile(
-    r"^(?:try:\n    import swarmkv_lab as lab\nexcept .*\n    %pip .*\n    )?import swarmkv_lab as lab(?:\n+|\Z)",
-    re.MULTILINE,
+    rf"^(?:try:\n    {_PACKAGE}\nexcept .*\n    %pip .*\n    )?(?P<first>{_PACKAGE})(?:\n+|\Z)", re.MULTILINE
 )
 _SETUP = """\
 try:
-    import swarmkv_lab as lab
+    {first}
 except ImportError:  # on Colab; this compiles llama.cpp, which takes some minutes
     %pip install --quiet "swarmkv-lab[cluster] @ git+{repository}"
-    import swarmkv_lab as lab
+    {first}
 
 """
 

@@ -44,7 +44,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
             take(step, go)
     print("drawing the figures", flush=True)
     drawn = gallery.FIGURES if reference else data / "figures"
-    gallery.draw(measured, drawn, drawn)
+    gallery.draw(measured, drawn)
 
     out = ROOT / "notebooks" if reference else data / "notebooks"
     out.mkdir(exist_ok=True)
@@ -58,7 +58,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
         columns = ["notebook", "profile", "seconds", "cpus"]
         pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
-    print(f"\nWrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/index.html and {out.relative_to(ROOT)}/")
+    print(f"\nWrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/ and {out.relative_to(ROOT)}/")
     if left_out:
         print(
             f"The other {len(left_out)} notebooks are committed with their outputs. make lab opens them all to run; "

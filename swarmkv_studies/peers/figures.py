@@ -61,7 +61,7 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
         parts = [forms[question].format(standing(table.loc[question])) for question in questions]
         n = int(most.n_agents.iloc[0])
         key = {f"the fastest of the lab's strategies, {n} agents": OURS, "the fastest peers": _PEER}
-        headline(figure, f"Against the best peer: {', '.join(parts)}", key)
+        headline(figure, f"Against the best: {', '.join(parts)}", key)
     return figure
 
 
