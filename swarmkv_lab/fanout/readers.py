@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
-from tqdm.auto import tqdm
-
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import reason
+from swarmkv_lab.progress import tqdm
 
 _HTML = (".html", ".htm", ".xhtml")
 SUFFIXES = (".txt", ".md", *_HTML, ".pdf")

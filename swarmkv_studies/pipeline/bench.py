@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.progress import tqdm
 
 WAITING = ", waiting"
 """Ends the name of a variant in which no agent begins before the whole document is prefilled."""

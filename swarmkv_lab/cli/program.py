@@ -1,0 +1,96 @@
+"""What all commands do alike: help, one line for what is wrong, and the exit status."""
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from typing import Any
+
+import click
+
+from swarmkv_lab import __version__
+from swarmkv_lab.errors import SwarmKVError
+
+NAME = "swarmkv-lab"
+Asked = SimpleNamespace
+"""What a command was asked: a value for each of its options and arguments."""
+
+
+class Command(click.Command):
+    """A command whose function gets all that was asked in one object, and returns an exit status or None."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        return self.callback and self.callback(Asked(**ctx.params))
+
+
+class Group(click.Group):
+    """Such commands under one name."""
+
+    command_class = Command
+
+
+def program(*commands: click.Command) -> Group:
+    """All that one program can do. Without a command it prints its help."""
+
+    def alone() -> None:
+        context = click.get_current_context()
+        if context.invoked_subcommand is None:
+            click.echo(context.get_help())
+
+    about = "Prefill a document once, fan its KV cache out to many agents, and measure what that saves."
+    named = {str(command.name): command for command in commands}
+    whole = Group(NAME, named, callback=alone, invoke_without_command=True, help=about)
+    return click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")(whole)
+
+
+def run(whole: Group, argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    2, with one line on stderr, for what the user can mend; 130 after Ctrl-C; 1 if who reads stdout has read enough.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # on Windows a pipe's is cp1252, which not every answer fits into
+            stream.reconfigure(errors="backslashreplace")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    looks: dict[str, Any] = {"show_default": True, "terminal_width": min(shutil.get_terminal_size().columns, 100)}
+    try:
+        with _flushed_stdout(), whole.make_context(NAME, arguments, **looks) as context:
+            return whole.invoke(context) or 0
+    except click.exceptions.Exit as ended:  # after --help and --version
+        return ended.exit_code
+    except click.UsageError as error:
+        complain(f"{error.format_message().rstrip('.')} (see {error.ctx.command_path if error.ctx else NAME} --help)")
+    except BrokenPipeError:  # as in: swarmkv-lab ... | head -1
+        return 1
+    except SwarmKVError as error:
+        complain(error)
+    except OSError as error:
+        complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    return 2
+
+
+def complain(error: object) -> None:
+    """One line on stderr."""
+    print(f"{NAME}:", *str(error).splitlines(), file=sys.stderr)
+
+
+@contextmanager
+def _flushed_stdout() -> Iterator[None]:
+    """Write out at the end what was printed. If that fails, drop it: Python would fail on it again when it ends."""
+    try:
+        yield
+    finally:
+        try:
+            if sys.stdout:  # a program that was started without one has None
+                sys.stdout.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
