@@ -429,7 +429,9 @@ def _gpu(_: Measurements) -> Iterator[Span]:
     runs = pd.read_csv(gpu / "qwen2.5-7b/bench.csv")
     medians = runs.groupby("strategy").median(numeric_only=True)
     naive, article, shared = (medians.loc[name] for name in ("naive", "swarmkv", "shared"))
-    yield say("On an {} (`swarmkv-lab gpu`", json.loads((gpu / "peaks.json").read_text())["gpu"])
+    yield say(
+        "On an {} (`python -m swarmkv_studies.naive_vs_fanout.gpu`", json.loads((gpu / "peaks.json").read_text())["gpu"]
+    )
     yield say("random, in Q8_0; {:,} tokens; raw times) `swarmkv`", runs.depth.iloc[0])
     yield say(
         "After a prefill of {:.0f} ms, activation as the article does it takes {:.0f} ms, {:.0f} of them for the copy, "

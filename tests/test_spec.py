@@ -1,12 +1,9 @@
 """Pipelines from TOML files: read, checked with words, and run from the command line."""
 
-import json
-
 import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_studies.cli import main
 
 SPEC = """
 document = "notes.txt"
@@ -90,15 +87,3 @@ def test_what_a_file_gets_wrong_is_said(real, spec, was, now, message):
 def test_a_file_that_is_not_there(twin):
     with pytest.raises(lab.SwarmKVError, match=r"nowhere.toml could not be read: No such file"):
         studies.load_pipeline("nowhere.toml", twin)
-
-
-@pytest.mark.real
-def test_the_command_prints_answers_or_json(spec, capsys):
-    assert main(["pipeline", str(spec)]) == 0
-    out = capsys.readouterr().out
-    assert out.index("early (first token after ") < out.index("late (first token after ")
-    assert main(["pipeline", str(spec), "--strategy", "shared", "--json", "-"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["strategy"] == "shared"
-    assert [agent["agent"] for agent in report["agents"]] == ["early", "late"]
-    assert report["errors"] == {}

@@ -10,14 +10,14 @@ from swarmkv_lab.cli.program import Asked, Command, complain
 from swarmkv_lab.cli.report import report, table
 
 _DEPTH = 1024
-_SCHEDULER = "of a cluster that runs already, such as tcp://10.0.0.1:8786, instead of workers here"
+_SCHEDULER = "tcp://10.0.0.1:8786 or so: a cluster that runs already, instead of workers here"
 
 
 @click.command(cls=Command, epilog="example: swarmkv-lab cluster --workers 2 --agents 4 --depth 256")
 @click.option(
     "--workers", type=click.IntRange(1, 1024), default=2, metavar="N", help="workers to start on this machine"
 )
-@click.option("--scheduler", metavar="ADDRESS", help=_SCHEDULER, show_default="none")
+@click.option("--scheduler", metavar="URL", help=_SCHEDULER, show_default="none")
 @options("--document")
 @option("--depth", show_default=f"{_DEPTH:,}, or all of a shorter document")
 @option("--agents", default=8, help="number of agents: the dossier's, again and again")

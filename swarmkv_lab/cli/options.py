@@ -16,11 +16,14 @@ RUNS_MODEL = ("--model", "--weights", "--threads", "--n-gpu-layers")
 
 
 def checked(check: Callable[[str], Any]) -> Callable[..., Any]:
-    """The callback of an option whose value a function of ours checks: its SwarmKVError then names the option."""
+    """The callback of an option whose value a function of ours checks: its SwarmKVError then names the option.
+
+    A default is not checked: that would load what help and typos can do without.
+    """
 
     def callback(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
         try:
-            return None if value is None else check(value)
+            return value if value is None or value == param.default else check(value)
         except SwarmKVError as error:
             raise click.BadParameter(str(error), ctx, param) from error
 

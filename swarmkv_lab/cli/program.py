@@ -63,7 +63,8 @@ def run(whole: Group, argv: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ended:  # after --help and --version
         return ended.exit_code
     except click.UsageError as error:
-        complain(f"{error.format_message().rstrip('.')} (see {error.ctx.command_path if error.ctx else NAME} --help)")
+        path = error.ctx.command_path if error.ctx else NAME
+        complain(f"{error.format_message().rstrip('.'):.600} (see {path} --help)")
     except BrokenPipeError:  # as in: swarmkv-lab ... | head -1
         return 1
     except SwarmKVError as error:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from swarmkv_lab.cli import COMMANDS
 from swarmkv_lab.cli.program import program, run
-from swarmkv_studies.cli.commands import bench, reproduce, size
+from swarmkv_studies.cli import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: its exit status, as of ``run``."""
-    return run(program(reproduce, *COMMANDS, bench, size), argv)
+    return run(program(*COMMANDS, commands.bench, commands.reproduce, commands.size), argv)

@@ -45,7 +45,10 @@ def _common() -> Mapping[str, Sequence[str]]:
 
 
 _LISTED = "names, separated by commas"
-_PEERS = f"{_LISTED}, of llama_state, server_warm, ... (an unknown one lists them all)"
+_PEERS = (
+    f"{_LISTED}, of llama_state, llama_prefix, llama_ram_cache, llama_disk_cache, server_cold, server_unified, "
+    "server_primed, server_warm, server_slots, transformers"
+)
 _WEIGHTS = "requantize to this format, as q8_0; of several, as q8_0,q4_0, or common, --tune takes the fastest"
 
 
@@ -93,9 +96,11 @@ def size(asked: Asked) -> None:
         report(asked, *predictions(asked))
         return
     record, text = prediction(asked)
+    record["measured_bytes"] = None
     if asked.measure:
         how = {"n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads, "progress": asked.json != STDOUT}
         measured = studies.measure_kv(asked.source, asked.tokens, asked.kv_type, **how)["measured_bytes"]
         off = measured - record["snapshot_bytes"]
-        record, text = record | {"measured_bytes": measured}, f"{text}\n  measured   {measured:>18,} bytes, {off:+,}"
+        record["measured_bytes"] = measured
+        text += f"\n  measured   {measured:>18,} bytes, {off:+,} from the prediction"
     report(asked, record, text)
