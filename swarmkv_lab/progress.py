@@ -10,8 +10,8 @@ from tqdm.std import tqdm as in_terminals
 class tqdm(auto.tqdm):
     """tqdm's bar. A log, a file or a pipe gets none of it, whatever ``disable`` says: a bar would be debris there."""
 
-    def __init__(self, *args: Any, disable: bool = False, **how: Any) -> None:
-        super().__init__(*args, disable=disable or not _watched(), **how)
+    def __init__(self, *args: Any, disable: bool | None = False, **how: Any) -> None:
+        super().__init__(*args, disable=bool(disable) or not _watched(), **how)
 
 
 def _watched() -> bool:

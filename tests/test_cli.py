@@ -17,7 +17,6 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab import files, progress
 from swarmkv_lab.cli import COMMANDS
-from swarmkv_lab.llama.requantize import WEIGHT_FORMATS
 from swarmkv_lab.sizing.catalogue import catalogue
 from swarmkv_studies.cli import commands, main
 from swarmkv_studies.peers.strategies import PEERS
@@ -61,12 +60,6 @@ def test_help_and_typos_take_no_time(arguments, status):
     assert (int(found), heavy) == (status, [])
     assert float(seconds) < 0.3  # of CPU time; about 0.05
     assert bool(done.stdout) == (status == 0)
-
-
-@pytest.mark.parametrize("module", ["swarmkv_lab", "swarmkv_studies"])
-def test_both_packages_run_as_programs(module):
-    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stdout) == (0, f"swarmkv-lab {lab.__version__}\n")
 
 
 # -- readable: on any terminal, and in a log
@@ -129,12 +122,6 @@ def test_a_bar_is_drawn_only_where_a_terminal_shows_all(out, err, drawn, monkeyp
         assert bar.disable
 
 
-def test_bars_are_drawn_by_one_file():
-    drawing = [path for package in ("swarmkv_lab", "swarmkv_studies") for path in (ROOT / package).rglob("*.py")
-               if re.search("^ *(from|import) tqdm", path.read_text(), re.MULTILINE)]  # fmt: skip
-    assert drawing == [ROOT / "swarmkv_lab/progress.py"]
-
-
 # -- what is wrong, in one line
 
 
@@ -153,8 +140,15 @@ def test_bars_are_drawn_by_one_file():
     ("size", "--list"), ("size qwen2.5-7b --list", "--list"), ("cache save", "FILE"), ("cache show", "FILE"),
     ("cache show a b", "b"), ("cache", "cache --help"), ("bench --model nowhere.gguf", "nowhere.gguf"),
     ("bench --document nowhere.md", "nowhere.md"), ("bench --depth 10 --model kimi-k2", "kimi-k2"),
+    ("ask nowhere.kv.safetensors why?", "nowhere.kv.safetensors"), ("ask my.pdf why?", "--document my.pdf"),
+    ("ask doc.kv.safetensors", "question"), ("ask --document dossier", "question"), ("cache show /proc", "/proc"),
+    ("ask --document nowhere.pdf why?", "nowhere.pdf"), ("ask doc.kv.safetensors why? --depth 9", "--depth"),
 ])  # fmt: skip
-def test_what_cannot_be_done_names_what_is_wrong_and_what_was_meant(arguments, says, capsys, tmp_path, monkeypatch):
+def test_what_cannot_be_done_names_what_is_wrong_and_what_was_meant(
+    arguments, says, capsys, tmp_path, monkeypatch, twin
+):
+    if "--model" not in arguments:
+        monkeypatch.setenv("SWARMKV_MODEL", str(twin.path))
     monkeypatch.chdir(tmp_path)
     assert says in refused(capsys, *arguments.split())
     assert list(tmp_path.iterdir()) == []
@@ -167,15 +161,6 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_loaded(comm
     monkeypatch.setattr(lab, "model_path", lambda *_: pytest.fail("a model was looked for"))
     for place in ("nowhere/there/x.csv", str(tmp_path)):
         assert place in refused(capsys, *command.split(), place)
-
-
-@pytest.mark.parametrize("command", ["size X", "cache show X", "bench --model X", "bench --document X", "ask X why?"])
-@pytest.mark.parametrize("path", ["nowhere/../there.bin", "./broken.bin"])
-def test_a_path_is_shown_as_it_was_given(command, path, capsys, monkeypatch, tmp_path, twin):
-    monkeypatch.setenv("SWARMKV_MODEL", str(twin.path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "broken.bin").write_bytes(b"\0 neither this nor that")
-    assert path in refused(capsys, *(path if word == "X" else word for word in command.split()))
 
 
 def test_ctrl_c_is_one_line_and_exit_130(capsys, monkeypatch):
@@ -238,17 +223,12 @@ def asked_in_bench(monkeypatch, tmp_path, twin):
     return asked
 
 
-def test_weights_requantizes_the_model_first(asked_in_bench, twin):
-    assert main(["bench", "--depth", "32", "--model", str(twin.path), "--weights", "q8_0"]) == 2
-    assert asked_in_bench["name"] == "twin.Q8_0"
-    assert asked_in_bench["geometry"] == twin.geometry
-
-
 @pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
 def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, twin, monkeypatch, n_tokens, depth):
     monkeypatch.setattr(lab.Model, "tokenize", lambda model, text: np.arange(n_tokens, dtype=np.int32))
-    assert main(["bench", "--model", str(twin.path)]) == 2
-    assert asked_in_bench["depth"] == depth
+    assert main(["bench", "--model", str(twin.path), "--weights", "q8_0"]) == 2
+    assert (asked_in_bench["depth"], asked_in_bench["name"]) == (depth, "twin.Q8_0")
+    assert asked_in_bench["geometry"] == twin.geometry
 
 
 def test_tune_chooses_the_weights_and_settings_that_the_bench_runs_in(asked_in_bench, twin, monkeypatch):
@@ -273,4 +253,3 @@ def test_tune_chooses_the_weights_and_settings_that_the_bench_runs_in(asked_in_b
     assert main(arguments) == 2
     assert tuned == {"n_threads": [1], "weights": ["q4_0", "q8_0"]}
     assert (asked_in_bench["name"], asked_in_bench["flash_attn"]) == ("twin.Q8_0", True)
-    assert {"q4_0", "q8_0"} <= set(WEIGHT_FORMATS)

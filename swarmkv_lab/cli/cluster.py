@@ -30,7 +30,7 @@ def cluster(asked: Asked) -> int:
 
     text = lab.load_document(asked.document)
     with open_model(asked) as model:
-        tokens, path = cut(asked, model.tokenize(text), _DEPTH), model.path if asked.weights else asked.model
+        tokens, path = cut(asked, model.tokenize(text), _DEPTH), str(model.path) if asked.weights else asked.model
     questions = islice(cycle(lab.load_agents("dossier").items()), asked.agents)
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
     how = {"max_tokens": asked.max_tokens, "n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads}
