@@ -49,12 +49,14 @@ def output(path: str) -> str:
     return path
 
 
+@checked
 def _weights(name: str) -> str:
     from swarmkv_lab.llama.requantize import WEIGHT_FORMATS
 
     return require_one_of(name, WEIGHT_FORMATS)
 
 
+@checked
 def _kv_type(text: str) -> Any:
     from swarmkv_lab.sizing.geometry import kv_types
 
@@ -74,21 +76,13 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "--depth": ("N", "tokens of the document to read", {"type": click.IntRange(1)}),
     "--document": ("FILE", _KINDS, {"default": "dossier"}),
     "--json": ("FILE", _JSON, {"callback": _output, "show_default": "text alone"}),
-    "--kv-type": ("TYPE", "one, or of keys and values, as f16,q8_0", {"callback": checked(_kv_type), "default": "f16"}),
+    "--kv-type": ("TYPE", "one, or of keys and values, as f16,q8_0", {"callback": _kv_type, "default": "f16"}),
     "--max-tokens": ("N", "tokens of each answer", {"type": click.IntRange(0), "default": 16}),
     "--model": ("MODEL", _MODELS, {"show_default": "SmolLM2-135M"}),
-    "--n-gpu-layers": (
-        "N",
-        "layers on the GPU; -1: all that the build can",
-        {"type": click.IntRange(-1), "default": -1},
-    ),
+    "--n-gpu-layers": ("N", "layers on the GPU; -1: as many as it can", {"type": click.IntRange(-1), "default": -1}),
     "--strategy": ("NAME", "naive, swarmkv, pooled, shared or batched", {"callback": _strategy, "default": "shared"}),
     "--threads": ("N", "threads of llama.cpp", {"type": click.IntRange(1, 512), "show_default": "the physical cores"}),
-    "--weights": (
-        "FORMAT",
-        "requantize to it, as q8_0",
-        {"callback": checked(_weights), "show_default": "the model's"},
-    ),
+    "--weights": ("FORMAT", "requantize to it, as q8_0", {"callback": _weights, "show_default": "the model's"}),
 }
 
 
