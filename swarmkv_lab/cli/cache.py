@@ -21,7 +21,7 @@ def list_(asked: Asked) -> None:
     from swarmkv_lab.snapshot import prefix_cache
 
     held = prefix_cache.cached()[["model", "tokens", "bytes", "used", "file"]].astype({"used": str})
-    texts = [table(held, tokens="{:,}".format, bytes="{:,}".format)] if len(held) else []
+    texts = [table(held.set_index("model"), tokens="{:,}".format, bytes="{:,}".format)] if len(held) else []
     texts.append(f"{len(held)} snapshots in {prefix_cache.folder()}")
     texts.append(f"{held.bytes.sum():,} of at most {prefix_cache.limit():,} bytes")
     report(asked, held.to_dict("records"), "\n".join(texts))

@@ -37,13 +37,14 @@ def cluster(asked: Asked) -> int:
     workers = remote_cluster(asked.scheduler) if asked.scheduler else local_cluster(asked.workers, asked.threads)
     with workers as client:
         run = lab.cluster.fan_out(client, path, tokens, agents, asked.strategy, **how)
-    spans = run.timeline[run.timeline.agent.isin(list(agents))]
-    by_worker = spans.groupby("worker", sort=False).agent.nunique().rename("agents").reset_index()
     texts = [f"> {name}: {agents[name]}\n{answer.strip()}\n" for name, answer in run.answers.items()]
     end_s = run.metrics["end_to_end_ms"] / 1e3
-    texts += [table(by_worker), f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {end_s:.1f} s"]
+    texts += [
+        table(run.workers.set_index("worker")),
+        f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {end_s:.1f} s",
+    ]
     errors = {name: str(error) for name, error in run.errors.items()}
-    tables = {"agents": run.agents.to_dict("records"), "workers": by_worker.to_dict("records")}
+    tables = {"agents": run.agents.to_dict("records"), "workers": run.workers.to_dict("records")}
     report(asked, {**run.metrics, **tables, "answers": run.answers, "errors": errors}, "\n".join(texts))
     for error in run.errors.values():
         complain(error)

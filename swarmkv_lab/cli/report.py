@@ -26,8 +26,8 @@ def report(asked: Asked, result: Any, text: str) -> None:
 
 
 def table(frame: Any, **looks: Any) -> str:
-    """A DataFrame whose first column names the rows, as text: in a narrow terminal in several blocks of columns."""
-    name = frame.columns[0]
-    named = frame.set_index(name).rename_axis(index=None, columns=name)
+    """A DataFrame whose index names the rows, as text: in a narrow terminal in several blocks of columns."""
+    if frame.index.name:  # beside the other names, and not on a line of its own
+        frame = frame.rename_axis(index=None, columns=frame.index.name)
     width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: a file or a pipe, which is as wide as it needs
-    return str(named.to_string(formatters=looks, line_width=width or None))
+    return str(frame.to_string(formatters=looks, line_width=width or None))

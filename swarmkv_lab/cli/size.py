@@ -47,9 +47,9 @@ def prediction(asked: Asked) -> tuple[dict[str, Any], str]:
 
 def predictions(asked: Asked) -> tuple[list[dict[str, Any]], str]:
     """Bytes per token of all models of the catalogue, so that sliding windows count: records, and text."""
-    frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]].reset_index()
-    n_bytes = [lab.geometry(name).snapshot_bytes(asked.tokens, asked.kv_type) for name in frame.name]
-    frame.insert(4, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])
+    frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]]
+    n_bytes = [lab.geometry(name).snapshot_bytes(asked.tokens, asked.kv_type) for name in frame.index]
+    frame.insert(3, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])
     text = table(frame, bytes_per_token="{:,}".format, gguf=lambda known: "yes" if known else "")
     says = f"{len(frame)} models; bytes per token of {asked.tokens:,}; those with a gguf are also names for --model"
-    return frame.to_dict("records"), f"{text}\n{says}"
+    return frame.reset_index().to_dict("records"), f"{text}\n{says}"
