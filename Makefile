@@ -17,7 +17,7 @@ reproduce: $(READY) ## run the article's experiment on this machine, in minutes,
 	$(BIN)/swarmkv-lab reproduce --profile $(PROFILE)
 
 # A worker per core, each with one thread of llama.cpp. The model is fetched before they all ask for it at once.
-PYTEST = $(BIN)/swarmkv-lab model && $(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST = $(BIN)/python -c 'import swarmkv_lab as lab; lab.model_path()' && $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: $(READY) lint ## check style and types, and test each fact once on the smallest model that shows it, in minutes
 	$(PYTEST)
@@ -43,7 +43,7 @@ SAY_ROOT = @echo "You are root, as in a container: Jupyter is started with --all
 endif
 
 lab: $(READY) ## open copies of the notebooks (my_notebooks/) in JupyterLab, on this machine alone; the last line is its address
-	$(BIN)/swarmkv-lab notebooks
+	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import open_copies; open_copies()'
 	$(SAY_ROOT)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/my_notebooks/00_tour.ipynb \
 		$(JUPYTER)

@@ -1,4 +1,4 @@
-"""python -m swarmkv_lab: the same as swarmkv-lab."""
+"""python -m swarmkv_studies: the same as swarmkv-lab."""
 
 import sys
 

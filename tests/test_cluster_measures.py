@@ -86,17 +86,17 @@ def test_joins_are_measured_with_their_bits(twin, document):
 
 
 @pytest.mark.real
-def test_the_command(capsys, monkeypatch, tmp_path):
+def test_the_command(capsys, monkeypatch):
     monkeypatch.delenv("SWARMKV_CACHE")
     asked = ["cluster", "--workers", "1", "--depth", "64", "--agents", "2", "--max-tokens", "2", "--json", "-"]
-    assert main([*asked, "--store", str(tmp_path / "store")]) == 0
+    assert main(asked) == 0
     report = json.loads(capsys.readouterr().out)
     assert [agent["agent"] for agent in report["agents"]] == ["1 security", "2 licence"]
     assert report["workers"][0]["agents"] == 2
     assert report["errors"] == {}
     assert main(["cluster", "--workers", "0"]) == 2
     assert main(["cluster", "--scheduler", "tcp://127.0.0.1:9", "--depth", "64"]) == 2
-    assert "--scheduler tcp://127.0.0.1:9 does not answer" in capsys.readouterr().err
+    assert "the scheduler tcp://127.0.0.1:9 does not answer" in capsys.readouterr().err
 
 
 @needs(os, "killpg")

@@ -204,7 +204,7 @@ def test_several_processes_at_once(twin, document, folder, all_cores):
 
 def test_the_cache_is_listed_and_cleared(twin, document, folder, capsys):
     assert main(["cache", "list"]) == 0
-    assert "empty" in capsys.readouterr().out
+    assert "0 snapshots" in capsys.readouterr().out
     lab.prefill(twin, document, cache=True)
     lab.prefill(twin, document[:50], cache=True)
     files(folder)[1].write_bytes(b"x")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError, SnapshotMismatchError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts
@@ -26,6 +25,7 @@ from swarmkv_lab.llama.loading import model_path
 from swarmkv_lab.llama.model import Model, content_hash
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
+from swarmkv_lab.progress import tqdm
 
 if TYPE_CHECKING:  # Dask is an extra, and takes half a second to import
     from distributed import Client, Future

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
 import numpy as np
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import (
     INT32_MAX,
@@ -28,6 +27,7 @@ from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
 from swarmkv_lab.llama.log import take_errors
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.progress import tqdm
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.model import Model

@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import llama_cpp
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing
 from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.gguf_header import read_header
 
 _NAMES = ["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq4_nl", "q3_k_m", "q2_k"]

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xxhash
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.fanout.documents import load_document
@@ -20,6 +19,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.files import as_json, read_text, replacing, user_path
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.answers.quality import read_study

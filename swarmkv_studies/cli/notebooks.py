@@ -12,6 +12,7 @@ from nbclient import NotebookClient
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import ROOT
+from swarmkv_studies.cli.working_copies import copy_notebooks
 from swarmkv_studies.common.profiles import PROFILE_VARIABLE
 
 
@@ -21,6 +22,14 @@ def project_notebooks() -> list[Path]:
     if not notebooks:
         raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
     return notebooks
+
+
+def open_copies() -> None:
+    """Copy the notebooks into my_notebooks/, to run and to change; prints which of the reader's own were kept."""
+    kept = copy_notebooks(project_notebooks(), ROOT / "my_notebooks")
+    print("my_notebooks/ holds the notebooks, to run and to change")
+    for name in kept:
+        print(f"kept your my_notebooks/{name}, though notebooks/{name} is a newer one: rename yours to get it")
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

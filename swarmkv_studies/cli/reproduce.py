@@ -12,7 +12,7 @@ import swarmkv_studies as studies
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_studies.book import gallery
 from swarmkv_studies.cli.notebooks import execute, project_notebooks
-from swarmkv_studies.cli.steps import BENCH, Go, chosen_steps, require_for_reference, take
+from swarmkv_studies.cli.steps import BENCH, Setup, chosen_steps, require_for_reference, run_step
 from swarmkv_studies.common.measurements import Measurements
 from swarmkv_studies.common.profiles import Profile
 from swarmkv_studies.naive_vs_fanout.article_table import article_text
@@ -34,14 +34,14 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
     if reference:
         require_for_reference()
     with lab.load_model() as model:
-        go = Go(model, model.tokenize(lab.load_document("dossier")), chosen, data)
-        take(BENCH, go)
+        setup = Setup(model, model.tokenize(lab.load_document("dossier")), chosen, data)
+        run_step(BENCH, setup)
         measured = Measurements(data)
         steps = [step for step in chosen_steps(reference) if step is not BENCH]
         ahead = f"{', '.join(step.name for step in steps)}, the figures and {len(notebooks)} notebooks"
         print(f"\n{article_text(measured.bench)}\nNext: {ahead}.\n", flush=True)
         for step in steps:
-            take(step, go)
+            run_step(step, setup)
     print("drawing the figures", flush=True)
     drawn = gallery.FIGURES if reference else data / "figures"
     gallery.draw(measured, drawn)

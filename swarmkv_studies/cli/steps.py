@@ -1,6 +1,6 @@
-"""Steps: what reproduce measures, one after another, each file by one of them. An interrupted go is continued.
+"""Steps: what reproduce measures, one after another, each file by one of them. An interrupted run is continued.
 
-``make reference`` takes all steps, a reader's ``make reproduce`` those that are for readers.
+``make reference`` runs all steps, a reader's ``make reproduce`` those that are for readers.
 """
 
 import importlib
@@ -58,7 +58,7 @@ LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
 
 
 @dataclass(frozen=True)
-class Go:
+class Setup:
     """What a step measures, and where its files go."""
 
     model: lab.Model
@@ -73,21 +73,21 @@ class Step(NamedTuple):
 
     name: str
     files: Sequence[str]
-    measure: Callable[[Go], Any]
+    measure: Callable[[Setup], Any]
     for_readers: bool = False
-    """whether a reader's reproduce takes it; the others are measured for the reference alone"""
+    """whether a reader's reproduce measures it; the others are measured for the reference alone"""
 
 
-def take(step: Step, go: Go) -> None:
+def run_step(step: Step, setup: Setup) -> None:
     """Measure a step's files, unless they are there, and write the machine into each row of the CSV files."""
-    paths = [go.data / name for name in step.files]
+    paths = [setup.data / name for name in step.files]
     if all(map(is_stamped, paths)):
-        print(f"{step.name}: kept; remove {', '.join(step.files)} in {go.data.name}/ to measure again")
+        print(f"{step.name}: kept; remove {', '.join(step.files)} in {setup.data.name}/ to measure again")
         return
     print(f"measuring {step.name}", flush=True)
-    step.measure(go)
+    step.measure(setup)
     about = [name for name in step.files if name.endswith(".json")]
-    where = Measurements(go.data).environment(about[-1]) if about else environment(go.model)
+    where = Measurements(setup.data).environment(about[-1]) if about else environment(setup.model)
     for path in paths:
         if path.suffix == ".csv":
             stamp(path, machine(where))
@@ -107,122 +107,127 @@ def require_for_reference() -> None:
         raise SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing))}")
 
 
-def _bench(go: Go) -> None:
-    chosen = go.chosen
+def _bench(setup: Setup) -> None:
+    chosen = setup.chosen
     how: dict[str, Any] = {"repeats": chosen.repeats, "max_tokens": chosen.max_tokens}
-    kept_bench(go.data, go.model, go.tokens, depth=chosen.bench_depth, **how)
+    kept_bench(setup.data, setup.model, setup.tokens, depth=chosen.bench_depth, **how)
 
 
-def _grid(go: Go) -> None:
-    grid = plan(go.model, go.tokens, go.chosen.rounds, list(lab.STRATEGIES), max_tokens=go.chosen.max_tokens)
-    sweep_rounds(grid, go.chosen.rounds, path=go.data / "grid.csv")
+def _grid(setup: Setup) -> None:
+    grid = plan(
+        setup.model, setup.tokens, setup.chosen.rounds, list(lab.STRATEGIES), max_tokens=setup.chosen.max_tokens
+    )
+    sweep_rounds(grid, setup.chosen.rounds, path=setup.data / "grid.csv")
 
 
-def _tuning(go: Go) -> None:
+def _tuning(setup: Setup) -> None:
     """What flash attention does: throughout, not at all, and for the prefill alone."""
-    prefix, threads = go.tokens[: go.chosen.depth], [default_threads()]
-    once(go.data / "tuning.csv", lambda: studies.tune(go.model, prefix, n_threads=threads, repeats=6))
+    prefix, threads = setup.tokens[: setup.chosen.depth], [default_threads()]
+    once(setup.data / "tuning.csv", lambda: studies.tune(setup.model, prefix, n_threads=threads, repeats=6))
 
 
-def _peers(go: Go, i: int) -> None:
+def _peers(setup: Setup, i: int) -> None:
     """Strategies beside peers. The long document has the settings that are fastest, and fewer peers and agents."""
-    (depth, repeats), (peers, n_agents) = go.chosen.peers[i], PEERS[i]
-    tuned = studies.fastest_settings(table(go.data / "tuning.csv"))
+    (depth, repeats), (peers, n_agents) = setup.chosen.peers[i], PEERS[i]
+    tuned = studies.fastest_settings(table(setup.data / "tuning.csv"))
     compare_peers(
-        go.model,
-        go.tokens,
+        setup.model,
+        setup.tokens,
         depth=depth,
         n_agents=n_agents,
         peers=peers,
-        path=go.data / f"peers_{depth}.csv",
-        max_tokens=go.chosen.max_tokens,
+        path=setup.data / f"peers_{depth}.csv",
+        max_tokens=setup.chosen.max_tokens,
         repeats=repeats,
-        flash_attn=tuned["flash_attn"] if depth == go.chosen.depth else "auto",
+        flash_attn=tuned["flash_attn"] if depth == setup.chosen.depth else "auto",
     )
 
 
-def _yardsticks(go: Go) -> None:
+def _yardsticks(setup: Setup) -> None:
     """llama.cpp's own benchmarks, packing, and the TTFT of a warm slot."""
-    shallow, deep = (go.tokens[:depth] for depth in _peer_depths(go))
-    model, data = go.model, go.data
+    shallow, deep = (setup.tokens[:depth] for depth in _peer_depths(setup))
+    model, data = setup.model, setup.data
     once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
     once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
     once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
     once(data / "yardsticks.json", lambda: environment(model))
 
 
-def _pipeline(go: Go) -> None:
+def _pipeline(setup: Setup) -> None:
     """The dossier's pipeline. The JSON is written last, as a sign of the end."""
-    repeats = go.chosen.live_repeats
+    repeats = setup.chosen.live_repeats
 
     def measured() -> dict[str, Any]:
-        pipeline = studies.load_pipeline("dossier", go.model, n_tokens=go.chosen.pipeline)
+        pipeline = studies.load_pipeline("dossier", setup.model, n_tokens=setup.chosen.pipeline)
         rows, timelines = compare_pipeline(pipeline, repeats=repeats)
-        rows.to_csv(go.data / "pipeline.csv", index=False)
-        timelines.to_csv(go.data / "pipeline_timelines.csv", index=False)
+        rows.to_csv(setup.data / "pipeline.csv", index=False)
+        timelines.to_csv(setup.data / "pipeline_timelines.csv", index=False)
         _whole(rows.repeat.nunique(), repeats)
-        return environment(go.model, depth=go.chosen.pipeline)
+        return environment(setup.model, depth=setup.chosen.pipeline)
 
-    once(go.data / "pipeline.json", measured)
+    once(setup.data / "pipeline.json", measured)
 
 
-def _formats(go: Go) -> None:
+def _formats(setup: Setup) -> None:
     """Weight formats of the smallest model, made of its published file. The JSON is written last.
 
     The default model is one of them, requantized already.
     """
-    chosen = go.chosen
+    chosen = setup.chosen
 
     def measured() -> dict[str, Any]:
         with lab.load_model("smollm2-135m") as source:
-            prefix = go.tokens[: chosen.depth]
+            prefix = setup.tokens[: chosen.depth]
             frame = studies.weight_formats(source, prefix, chosen.formats, repeats=chosen.live_repeats)
-            frame.to_csv(go.data / "formats.csv", index=False)
+            frame.to_csv(setup.data / "formats.csv", index=False)
             _whole(frame.repeats.min(), chosen.live_repeats)
             return {"peaks": studies.peaks(), **environment(source)}
 
-    once(go.data / "formats.json", measured)
+    once(setup.data / "formats.json", measured)
 
 
-def _snapshot_file(go: Go) -> None:
+def _snapshot_file(setup: Setup) -> None:
     """A snapshot's file and its memory."""
 
     def measured() -> dict[str, Any]:
-        file = studies.load_against_read(go.model, go.tokens[: go.chosen.depth])
-        return {"snapshot_file": file, "fresh_memory": fresh_memory(file["bytes"]), **environment(go.model)}
+        file = studies.load_against_read(setup.model, setup.tokens[: setup.chosen.depth])
+        return {"snapshot_file": file, "fresh_memory": fresh_memory(file["bytes"]), **environment(setup.model)}
 
-    once(go.data / "snapshot_file.json", measured)
-
-
-def _positions(go: Go) -> None:
-    once(go.data / "positions.csv", lambda: studies.position_error(go.model, go.tokens[: go.chosen.positions]))
-    once(go.data / "positions.json", lambda: environment(go.model))
+    once(setup.data / "snapshot_file.json", measured)
 
 
-def _codecs(go: Go) -> None:
-    coded = go.tokens[: SHARED_DEPTH + CONTINUATION]
-    once(go.data / "codecs.csv", lambda: studies.codecs(go.model, coded, CONTINUATION, others=_compressors()))
+def _positions(setup: Setup) -> None:
+    once(
+        setup.data / "positions.csv",
+        lambda: studies.position_error(setup.model, setup.tokens[: setup.chosen.positions]),
+    )
+    once(setup.data / "positions.json", lambda: environment(setup.model))
+
+
+def _codecs(setup: Setup) -> None:
+    coded = setup.tokens[: SHARED_DEPTH + CONTINUATION]
+    once(setup.data / "codecs.csv", lambda: studies.codecs(setup.model, coded, CONTINUATION, others=_compressors()))
     about: dict[str, Any] = {
         "depth": SHARED_DEPTH,
         "continuation": CONTINUATION,
         "versions": {p: version(p) for _, _, p in COMPRESSORS},
     }
-    once(go.data / "codecs.json", lambda: environment(go.model, **about))
+    once(setup.data / "codecs.json", lambda: environment(setup.model, **about))
 
 
-def _join(go: Go) -> None:
+def _join(setup: Setup) -> None:
     def measured() -> pd.DataFrame:
-        rows = join_times(go.model, go.tokens[:2048], LINKS)
+        rows = join_times(setup.model, setup.tokens[:2048], LINKS)
         _whole(len(rows), 2 * len(LINKS))
         return rows
 
-    once(go.data / "join.csv", measured)
-    once(go.data / "join.json", lambda: environment(go.model))
+    once(setup.data / "join.csv", measured)
+    once(setup.data / "join.json", lambda: environment(setup.model))
 
 
-def _cluster(go: Go) -> None:
+def _cluster(setup: Setup) -> None:
     """Workers on this machine: what they cost, one that dies, a snapshot's way, and what keeps the bits."""
-    model, data, prefix = go.model, go.data, go.tokens[:SHARED_DEPTH]
+    model, data, prefix = setup.model, setup.data, setup.tokens[:SHARED_DEPTH]
     agents = list(lab.load_agents("dossier").values())
     eight = agents[:8]
 
@@ -236,8 +241,8 @@ def _cluster(go: Go) -> None:
 
     def transfers() -> pd.DataFrame:
         with local_cluster(2) as client:
-            depths = (SHARED_DEPTH, go.chosen.depth)
-            return pd.concat([transfer(client, model, go.tokens[:n], repeats=15).assign(depth=n) for n in depths])
+            depths = (SHARED_DEPTH, setup.chosen.depth)
+            return pd.concat([transfer(client, model, setup.tokens[:n], repeats=15).assign(depth=n) for n in depths])
 
     def bits() -> pd.DataFrame:
         libraries = {"llama.cpp without AVX-512": libraries_without_avx512()}
@@ -250,12 +255,12 @@ def _cluster(go: Go) -> None:
     once(data / "cluster.json", lambda: environment(model))
 
 
-def _study(go: Go) -> None:
+def _study(setup: Setup) -> None:
     """The study by both models, strategies that are exact twice; and what becomes of a review if a finding changes.
 
     Answers that are there already are not asked for again.
     """
-    path = go.data / "study.csv"
+    path = setup.data / "study.csv"
     for source in READERS:
         with lab.load_model(source) as model:
             studies.study(model, path=path)
@@ -266,7 +271,7 @@ def _study(go: Go) -> None:
             other = "The signing key was stolen last week. The buyer should not sign before it is replaced."
             return what_if(studies.load_pipeline("dossier", model), {"security": other})
 
-    once(go.data / "review.csv", review)
+    once(setup.data / "review.csv", review)
 
 
 def _compressors() -> dict[str, Any]:
@@ -284,8 +289,8 @@ def _require_peers() -> None:
         raise SwarmKVError("peers were left out (above)")
 
 
-def _peer_depths(go: Go) -> tuple[int, int]:
-    return go.chosen.peers[0][0], go.chosen.peers[-1][0]
+def _peer_depths(setup: Setup) -> tuple[int, int]:
+    return setup.chosen.peers[0][0], setup.chosen.peers[-1][0]
 
 
 def _whole(found: int, wanted: int) -> None:
@@ -300,8 +305,8 @@ STEPS = (
     BENCH,
     Step("grid", ("grid.csv", "grid.json"), _grid, True),
     Step("tuning", ("tuning.csv",), _tuning),
-    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda go: _peers(go, 0)),
-    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda go: _peers(go, 1)),
+    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda setup: _peers(setup, 0)),
+    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda setup: _peers(setup, 1)),
     Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks),
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
     Step("formats", ("formats.csv", "formats.json"), _formats),

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
@@ -17,6 +16,7 @@ from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.progress import tqdm
 
 
 class Round(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from swarmkv_lab.cli.report import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_studies.common.costmodel import bound, packed_strategies
@@ -82,7 +83,7 @@ def bench_text(report: Mapping[str, Any]) -> str:
         f"{env['model']}, {env['processor']}, {env['n_threads']} threads: {asked['depth']:,} tokens, "
         f"{asked['n_agents']} agents, {n_rounds} rounds in which the strategies took turns",
         "",
-        pd.DataFrame.from_dict(rows, orient="index").to_string(),
+        table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("strategy")),
         "",
         "Medians. TTFT: from the call to the median agent's first token. Times as early: naive's end over the "
         "strategy's in the same round, in brackets the quartiles over the rounds.",

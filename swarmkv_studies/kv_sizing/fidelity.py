@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVType
 from swarmkv_studies.common.divergence import divergence
 

@@ -15,7 +15,6 @@ from itertools import chain, count, cycle, product, repeat
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
@@ -24,6 +23,7 @@ from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.threads import SPIN, WAIT_VARIABLES
 
 # How threads wait: a process reads its environment once, when OpenMP's library is loaded. 300,000 is libgomp's own.

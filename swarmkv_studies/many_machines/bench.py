@@ -5,8 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -15,40 +14,13 @@ import pandas as pd
 
 from swarmkv_lab import cluster
 from swarmkv_lab.cluster.fan_out import ClusterRun
+from swarmkv_lab.cluster.local import local_cluster
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-
-
-@contextmanager
-def local_cluster(n_workers: int, threads: int = 1) -> Iterator[Any]:
-    """A Dask client of a cluster on this machine, without a dashboard. Raises SwarmKVError without the extra."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
-    how: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None}
-    how["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}  # of its HTTP server: any free port, not Dask's 8787
-    with ExitStack() as stack:
-        with _deaf_to_interrupts():
-            workers = stack.enter_context(LocalCluster(**how, silence_logs=50))
-        yield stack.enter_context(Client(workers))
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What starts in this block never hears Ctrl-C: it is this process's, which ends the others without their say."""
-    if threading.current_thread() is not threading.main_thread():  # Python sets signals there alone
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def against_one_process(

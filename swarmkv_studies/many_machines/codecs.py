@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from gguf.quants import dequantize, quantize
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import ggml_type
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot

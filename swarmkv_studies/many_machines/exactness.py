@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.divergence import kl_divergence
@@ -22,6 +21,7 @@ from swarmkv_lab.files import ROOT
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import Prefill
 
 # What is changed against the default: 512 tokens a batch, all cores, no flash attention, f16.

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.join import join
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot

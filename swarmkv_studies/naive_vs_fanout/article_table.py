@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from swarmkv_lab.cli.report import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_lab.files import DATA
@@ -96,7 +97,7 @@ def article_text(report: Mapping[str, Any]) -> str:
         f"The article's experiment: published on a GTX 1080 with Qwen2.5-7B and 3,501 tokens; measured here with "
         f"{env['model']} and {env['settings']['depth']:,} tokens, {int(ours.rounds)} rounds.",
         "",
-        article_table(report).to_string(),
+        table(article_table(report)),
         "",
         f"Two agents read one document. With one prefill, copied for each agent, both have answered "
         f"{times(ours['median'])} as early as with a prefill each (median; quartiles of the rounds in brackets).",

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
 from swarmkv_studies.peers.weight_files import in_formats
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
@@ -22,6 +21,7 @@ from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import UBATCH
 from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_studies.common.summary import OURS

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pandas as pd
 from pandas.io.formats.style import Styler
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.progress import tqdm
 from swarmkv_studies.pipeline.critical_path import critical_path_ms
 
 WAITING = ", waiting"

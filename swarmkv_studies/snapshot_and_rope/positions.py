@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 from swarmkv_studies.common.divergence import divergence

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.fan_out import Prompts, fan_out
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 
 FLOOR = "naive, with swa_full"
 

@@ -1,4 +1,7 @@
-"""gpu: the article's experiment on this machine's GPU: the default model, and full-size twins of others."""
+"""The article's experiment on this machine's GPU: the default model, and full-size twins of others.
+
+``timeout -s INT 300 python -m swarmkv_studies.naive_vs_fanout.gpu`` writes data/gpu, or goes on with it.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -78,3 +81,7 @@ def _opened(name: str) -> Iterator[tuple[lab.Model, np.ndarray, dict[str, np.nda
             rng = np.random.default_rng(0)
             document = rng.integers(0, model.n_vocab, model.n_ctx_train, np.int32)
             yield model, document, {agent: rng.integers(0, model.n_vocab, _QUESTION, np.int32) for agent in agents}
+
+
+if __name__ == "__main__":
+    measure_gpu()

@@ -1,0 +1,81 @@
+"""What all commands do alike: help, one line for what is wrong, and the exit status."""
+
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import click
+
+from swarmkv_lab import __version__
+from swarmkv_lab.errors import SwarmKVError
+
+NAME = "swarmkv-lab"
+Asked = SimpleNamespace
+"""What a command was asked: a value for each of its options and arguments."""
+
+
+class Command(click.Command):
+    """A command whose function gets all that was asked in one object, and returns an exit status or None."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it."""
+        return self.callback and self.callback(Asked(**ctx.params))
+
+
+class Group(click.Group):
+    """Such commands under one name."""
+
+    command_class = Command
+
+
+def program(*commands: click.Command) -> Group:
+    """All that one program can do."""
+    about = "Prefill a document once, fan its KV cache out to many agents, and measure what that saves."
+    named = {str(command.name): command for command in commands}
+    whole = Group(NAME, named, help=about)
+    return click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")(whole)
+
+
+def run(whole: Group, argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Without a command it prints the help.
+
+    2, with one line on stderr, for what the user can mend; 130 after Ctrl-C; 1 if who reads stdout has read enough.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # on Windows a pipe's is cp1252, which not every answer fits into
+            stream.reconfigure(errors="backslashreplace")
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    looks: dict[str, Any] = {"show_default": True, "terminal_width": min(shutil.get_terminal_size().columns, 100)}
+    try:
+        with whole.make_context(NAME, arguments, **looks) as context:
+            status = whole.invoke(context) or 0
+        print(end="", flush=True)
+        return status
+    except click.exceptions.Exit as ended:  # after --help and --version
+        return ended.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else NAME
+        complain(f"{error.format_message().rstrip('.'):.600} (see {path} --help)")
+    except SwarmKVError as error:
+        complain(error)
+    except OSError as error:
+        if error.filename is None:  # what was printed cannot be written, and Python would try it again when it ends
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # as in: swarmkv-lab ... | head -1
+            return 1
+        complain(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    return 2
+
+
+def complain(error: object) -> None:
+    """One line on stderr."""
+    print(f"{NAME}:", *str(error).splitlines(), file=sys.stderr)

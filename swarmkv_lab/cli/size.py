@@ -1,0 +1,55 @@
+"""The command size: the bytes of a snapshot, from a model's header or its published shape alone."""
+
+from typing import Any
+
+import click
+
+import swarmkv_lab as lab
+from swarmkv_lab.cli.options import options
+from swarmkv_lab.cli.program import Asked, Command
+from swarmkv_lab.cli.report import report, table
+
+SOURCE = click.argument("source", required=False, metavar="NAME_OR_PATH")
+TOKENS = click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
+LIST = click.option("--list", is_flag=True, help="all models of the catalogue, instead of one")
+
+
+@click.command(cls=Command, epilog="example: swarmkv-lab size qwen2.5-7b --tokens 3501 --kv-type q8_0")
+@SOURCE
+@LIST
+@TOKENS
+@options("--kv-type", "--json")
+def size(asked: Asked) -> None:
+    """Predict the bytes of a snapshot; needs no weights.
+
+    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path.
+    """
+    report(asked, *(predictions(asked) if asks_for_list(asked) else prediction(asked)))
+
+
+def asks_for_list(asked: Asked) -> bool:
+    """Whether it is the catalogue that is asked for, and not one model."""
+    if asked.list == (asked.source is not None):
+        raise click.UsageError("give either NAME_OR_PATH or --list", click.get_current_context())
+    return bool(asked.list)
+
+
+def prediction(asked: Asked) -> tuple[dict[str, Any], str]:
+    """The bytes of one model's snapshot, as a record and as text."""
+    shape = lab.geometry(asked.source)
+    kv_type = asked.kv_type if isinstance(asked.kv_type, str) else ",".join(asked.kv_type)
+    n_bytes, per_token = shape.snapshot_bytes(asked.tokens, asked.kv_type), shape.bytes_per_token(asked.kv_type)
+    record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}
+    text = f"{asked.source}, {asked.tokens:,} tokens, KV in {kv_type}\n"
+    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {per_token:,} per token"
+    return record | {"bytes_per_token": per_token}, text
+
+
+def predictions(asked: Asked) -> tuple[list[dict[str, Any]], str]:
+    """Bytes per token of all models of the catalogue, so that sliding windows count: records, and text."""
+    frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]]
+    n_bytes = [lab.geometry(name).snapshot_bytes(asked.tokens, asked.kv_type) for name in frame.index]
+    frame.insert(3, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])
+    text = table(frame, bytes_per_token="{:,}".format, gguf=lambda known: "yes" if known else "")
+    says = f"{len(frame)} models; bytes per token of {asked.tokens:,}; those with a gguf are also names for --model"
+    return frame.reset_index().to_dict("records"), f"{text}\n{says}"
