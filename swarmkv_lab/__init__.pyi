@@ -19,9 +19,8 @@ from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .sizing.catalogue import catalogue as catalogue, geometry as geometry
 from .sizing.geometry import KVGeometry as KVGeometry
-from .snapshot.join import join as join
 from .snapshot.prefill import prefill as prefill
-from .snapshot.snapshot import KVSnapshot as KVSnapshot, describe as describe
+from .snapshot.snapshot import KVSnapshot as KVSnapshot
 from .snapshot.state import SequenceState as SequenceState
 
 __version__: str

@@ -236,11 +236,11 @@ def _formats(m: Measurements) -> Iterator[Span]:
         ours.n_tokens, ours.prefill_ms / 1e3, source.prefill_ms / 1e3, ours.branch_ms, source.branch_ms, ours.token_ms,
         source.token_ms, ours.kl_mean,
     )  # fmt: skip
-    three = tuned.loc[["False", "True", "prefill"]]
+    both = tuned.loc[["False", "True"]]
     yield say(
-        "At {:,} tokens the prefill takes {:.1f} s without flash attention, {:.1f} with it, and {:.1f} with it for the "
-        "prefill alone; a question then takes {:.0f}, {:.0f} and {:.0f} ms",
-        m.bench["environment"]["settings"]["depth"], *three.prefill_ms / 1e3, *three.branch_ms,
+        "At {:,} tokens the prefill takes {:.1f} s without flash attention and {:.1f} with it; a question then takes "
+        "{:.0f} and {:.0f} ms",
+        m.bench["environment"]["settings"]["depth"], *both.prefill_ms / 1e3, *both.branch_ms,
     )  # fmt: skip
     builds = m.builds[m.builds.work == "prefill"].groupby(["build", "flash_attn"]).tokens_per_s.median().unstack(0)
     blas = (builds["default"] / builds["GGML_BLAS=ON, OpenBLAS"]).median()
@@ -272,7 +272,7 @@ def _peers(m: Measurements) -> Iterator[Span]:
     )  # fmt: skip
     yield say("(data/reference/peers_1024.csv)):\n\n{}\n\nThe same at", _peers_table(shallow, why=True))
     chosen = m.environment("peers_3501.json")["settings"].get("flash_attn")
-    words = {True: "throughout", "prefill": "for the prefill alone", False: "off"}
+    words = {True: "throughout", False: "off"}
     yield say(
         "The same at {:,} tokens, of the peers that come closest; ours with the fastest settings (`studies.tune`), "
         "here flash attention {}, the peers with",
@@ -395,7 +395,7 @@ def _machines(m: Measurements) -> Iterator[Span]:
     yield say("is predicted within {:.0f} %", 100 * arrivals_table(m.arrivals).error.max())
     median = m.join.groupby("bandwidth")[["join_ms", "load_ms"]].median()
     better = median.load_ms.clip(upper=m.join.compute_ms.median())
-    yield say("`lab.join` takes down to {:.2f} of the better of", (median.join_ms / better).min())
+    yield say("`studies.join` takes down to {:.2f} of the better of", (median.join_ms / better).min())
 
 
 def _pipeline(m: Measurements) -> Iterator[Span]:

@@ -193,7 +193,7 @@ def test_a_shared_store_is_read_by_all_and_prefilled_once(tmp_path, gguf, fresh,
     store = tmp_path / "store"
     with hosts(tmp_path) as client:
         first = there(client, gguf, fresh, prompts, max_tokens=300, store=str(store))
-        second = there(client, gguf, fresh, prompts, max_tokens=300, store=f"file://{store}")
+        second = there(client, gguf, fresh, prompts, max_tokens=300, store=str(store))
     assert_same(first, here(gguf, fresh, prompts, max_tokens=300))
     assert first.metrics["prefills"] == 1
     assert second.metrics["prefills"] == 0
@@ -212,7 +212,7 @@ def test_a_damaged_file_in_the_store_is_said_and_prefilled_again(tmp_path, gguf,
             second = there(client, gguf, fresh, prompts, max_tokens=12, store=str(tmp_path / "store"))
     assert_same(second, first)
     assert second.metrics["prefills"] == 1
-    assert lab.describe(path)["tokens"] == len(fresh)
+    assert lab.KVSnapshot.describe(path)["tokens"] == len(fresh)
 
 
 def _forget():

@@ -18,7 +18,6 @@ from swarmkv_lab.llama.api import text_of
 from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.sampling import GREEDY, Sampler
-from swarmkv_lab.snapshot import prefix_cache
 from swarmkv_lab.snapshot.file import SnapshotHeader
 
 
@@ -317,14 +316,6 @@ def test_a_disk_that_fails_while_a_file_is_read(twin, document, tmp_path, monkey
     monkeypatch.setattr(SnapshotHeader, "read_state", fail)
     with pytest.raises(lab.SwarmKVError, match="doc could not be read: Input/output error"):
         lab.KVSnapshot.load(tmp_path / "doc", twin)
-
-
-def test_a_cached_file_that_vanishes_while_files_are_listed(twin, document, tmp_path, monkeypatch):
-    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
-    lab.prefill(twin, document, cache=True)
-    (there,) = prefix_cache.cached_files()
-    monkeypatch.setattr(prefix_cache, "cached_files", lambda: [there.with_name("gone-1-x"), there])
-    assert list(prefix_cache.cached().file) == [there.name]
 
 
 def test_agents_whose_names_or_order_are_not_text(twin, document):

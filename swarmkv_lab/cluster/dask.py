@@ -7,6 +7,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,7 +22,7 @@ from swarmkv_lab.cluster.job import Held
 from swarmkv_lab.cluster.links import Link, NotWanted
 from swarmkv_lab.cluster.resident import RESIDENT
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.snapshot.prefix_cache import cached_bytes
+from swarmkv_lab.snapshot.prefix_cache import cached_files
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _GATHER_S = 3.0
@@ -122,8 +123,11 @@ def serve(client: Client, uplink: float | None = None) -> None:
 
 
 def _from_folder(name: str) -> KVSnapshot | None:
-    data = cached_bytes(name)
-    return None if data is None else KVSnapshot.from_bytes(data)
+    for path, *_ in cached_files():
+        if path.name == name:
+            with suppress(OSError):  # evicted meanwhile
+                return KVSnapshot.from_bytes(path.read_bytes())
+    return None
 
 
 class DaskEngine:

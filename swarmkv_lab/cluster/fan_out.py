@@ -93,7 +93,7 @@ def fan_out(
     client: a Dask Client, or a concurrent.futures.Executor of this machine (processes, spawned). model_source: as
     load_model takes it, on each worker's machine; or a Model that is open here. One worker captures the document, or
     finds it where it was captured before; agents wait in a queue, and a free worker takes the next one, also a worker
-    that has come later. store: a folder or an fsspec URL that all workers reach, for captured documents; None: each
+    that has come later. store: a folder that all workers reach, for captured documents; None: each
     machine's prefix cache, and workers ask each other. together: agents that batched packs into one task. exact: only
     workers with the same llama.cpp for the same instruction set take part; False: the last bits may differ.
     n_threads: by default each worker's share of its machine. on_token(agent, token) is called as tokens come (from an
@@ -187,9 +187,7 @@ def _tokens(tokens: Any) -> np.ndarray:
 
 def _store(place: str | Path | None) -> str | None:
     """The same place for processes in other folders."""
-    if place is None:
-        return None
-    return str(place) if "://" in str(place) else str(user_path(place).absolute())
+    return None if place is None else str(user_path(place).absolute())
 
 
 def _source(source: "str | Model | None") -> tuple[str | None, str | None]:

@@ -57,7 +57,7 @@ class Job:
     settings: ContextSettings
     """n_threads None: the worker's share of its machine's cores"""
     store: str | None
-    """a folder or an fsspec URL that all workers reach; None: each machine's own folder, and one worker asks another"""
+    """a folder that all workers reach; None: each machine's own folder, and one worker asks another"""
     tells: bool = True
     """whether somebody wants to hear of tokens as they come"""
     prompts: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -9,13 +9,12 @@ import numpy as np
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot import storage
 from swarmkv_lab.snapshot.prefix_cache import PrefixCache
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 class Store(PrefixCache):
-    """A folder or an fsspec URL that all workers reach; nothing is evicted from it.
+    """A folder that all workers reach; nothing is evicted from it.
 
     With ``place`` None it is the prefix cache of each machine. What is damaged is said, and prefilled again.
     """
@@ -28,13 +27,13 @@ class Store(PrefixCache):
         """The snapshot of these tokens, or, in the prefix cache, of the longest beginning that can be gone on from."""
         if self.place is None:
             return super().find(tokens)
-        path = self._url(tokens)
+        path = self._path(tokens)
         try:
-            if not storage.exists(path):
+            if not path.exists():
                 return None
             snapshot = KVSnapshot.load(path, self.model)
             if not np.array_equal(snapshot.tokens, tokens):
-                raise SnapshotCorruptError(f"{Path(path).name} holds other tokens than its name says")
+                raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
             return snapshot
         except (SnapshotCorruptError, SnapshotMismatchError) as error:
             warnings.warn(f"not used from the store: {error}", stacklevel=2)
@@ -48,9 +47,9 @@ class Store(PrefixCache):
             super().keep(snapshot)
             return
         try:
-            storage.make_folder(self.place)
-            snapshot.save(self._url(snapshot.tokens))
-        except SwarmKVError as error:
+            Path(self.place).mkdir(parents=True, exist_ok=True)
+            snapshot.save(self._path(snapshot.tokens))
+        except (SwarmKVError, OSError) as error:
             warnings.warn(f"the store could not keep the snapshot: {error}", stacklevel=2)
 
     def goes_on_from(self, snapshot: KVSnapshot, name: str, tokens: np.ndarray) -> bool:
@@ -63,5 +62,5 @@ class Store(PrefixCache):
         if self.place is None:
             threading.Thread(target=self.keep, args=(snapshot,)).start()
 
-    def _url(self, tokens: np.ndarray) -> str:
-        return f"{self.place}/{self.name(tokens)}"
+    def _path(self, tokens: np.ndarray) -> Path:
+        return Path(str(self.place), self.name(tokens))

@@ -26,7 +26,6 @@ from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, build
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.identity import KVIdentity
-from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _TELL_EVERY_S = 0.1
@@ -200,10 +199,13 @@ def _document(work: _Work, n_tokens: int, held: Held | None) -> KVSnapshot:
                 raise SnapshotMismatchError(f"another worker sent other tokens than those of {held.name}")
             store.keep_later(fetched)
             return RESIDENT.hold(held.name, fetched)
-    with phase([PREFIX], "prefill"), Prefill(work.model, settings, work.link.require_wanted) as reading:
+    with phase([PREFIX], "prefill"), work.model.open_context(settings) as ctx:
+        ctx.callback = work.link.require_wanted
         if found is not None:
-            reading.resume(found, store.usable(len(found.tokens), n_tokens))
-        snapshot = reading.snapshot(tokens)
+            found.restore(ctx)
+            ctx.truncate(store.usable(len(found.tokens), n_tokens))
+        ctx.decode(tokens[ctx.n_past() :])
+        snapshot = KVSnapshot.capture(ctx, tokens)
     with phase([PREFIX], "capture", snapshot.nbytes):
         store.keep(snapshot)
     return RESIDENT.hold(name, snapshot)

@@ -16,7 +16,6 @@ from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
@@ -69,15 +68,10 @@ class Run(Outcome):
         with ctx, self.recorder.holding(ctx.nbytes):
             yield ctx
 
-    def prefill(self) -> Prefill:
-        """A prefill of the document, in steps; the memory that it holds is counted."""
-        return Prefill(self.model, self.settings, self._call_back, self.recorder.holding)
-
-    def read(self, reading: Prefill, ctx: Context, agent: Branch | None, n_tokens: int) -> None:
-        """Prefill a context's first sequence on to the document's first n_tokens, for an agent or (None) for all."""
+    def prefill(self, ctx: Context, agent: Branch | None, n_tokens: int) -> None:
+        """Decode on to the document's first n_tokens in a context's first sequence, for an agent or (None) for all."""
         with self.phase(agent, "prefill"):
-            copied = reading.into(ctx, self.tokens[:n_tokens])
-            self.recorder.copied(self.prefix_lane if agent is None else agent.name, copied)
+            ctx.decode(self.tokens[ctx.n_past() : n_tokens])
 
     def capture(self, ctx: Context) -> KVSnapshot:
         """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""

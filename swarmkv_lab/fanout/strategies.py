@@ -40,8 +40,7 @@ def naive(run: Run) -> None:
 
     def turn(agent: Branch) -> None:
         with run.context(agent) as ctx:
-            with run.prefill() as reading:
-                run.read(reading, ctx, agent, agent.n_prefix)
+            run.prefill(ctx, agent, agent.n_prefix)
             answer(run, ctx, {DOCUMENT: agent})
 
     run.each(turn)
@@ -81,14 +80,14 @@ def shared(run: Run) -> None:
         with _sharing(run, ctx, {BRANCH: agent}) as branches:
             answer(run, ctx, branches)
 
-    with run.context(None, n_seq_max=2) as ctx, run.prefill() as reading:
-        run.each(turn, lambda n_tokens: read_on(run, reading, ctx, n_tokens))
+    with run.context(None, n_seq_max=2) as ctx:
+        run.each(turn, lambda n_tokens: read_on(run, ctx, n_tokens))
 
 
 def batched(run: Run) -> None:
     """As shared, with a sequence for each agent, and all agents' tokens in one llama_decode per step."""
-    with run.context(None, n_seq_max=sequences(len(run.branches))) as ctx, run.prefill() as reading:
-        for agents in run.schedule.ready(lambda n_tokens: read_on(run, reading, ctx, n_tokens)):
+    with run.context(None, n_seq_max=sequences(len(run.branches))) as ctx:
+        for agents in run.schedule.ready(lambda n_tokens: read_on(run, ctx, n_tokens)):
             with _sharing(run, ctx, dict(enumerate(agents, BRANCH))) as branches:
                 answer(run, ctx, branches)
 

@@ -5,18 +5,15 @@ from contextlib import ExitStack
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.snapshot.prefill import Prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the first of the agents'
 
 
-def read_on(run: Run, reading: Prefill, ctx: Context, n_tokens: int) -> None:
+def read_on(run: Run, ctx: Context, n_tokens: int) -> None:
     """Have the document's first n_tokens in a context: prefilled, or restored where the run was given a snapshot."""
     if run.snapshot is None:
-        run.read(reading, ctx, None, n_tokens)
-        if n_tokens == run.schedule.last_watermark:
-            reading.close()
+        run.prefill(ctx, None, n_tokens)
     elif not ctx.n_past(DOCUMENT):
         with run.phase(None, "restore", run.snapshot.nbytes):
             run.snapshot.restore(ctx, DOCUMENT)
@@ -25,8 +22,7 @@ def read_on(run: Run, reading: Prefill, ctx: Context, n_tokens: int) -> None:
 class Snapshots(ExitStack):
     """The document's snapshots, one per watermark, captured as the prefill comes to each, and held until the end.
 
-    The prefill has a context of its own, which ends with it, unless agents lend theirs (``ctx``), which they cannot
-    where it needs flash attention and they decode without.
+    The prefill has a context of its own, which ends with it, unless agents lend theirs (``ctx``).
     """
 
     def __init__(self, run: Run, ctx: Context | None = None) -> None:
@@ -35,7 +31,6 @@ class Snapshots(ExitStack):
         self._disturbed = False
         self._by_length: dict[int, KVSnapshot] = {}
         self._own_context = self.enter_context(ExitStack())
-        self._reading = self._own_context.enter_context(run.prefill())
 
     def __getitem__(self, agent: Branch) -> KVSnapshot:
         """The one that an agent reads."""
@@ -56,11 +51,6 @@ class Snapshots(ExitStack):
 
     def _captured(self, n_tokens: int) -> KVSnapshot:
         run = self._run
-        if run.settings.flash_attn == "prefill":
-            with run.phase(None, "prefill"):
-                snapshot = self._reading.snapshot(run.tokens[:n_tokens])
-                run.recorder.copied(run.prefix_lane, 2 * snapshot.nbytes)  # captured, turned
-            return snapshot
         if self._ctx is None:
             self._ctx = self._own_context.enter_context(run.context(None))
         if self._disturbed:
@@ -68,5 +58,5 @@ class Snapshots(ExitStack):
             with run.phase(None, "restore", last.nbytes):
                 last.restore(self._ctx)
             self._disturbed = False
-        read_on(run, self._reading, self._ctx, n_tokens)
+        read_on(run, self._ctx, n_tokens)
         return run.capture(self._ctx)

@@ -30,7 +30,7 @@ def add_commands(commands: Any) -> None:
     about = "number of agents: the dossier's questions, again and again"
     add_option(one, "--agents", type=number(1, 100_000), default=8, help=about)
     add_option(one, "--strategy", default="shared")
-    about = "a folder or an fsspec URL that all workers reach (default: they ask each other)"
+    about = "a folder that all workers reach (default: they ask each other)"
     one.add_argument("--store", metavar="FOLDER", help=about)
 
 

@@ -20,8 +20,7 @@ def add_commands(commands: Any) -> None:
     own = ("--document", "--depth", "--kv-type")
     example = "--out doc.kv.safetensors"
     one = add_command(commands, "prefill", about, _prefill, *own, *RUNS_MODEL, "--weights", example=example)
-    about = "a path, or an fsspec URL such as s3://bucket/doc.kv.safetensors"
-    one.add_argument("--out", type=checked(_output), required=True, metavar="FILE", help=about)
+    one.add_argument("--out", type=checked(output), required=True, metavar="FILE", help="the file to write")
 
     about = "ask questions over a prefilled document, which is not read again, or over any other (--document)"
     example = '--document my.pdf "Who sells?" "Who buys?"'
@@ -40,10 +39,6 @@ def add_commands(commands: Any) -> None:
     about = "list or clear the snapshots that lab.prefill(..., cache=True) keeps"
     one = add_command(commands, "cache", about, _cache, example="list")
     one.add_argument("action", choices=["list", "clear"], metavar="ACTION", help="list or clear")
-
-
-def _output(text: str) -> str:
-    return text if "://" in text else output(text)
 
 
 def _prefill(args: argparse.Namespace) -> None:
@@ -116,7 +111,7 @@ def _that_fit(model: lab.Model, tokens: np.ndarray, questions: list[str], args: 
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    about = lab.describe(args.file)
+    about = lab.KVSnapshot.describe(args.file)
     values = {name: f"{value:,}" if isinstance(value, int) else value for name, value in about.items()}
     lines = [f"{name:<16} {value}" for name, value in values.items()]
     lines.append("whole: both checksums match, and the state has the structure that the header describes")
