@@ -42,6 +42,8 @@ from .many_machines.codecs import codecs as codecs
 from .many_machines.figures import arrivals_against_machines as arrivals_against_machines
 from .many_machines.figures import codecs_figure as codecs_figure, join_race as join_race
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
+from .many_machines.join import join as join
+from .many_machines.pages import save_in_pages as save_in_pages
 from .many_machines.queueing import service_times as service_times, simulate_cluster as simulate_cluster
 from .many_machines.shipping import Document as Document, Link as Link, break_even_bandwidth as break_even_bandwidth
 from .many_machines.shipping import shipping as shipping

@@ -9,7 +9,6 @@ import swarmkv_studies as studies
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.style import PHASES
 from swarmkv_studies.common.summary import race_table
-from swarmkv_studies.kv_sizing.memory import snapshot_parts
 from swarmkv_studies.naive_vs_fanout.article_table import PARTS, gpu_parts
 
 
@@ -27,13 +26,14 @@ def measured(tmp_path_factory):
 def drawn(measured):
     report, runs = measured
     timelines = {run.strategy: run.timeline for run in runs}
+    small = lab.geometry("smollm2-135m")
     return {
         "timeline": studies.timeline({name: timelines[name] for name in ("naive", "shared")}, "small print"),
         "all timelines": studies.timeline(timelines),
         "strategies": studies.strategies(report["summary"], "small print"),
         "broadcast": studies.broadcast(),
-        "size_by_steps": studies.size_by_steps(lab.geometry("smollm2-135m"), 3501),
-        "snapshot_layout": studies.snapshot_layout(snapshot_parts(lab.geometry("smollm2-135m"), 3501)),
+        "size_by_steps": studies.size_by_steps(small, 3501),
+        "snapshot_layout": studies.snapshot_layout(lab.SequenceState.predicted(small, 3501).parts),
     }
 
 

@@ -20,7 +20,7 @@ def python(program, *arguments):
 
 
 def test_importing_the_lab_loads_nothing_heavy():
-    heavy = ["llama_cpp", "numpy", "pandas", "matplotlib", "ipywidgets", "gguf", "fsspec", "tqdm"]
+    heavy = ["llama_cpp", "numpy", "pandas", "matplotlib", "ipywidgets", "gguf", "tqdm"]
     print_loaded = f"import sys, swarmkv_lab; print([name for name in {heavy} if name in sys.modules])"
     assert python(print_loaded).strip() == "[]"
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.snapshot import join as joining
-from swarmkv_lab.snapshot import storage
-from swarmkv_lab.snapshot.pages import assembled
+from swarmkv_studies.many_machines import join as joining
+from swarmkv_studies.many_machines.join import join, load_pages
+from swarmkv_studies.many_machines.pages import PageReader, assembled, save_in_pages
 
 PAGE = 64
 WHOLE = [name for name in SHAPES if name != "sliding window"]
@@ -25,12 +25,12 @@ def prefilled(model, document, **how):
 @pytest.fixture
 def paged(twin, document, tmp_path):
     snapshot = prefilled(twin, document)
-    snapshot.save(tmp_path / "doc.pages", page=PAGE)
+    save_in_pages(snapshot, tmp_path / "doc.pages", PAGE)
     return tmp_path / "doc.pages", snapshot
 
 
 @pytest.mark.parametrize("how", [
-    {}, {"flash_attn": True}, {"flash_attn": "prefill"}, {"kv_type": "q8_0"}, {"kv_unified": False, "n_seq_max": 2},
+    {}, {"flash_attn": True}, {"kv_type": "q8_0"}, {"kv_unified": False, "n_seq_max": 2},
 ])  # fmt: skip
 @pytest.mark.parametrize("shape", WHOLE)
 def test_a_state_cut_in_pieces_is_the_same_again(shape, how, document, tmp_path):
@@ -39,20 +39,14 @@ def test_a_state_cut_in_pieces_is_the_same_again(shape, how, document, tmp_path)
             snapshot = prefilled(model, document, **how)
         except lab.SwarmKVError:
             pytest.skip("this shape cannot have these settings")
-        pieces = [assembled([snapshot.data], model.geometry, slice(i, i + PAGE)) for i in range(0, 300, PAGE)]
+        pieces = [assembled([snapshot.state()], slice(i, i + PAGE)) for i in range(0, 300, PAGE)]
         assert all(piece.nbytes < snapshot.nbytes / 3 for piece in pieces)
-        np.testing.assert_array_equal(assembled(pieces, model.geometry), snapshot.data)
-        snapshot.save(tmp_path / "doc.pages", page=PAGE)
-        loaded = lab.KVSnapshot.load(tmp_path / "doc.pages", model)
+        states = [lab.SequenceState(piece, model.geometry) for piece in pieces]
+        np.testing.assert_array_equal(assembled(states), snapshot.data)
+        save_in_pages(snapshot, tmp_path / "doc.pages", PAGE)
+        loaded = load_pages(tmp_path / "doc.pages", model)
         np.testing.assert_array_equal(loaded.data, snapshot.data)
         assert loaded.identity == snapshot.identity
-
-
-def test_a_file_of_pages_is_described(paged):
-    path, snapshot = paged
-    about = lab.describe(path)
-    assert (about["tokens"], about["kv_bytes"]) == (300, snapshot.nbytes)
-    assert about["file_bytes"] == path.stat().st_size
 
 
 class Gated(io.RawIOBase):
@@ -62,29 +56,29 @@ class Gated(io.RawIOBase):
         self.data, self.ready, self.at = data, ready, 0
         self.more = threading.Event()
 
+    def readable(self):
+        return True
+
     def readinto(self, room):
-        if self.at + len(room) > self.ready:
+        if self.at == self.ready:
             assert self.more.wait(30)
-        n = len(room)
-        room[:] = self.data[self.at : self.at + n]
+            self.ready = len(self.data)
+        n = min(len(room), self.ready - self.at)
+        room[:n] = self.data[self.at : self.at + n]
         self.at += n
         return n
 
-    def seek(self, at, whence=0):
-        self.at = at if whence == 0 else len(self.data)
-        return self.at
 
-
-@pytest.mark.parametrize("flash_attn", [False, True, "prefill"])
+@pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("pages", range(6))
 def test_every_cut_gives_the_same_bits(twin, document, tmp_path, monkeypatch, pages, flash_attn):
     """So many pages can be loaded, of five; the others must be computed."""
     snapshot = prefilled(twin, document, flash_attn=flash_attn)
-    snapshot.save(tmp_path / "doc.pages", page=PAGE)
+    save_in_pages(snapshot, tmp_path / "doc.pages", PAGE)
     data = (tmp_path / "doc.pages").read_bytes()
     decoded, decode = [], lab.Context.decode
     with open(tmp_path / "doc.pages", "rb") as file:
-        reader = joining.PageReader(file, len(data), "doc")
+        reader = PageReader(file, len(data), "doc")
         ends = [file.tell()] + [file.tell() for _ in reader]
     file = Gated(data, ends[pages])
     if pages == 5:
@@ -104,9 +98,8 @@ def test_every_cut_gives_the_same_bits(twin, document, tmp_path, monkeypatch, pa
 
     tails, enter = [], joining._Tail.__enter__
     monkeypatch.setattr(joining._Tail, "__enter__", lambda tail: tails.append(tail) or enter(tail))
-    monkeypatch.setattr(storage, "reading", reading)
     monkeypatch.setattr(lab.Context, "decode", slowly)
-    joined = joining.join("doc.pages", twin)
+    joined = join("doc.pages", twin, opened=reading)
     file.more.set()
     np.testing.assert_array_equal(joined.data, snapshot.data)
     assert joined.identity == snapshot.identity
@@ -135,9 +128,9 @@ def test_a_damaged_page_is_computed_and_said(twin, paged):
     data[-1000] ^= 1  # in the page that comes last in the file: the document's first tokens
     path.write_bytes(data)
     with pytest.warns(UserWarning, match="what it did not give was computed"):
-        np.testing.assert_array_equal(joining.join(path, twin).data, snapshot.data)
+        np.testing.assert_array_equal(join(path, twin).data, snapshot.data)
     with pytest.raises(lab.SnapshotCorruptError):
-        lab.KVSnapshot.load(path, twin)
+        load_pages(path, twin)
 
 
 def test_any_flipped_byte_is_found(twin, paged):
@@ -149,24 +142,24 @@ def test_any_flipped_byte_is_found(twin, paged):
         damaged[at] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         with pytest.raises((lab.SnapshotCorruptError, lab.SnapshotMismatchError)):
-            lab.KVSnapshot.load(path, twin)
+            load_pages(path, twin)
     for n in (0, 8, 15, 16, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:n])
         with pytest.raises(lab.SnapshotCorruptError):
-            lab.KVSnapshot.load(path, twin)
+            load_pages(path, twin)
 
 
 def test_windows_are_refused_unless_they_hold_everything(document, tmp_path):
     with load_shape("sliding window", tmp_path) as model:
-        with pytest.raises(lab.SwarmKVError, match="capture it with swa_full=True"):
-            prefilled(model, document).save(tmp_path / "doc.pages", page=PAGE)
+        with pytest.raises(lab.SwarmKVError, match=r"window of 32 .* 300 tokens"):
+            save_in_pages(prefilled(model, document), tmp_path / "doc.pages", PAGE)
         snapshot = prefilled(model, document, swa_full=True)
-        snapshot.save(tmp_path / "doc.pages", page=PAGE)
-        np.testing.assert_array_equal(joining.join(tmp_path / "doc.pages", model).data, snapshot.data)
+        save_in_pages(snapshot, tmp_path / "doc.pages", PAGE)
+        np.testing.assert_array_equal(join(tmp_path / "doc.pages", model).data, snapshot.data)
 
 
 def test_another_models_pages_are_refused(paged, tmp_path):
     with load_shape("one layer", tmp_path) as other, pytest.raises(lab.SnapshotMismatchError):
-        joining.join(paged[0], other)
+        join(paged[0], other)
     with pytest.raises(lab.SwarmKVError, match="page=10"):
-        paged[1].save(tmp_path / "x", page=10)
+        save_in_pages(paged[1], tmp_path / "x", 10)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -51,15 +50,12 @@ def test_the_second_prefill_decodes_nothing(twin, document, decoded):
 
 
 @pytest.mark.parametrize("n_batch", [64, 512])
-@pytest.mark.parametrize("flash_attn", [False, "prefill"])
 @pytest.mark.parametrize(
     ("shape", "swa_full"),
     [("two layers", False), ("sliding window", False), ("sliding window", True), ("latent attention", False)],
 )
-def test_a_longer_document_goes_on_with_the_same_bits(
-    document, decoded, shape, swa_full, n_batch, flash_attn, tmp_path
-):
-    how = {"n_batch": n_batch, "flash_attn": flash_attn, "swa_full": swa_full}
+def test_a_longer_document_goes_on_with_the_same_bits(document, decoded, shape, swa_full, n_batch, tmp_path):
+    how = {"n_batch": n_batch, "swa_full": swa_full}
     with load_shape(shape, tmp_path) as model:
         expected = lab.prefill(model, document, **how)
         for n in (64, 200, 130):
@@ -79,9 +75,7 @@ def test_a_shorter_document_is_another_one(twin, document, decoded):
     assert decoded == [300, 100]
 
 
-@pytest.mark.parametrize(
-    "other", [{"kv_type": "bf16"}, {"flash_attn": True}, {"flash_attn": "prefill"}, {"n_batch": 32}]
-)
+@pytest.mark.parametrize("other", [{"kv_type": "bf16"}, {"flash_attn": True}, {"n_batch": 32}])
 def test_other_settings_are_other_snapshots(twin, document, decoded, other):
     lab.prefill(twin, document, cache=True)
     lab.prefill(twin, document, cache=True, **other)
@@ -147,20 +141,9 @@ def test_what_just_fits_stays(twin, document, folder):
     assert [int(path.name.split("-")[1]) for path in files(folder)] == [101]
 
 
-def test_a_clock_that_goes_backwards(twin, document, folder, monkeypatch):
-    for n in (100, 101):
-        lab.prefill(twin, document[:n], cache=True)
-    size = files(folder)[0].stat().st_size
-    monkeypatch.setattr(time, "time_ns", lambda: 10**15)  # January 1970
-    lab.prefill(twin, document[:100], cache=True)
-    monkeypatch.setenv("SWARMKV_CACHE_BYTES", str(int(2.5 * size)))
-    lab.prefill(twin, document[:102], cache=True)
-    assert {int(path.name.split("-")[1]) for path in files(folder)} == {100, 102}
-
-
 def test_a_snapshot_larger_than_the_whole_cache(twin, document, folder, monkeypatch):
     monkeypatch.setenv("SWARMKV_CACHE_BYTES", "1000")
-    with pytest.warns(UserWarning, match="holds 1,000 bytes and the snapshot has"):
+    with pytest.warns(UserWarning, match="80,472 bytes, .* 1,000"):
         assert len(lab.prefill(twin, document, cache=True).tokens) == 300
     assert not folder.exists() or files(folder) == []
     monkeypatch.setenv("SWARMKV_CACHE_BYTES", "lots")

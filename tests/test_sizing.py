@@ -53,6 +53,8 @@ def sizes(model, depths, **how):
 def test_the_published_sizes():
     assert geometry("smollm2-135m").snapshot_bytes(3501) == 80_705_796
     assert geometry("qwen2.5-7b").snapshot_bytes(3501) == 200_804_052
+    for source in ("qwen2.5-7b", cached_twin(geometry("qwen2.5-7b")), geometry("qwen2.5-7b")):
+        assert lab.snapshot_bytes(source, 3501, "q8_0") == geometry("qwen2.5-7b").snapshot_bytes(3501, "q8_0")
 
 
 @pytest.mark.real

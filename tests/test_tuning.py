@@ -24,10 +24,10 @@ def test_every_combination_is_measured_in_turns_after_a_warm_up(twin, document, 
 
     monkeypatch.setattr(tuning, "time_work", timed)
     frame = studies.tune(twin, document, n_threads=[1, 2], repeats=3)
-    asked = [[flash, threads] for flash in (False, True, "prefill") for threads in (1, 2)]
+    asked = [[flash, threads] for flash in (False, True) for threads in (1, 2)]
     assert frame[["flash_attn", "n_threads"]].values.tolist() == asked
-    assert turns == 4 * turns[:6]
-    second = np.outer(range(13, 19), [1, 10, 100])  # the middle one of three turns, after the warm-up's
+    assert turns == 4 * turns[:4]
+    second = np.outer(range(9, 13), [1, 10, 100])  # the middle one of three turns, after the warm-up's
     np.testing.assert_allclose(frame[["prefill_ms", "branch_ms", "token_ms"]], second)
     assert set(studies.fastest_settings(frame)) == {"flash_attn", "n_threads", "n_threads_batch"}
 
@@ -51,29 +51,14 @@ def test_what_ends_first_is_chosen_and_threads_apart_for_one_token_and_for_many(
     assert many == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 4}
 
 
-def test_flash_attention_for_the_prefill_alone_is_chosen_where_that_ends_first():
+def test_flash_attention_is_text_where_pandas_reads_it_from_a_file():
     frame = pd.DataFrame(
-        [(False, 1, 900, 50, 10), (True, 1, 700, 90, 20), ("prefill", 1, 750, 50, 10), ("prefill", 2, 760, 40, 12)],
+        [(False, 1, 900, 50, 10), (True, 1, 700, 90, 20)],
         columns=["flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"],
     )
-    assert studies.fastest_settings(frame, 4) == {"flash_attn": "prefill", "n_threads": 1, "n_threads_batch": 2}
-    slower = frame.replace({"prefill_ms": {750: 950, 760: 950}})
-    for same in (slower, slower.astype({"flash_attn": str})):  # as pandas reads it back from a CSV file
+    for same in (frame, frame.astype({"flash_attn": str})):
         assert studies.fastest_settings(same, 4)["flash_attn"] is False
         assert studies.fastest_settings(same, 1, 1)["flash_attn"] is True
-
-
-def test_a_prefill_with_flash_attention_alone_is_timed_in_both_contexts(twin, document, monkeypatch):
-    decoded, decode = [], lab.Context.decode
-    monkeypatch.setattr(
-        lab.Context,
-        "decode",
-        lambda ctx, ids, *how, **w: decoded.append((ctx.flash_attn, len(ids))) or decode(ctx, ids, *how, **w),
-    )
-    frame = studies.tune(twin, document, n_threads=[1], flash_attn=["prefill"], repeats=1)
-    once = [True, *9 * [False]]  # the document; a branch and 8 tokens
-    assert [flash for flash, _ in decoded] == 2 * once
-    assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all(axis=None)
 
 
 def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):

@@ -3,14 +3,23 @@
 import os
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA
-from swarmkv_lab.sizing.geometry import HasGeometry, KVGeometry, every_nth_full
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType, every_nth_full
 
 _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
+
+
+class HasGeometry(Protocol):
+    """A loaded model, as far as sizing is concerned."""
+
+    @property
+    def geometry(self) -> KVGeometry:
+        """Its KV geometry."""
 
 
 @cache
@@ -25,6 +34,11 @@ def catalogue() -> pd.DataFrame:
     return frame
 
 
+def snapshot_bytes(source: str | Path | HasGeometry | KVGeometry, n_tokens: int, kv_type: KVType = "f16") -> int:
+    """Bytes of a snapshot of n_tokens, before anything is decoded; source and errors as in ``geometry``."""
+    return geometry(source).snapshot_bytes(n_tokens, kv_type)
+
+
 def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
     """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read.
 
@@ -35,7 +49,7 @@ def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
     if not isinstance(source, str | Path):
         if not hasattr(source, "geometry"):
             raise SwarmKVError(f"{source!r} is neither a catalogue name, a GGUF's path, a Model nor a KVGeometry")
-        return KVGeometry.of(source)
+        return source.geometry
     if source in catalogue().index:
         row = catalogue().loc[str(source)]
         counts = {name: int(row[name]) for name in _COUNTS}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -54,14 +54,6 @@ def pad(n: int, to: int = 256) -> int:
     return -(-n // to) * to
 
 
-class HasGeometry(Protocol):
-    """A loaded model, as far as sizing is concerned."""
-
-    @property
-    def geometry(self) -> "KVGeometry":
-        """Its KV geometry."""
-
-
 @dataclass(frozen=True)
 class KVGeometry:
     """The shape of a model's KV cache: everything that its size depends on. Raises SwarmKVError for impossible shapes.
@@ -94,11 +86,6 @@ class KVGeometry:
             raise SwarmKVError(f"{self}: layers, heads, dimensions and the trained context must be at least 1")
 
     # -- constructors
-
-    @classmethod
-    def of(cls, model: "HasGeometry") -> "KVGeometry":
-        """The geometry of a loaded model."""
-        return model.geometry
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> "KVGeometry":

@@ -5,15 +5,19 @@ covered: the header is the one rendering of its contents; one checksum covers it
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
 
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.files import open_regular, reason
 from swarmkv_lab.llama.api import require_memory
 from swarmkv_lab.sizing.geometry import KVGeometry, kv_types
 from swarmkv_lab.snapshot.identity import KVIdentity
@@ -23,6 +27,19 @@ _MOST_HEADER = 1 << 20
 _PAGE = 4096
 _UNSEALED = "0" * 32
 _MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, SwarmKVError)
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """An open file and its size in bytes. Raises SwarmKVError with the reason where it cannot be read.
+
+    It is read, not mapped: a mapped page that the file no longer has would end the process that touches it.
+    """
+    try:
+        with open_regular(path) as file:
+            yield file, os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise SwarmKVError(f"{path} could not be read: {reason(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -89,10 +106,8 @@ class SnapshotHeader:
         """The state that follows, uint8 (kv_bytes,); SnapshotCorruptError unless it has the header's checksum."""
         require_memory(self.kv_bytes, "a snapshot's state")
         data = np.empty(self.kv_bytes, np.uint8)
-        room = data.data
-        while len(room) and (n := file.readinto(room)):  # type: ignore[attr-defined]  # fewer where a store sends parts
-            room = room[n:]
-        self.require_state(data[: data.nbytes - len(room)])
+        n_read = file.readinto(data.data)  # type: ignore[attr-defined]  # fewer where the file was cut meanwhile
+        self.require_state(data[:n_read])
         return data
 
     def require_state(self, data: np.ndarray) -> None:
@@ -123,7 +138,16 @@ class SnapshotHeader:
 
     @property
     def identity(self) -> KVIdentity:
-        """What the state belongs to. Raises SnapshotCorruptError where the header does not say it."""
+        """What the state belongs to.
+
+        Raises SnapshotCorruptError where the header does not say it, SnapshotMismatchError for a way to prefill that
+        there is no more.
+        """
+        if self.metadata.get("flash_attn") == "prefill":
+            raise SnapshotMismatchError(
+                "the snapshot was prefilled with flash_attn='prefill', which contexts no longer take: prefill again "
+                "with flash_attn=True or False"
+            )
         try:
             said = {name: self.metadata[_KEYS.get(name, name)] for name in _FIELDS}
             identity = KVIdentity(**{name: read(said[name]) for name, read in _FIELDS.items()})
@@ -156,15 +180,10 @@ def _geometry(text: str) -> KVGeometry:
     return KVGeometry(**values)
 
 
-def _flash_attn(text: str) -> bool | str:
-    return text if text == "prefill" else _of(bool)(text)
-
-
 _KEYS = {"kv_rotated": "mixed"}  # what the format calls it
 _READERS: dict[Any, Callable[[str], Any]] = {
     str: str,
     bool: _of(bool),
-    bool | str: _flash_attn,
     int: _of(int),
     tuple[str, str]: lambda text: kv_types(tuple(_of(list)(text))),
     KVGeometry | None: _geometry,

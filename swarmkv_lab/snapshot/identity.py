@@ -21,8 +21,8 @@ class KVIdentity:
     """None where the architecture's state does not follow from it"""
     kv_type: tuple[str, str]
     """of K and of V"""
-    flash_attn: bool | str
-    """without it V is stored transposed, also with "prefill": prefilled with it, for contexts that go on without it"""
+    flash_attn: bool
+    """without it V is stored transposed"""
     n_stream: int
     """1 for a unified cache, else one stream a sequence"""
     swa_full: bool
@@ -62,7 +62,7 @@ class KVIdentity:
             architecture=model.architecture,
             geometry=geometry,
             kv_type=settings.kv_pair,
-            flash_attn="prefill" if settings.flash_attn == "prefill" else settings.uses_flash_attn(model.on_gpu),
+            flash_attn=settings.uses_flash_attn(model.on_gpu),
             n_stream=settings.n_stream,
             swa_full=settings.swa_full and geometry is not None and geometry.window > 0,
             kv_rotated=settings.rotates_kv,

@@ -2,23 +2,19 @@
 
 import io
 import pickle
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError, whole_number
+from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SwarmKVError
+from swarmkv_lab.files import replacing
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.interrupt import LONG
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot import storage
-from swarmkv_lab.snapshot.file import SnapshotHeader
+from swarmkv_lab.snapshot.file import SnapshotHeader, reading
 from swarmkv_lab.snapshot.identity import KVIdentity
-from swarmkv_lab.snapshot.layout import other_layout
-from swarmkv_lab.snapshot.pages import MAGIC, PageReader, in_pages
 from swarmkv_lab.snapshot.state import SequenceState
 
 
@@ -76,19 +72,13 @@ class KVSnapshot:
                 ctx.clear(seq_id)
                 raise SnapshotCorruptError(f"the state ends at {n_past:,} tokens, not at its {len(self.tokens):,}")
 
-    def save(self, path: str | Path, *, page: int | None = None) -> None:
-        """Write a safetensors file: whole under its name, or not at all. Also to an fsspec URL (s3://, memory://).
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: whole under its name, or not at all.
 
-        page: write pages of so many tokens instead, the last one first, for ``join``: the n_batch of the prefill.
         Raises SwarmKVError with the reason; an earlier file then stays as it was.
         """
-        parts: Iterable[bytes | memoryview]
-        if page is None:
-            parts = self._parts()
-        else:
-            self._check()
-            parts = in_pages(self.data, self.tokens, self.identity, whole_number("page", page, LONG))
-        with storage.write(path) as file:
+        parts = self._parts()
+        with replacing(path) as file:
             for part in parts:
                 file.write(part)
 
@@ -103,8 +93,18 @@ class KVSnapshot:
         Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged, SnapshotMismatchError
         when it is another model's or llama.cpp's.
         """
-        with storage.reading(path) as (file, size):
+        with reading(path) as (file, size):
             return cls._read(file, size, str(path), model)[0]
+
+    @classmethod
+    def describe(cls, path: str | Path) -> dict[str, Any]:
+        """What a file says of itself: header, checksums and structure are checked, no model is needed.
+
+        Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
+        """
+        with reading(path) as (file, size):
+            snapshot, metadata = cls._read(file, size, str(path))
+        return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "KVSnapshot":
@@ -133,15 +133,11 @@ class KVSnapshot:
         cls, file: BinaryIO, size: int, name: str, model: Model | None = None
     ) -> tuple["KVSnapshot", dict[str, str]]:
         """(the snapshot, what its file says of it)."""
-        begins = file.read(len(MAGIC))
-        file.seek(0)
-        pages = PageReader(file, size, name) if begins == MAGIC else None
-        header, tokens = (pages.header, pages.tokens) if pages else SnapshotHeader.read(file, size, name)
+        header, tokens = SnapshotHeader.read(file, size, name)
         identity = header.identity
         if model is not None:
             identity.require(KVIdentity.asked_for(model, identity.settings))
-        data = pages.whole() if pages else header.read_state(file)
-        snapshot = cls(data, tokens, identity)
+        snapshot = cls(header.read_state(file), tokens, identity)
         snapshot._check()
         return snapshot, header.metadata
 
@@ -166,20 +162,6 @@ class KVSnapshot:
             raise SwarmKVError(f"{self.identity.architecture}: the geometry of its state is not known")
         return SequenceState(self.data, self.identity.geometry)
 
-    def without_flash_attention(self) -> "KVSnapshot":
-        """The same prefix for contexts with flash_attn="prefill", which go on from it without: its values transposed.
-
-        The identity then says "prefill". One that has that layout already is given back as it is.
-        Raises SwarmKVError for quantized values, and where the geometry is not known.
-        """
-        if self.identity.flash_attn is not True:
-            return self
-        self._check()
-        turned = other_layout(self.data, self.state().geometry)
-        snapshot = KVSnapshot(turned, self.tokens, replace(self.identity, flash_attn="prefill"))
-        snapshot._checked = True  # as this one was
-        return snapshot
-
     def copy(self) -> "KVSnapshot":
         """The same snapshot in memory of its own, as the article copies the host buffer for each branch."""
         self._check()
@@ -189,16 +171,13 @@ class KVSnapshot:
 
     def _check(self) -> None:
         """Once: that the state is what a state of these tokens and this identity looks like."""
-        if not self._checked and (geometry := self.identity.geometry) is not None:
-            SequenceState(self.data, geometry).require(len(self.tokens), self.identity)
+        said = self.identity
+        if not self._checked and said.geometry is not None:
+            self.state().require(
+                len(self.tokens),
+                kv_type=said.kv_type,
+                flash_attn=said.flash_attn,
+                n_stream=said.n_stream,
+                swa_full=said.swa_full,
+            )
         self._checked = True
-
-
-def describe(path: str | Path) -> dict[str, Any]:
-    """What a snapshot file says of itself, as a dict; header, checksums and structure are checked, no model is needed.
-
-    Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
-    """
-    with storage.reading(path) as (file, size):
-        snapshot, metadata = KVSnapshot._read(file, size, str(path))
-    return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}

@@ -7,62 +7,66 @@ import pandas as pd
 from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, whole_number
-from swarmkv_lab.llama.settings import MAX_SEQUENCES
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
-from swarmkv_lab.snapshot.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
+_MOST_STREAMS = 256  # sequences of a context: llama.cpp's LLAMA_MAX_SEQ
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
 
 
 class SequenceState:
     """A sequence's state taken apart: positions, and each layer's keys and values.
 
-    ``parts``: DataFrame, one row per field in the order of the file: part, offset, bytes, and its value where it is one
-    number. Nothing is copied until keys or values are asked for. Raises SnapshotCorruptError where the bytes are not
-    such a state of this geometry.
+    ``data``: the bytes, uint8 (nbytes,). ``parts``: DataFrame, one row per field in their order: part, offset, bytes,
+    and its value where it is one number. Nothing is copied until keys or values are asked for. Raises
+    SnapshotCorruptError where the bytes are not such a state of this geometry.
     """
 
     def __init__(self, data: np.ndarray, geometry: KVGeometry) -> None:
-        self.geometry = geometry
+        self.data, self.geometry = data, geometry
         self._at = 0
-        self._data = data
         self._parts: list[dict[str, Any]] = []
         self._rows: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
-        if (magic := self._number("magic", "<u4")) != _MAGIC:
-            raise SnapshotCorruptError(f"a sequence's state begins with {_MAGIC:#x}, this with {magic:#x}")
-        self.seq_id = self._number("sequence", "<i4")
         self._positions: dict[int, np.ndarray] = {}
         self._caches: list[tuple[int, np.ndarray, int]] = []  # of each cache: streams, cells, whether V is transposed
+        self._number("magic", "<u4", _MAGIC)
+        self.seq_id = self._number("sequence", "<i4")
         for layers, _ in geometry.caches():
             self._positions |= dict.fromkeys(layers, self._read_cache(layers))
         if self._at != data.nbytes:
             raise SnapshotCorruptError(f"the state should end at byte {self._at:,}, and has {data.nbytes:,}")
 
-    def require(self, n_tokens: int, identity: KVIdentity) -> None:
-        """Raise SnapshotCorruptError unless this is what capturing n_tokens under this identity gives.
+    @classmethod
+    def predicted(cls, geometry: KVGeometry, n_tokens: int) -> "SequenceState":
+        """What a capture of n_tokens would give, in f16 without flash attention: its parts are right, K and V are 0."""
+        return _Predicted(geometry, n_tokens)
+
+    def require(
+        self, n_tokens: int, *, kv_type: tuple[str, str], flash_attn: bool, n_stream: int, swa_full: bool
+    ) -> None:
+        """Raise SnapshotCorruptError unless this is what capturing n_tokens with these settings gives.
 
         Cells may lie in any order; each position from 0 on (in a window without swa_full: the last ones) is there once.
         """
-        expected = self.geometry.caches(n_tokens, swa_full=identity.swa_full)
-        for (_, n), (n_stream, cells, transposed) in zip(expected, self._caches, strict=True):
+        expected = self.geometry.caches(n_tokens, swa_full=swa_full)
+        for (_, n), (streams, cells, transposed) in zip(expected, self._caches, strict=True):
             if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(n_tokens - n, n_tokens)):
                 raise SnapshotCorruptError(
                     f"the state has {len(cells):,} cells whose positions are not {n_tokens - n:,} to {n_tokens - 1:,}"
                 )
             if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
-            if n_stream != identity.n_stream:
-                raise SnapshotCorruptError(f"the state has {n_stream} streams, and its header says {identity.n_stream}")
-            if self.geometry.head_dim_v and bool(transposed) == (identity.flash_attn is True):
+            if streams != n_stream:
+                raise SnapshotCorruptError(f"the state has {streams} streams, and its header says {n_stream}")
+            if self.geometry.head_dim_v and bool(transposed) == flash_attn:
                 raise SnapshotCorruptError(
                     f"the state's values are {'' if transposed else 'not '}transposed, and its header says "
-                    f"flash_attn={identity.flash_attn!r}"
+                    f"flash_attn={flash_attn}"
                 )
-        kinds = dict(zip("KV", identity.kv_type, strict=True))
-        for (which, layer), (_, kv_type) in self._rows.items():
-            if kv_type != kinds[which]:
-                raise SnapshotCorruptError(f"{which} of layer {layer} is {kv_type}, and its header says {kinds[which]}")
+        kinds = dict(zip("KV", kv_type, strict=True))
+        for (which, layer), (_, kind) in self._rows.items():
+            if kind != kinds[which]:
+                raise SnapshotCorruptError(f"{which} of layer {layer} is {kind}, and its header says {kinds[which]}")
 
     @property
     def parts(self) -> pd.DataFrame:
@@ -100,8 +104,8 @@ class SequenceState:
     def _read_cache(self, layers: list[int]) -> np.ndarray:
         """One of llama.cpp's caches: what each of its streams holds of the sequence. Returns the positions."""
         n_stream = self._number("streams", "<u4")
-        if n_stream > MAX_SEQUENCES:
-            raise SnapshotCorruptError(f"the state has {n_stream:,} streams, and a context at most {MAX_SEQUENCES}")
+        if n_stream > _MOST_STREAMS:
+            raise SnapshotCorruptError(f"the state has {n_stream:,} streams, and a context at most {_MOST_STREAMS}")
         cells, transposed = np.empty((0, 3), np.int32), 0
         for _ in range(n_stream):
             n = self._number("cells", "<u4")
@@ -118,11 +122,9 @@ class SequenceState:
         """(cells, whether values are transposed): n cells, then all layers' keys, then all layers' values."""
         cells = self._take("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
         transposed = self._number("values transposed", "<u4")
-        n_layer = self._number("layers", "<u4")
-        if n_layer != len(layers) or transposed not in (0, 1):
-            raise SnapshotCorruptError(
-                f"{n_layer} layers, transposed {transposed}: the model has {len(layers)} of this kind"
-            )
+        if transposed not in (0, 1):
+            raise SnapshotCorruptError(f"values transposed is {transposed}, and it is 0 or 1")
+        self._number("layers", "<u4", len(layers))
         for layer in layers:
             self._read_rows("K", layer, n, self.geometry.head_dim_k, transposed=False)
         if self.geometry.head_dim_v:
@@ -138,30 +140,45 @@ class SequenceState:
         width = self.geometry.heads[layer] * head_dim
         expected = row_bytes(width, _TYPES[number])
         if transposed:  # one element's bytes, the number of elements, and for each element all cells
-            size, elements = self._number(f"{name}: element bytes", "<u4"), self._number(f"{name}: elements", "<u4")
-            if elements != width or size * elements != expected:
-                raise SnapshotCorruptError(f"{name}: {elements} elements of {size} bytes, the model has {width}")
-            rows = self._take(name, n * expected).reshape(elements, n, size).transpose(1, 0, 2)
+            size = self._number(f"{name}: element bytes", "<u4", expected // width)
+            self._number(f"{name}: elements", "<u4", width)
+            rows = self._take(name, n * expected).reshape(width, n, size).transpose(1, 0, 2)
         else:
-            size = self._number(f"{name}: row bytes", "<u8")
-            if size != expected:
-                raise SnapshotCorruptError(f"{name}: rows of {size} bytes, the model's take {expected}")
+            self._number(f"{name}: row bytes", "<u8", expected)
             rows = self._take(name, n * expected).reshape(n, 1, expected)
         self._rows[which, layer] = rows, _TYPES[number]
 
-    def _number(self, part: str, dtype: str) -> int:
+    def _number(self, part: str, dtype: str, expected: int | None = None) -> int:
         value = int(self._take(part, np.dtype(dtype).itemsize).view(dtype)[0])
+        if expected is not None and value != expected:
+            raise SnapshotCorruptError(f"{part} is {value:,} in the state, and {expected:,} in one of this model")
         self._parts[-1]["value"] = value
         return value
 
     def _take(self, part: str, n_bytes: int) -> np.ndarray:
         end = self._at + n_bytes
-        if end > self._data.nbytes:
-            raise SnapshotCorruptError(f"the state has {self._data.nbytes:,} bytes, and {part} would end at {end:,}")
+        if end > self.data.nbytes:
+            raise SnapshotCorruptError(f"the state has {self.data.nbytes:,} bytes, and {part} would end at {end:,}")
         self._parts.append({"part": part, "offset": self._at, "bytes": n_bytes, "value": None})
-        taken = self._data[self._at : end]
+        taken = self.data[self._at : end]
         self._at = end
         return taken
+
+
+class _Predicted(SequenceState):
+    """A state that no context has written: each number is what a capture would write where the parser asks for it."""
+
+    def __init__(self, geometry: KVGeometry, n_tokens: int) -> None:
+        self._cells = [n for _, n in geometry.caches(n_tokens)]
+        super().__init__(np.zeros(geometry.snapshot_bytes(n_tokens), np.uint8), geometry)
+
+    def _number(self, part: str, dtype: str, expected: int | None = None) -> int:
+        self._take(part, np.dtype(dtype).itemsize)
+        if expected is None:
+            known = {"sequence": 0, "streams": 1, "cells": self._cells[len(self._caches)], "values transposed": 1}
+            expected = known[part] if part in known else int(ggml_type("f16"))
+        self._parts[-1]["value"] = expected
+        return expected
 
 
 def _unrotated(elements: np.ndarray, which: str) -> np.ndarray:

@@ -32,7 +32,7 @@ def fork_bytes(ctx: Context, counts: Sequence[int], n_tokens: int, seq_id: int =
     SwarmKVError when too few sequences are free, when the context is too small for the forks, and as ``shared_bytes``.
     """
     whole_number("n_tokens", n_tokens, 1)
-    geometry, kv_type = KVGeometry.of(ctx.model), ctx.settings.kv_pair
+    geometry, kv_type = ctx.model.geometry, ctx.settings.kv_pair
     n_prefix = ctx.n_past(seq_id)
     grown = np.full(n_tokens, ctx.model.n_vocab - 1, np.int32)  # which token it is makes no difference to the bytes
     # what a context's state holds beside its one sequence

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.files import DATA, ROOT
 from swarmkv_lab.sizing.catalogue import geometry
@@ -19,7 +20,7 @@ from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.costmodel import held_out
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.summary import yardstick_ratios
-from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes, snapshot_parts
+from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
 from swarmkv_studies.many_machines.shipping import Link, break_even_table
 from swarmkv_studies.money.prices import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
@@ -118,7 +119,7 @@ EXHIBITS = (
         "SmolLM2-135M, 3,501 tokens, without flash attention.",
         "A bar over the whole length, half keys and half values; below it the first ten fields as boxes with their "
         "names and bytes, nine small ones and the keys of the first layer.",
-        lambda m: studies.snapshot_layout(snapshot_parts(geometry("smollm2-135m"), 3501), _SHAPES)),
+        lambda m: studies.snapshot_layout(lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts, _SHAPES)),
     Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
         "All strategies, from the call: when the first and the last agent have their first token, and when all have "
         "answered. The dotted bound is the shortest end-to-end time if branches run one after another.",

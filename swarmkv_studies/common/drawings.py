@@ -117,7 +117,7 @@ def _all(ax: Axes, heads: int) -> None:
 def snapshot_layout(parts: pd.DataFrame, caption: str = "") -> Figure:
     """Where a snapshot's bytes are: its whole length, and its first fields, which are not to scale.
 
-    parts: SequenceState.parts, or sizing.memory.snapshot_parts: columns part, offset and bytes.
+    parts: SequenceState.parts: columns part, offset and bytes.
     """
     total = int(parts.bytes.sum())
     kinds = parts.part.str.extract(r"^([KV]) of layer \d+$")[0].map({"K": _KEY, "V": _VALUE}).fillna("#BBBBBB")

@@ -9,7 +9,6 @@ import numpy as np
 
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.prefill import prefill_into
 
 BRANCH = 12
 """tokens of a question"""
@@ -28,7 +27,7 @@ def time_work(ctx: Context, tokens: np.ndarray) -> np.ndarray:
         for token in steps:
             ctx.decode([token])
 
-    work = (lambda: prefill_into(ctx, tokens), lambda: ctx.decode(tokens[:BRANCH]), one_by_one)
+    work = (lambda: ctx.decode(tokens), lambda: ctx.decode(tokens[:BRANCH]), one_by_one)
     return 1e3 * np.array([timeit.timeit(each, number=1) for each in work]) / [1, 1, len(steps)]
 
 

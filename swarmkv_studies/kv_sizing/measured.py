@@ -12,7 +12,6 @@ from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
-from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.common.twins import twin
 
@@ -43,7 +42,7 @@ def measure_kv(
             model = stack.enter_context(load_model(path, n_gpu_layers=n_gpu_layers))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
-        prefill_into(ctx, tokens, progress=progress)
+        ctx.decode(tokens, progress=progress)
         snapshot = KVSnapshot.capture(ctx, tokens)
         measured = ctx.state_bytes()
         return {

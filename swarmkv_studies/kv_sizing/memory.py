@@ -10,7 +10,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_lab.sizing.geometry import KVGeometry, KVType, row_bytes
+from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
 TAIL = 256  # tokens of an agent's own, where nothing else is said: its question and answer
@@ -40,28 +40,6 @@ def memory_by_agents(geometry: KVGeometry, most: int, **how: Any) -> pd.DataFram
     agents = range(1, most + 1)
     columns = {layout: [agents_bytes(geometry, n_agents=n, layout=layout, **how) for n in agents] for layout in LAYOUTS}
     return pd.DataFrame({"agents": agents, **columns})
-
-
-def snapshot_parts(geometry: KVGeometry, n_tokens: int) -> pd.DataFrame:
-    """The fields of a snapshot of n_tokens, f16 without flash attention (predicted): columns part, offset, bytes.
-
-    The same fields in the same order as SequenceState.parts has them.
-    """
-    fields: list[tuple[str, int]] = [("magic", 4), ("sequence", 4)]
-    for layers, cells in geometry.caches(n_tokens):
-        fields += [("streams", 4), ("cells", 4), ("cells' positions and sequences", 12 * cells)]
-        fields += [("values transposed", 4), ("layers", 4)]
-        for layer in layers:
-            row = row_bytes(geometry.heads[layer] * geometry.head_dim_k, "f16")
-            name = f"K of layer {layer}"
-            fields += [(f"{name}: type", 4), (f"{name}: row bytes", 8), (name, cells * row)]
-        for layer in layers if geometry.head_dim_v else ():
-            row = row_bytes(geometry.heads[layer] * geometry.head_dim_v, "f16")
-            name = f"V of layer {layer}"
-            fields += [(f"{name}: type", 4), (f"{name}: element bytes", 4), (f"{name}: elements", 4)]
-            fields += [(name, cells * row)]
-    frame = pd.DataFrame(fields, columns=["part", "bytes"])
-    return frame.assign(offset=frame.bytes.cumsum() - frame.bytes)[["part", "offset", "bytes"]]
 
 
 def weights_bytes(name: str) -> int:

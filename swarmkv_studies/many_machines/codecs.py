@@ -18,7 +18,6 @@ from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import ggml_type
-from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.kv_sizing.fidelity import predictions
@@ -52,7 +51,7 @@ def codecs(
         raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
     prefix, rest = tokens[:-continuation], tokens[-continuation:]
     with model.context(len(tokens), flash_attn=True) as ctx:
-        prefill_into(ctx, prefix, progress=True)
+        ctx.decode(prefix, progress=True)
         snapshot = KVSnapshot.capture(ctx, prefix)
         elements = _elements(snapshot)
         reference = _after(snapshot, ctx, rest)
@@ -68,7 +67,7 @@ def codecs(
             rows.append({"name": name, **row})
     for name, kv_type, flash_attn in ((FLOOR, "f16", False), *((f"{q} cache", q, True) for q in ("q8_0", "q4_0"))):
         with model.context(len(tokens), kv_type=kv_type, flash_attn=flash_attn) as ctx:
-            prefill_into(ctx, prefix, progress=True)
+            ctx.decode(prefix, progress=True)
             kept = sum(size for _, size in _places(KVSnapshot.capture(ctx, prefix)))
             row = {"bytes": kept, "ratio": elements.nbytes / kept}
             row |= {"compress_mb_per_s": np.inf, "decompress_mb_per_s": np.inf}

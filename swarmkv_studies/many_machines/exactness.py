@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
-from swarmkv_lab.snapshot.prefill import Prefill
 
 # What is changed against the default: 512 tokens a batch, all cores, no flash attention, f16.
 CHANGES: Mapping[str, dict[str, Any]] = {
@@ -31,7 +29,6 @@ CHANGES: Mapping[str, dict[str, Any]] = {
     "n_batch 256": {"n_batch": 256},
     "n_batch 128": {"n_batch": 128},
     "n_batch 100": {"n_batch": 100},
-    "flash attention for the prefill": {"flash_attn": "prefill"},
     "flash attention": {"flash_attn": True},
     "KV in q8_0": {"kv_type": "q8_0"},
 }
@@ -70,8 +67,8 @@ def what_keeps_bits(
 def logits(model: Model, tokens: np.ndarray, question: np.ndarray, **settings: Any) -> np.ndarray:
     """The logits after a document and a question, float32 (n_vocab,); settings as in Context."""
     chosen = ContextSettings.of(**settings).sized(len(tokens) + len(question))
-    with model.open_context(chosen) as ctx, Prefill(model, replace(chosen, n_seq_max=1)) as reading:
-        reading.into(ctx, tokens)
+    with model.open_context(chosen) as ctx:
+        ctx.decode(tokens)
         ctx.decode(question)
         return ctx.logits()
 

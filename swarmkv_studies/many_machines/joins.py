@@ -12,9 +12,10 @@ import pandas as pd
 
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
-from swarmkv_lab.snapshot.join import join
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.many_machines.join import join, load_pages
+from swarmkv_studies.many_machines.pages import save_in_pages
 from swarmkv_studies.many_machines.throttle import throttled
 
 
@@ -37,14 +38,13 @@ def join_times(
     with tempfile.TemporaryDirectory() as folder:
         snapshot = prefill(model, tokens, n_batch=page, progress=False)
         path = Path(folder) / "document.kv.safetensors"
-        snapshot.save(path, page=page)
+        save_in_pages(snapshot, path, page)
         todo = [(repeat, rate) for repeat in range(repeats) for rate in bytes_per_s]
         try:
             for repeat, rate in tqdm(todo, unit="bandwidth", disable=None if progress else True):
-                url = throttled(path, rate)
                 ways: dict[str, Callable[[], KVSnapshot]] = {
-                    "join_ms": partial(join, url, model),
-                    "load_ms": partial(KVSnapshot.load, url, model),
+                    "join_ms": partial(join, path, model, opened=throttled(rate)),
+                    "load_ms": partial(load_pages, path, model, opened=throttled(rate)),
                     "compute_ms": partial(prefill, model, tokens, n_batch=page, progress=False),
                 }
                 row: dict[str, Any] = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes,

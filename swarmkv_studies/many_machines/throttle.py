@@ -1,60 +1,41 @@
-"""Throttle: files that are read no faster than a link would bring them, as an fsspec file system."""
+"""Throttle: a file that is read no faster than a link would bring it."""
 
 import io
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import fsspec
-from fsspec import AbstractFileSystem
+from swarmkv_lab.snapshot.file import reading
 
 _PIECE = 1 << 16
 
 
-def throttled(path: str | Path, bytes_per_s: float) -> str:
-    """The URL of a local file that is read at so many bytes per second."""
-    fsspec.register_implementation("throttled", _Throttled, clobber=True)
-    return f"throttled://{bytes_per_s:.0f}{Path(path).absolute()}"
+def throttled(bytes_per_s: float) -> Callable[[str | Path], AbstractContextManager[tuple[BinaryIO, int]]]:
+    """Opens a local file that is read at so many bytes per second; yields it and its size, as ``reading`` does."""
 
+    @contextmanager
+    def opened(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+        with reading(path) as (file, size):
+            yield io.BufferedReader(_Slow(file, bytes_per_s)), size
 
-class _Throttled(AbstractFileSystem):
-    """``throttled://RATE/PATH``."""
-
-    protocol = "throttled"
-    cachable = False
-
-    def _open(self, path: str, mode: str = "rb", **how: Any) -> io.RawIOBase:
-        rate, _, name = path.partition("/")
-        return _Slow(Path("/" + name), float(rate))
-
-    def isfile(self, path: str) -> bool:
-        return Path("/" + path.partition("/")[2]).is_file()
+    return opened
 
 
 class _Slow(io.RawIOBase):
     """A file whose reads wait until a link of this rate would have brought them."""
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._rate = rate
+    def __init__(self, file: BinaryIO, rate: float) -> None:
+        self._file, self._rate = file, rate
         self._due = time.perf_counter()
 
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
     def readinto(self, buffer: Any) -> int:
-        n = self._file.readinto(memoryview(buffer)[:_PIECE]) or 0
+        n = int(self._file.readinto(memoryview(buffer)[:_PIECE]) or 0)  # type: ignore[attr-defined]
         self._due = max(self._due, time.perf_counter() - 0.05) + n / self._rate  # a link does not save up for later
         if (wait := self._due - time.perf_counter()) > 0.001:
             time.sleep(wait)
         return n
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

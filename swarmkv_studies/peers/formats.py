@@ -15,7 +15,6 @@ from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
-from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
 from swarmkv_studies.kv_sizing.fidelity import predictions
@@ -75,7 +74,7 @@ def weight_formats(
 
 def _continue(ctx: Context, tokens: np.ndarray, n: int) -> list[np.ndarray]:
     """The predictions over the last n tokens, which are the warm-up too."""
-    prefill_into(ctx, tokens[:-n])
+    ctx.decode(tokens[:-n])
     return predictions(ctx, tokens[-n:])
 
 

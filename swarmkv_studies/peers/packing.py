@@ -15,7 +15,6 @@ from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.prefill import prefill_into
 
 
 def packing(
@@ -39,7 +38,7 @@ def packing(
     asked = {n: list(islice(cycle(prompts.values()), n)) for n in n_agents}
     longest = max(sum(map(len, questions)) for questions in asked.values())
     with model.context(len(tokens) + longest, n_seq_max=max(n_agents) + 1, **settings) as ctx:
-        prefill_into(ctx, tokens, DOCUMENT)
+        ctx.decode(tokens, DOCUMENT)
         rows = []
         for repeat, (n, questions) in product(range(repeats + 1), asked.items()):
             by_sequence = list(enumerate(questions, BRANCH))

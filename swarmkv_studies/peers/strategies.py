@@ -1,7 +1,6 @@
 """Peers: other ways to reuse a prefix that people use today, each as a Strategy.
 
-Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention. None of
-them can do what "prefill" does; they have flash attention on then, as their prefill is most of the work.
+Each is set up as its users would set it up, with the lab's threads, batch size, KV types and flash attention.
 """
 
 import sys

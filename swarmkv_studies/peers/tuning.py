@@ -20,7 +20,7 @@ def tune(
     tokens: np.ndarray,
     *,
     n_threads: Sequence[int] | None = None,
-    flash_attn: Sequence[bool | str] = (False, True, "prefill"),
+    flash_attn: Sequence[bool] = (False, True),
     weights: Sequence[str] | None = None,
     repeats: int = 3,
     **settings: Any,
@@ -28,15 +28,14 @@ def tune(
     """Time a prefill of ``tokens``, a branch and single tokens after it, in turns: medians, a row per combination.
 
     Columns flash_attn, n_threads, prefill_ms, branch_ms (12 tokens), token_ms (per token). n_threads: by default
-    1, 2, 4 ... up to the physical cores. flash_attn: with "prefill" the times of a prefill include a context of its own
-    and the change of the state's layout. weights: formats to time beside the model's own, in a first column weights;
+    1, 2, 4 ... up to the physical cores. weights: formats to time beside the model's own, in a first column weights;
     see weight_formats for how far they change its predictions. flash_attn="auto" does not tune: it must always give the
     same setting, because a snapshot can only be restored with the setting that it was captured with.
     """
     most = default_threads()
     n_threads = n_threads or sorted({*(1 << i for i in range(most.bit_length())), most})
     paths = {"": model.path} if weights is None else in_formats(model, weights)
-    times: dict[tuple[str, bool | str, int], list[np.ndarray]] = {}
+    times: dict[tuple[str, bool, int], list[np.ndarray]] = {}
     turns = list(product(flash_attn, n_threads))
     with tqdm(total=(repeats + 1) * len(paths) * len(turns), desc="tuning", unit="run", leave=False) as bar:
         for repeat, name in product(range(repeats + 1), paths):
@@ -65,9 +64,7 @@ def fastest_settings(frame: pd.DataFrame, n_agents: int = 4, n_tokens: int = 16)
     flash_attn = frame.flash_attn[_end_to_end_ms(frame, n_agents, n_tokens).idxmin()]
     alike = frame[frame.flash_attn == flash_attn]
     return {
-        "flash_attn": flash_attn
-        if flash_attn == "prefill"
-        else str(flash_attn) == "True",  # text in a frame from a file
+        "flash_attn": str(flash_attn) == "True",  # text in a frame from a file
         "n_threads": int(alike.n_threads[alike.token_ms.idxmin()]),
         "n_threads_batch": int(alike.n_threads[work[alike.index].idxmin()]),
     }

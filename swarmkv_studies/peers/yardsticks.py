@@ -23,7 +23,6 @@ from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import UBATCH
-from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_studies.common.summary import OURS
 from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.build import program
@@ -42,8 +41,7 @@ def yardsticks(
     """Tokens per second of the prefill and of batched generation after it, ours and llama.cpp's, in turns.
 
     Columns work ("prefill" or "generation"), n_agents, program, repeat, tokens_per_s. Every program has the same depth,
-    threads, batch sizes, KV type and flash attention ("prefill" is off: llama.cpp's programs do not change it on the
-    way). All agents share the document's cells, and each generates
+    threads, batch sizes, KV type and flash attention. All agents share the document's cells, and each generates
     n_tokens in the same batches. We sample each token from its logits; llama-batched-bench takes random tokens. Raises
     SwarmKVError if the programs are not built (make peers).
     """
@@ -78,7 +76,7 @@ def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int
     plan = ContextSettings(n_ctx, **settings)
     rows = []
     with model.context(n_ctx, n_seq_max=2, **settings) as ctx, LlamaServer(model, plan, 1) as server:
-        prefill_into(ctx, prefix, DOCUMENT)
+        ctx.decode(prefix, DOCUMENT)
         server.complete(prefix.tolist(), 1)
         sampler = Sampler()
 

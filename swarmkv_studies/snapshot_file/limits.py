@@ -13,7 +13,6 @@ import numpy as np
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import prefill_into
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 
@@ -33,7 +32,7 @@ def restore_against_memcpy(
     element of a layer's values for all tokens), too small for such writes; None if the model's geometry is unknown.
     """
     with model.open_context(settings.sized(len(tokens))) as ctx:
-        prefill_into(ctx, tokens)
+        ctx.decode(tokens)
         snapshot = KVSnapshot.capture(ctx, tokens)
         target = snapshot.data.copy()
         pieces = _pieces(snapshot, model, ctx.n_ctx) if model.sized else []
@@ -60,7 +59,7 @@ def load_against_read(
     The file is in the page cache. ratio: load_ms (with its checks, into fresh memory) and restore_ms over read_ms.
     """
     with model.open_context(settings.sized(len(tokens))) as ctx, tempfile.TemporaryDirectory() as folder:
-        prefill_into(ctx, tokens)
+        ctx.decode(tokens)
         snapshot = KVSnapshot.capture(ctx, tokens)
         path = Path(folder) / "doc.kv.safetensors"
         snapshot.save(path)

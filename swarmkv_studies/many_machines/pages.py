@@ -6,50 +6,54 @@ Who reads such a file from its beginning has the end of the document first, and 
 import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
-from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, whole_number
+from swarmkv_lab.files import replacing
+from swarmkv_lab.llama.interrupt import LONG
 from swarmkv_lab.snapshot.file import SnapshotHeader
 from swarmkv_lab.snapshot.identity import KVIdentity
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 
-MAGIC = b"SWKVPAGE"
+_MAGIC = b"SWKVPAGE"
 _BY_CELL = re.compile(r"[KV] of layer \d+|cells' positions and sequences")
 """the parts of a state that have something for each cell"""
 
 
-def in_pages(data: np.ndarray, tokens: np.ndarray, identity: KVIdentity, page: int) -> Iterator[bytes | memoryview]:
-    """The parts of a file: MAGIC, the length of the index, the index, and the pages, the last one first.
+def save_in_pages(snapshot: KVSnapshot, path: str | Path, page: int) -> None:
+    """Write a file of pages of so many tokens each, for ``join``: the n_batch of the prefill.
 
-    The index and each page are records like a snapshot file's: a header, tokens, and bytes, all under checksums. The
-    index has all tokens, and for each page its first token and the bytes of its record. page: tokens of each.
-    Raises SwarmKVError for states that have less than all cells in every layer, in the order of their positions.
+    Magic, the length of the index, the index, and the pages, the last one first. The index and each page are records
+    like a snapshot file's: a header, tokens, and bytes, all under checksums. The index has all tokens, and for each
+    page its first token and the bytes of its record. Raises SwarmKVError with the reason, and for states that have less
+    than all cells in every layer, in the order of their positions.
     """
-    geometry = identity.geometry
-    if geometry is None or (geometry.window and not identity.swa_full):
+    tokens, identity = snapshot.tokens, snapshot.identity
+    state = snapshot.state()
+    if state.geometry.window and not identity.swa_full:
         raise SwarmKVError(
-            f"a snapshot of {identity.model_name} cannot be cut in pages: "
-            + ("its layers with a window do not hold every token; capture it with swa_full=True" if geometry else
-               "the layout of its state is not known")
-        )  # fmt: skip
-    if not np.array_equal(SequenceState(data, geometry).positions, np.arange(len(tokens))):
+            f"a snapshot of {identity.model_name} cannot be cut in pages: its layers with a window of "
+            f"{state.geometry.window:,} do not hold all {len(tokens):,} tokens; capture it with swa_full=True"
+        )
+    if not np.array_equal(state.positions, np.arange(len(tokens))):
         raise SwarmKVError("the state's cells are not in the order of their positions, and cannot be cut in pages")
-    starts = range(0, len(tokens), page)
-    records = [_record(identity, tokens[i : i + page], assembled([data], geometry, slice(i, i + page))) for i in starts]
+    starts = range(0, len(tokens), whole_number("page", page, LONG))
+    records = [_record(identity, tokens[i : i + page], assembled([state], slice(i, i + page))) for i in starts]
     listed = [[start, sum(map(len, record))] for start, record in zip(starts, records, strict=True)]
     about = json.dumps({"page": page, "records": listed}).encode()
     index = _record(identity, tokens, np.frombuffer(about, np.uint8))
-    yield MAGIC + sum(map(len, index)).to_bytes(8, "little")
-    yield from index
-    for record in reversed(records):
-        yield from record
+    with replacing(path) as file:
+        file.write(_MAGIC + sum(map(len, index)).to_bytes(8, "little"))
+        for record in (index, *reversed(records)):
+            file.writelines(record)
 
 
 class PageReader:
-    """A file of pages: ``tokens``, ``identity``, ``geometry`` and ``page`` (tokens of each), then the pages in turn.
+    """A file of pages: ``tokens``, ``identity`` and ``page`` (tokens of each), then the pages in turn.
 
     Raises SnapshotCorruptError where it is not as it was written.
     """
@@ -58,15 +62,15 @@ class PageReader:
         self._file, self._name = file, name
         start = file.read(16)
         length = int.from_bytes(start[8:], "little")
-        if start[:8] != MAGIC or not 0 < length <= size - 16:
+        if start[:8] != _MAGIC or not 0 < length <= size - 16:
             raise self._corrupt("it does not begin as one")
-        self.header, self.tokens = SnapshotHeader.read(file, length, name)
-        self.identity = self.header.identity
+        header, self.tokens = SnapshotHeader.read(file, length, name)
+        self.identity = header.identity
         if self.identity.geometry is None:
             raise self._corrupt(f"the layout of {self.identity.architecture} is not known")
-        self.geometry = self.identity.geometry
+        self._geometry = self.identity.geometry
         try:
-            about: dict[str, Any] = json.loads(bytes(self.header.read_state(file)))
+            about: dict[str, Any] = json.loads(bytes(header.read_state(file)))
             self.page: int = about["page"]
             self._lengths = [length for _, length in about["records"]]
             self._starts = [start for start, _ in about["records"]]
@@ -76,32 +80,32 @@ class PageReader:
         if self._starts != expected or 16 + length + sum(self._lengths) != size:
             raise self._corrupt(f"its index does not fit its {size:,} bytes")
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[int, SequenceState]]:
         """(first token, state of the page's cells), the last page first."""
         for start, length in zip(reversed(self._starts), reversed(self._lengths), strict=True):
             header, tokens = SnapshotHeader.read(self._file, length, self._name)
             stop = min(start + self.page, len(self.tokens))
             if header.identity != self.identity or not np.array_equal(tokens, self.tokens[start:stop]):
                 raise self._corrupt(f"the page from token {start:,} on belongs to another snapshot")
-            data = header.read_state(self._file)
-            if not np.array_equal(SequenceState(data, self.geometry).positions, np.arange(start, stop)):
+            state = SequenceState(header.read_state(self._file), self._geometry)
+            if not np.array_equal(state.positions, np.arange(start, stop)):
                 raise self._corrupt(f"the page from token {start:,} on has other positions")
-            yield start, data
+            yield start, state
 
-    def whole(self) -> np.ndarray:
-        """The state of all pages, uint8 (nbytes,)."""
-        return assembled([data for _, data in sorted(self, key=lambda page: page[0])], self.geometry)
+    def snapshot(self, states: Sequence[SequenceState]) -> KVSnapshot:
+        """The snapshot of these states, one after another, which hold all of its tokens."""
+        return KVSnapshot(assembled(states), self.tokens, self.identity)
 
     def _corrupt(self, what: str) -> SnapshotCorruptError:
         return SnapshotCorruptError(f"{self._name} is not a snapshot in pages as it was saved: {what}")
 
 
-def assembled(states: Sequence[np.ndarray], geometry: KVGeometry, cells: slice = slice(None)) -> np.ndarray:
+def assembled(states: Sequence[SequenceState], cells: slice = slice(None)) -> np.ndarray:
     """One state of the cells of several, one after another; or, of one, some of its cells: uint8 (nbytes,).
 
     Every layer of each must hold the same cells, all in one stream. Raises SnapshotCorruptError for other states.
     """
-    layouts = [SequenceState(state, geometry).parts for state in states]
+    layouts = [state.parts for state in states]
     if any(list(layout.part) != list(layouts[0].part) for layout in layouts):
         raise SnapshotCorruptError("the states to put together are laid out differently")
     pieces: list[np.ndarray] = []
@@ -109,7 +113,7 @@ def assembled(states: Sequence[np.ndarray], geometry: KVGeometry, cells: slice =
     transposed, elements = False, 0
     for row in zip(*(layout.itertuples(index=False) for layout in layouts), strict=True):
         part, value = row[0].part, row[0].value
-        raw = [state[one.offset : one.offset + one.bytes] for state, one in zip(states, row, strict=True)]
+        raw = [state.data[one.offset : one.offset + one.bytes] for state, one in zip(states, row, strict=True)]
         if part == "cells" and value:
             counts = [int(one.value) for one in row]
             n = sum(len(range(*cells.indices(count))) for count in counts)

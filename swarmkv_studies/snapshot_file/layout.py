@@ -1,26 +1,39 @@
-"""The two layouts of a state's values: with flash attention a row per cell, without it (transposed) one per element."""
+"""The two layouts of a state's values: with flash attention a row per cell, without it (transposed) one per element.
+
+So a document can be prefilled with flash attention, and its branches decoded without it.
+"""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 
 _VALUES = re.compile(r"V of layer (\d+)")
 _BLOCK = 16  # cells turned at a time; whole layers at once take ten times as long where a row is a power of two
 
 
-def other_layout(data: np.ndarray, geometry: KVGeometry) -> np.ndarray:
-    """The same state with its values in the other layout: uint8 (nbytes,), in memory of its own.
+def without_flash_attention(snapshot: KVSnapshot) -> KVSnapshot:
+    """The same prefix for contexts that decode without flash attention: its values transposed, in memory of its own.
+
+    A branch that goes on from it has other last bits than one whose prefix was prefilled without flash attention.
+    Raises SwarmKVError for quantized values, which have one layout only, and where the geometry is not known.
+    """
+    if not snapshot.identity.flash_attn:
+        raise SwarmKVError("the snapshot was captured without flash attention: its values are transposed already")
+    return KVSnapshot(other_layout(snapshot.state()), snapshot.tokens, replace(snapshot.identity, flash_attn=False))
+
+
+def other_layout(state: SequenceState) -> np.ndarray:
+    """The bytes of the same state with its values in the other layout: uint8 (nbytes,).
 
     Every part stays where it is. The values are turned, and what is said of them is written anew: whether they are
     transposed, and in eight bytes either a row's or an element's bytes and the number of elements.
-    Raises SwarmKVError for quantized values, whose blocks are no elements, and SnapshotCorruptError as SequenceState.
     """
-    state = SequenceState(data, geometry)
-    other = np.empty_like(data)
+    data, other = state.data, np.empty_like(state.data)
     transposed = False
     for part, start, size in state.parts[["part", "offset", "bytes"]].itertuples(index=False):
         given, into = data[start : start + size], other[start : start + size]
@@ -29,7 +42,7 @@ def other_layout(data: np.ndarray, geometry: KVGeometry) -> np.ndarray:
             into.view("<u4")[0] = not transposed
         elif values := _VALUES.fullmatch(part):
             layer = int(values[1])
-            n_cells, width = len(state.positions_of(layer)), geometry.heads[layer] * geometry.head_dim_v
+            n_cells, width = len(state.positions_of(layer)), state.geometry.heads[layer] * state.geometry.head_dim_v
             n_bytes, rest = divmod(size, n_cells * width)
             if rest or not n_bytes:
                 raise SwarmKVError(f"{part} is quantized: such values are stored in one layout only, flash attention's")
