@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import load_shape, needs, often
@@ -44,20 +45,27 @@ def test_a_signal_handler_cannot_close_what_is_at_work(twin, document):
         ctx.decode(document)
 
 
-def test_closing_a_model_from_one_of_its_threads_waits_for_none_of_the_others(twin, document):
+def test_closing_a_model_from_one_of_its_threads_waits_for_none_of_the_others(twin):
     """It would hold what they wait for."""
+    held, done = threading.Event(), threading.Event()
     with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=True) as model:
-        looks = []
+        mine, other = model.context(256), model.context(256)
 
-        def callback(run):
-            looks.append(run)
-            if len(looks) == 6:
-                model.close()
+        def hold():
+            with other.guard:
+                held.set()
+                done.wait(60)
 
-        agents = [lab.Agent(f"a{i}", [i + 1], max_tokens=20) for i in range(4)]
-        run = lab.Pipeline(model, document, agents).run("naive", threads=2, n_threads=1, callback=callback)
-        assert len(run.errors) == 1
-        assert "this context is at work in this thread" in str(*run.errors.values())
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait(60)
+        mine.callback = model.close
+        with pytest.raises(lab.SwarmKVError, match="at work in this thread"):
+            mine.decode([1])
+        assert not done.is_set()
+        assert mine.n_past() == 0
+        done.set()
+        thread.join()
 
 
 ROUNDS = """
