@@ -1,8 +1,7 @@
 # The public names, and the file that each lives in.
 # fmt: off
 # isort: off
-from . import cluster as cluster, errors as errors, fanout as fanout, files as files
-from . import llama as llama, sizing as sizing, snapshot as snapshot
+from . import cluster as cluster
 from .fanout.divergence import kl_divergence as kl_divergence
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError

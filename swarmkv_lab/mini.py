@@ -81,7 +81,8 @@ def decode(model: Any, ctx: Any, tokens: list[int], start: int, sequence: int) -
 
 def answer(model: Any, ctx: Any, asked: list[int], n: int, sequence: int, most: int) -> tuple[str, np.ndarray]:
     """The answer's text, greedy, and the logits after the question, which is decoded at position n."""
-    vocabulary, tokens = llama.llama_model_get_vocab(model), []
+    vocabulary = llama.llama_model_get_vocab(model)
+    tokens: list[int] = []
     logits = first = decode(model, ctx, asked, n, sequence)
     while len(tokens) < most and not llama.llama_vocab_is_eog(vocabulary, token := int(logits.argmax())):
         logits = decode(model, ctx, [token], n + len(asked) + len(tokens), sequence)

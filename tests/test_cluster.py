@@ -14,6 +14,7 @@ from conftest import SHAPES
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.twins import write_twin
 from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, run_with_a_death, transfer
 from swarmkv_studies.many_machines.tables import cluster_table, death_table
@@ -143,7 +144,7 @@ def test_a_pickled_snapshot_is_checked_again(twin, document):
 def test_a_worker_refuses_another_model_and_another_documents_snapshot(client, gguf, document, prompts, monkeypatch):
     run = there(client, gguf, document, prompts, max_tokens=2)
     (hello, *_) = run.hellos.values()
-    settings = lab.llama.settings.ContextSettings(n_ctx=512)
+    settings = ContextSettings(n_ctx=512)
     job = tasks.Job(gguf, -1, hello.identity, document, "shared", settings)
     foreign = tasks.Job(gguf, -1, hello.identity._replace(model="another"), document, "shared", settings)
     with pytest.raises(SnapshotMismatchError):
@@ -214,7 +215,7 @@ def test_a_worker_killed_while_it_works(gguf, document, prompts):
 def test_the_snapshot_is_made_again_when_its_only_holder_dies(gguf, document, prompts):
     with local_cluster(2) as client:
         hello = client.submit(tasks.hello, gguf, -1, True, pure=False).result()
-        settings = lab.llama.settings.ContextSettings(n_ctx=512)
+        settings = ContextSettings(n_ctx=512)
         job = tasks.Job(gguf, -1, hello.identity, document, "shared", settings)
         captured = client.submit(tasks.capture, job, pure=False)
         distributed.wait(captured)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
+from swarmkv_lab.files import REFERENCE
 from swarmkv_lab.threads import WAIT_VARIABLES
 from swarmkv_studies.common.measurements import table
 from swarmkv_studies.llama_guard import guards
@@ -78,7 +79,7 @@ def test_each_way_to_wait_is_set_before_its_process_starts(twin, monkeypatch):
 
 
 def test_a_bounded_spin_helps_a_busy_machine_and_the_title_says_by_how_much():
-    frame = table(lab.files.REFERENCE / "spinning.csv")
+    frame = table(REFERENCE / "spinning.csv")
     seconds = (frame.prompt_ms + SINGLE * frame.single_ms) / 1e3
     median = seconds.groupby([frame.busy, frame.waiting]).median()
     gain = median[10, "libgomp's default"] / median[10, "the lab's"]

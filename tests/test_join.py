@@ -10,6 +10,7 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
+from swarmkv_lab.llama.interrupt import Stopped
 from swarmkv_studies.many_machines import join as joining
 from swarmkv_studies.many_machines.join import join, load_pages
 from swarmkv_studies.many_machines.pages import PageReader, assembled, save_in_pages
@@ -110,7 +111,7 @@ def test_a_decode_that_is_not_needed_any_more_ends(twin, document):
     asked = []
     with twin.context(512) as ctx:
         ctx.decode(document[:100])
-        with pytest.raises(lab.llama.interrupt.Stopped), ctx.stopping(lambda: asked.append(1) or len(asked) > 3):
+        with pytest.raises(Stopped), ctx.stopping(lambda: asked.append(1) or len(asked) > 3):
             ctx.decode(document[100:])
         assert len(asked) >= 4
         assert ctx.n_past() == 100  # as before that decode

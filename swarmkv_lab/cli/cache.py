@@ -60,7 +60,7 @@ def save(asked: Asked) -> None:
 @options("--json")
 def show(asked: Asked) -> None:
     """Describe and check the snapshot in FILE; needs no model."""
-    about = lab.describe(asked.file)
+    about = lab.KVSnapshot.describe(asked.file)
     values = {name: f"{value:,}" if isinstance(value, int) else value for name, value in about.items()}
     lines = [f"{name:<16} {value}" for name, value in values.items()]
     report(asked, about, "\n".join([*lines, "whole: both checksums match, and the state has the header's structure"]))

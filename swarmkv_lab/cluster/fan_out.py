@@ -209,7 +209,7 @@ def _answer(
 
 
 def _second(captured: Any) -> "Done":
-    return captured[1]  # type: ignore[no-any-return]
+    return captured[1]
 
 
 def _fail(run: ClusterRun, group: Sequence[Branch], error: SwarmKVError) -> None:
