@@ -83,12 +83,18 @@ def test_there_is_a_twin_of_each_kind_of_attention():
     assert set(catalogue().attention[list(BY_ATTENTION)]) == set(catalogue().attention)
 
 
-@pytest.mark.parametrize("name", [*BY_ATTENTION, *(pytest.param(name, marks=pytest.mark.thorough) for name in OTHERS)])
-def test_catalogue_twins_to_the_byte_for_every_kv_type(name):
+@pytest.mark.parametrize(
+    ("name", "types"),
+    [
+        *((name, ("f16", "q8_0")) for name in BY_ATTENTION),  # every type: test_any_geometry_to_the_byte
+        *(pytest.param(name, KV_TYPES, marks=pytest.mark.thorough) for name in (*BY_ATTENTION, *OTHERS)),
+    ],
+)
+def test_catalogue_twins_to_the_byte(name, types):
     shape = geometry(name)
     with lab.load_model(cached_twin(shape)) as model:
         assert model.geometry.snapshot_bytes(1000) == shape.snapshot_bytes(1000)
-        for kv_type in KV_TYPES:
+        for kv_type in types:
             for flash_attn in settings_of(kv_type):
                 predicted = [shape.snapshot_bytes(n, kv_type) for n in DEPTHS]
                 assert list(sizes(model, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted, kv_type

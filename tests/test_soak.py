@@ -6,11 +6,11 @@ import threading
 import numpy as np
 import psutil
 import pytest
-from conftest import often
+from conftest import SOAK
 
 import swarmkv_lab as lab
 
-WARM_UP = 100
+WARM_UP = 40
 
 
 def held() -> tuple[int, int, int]:
@@ -48,15 +48,15 @@ def soak(model, document, question, path, cycles: int) -> None:
         if i % 500 == 499:
             print(f"{i + 1:,} cycles: {(held()[0] - rss) / 1e6:+.1f} MB")
     after = held()
-    assert after[0] - rss < 20e6, f"{(after[0] - rss) / 1e6:.1f} MB more"
+    assert after[0] - rss < 2e6 + 4e3 * cycles, f"{(after[0] - rss) / 1e6:.1f} MB more"  # a cycle's state has 80 kB
     assert after[1:] == (files, threads)
     assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.soak
 def test_five_thousand_cycles(twin, document, question, tmp_path):
-    """A tenth in make test."""
-    soak(twin, document, question, tmp_path / "doc.kv.safetensors", often(5000))
+    """A hundred in make test."""
+    soak(twin, document, question, tmp_path / "doc.kv.safetensors", 5000 if SOAK else 100)
 
 
 def test_threads_that_restore_from_one_snapshot(twin, document, question, tmp_path, all_cores):

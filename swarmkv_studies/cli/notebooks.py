@@ -94,13 +94,15 @@ def with_navigation(notebook: nbformat.NotebookNode, name: str, names: list[str]
 
 _PACKAGE = r"import swarmkv_(?:lab as lab|studies as studies)"  # whoever has the one has the other
 _IMPORT = re.compile(
-    rf"^(?:try:\n    {_PACKAGE}\nexcept .*\n    %pip .*\n    )?(?P<first>{_PACKAGE})(?:\n+|\Z)", re.MULTILINE
+    rf"^(?:try:\n    {_PACKAGE}\nexcept .*\n(?:    [%!].*\n)+    )?(?P<first>{_PACKAGE})(?:\n+|\Z)", re.MULTILINE
 )
 _SETUP = """\
 try:
     {first}
-except ImportError:  # on Colab; this compiles llama.cpp, which takes some minutes
-    %pip install --quiet "swarmkv-lab[cluster] @ git+{repository}"
+except ImportError:  # on Colab; this compiles llama.cpp, minutes, and says how far it is
+    !git clone --quiet {repository} swarmkv-lab
+    %cd swarmkv-lab
+    %run install.py cluster
     {first}
 
 """
