@@ -1,6 +1,5 @@
 """Recorder: a run's stopwatch: spans on lanes, a clock that can be stopped, and the KV memory held."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ class Recorder:
     def __init__(self) -> None:
         self.spans: list[Span] = []
         self.kv_bytes = 0
-        self.lock = threading.RLock()
         self._held = 0
         self._open: dict[str, Span] = {}
         self._start = time.perf_counter()
@@ -66,21 +64,15 @@ class Recorder:
             for lane in lanes:
                 end(lane, now)
 
-    def add(self, lane: str, phase: str, start_ms: float, end_ms: float) -> None:
-        """A piece of work that was timed by ``now`` elsewhere, such as in a thread."""
-        self.spans.append(Span(lane, phase, start_ms, end_ms, 0))
-
     @contextmanager
     def holding(self, n_bytes: int) -> Iterator[None]:
         """Count KV memory that is held for a while."""
-        with self.lock:
-            self._held += n_bytes
-            self.kv_bytes = max(self.kv_bytes, self._held)
+        self._held += n_bytes
+        self.kv_bytes = max(self.kv_bytes, self._held)
         try:
             yield
         finally:
-            with self.lock:
-                self._held -= n_bytes
+            self._held -= n_bytes
 
     def so_far(self) -> list[Span]:
         """The finished spans, and those that are open, as long as they are now."""

@@ -1,6 +1,7 @@
 """Report: what a run's spans and answers amount to, as tables and metrics. All of it is derived, none is kept."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.Data
     """Agents' answers beside those of the same agents in another run; columns as in Run.compare."""
     if len(mine) != len(theirs):
         raise SwarmKVError(f"a run of {len(mine)} agents cannot be compared with one of {len(theirs)}")
-    rows = [
+    return pd.DataFrame(
         {
             "agent": my.name,
             "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
@@ -99,15 +100,12 @@ def compare_answers(mine: Sequence[Branch], theirs: Sequence[Branch]) -> pd.Data
             "first_difference": _first_difference(my.tokens, other.tokens),
         }
         for my, other in zip(mine, theirs, strict=True)
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def _first_difference(mine: Sequence[int], theirs: Sequence[int]) -> float:
     """The number of tokens that two answers begin with alike; NaN where they are the same."""
-    if mine == theirs:
-        return float("nan")
-    return next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), min(len(mine), len(theirs)))
+    return next((i for i, (a, b) in enumerate(zip_longest(mine, theirs)) if a != b), float("nan"))
 
 
 def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:

@@ -1,9 +1,8 @@
 """Run: one strategy answering all agents once: what it is asked for, and what it records."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice, takewhile
 
 import numpy as np
 
@@ -102,19 +101,10 @@ class Run(Outcome):
             except Exception as error:
                 self.schedule.fail(branch, SwarmKVError(f"on_token raised {error!r}"))
 
-    def take_all(self, branch: Branch, tokens: Iterable[int]) -> None:
-        """A peer's answer from the tokens that it would give, until the model ends its turn or max_tokens are out."""
-        until_end = takewhile(lambda token: not self.model.is_eog(token), tokens)
-        branch.tokens += islice(until_end, branch.max_tokens)
-
     def ended(self) -> "Run":
         """The run, whose answers are text from now on: they outlive the model."""
         self._texts = self.answers
         return self
-
-    def whole_prompt(self, branch: Branch) -> list[int]:
-        """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
-        return [*self.tokens[: branch.n_prefix].tolist(), *branch.prompt.tolist()]
 
     def _call_back(self) -> None:
         """Let the callback look; its time is not measured."""

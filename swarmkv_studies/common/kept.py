@@ -1,7 +1,5 @@
 """Measurements that are kept: a file is measured once and written whole, so that an interrupted call can go on."""
 
-import csv
-import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,22 +28,15 @@ def once(path: Path, measured: Callable[[], pd.DataFrame | dict[str, Any]]) -> N
 
 def stamp(path: Path, machine: str) -> None:
     """Write the machine into each row of a CSV file, in a last column, unless it is there. No other text changes."""
-    with path.open(encoding="utf-8", newline="") as was:
-        header, *rows = csv.reader(was)
-    if "machine" in header:
-        return
-    stamped = io.StringIO(newline="")
-    csv.writer(stamped, lineterminator="\n").writerows([[*header, "machine"], *([*row, machine] for row in rows)])
-    with replacing(path) as file:
-        file.write(stamped.getvalue().encode())
+    if not is_stamped(path):
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False).assign(machine=machine)
+        with replacing(path) as file:
+            file.write(frame.to_csv(index=False).encode())
 
 
 def is_stamped(path: Path) -> bool:
     """Whether a file is whole: a CSV file is, once it says its machine. Others are written in one piece."""
-    if not path.exists() or path.suffix != ".csv":
-        return path.exists()
-    with path.open(encoding="utf-8", newline="") as file:
-        return "machine" in next(csv.reader(file), [])
+    return path.exists() and (path.suffix != ".csv" or "machine" in pd.read_csv(path, nrows=0))
 
 
 def kept_bench(

@@ -25,11 +25,6 @@ def table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).drop(columns="machine", errors="ignore")
 
 
-def _file(name: str, read: Callable[[Path], Any] = table) -> "cached_property[Any]":
-    """What ``read`` makes of the file with this name, as an attribute of Measurements."""
-    return cached_property(lambda self: read(self._path(name)))
-
-
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -77,12 +72,8 @@ def as_today(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _caption(path: Path) -> str:
-    return caption(_json(path))
-
-
-def _captions(path: Path) -> str:
-    """Of several models that were asked on one machine."""
-    *others, last = _json(path).values()
+    found = _json(path)
+    *others, last = [found] if "processor" in found else found.values()  # of several models, on one machine
     return ", ".join([*(env["model"] for env in others), caption(last)])
 
 
@@ -90,70 +81,36 @@ def _peaks(path: Path) -> dict[str, Any]:
     return _json(path)["peaks"]
 
 
-class Measurements:
-    """The files of one folder, each read on first use; columns: data/README.md. SwarmKVError for a missing file."""
+# What is not the table in NAME.csv: the file, and what makes an attribute of it.
+_READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "bench": ("bench.json", _report),  # its summary is made of its runs
+    "grid": ("grid.csv", _runs),
+    "formats": ("formats.csv", _formats),
+    "peaks": ("formats.json", _peaks),
+    "snapshot_file": ("snapshot_file.json", _json),
+    "study": ("study.csv", read_study),
+}
 
-    bench = _file("bench.json", _report)
-    """the bench's report: environment, restore, runs, and the summary that is made of them"""
-    grid = _file("grid.csv", _runs)
-    """the sweep's runs, a row per run"""
-    grid_caption = _file("grid.json", _caption)
-    """the caption of figures of the grid"""
-    yardsticks = _file("yardsticks.csv")
-    """the result of measure.yardsticks.yardsticks"""
-    yardsticks_caption = _file("yardsticks.json", _caption)
-    """the caption of their figure"""
-    warm_ttft = _file("warm_ttft.csv")
-    """the result of measure.yardsticks.warm_ttft"""
-    packing = _file("packing.csv")
-    """the result of measure.packing.packing at two depths"""
-    pipeline = _file("pipeline.csv")
-    """the result of measure.pipeline_bench.compare_pipeline: a row per agent"""
-    pipeline_caption = _file("pipeline.json", _caption)
-    """the caption of figures of the pipeline"""
-    formats = _file("formats.csv", _formats)
-    """the result of measure.formats.weight_formats"""
-    formats_caption = _file("formats.json", _caption)
-    """the caption of figures of the weight formats"""
-    peaks = _file("formats.json", _peaks)
-    """the result of measure.roofline.peaks on the same machine"""
-    study = _file("study.csv", read_study)
-    """the result of measure.study.study: a row per answer"""
-    study_caption = _file("study.json", _captions)
-    """the caption of its figure: each model, and where it answered"""
-    review = _file("review.csv")
-    """the result of measure.pipeline_bench.what_if"""
-    codecs = _file("codecs.csv")
-    """the result of measure.codecs.codecs"""
-    codecs_caption = _file("codecs.json", _caption)
-    """the caption of its figure"""
-    tuning = _file("tuning.csv")
-    """the result of measure.tuning.tune"""
-    builds = _file("builds.csv")
-    """llama-bench, compiled in three ways"""
-    snapshot_file = _file("snapshot_file.json", _json)
-    """the result of measure.limits.load_against_read, and of fresh_memory"""
-    join = _file("join.csv")
-    """computing, loading and both at once, a row per bandwidth"""
-    join_caption = _file("join.json", _caption)
-    """the caption of its figure"""
-    cluster = _file("cluster.csv")
-    """the result of measure.cluster_bench.against_one_process"""
-    cluster_caption = _file("cluster.json", _caption)
-    """the caption of what was measured on a cluster of this machine"""
-    deaths = _file("deaths.csv")
-    """the result of measure.cluster_bench.deaths"""
-    transfer = _file("transfer.csv")
-    """the result of measure.cluster_bench.transfer"""
-    exactness = _file("exactness.csv")
-    """the result of measure.exactness.what_keeps_bits"""
-    positions = _file("positions.csv")
-    """the result of measure.positions.position_error"""
-    positions_caption = _file("positions.json", _caption)
-    """the caption of its figure"""
+
+class Measurements:
+    """The files of one folder (data/README.md), each an attribute by its name, read on first use.
+
+    ``codecs`` is the table in codecs.csv, and so on; ``codecs_caption``, what codecs.json says for a figure's caption;
+    ``bench``, a report as of common.bench. SwarmKVError for a missing file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name.endswith("_caption"):
+            file, read = f"{name.removesuffix('_caption')}.json", _caption
+        else:
+            file, read = _READ.get(name, (f"{name}.csv", table))
+        found = self.__dict__[name] = read(self._path(file))
+        return found
 
     @cached_property
     def bench_runs(self) -> pd.DataFrame:

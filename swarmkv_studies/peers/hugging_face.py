@@ -13,6 +13,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_studies.peers.answers import take_all
 
 HUGGING_FACE_PEER = "transformers"
 
@@ -66,7 +67,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                     agent.logits = decode(cache, agent.prompt)
                     token = int(agent.logits.argmax())
                 with run.phase(agent, "generate"):
-                    run.take_all(agent, following(cache, token))
+                    take_all(run, agent, following(cache, token))
                 with run.recorder.holding(_nbytes(cache)):  # its size after the whole answer
                     del cache
 

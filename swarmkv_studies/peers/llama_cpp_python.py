@@ -13,6 +13,7 @@ from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import ggml_type
+from swarmkv_studies.peers.answers import take_all, whole_prompt
 
 
 def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContextManager[Llama]:
@@ -80,12 +81,12 @@ def on(name: str, llama: Llama) -> Strategy:
 
 def _generate(run: Run, llama: Llama, agent: Branch) -> None:
     """The agent's answer from ``Llama.generate``, which decodes only tokens that its context does not hold yet."""
-    prompt = run.whole_prompt(agent)
+    prompt = whole_prompt(run, agent)
     stream = llama.generate(prompt, temp=0.0)
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
         token = next(stream)
     with run.phase(agent, "generate"):
-        run.take_all(agent, chain([token], stream))
+        take_all(run, agent, chain([token], stream))
 
 
 def _complete_all(run: Run, llama: Llama, states: LlamaRAMCache | LlamaDiskCache) -> None:
@@ -97,7 +98,7 @@ def _complete_all(run: Run, llama: Llama, states: LlamaRAMCache | LlamaDiskCache
         stack.enter_context(run.recorder.holding(_cache_bytes(run, llama)))
         for i, agent in enumerate(run.branches):
             _forget(llama)  # as after another conversation; otherwise the context itself would hold the prefix
-            prompt = run.whole_prompt(agent)
+            prompt = whole_prompt(run, agent)
             chunks = llama.create_completion(prompt, max_tokens=agent.max_tokens, temperature=0.0, stream=True)
             with run.phase(agent, "branch" if i else "prefill"):
                 next(chunks)

@@ -17,11 +17,13 @@ from typing import Any
 import httpx
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_studies.peers.answers import whole_prompt
 from swarmkv_studies.peers.build import program
 
 _STARTS_WITHIN_S = 60
@@ -213,11 +215,10 @@ def _at_once(run: Run, server: LlamaServer) -> None:
 def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
     """Ask for an agent's answer. Returns when its first and its last token arrived, in ms since the run's start."""
     now, first = run.recorder.now, list[float]()
-    tokens = server.complete(run.whole_prompt(agent), agent.max_tokens, lambda: first.append(now()), **body)
+    tokens = server.complete(whole_prompt(run, agent), agent.max_tokens, lambda: first.append(now()), **body)
     agent.tokens += [token for token in tokens if not run.model.is_eog(token)]
     return first[0], now()
 
 
 def _record(run: Run, agent: Branch, start: float, first: float, end: float) -> None:
-    run.recorder.add(agent.name, "branch", start, first)
-    run.recorder.add(agent.name, "generate", first, end)
+    run.recorder.spans += [Span(agent.name, "branch", start, first, 0), Span(agent.name, "generate", first, end, 0)]
