@@ -14,7 +14,6 @@ import pytest
 from conftest import load_shape, needs
 
 import swarmkv_lab as lab
-from swarmkv_lab.snapshot import storage
 from swarmkv_studies.cli import main
 from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
 from swarmkv_studies.many_machines.joins import join_times
@@ -72,11 +71,9 @@ def test_another_build_is_run_in_a_process_of_its_own(wide, document, question):
 def test_a_throttled_file_has_the_same_bytes(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 1000)
-    with storage.reading(throttled(path, 1e9)) as (file, size):
+    with throttled(1e9)(path) as (file, size):
         assert size == 256_000
         assert file.read() == path.read_bytes()
-    assert storage.exists(throttled(path, 1e9))
-    assert not storage.exists(throttled(tmp_path / "other", 1e9))
 
 
 def test_joins_are_measured_with_their_bits(twin, document):

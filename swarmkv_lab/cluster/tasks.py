@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -23,7 +23,6 @@ from swarmkv_lab.llama.api import build
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 _Result = TypeVar("_Result")
@@ -135,10 +134,11 @@ def capture(job: Job) -> tuple[KVSnapshot, Done]:
 
     def work() -> tuple[KVSnapshot, Done]:
         model, recorder, started = _model(job), Recorder(), time.time()
-        own = asdict(replace(settings, n_ctx=len(job.tokens), n_seq_max=1))
-        with recorder.phase([PREFIX], "prefill"):
-            wanted()
-            snapshot = prefill(model, job.tokens, progress=False, **own)
+        own = replace(settings, n_ctx=len(job.tokens), n_seq_max=1)
+        with recorder.phase([PREFIX], "prefill"), model.open_context(own) as ctx:
+            ctx.callback = wanted
+            ctx.decode(job.tokens)
+            snapshot = KVSnapshot.capture(ctx, job.tokens)
         return snapshot, Done(worker, (), {}, started, recorder.spans, snapshot.nbytes, _RESIDENT.loads)
 
     return _in_one_thread(work)

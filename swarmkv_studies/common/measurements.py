@@ -106,7 +106,8 @@ class Measurements:
         if name.startswith("_"):
             raise AttributeError(name)
         if name.endswith("_caption"):
-            file, read = f"{name.removesuffix('_caption')}.json", _caption
+            file: str = f"{name.removesuffix('_caption')}.json"
+            read: Callable[[Path], Any] = _caption
         else:
             file, read = _READ.get(name, (f"{name}.csv", table))
         found = self.__dict__[name] = read(self._path(file))
