@@ -10,7 +10,7 @@ import swarmkv_studies as studies
 from swarmkv_lab.files import ROOT
 from swarmkv_studies.answers import quality
 from swarmkv_studies.answers.questions import Question, parts, sections
-from swarmkv_studies.answers.score import passage, says_unstated, verdict
+from swarmkv_studies.answers.score import passage, verdict
 from swarmkv_studies.answers.study import INSTRUCTION, asked_hash
 from swarmkv_studies.answers.wording import normalise, pattern, says
 
@@ -50,18 +50,6 @@ def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, f
     assert says(text, wording) is found
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("Not stated.", True),
-    ("The text does not say it.", True),
-    ("This cannot be determined from the text.", True),
-    ("I don't know.", True),
-    ("It is stated as 400.", False),
-    ("Certificates are not checked.", False),
-])  # fmt: skip
-def test_what_says_that_it_is_not_stated(text, expected):
-    assert says_unstated(text) is expected
-
-
 def question(**how):
     return Question("q", "cost", "easy", "How much?", **how)
 
@@ -75,6 +63,10 @@ def question(**how):
     ({"answers": [["24"]], "rejects": ["18"]}, "24, not 18 months", ""),
     ({"answers": [["24"]]}, "It is not stated, but perhaps 24.", "says that it is not stated"),
     ({}, "It is not stated.", ""),
+    ({}, "The text does not say it.", ""),
+    ({}, "This cannot be determined from the text.", ""),
+    ({}, "I don't know.", ""),
+    ({}, "Certificates are not checked.", "does not say that it is not stated"),
     ({}, "EUR 12.", "does not say that it is not stated"),
     ({"answers": [["24"]]}, " \n", "no answer"),
     ({}, "", "no answer"),
@@ -84,19 +76,14 @@ def test_why_an_answer_is_wrong(how, answer, why):
 
 
 @pytest.mark.parametrize(("name", "answer", "right"), [
-    ("listed software", "Clause 11 warrants that the agent does not contain software other than that listed.", True),
     ("no licence", "ratecard-parse, whose licence was not found", True),
-    ("no licence", "It is not stated, perhaps ratecard-parse.", False),
     ("firewall", "No firewall product is mentioned.", True),
     ("chief executive", "There is no chief executive named in the text.", True),
     ("chief executive", "It is not stated, but it is Gareth Ollivant.", False),
-    ("pdfcarve licence", "AGPLv3", True),
     ("Norrvik's credit", "EUR 25,650 to Norrvik and EUR 15,650 to 28 others.", True),
     ("without two factors", "It is enforced for the cloud console, but not for the VPN.", True),
     ("without two factors", "It is enforced for the VPN but not for source hosting.", False),
-    ("without two factors", "The cloud console, source hosting and the VPN.", False),
     ("dearer of two", "pdfcarve costs more: Tagmarrow EUR 14,500, pdfcarve EUR 18,600", False),
-    ("price per GB", "EUR .045", True),
     ("log retention", "Not 30, 400 days", True),
     ("log retention", "30 rather than 400 days", False),
 ])  # fmt: skip
@@ -226,16 +213,11 @@ def test_differences_from_naive():
     frame = studies.differences(scored(rows)).set_index("arm")
     assert frame.loc["shared"].to_list()[1:] == [6, 0, 0, 0, 1.0]
     assert frame.loc["packed"].to_list()[1:] == [6, 5, 2, 2, 1.0]
+    again = [("shared", 1, *row[2:]) for row in rows[:6]]  # answers of a second time are not counted twice
+    assert studies.differences(scored(rows + again)).n.tolist() == [6, 6]
     for wrong in (scored(rows[6:]), scored(rows + rows[:1]), scored(rows).drop(columns="token_hash")):
         with pytest.raises(lab.SwarmKVError):
             studies.differences(wrong)
-
-
-def test_answers_of_a_second_time_are_not_counted_twice():
-    rows = [("naive", 0, f"q{i}", "same", i < 3) for i in range(6)]
-    again = [("shared", repeat, f"q{i}", "same", i < 3) for i in range(6) for repeat in (0, 1)]
-    assert studies.differences(scored(rows + again)).loc[0].to_list()[2:] == [6, 0, 0, 0, 1.0]
-    assert list(studies.accuracy(scored(rows + again)).n) == [6, 6]
 
 
 def test_accuracy_of_what_there_is():
@@ -336,23 +318,15 @@ def test_what_cannot_be_studied(speaker, few, wrong):
     asked, how = few
     with pytest.raises(lab.SwarmKVError):
         studies.study(speaker, asked, **how | wrong)
-
-
-@pytest.mark.parametrize("places", [[], ["1", "2"], ["77"]])
-def test_a_question_whose_sections_no_part_has(speaker, few, places):
-    wrong = Question("w", "cost", "easy", "How much?", [["1"]], places)
+    nowhere = Question("w", "cost", "easy", "How much?", [["1"]], ["77"])  # no part of the text has this section
     with pytest.raises(lab.SwarmKVError, match="'w'"):
-        studies.study(speaker, [wrong], arms=["shared"], **few[1])
+        studies.study(speaker, [nowhere], **how)
 
 
 def test_the_passage_that_decides():
     by_id = {one.id: one for one in QUESTIONS}
     assert passage(by_id["token algorithm"], TEXT) == 'return jwt.encode(claims, SIGNING_KEY, algorithm="HS256")'
     assert "4 critical" in passage(by_id["critical faults"], TEXT)
-    assert "2025-02-28" in passage(by_id["restore request"], TEXT)
-    assert passage(by_id["outage"], TEXT).startswith(
-        "- **Recovery.** The outage of 19 November 2024 lasted 400 minutes"
-    )
     assert passage(by_id["labelling bureau"], TEXT).count(" … ") == 1
     assert passage(by_id["insurance"], TEXT) == "(the document does not say)"
 

@@ -1,5 +1,7 @@
 """llama-server as a peer (make peers builds it): it answers as naive does, and no process is left."""
 
+from unittest.mock import Mock
+
 import psutil
 import pytest
 from conftest import QUESTIONS
@@ -35,28 +37,15 @@ def test_it_answers_as_naive_does(real, dossier, name):
     assert servers() == []
 
 
-def test_a_run_that_is_interrupted_leaves_no_server(real, dossier, monkeypatch):
-    def interrupted(*_args, **_how):
-        raise KeyboardInterrupt
-
-    with strategies.opened(["server_warm"], real, 1024) as opened:
-        monkeypatch.setattr(LlamaServer, "complete", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)
-    assert servers() == []
-
-
-def test_a_server_that_does_not_start_says_why(real):
-    with pytest.raises(SwarmKVError, match="llama-server did not start: "):
+def test_a_server_that_fails_says_why_and_leaves_no_process(real, dossier, monkeypatch):
+    with pytest.raises(SwarmKVError):
         LlamaServer(real, ContextSettings(512), 1, "--no-such-option").__enter__()
+    with LlamaServer(real, ContextSettings(512), 1) as server, pytest.raises(SwarmKVError, match="404"):
+        server.ask("GET", "/nowhere")
+    monkeypatch.setattr(LlamaServer, "complete", Mock(side_effect=KeyboardInterrupt))
+    with strategies.opened(["server_warm"], real, 1024) as opened, pytest.raises(KeyboardInterrupt):
+        lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)
     assert servers() == []
-
-
-def test_a_request_that_is_refused(real):
-    with LlamaServer(real, ContextSettings(512), 1) as server:
-        with pytest.raises(SwarmKVError, match="/nowhere with 404"):
-            server.ask("GET", "/nowhere")
-        assert len(server.complete([1, 2, 3], 2)) == 2
 
 
 def test_yardsticks_are_measured_beside_ours(real, dossier):

@@ -26,13 +26,6 @@ def test_a_decode_counted_by_hand(twin):
     assert work.n_bytes == weights + twin.geometry.snapshot_bytes(8)
 
 
-def test_tokens_add_up(twin):
-    """Two decodes in a row do what one does, and the part of the last token once more."""
-    again = 2 * (3 * 32 * 32 + 32 * 256)
-    apart = decode_work(twin.path, 100).flop + decode_work(twin.path, 60, 100).flop
-    assert apart == decode_work(twin.path, 160).flop + again
-
-
 def test_weights_are_read_once_per_micro_batch(twin):
     weights = decode_work(twin.path, 1).n_bytes - twin.geometry.snapshot_bytes(1)
     caches = sum(map(twin.geometry.snapshot_bytes, (512, 1024, 1025)))
