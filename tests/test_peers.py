@@ -90,16 +90,8 @@ def test_every_peer_answers_as_naive_does(speaker):
         assert run.agents.ttft_ms.notna().all()
         assert run.metrics["kv_bytes"] > 0
     assert report["summary"]["llama_state"]["copied_bytes"] > 0
-
-
-@pytest.mark.peers
-def test_a_peer_twice_begins_anew(speaker):
-    tokens = speaker.tokenize(lab.load_document("dossier"))[:100]
-    with strategies.opened(["llama_prefix"], speaker, 512) as opened:
-        runs = [lab.fan_out(speaker, tokens, QUESTIONS[:2], opened["llama_prefix"], max_tokens=4) for _ in range(2)]
-    for run in runs:
-        assert run.timeline.phase.tolist().count("prefill") == 1  # the document is not left over from the last time
-    assert runs[0].answers == runs[1].answers
+    prefix = next(run for run in runs if run.strategy == "llama_prefix")  # ran twice, the first time as a warm-up
+    assert prefix.timeline.phase.tolist().count("prefill") == 1  # the document is not left over from the last time
 
 
 def test_a_peer_that_is_unknown_or_named_as_a_strategy(twin):
@@ -158,20 +150,13 @@ def test_transformers_answers_like_naive(real, dossier):
     assert run.metrics["copied_bytes"] > 0
 
 
-def test_a_prompts_common_beginning_goes_to_the_prefix():
+def test_a_prompts_common_beginning_goes_to_the_prefix_but_never_all_of_it():
     prompts = {"a": np.array([1, 2, 3, 4]), "b": np.array([1, 2, 3]), "c": np.array([1, 2, 5])}
     prefix, branches = shared_prefix(np.array([9, 8]), prompts)
     assert prefix.tolist() == [9, 8, 1, 2]
     assert {name: rest.tolist() for name, rest in branches.items()} == {"a": [3, 4], "b": [3], "c": [5]}
-    for name, prompt in prompts.items():
-        assert [*prefix, *branches[name]] == [9, 8, *prompt]
-
-
-def test_a_prompt_is_never_used_up():
-    same = {"a": np.array([1, 2]), "b": np.array([1, 2])}
-    prefix, branches = shared_prefix(np.array([9]), same)
-    assert prefix.tolist() == [9, 1]
-    assert [rest.tolist() for rest in branches.values()] == [[2], [2]]
+    prefix, branches = shared_prefix(np.array([9]), {"a": np.array([1, 2]), "b": np.array([1, 2])})
+    assert (prefix.tolist(), branches["a"].tolist()) == ([9, 1], [2])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")

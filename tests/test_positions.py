@@ -44,17 +44,6 @@ def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
         np.testing.assert_array_equal(after.values(layer)[:300], before.values(layer))
 
 
-def test_shifts_that_make_no_sense(twin, document):
-    with twin.context(512) as ctx:
-        with pytest.raises(lab.SwarmKVError):
-            ctx.shift(1)  # the sequence is empty
-        ctx.decode(document)
-        for delta, start in ((-1, 0), (2**40, 0), (1, 300), (5, -1)):
-            with pytest.raises(lab.SwarmKVError):
-                ctx.shift(delta, start)
-        assert ctx.n_past() == 300
-
-
 @pytest.mark.parametrize("start", [0, 299, 301])
 def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, document, question, start):
     with twin.context(512) as ctx:
