@@ -24,6 +24,7 @@ from swarmkv_studies.common.profiles import Profile
 from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import plan
 from swarmkv_studies.common.sweep import sweep_rounds
+from swarmkv_studies.llama_guard.spinning import WAITING
 from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
 from swarmkv_studies.many_machines.exactness import what_keeps_bits
 from swarmkv_studies.many_machines.joins import join_times
@@ -52,6 +53,9 @@ PEERS = ((peer_strategies.PEERS, (1, 4, 8)), (("server_warm", "transformers"), (
 # costs a few percent, which are only seen in many repeats.
 SHARED_DEPTH = 1024
 CREWS = (((1, 2), 8, 24), ((1, 1), 64, 3), ((2, 1), 64, 3))
+
+# Rounds of how threads wait, by the number of busy programs beside them.
+SPUN = {0: 20, 2: 6, 10: 4}
 
 # Bytes per second, of a file that is loaded while its beginning is computed.
 LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
@@ -225,6 +229,18 @@ def _join(setup: Setup) -> None:
     once(setup.data / "join.json", lambda: environment(setup.model))
 
 
+def _spinning(setup: Setup) -> None:
+    """How threads wait on a quiet machine and beside two and ten busy programs: minutes, most of them libgomp's own."""
+
+    def measured() -> pd.DataFrame:
+        rows = [studies.compare_spinning(setup.model.path, [busy], repeats=n) for busy, n in SPUN.items()]
+        _whole(sum(map(len, rows)), len(WAITING) * sum(SPUN.values()))
+        return pd.concat(rows)
+
+    once(setup.data / "spinning.csv", measured)
+    once(setup.data / "spinning.json", lambda: environment(setup.model))
+
+
 def _cluster(setup: Setup) -> None:
     """Workers on this machine: what they cost, one that dies, a snapshot's way, and what keeps the bits."""
     model, data, prefix = setup.model, setup.data, setup.tokens[:SHARED_DEPTH]
@@ -315,6 +331,7 @@ STEPS = (
     Step("codecs", ("codecs.csv", "codecs.json"), _codecs),
     Step("join", ("join.csv", "join.json"), _join),
     Step("cluster", ("cluster.csv", "deaths.csv", "transfer.csv", "exactness.csv", "cluster.json"), _cluster),
+    Step("spinning", ("spinning.csv", "spinning.json"), _spinning),
     Step("study", ("study.csv", "review.csv", "study.json"), _study),
 )
 
