@@ -33,7 +33,7 @@ def test_a_pipelines_prompts_are_one_turn_of_the_models_template(speaker):
     longest = sum(len(heading) + 5 for heading in headings) + len(speaker.ask("Shall we?")) + 5
     assert run.settings.n_ctx == len(run.tokens) + longest
     for name, branch in run.schedule.branches.items():
-        text = speaker.detokenize(run.whole_prompt(branch), special=True)
+        text = speaker.detokenize([*run.tokens[: branch.n_prefix], *branch.prompt], special=True)
         asked = {
             "first": speaker.detokenize(run.tokens[:40]).split("user\n")[1] + "\n\nWho sells?",
             "second": "The Seller sells. " * 20 + "\n\n\nWho buys?",
