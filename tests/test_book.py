@@ -63,9 +63,6 @@ def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
     asked = []
 
     class Shell:
-        def system(self, command):
-            asked.append(("system", command))
-
         def run_line_magic(self, name, line):
             asked.append((name, line))
             if name == "run":

@@ -100,7 +100,7 @@ _SETUP = """\
 try:
     {first}
 except ImportError:  # on Colab; this compiles llama.cpp, minutes, and says how far it is
-    !git clone --quiet {repository} swarmkv-lab
+    %system git clone --quiet {repository} swarmkv-lab
     %cd swarmkv-lab
     %run install.py cluster
     {first}
