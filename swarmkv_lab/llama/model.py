@@ -133,7 +133,7 @@ class Model:
         """Text to token ids, int32 (n,). A BOS goes first where the model wants one.
 
         A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
-        special: read "<|im_end|>" and the like as the control tokens of these names, as what ``chat`` renders needs.
+        special: read ``<|im_end|>`` and the like as the control tokens of these names, as what ``chat`` renders needs.
         Never for text of others: a document could end the user's turn and answer in the assistant's name.
         """
         whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
