@@ -40,7 +40,7 @@ def test_an_explorer_follows_its_sliders_and_is_fit_to_read(page, lab, name):
     assert len(picture.get_attribute("alt")) > 40
     assert all(said == shown and all(said) for said, shown in sliders.evaluate_all(SLIDERS))
     assert violations(page, ".swarmkv-explorer") == []
-    for width in (1100, 520):
+    for width in (1100, 800):
         page.set_viewport_size({"width": width, "height": 1600})
         picture.scroll_into_view_if_needed()
         page.wait_for_timeout(500)
