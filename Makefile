@@ -49,7 +49,7 @@ lab: $(READY) ## open copies of the notebooks (my_notebooks/) in JupyterLab, on 
 		$(JUPYTER)
 
 book: $(VENV)/.book ## build a web site of the notebooks as they are committed, all figures and the package's names; nothing is run
-	$(BIN)/sphinx-build -W --keep-going -n -q -c book . artifacts/book
+	$(BIN)/sphinx-build -E -W --keep-going -n -q -c book . artifacts/book
 	@echo "Open artifacts/book/index.html in a browser."
 
 lint: $(READY) ## check style, the direction of imports, and types

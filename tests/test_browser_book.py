@@ -1,8 +1,12 @@
-"""The book: make book builds it without a warning, every link in it leads somewhere, and its pages are fit to read."""
+"""The book: every link in it leads somewhere, its pages are fit to read, and its explorer computes as Python does.
+
+Fit to read: on a phone and on a desk nothing is cut off, nothing fails, nothing is from elsewhere, axe finds nothing.
+"""
 
 import html.parser
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -10,25 +14,35 @@ import pytest
 from browsing import ARTIFACTS, violations
 from conftest import ROOT
 
-SITE = ROOT / "artifacts/book"
-PAGES = ("book/index", "book/glossary", "book/api", "notebooks/00_tour", "notebooks/03_naive_vs_fanout", "README")
-WIDTHS = (390, 1280)
+import swarmkv_lab as lab
+from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.geometry import KV_TYPES
+from swarmkv_studies.book.gallery import EXHIBITS
+from swarmkv_studies.common.costmodel import CostModel
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.kv_sizing.memory import LAYOUTS, agents_bytes
+from swarmkv_studies.many_machines.shipping import Document, Link, break_even_bandwidth, join_bound
+
+PAGES = ("book/index", "book/figures", "book/glossary", "book/api", "notebooks/00_tour", "README", "figures/explorer")
+DEPTHS, AGENTS = (1, 128, 3501, 5000, 131_072), (1, 2, 7, 64)
+LINKS, PREFILLS = (625e3, 125e6), (10.0, 806.9)
 
 pytestmark = pytest.mark.browser
 
 
 class Page(html.parser.HTMLParser):
-    """A page's ids, and what it leads to."""
+    """A page's ids, what it leads to, and its pictures' alt texts."""
 
     def __init__(self, path):
         super().__init__()
-        self.ids, self.links = set(), []
+        self.ids, self.links, self.alts = set(), [], []
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         self.ids |= {attrs.get("id"), attrs.get("name")}
         self.links += [attrs[key] for key in ("href", "src") if attrs.get(key)]
+        self.alts += [attrs.get("alt")] if tag == "img" else []
 
 
 @pytest.fixture(scope="module")
@@ -36,66 +50,95 @@ def book():
     """make book, with this Python in place of .venv's."""
     command = ["make", "--no-print-directory", "-o.venv/.book", f"BIN={Path(sys.executable).parent}", "book"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return SITE
+    assert (done.returncode, done.stderr) == (0, "")
+    return ROOT / "artifacts/book"
 
 
 def test_every_link_inside_the_book_leads_somewhere(book):
     pages = {path: Page(path) for path in book.rglob("*.html") if "_static" not in path.parts}
     broken = []
-    for path, page in pages.items():
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            anchor = unquote(parts.fragment)
-            if not target.is_file() or (anchor and target in pages and anchor not in pages[target].ids):
-                broken.append((path.relative_to(book).as_posix(), link))
+    for path, link in [(path, link) for path, page in pages.items() for link in page.links]:
+        parts = urlsplit(link)
+        target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+        anchor = unquote(parts.fragment)
+        is_there = target.is_file() and (not anchor or target not in pages or anchor in pages[target].ids)
+        if not (parts.scheme or parts.netloc or is_there):
+            broken.append((path.relative_to(book).as_posix(), link))
     assert broken == []
-    for source in ROOT.glob("notebooks/*.ipynb"):
-        assert (book / f"notebooks/{source.stem}.html") in pages
+    assert {book / f"notebooks/{source.stem}.html" for source in ROOT.glob("notebooks/*.ipynb")} <= {*pages}
 
 
-def test_every_public_name_is_explained(book):
-    import swarmkv_lab as lab
-
-    ids = Page(book / "book/api.html").ids
-    names = [name for name in lab.__all__ if not hasattr(getattr(lab, name), "__path__")]
-    files = ("errors", "files")
-    missing = [name for name in names if name not in files and not any(f"{i}".endswith(f".{name}") for i in ids)]
-    assert missing == []
-    assert {"swarmkv_lab.cluster.fan_out", "swarmkv_studies.tour.race", "swarmkv_lab.figures.timeline"} <= ids
-
-
-def test_the_front_door_leads_to_the_first_page_and_on_to_the_explorer(book, page):
-    failed = watched(page)
-    page.goto((book / "index.html").as_uri())
-    page.wait_for_url("**/book/index.html")
-    page.get_by_role("link", name="an explorer").click()
-    page.wait_for_url("**/figures/explorer.html")
-    assert page.locator("#latency-chart svg, svg#latency-chart").count()
-    page.goto((book / "figures/index.html").as_uri())
-    page.locator("a[href$='00_tour.html']").first.click()
-    page.wait_for_url("**/notebooks/00_tour.html")
-    assert failed == []
+def test_every_public_name_is_explained_and_every_exhibit_shown(book):
+    ids = " ".join(map(str, Page(book / "book/api.html").ids)) + " "
+    rooms = {path.stem for path in (ROOT / "swarmkv_lab").iterdir()}
+    assert [name for name in {*lab.__all__} - rooms if f".{name} " not in ids] == []
+    assert "swarmkv_lab.cluster.fan_out " in ids
+    assert [alt for alt in Page(book / "book/figures.html").alts if alt] == [exhibit.alt for exhibit in EXHIBITS]
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_fit_to_read(book, page, name):
-    """On a phone and on a desk: nothing is cut off, nothing fails, nothing comes from elsewhere; axe finds nothing."""
     failed = watched(page)
-    for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 900})
+    sizes = [{"width": width, "height": 900} for width in (390, 1280)]
+    for size in sizes:
+        page.set_viewport_size(size)
         page.goto((book / f"{name}.html").as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, width
-        page.screenshot(path=ARTIFACTS / f"book.{Path(name).name}.{width}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+        page.screenshot(path=ARTIFACTS / f"book.{Path(name).name}.{size['width']}.png", full_page=True)
     assert failed == []
-    for width in WIDTHS:  # last: axe asks for style sheets, which a file's page may not, and is told so at some time
-        page.set_viewport_size({"width": width, "height": 900})
+    schemes = ("light", "dark") if name == "figures/explorer" else ("light",)  # figures are drawn on white
+    for size, scheme in product(sizes, schemes):  # last: axe asks for style sheets, which a file's page may not
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size(size)
         page.reload()
         assert violations(page) == []
+
+
+def test_the_front_door_leads_to_the_explorer_which_follows_the_keyboard(book, page):
+    failed = watched(page)
+    page.goto((book / "index.html").as_uri())
+    page.wait_for_url("**/book/index.html")
+    page.get_by_role("link", name="An explorer").click()
+    page.wait_for_url("**/figures/explorer.html")
+    panels = {"tokens": "latency", "agents": "memory", "model": "memory", "type": "memory", "mbit": "shipping",
+              "speed": "shipping"}  # fmt: skip
+    page.locator("header a").last.focus()
+    for control, panel in panels.items():
+        page.keyboard.press("Tab")
+        assert page.evaluate("[document.activeElement.id, document.activeElement.labels.length]") == [control, 1]
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        before = page.locator(f"#{panel}-numbers").inner_text()
+        page.keyboard.press("ArrowDown" if control in ("model", "speed") else "ArrowUp")
+        assert page.locator(f"#{panel}-numbers").inner_text() != before, control
+    assert page.locator("#tokens").get_attribute("aria-valuetext") == page.locator("#tokens-value").inner_text()
+    assert not {"NaN", "undefined"} & {*page.inner_text("main").split()}
+    assert failed == []
+
+
+def test_the_explorer_computes_as_python_does(book, page):
+    """Bytes exactly, times to 1e-9."""
+    page.goto((book / "figures/explorer.html").as_uri())
+
+    def asked(name, cases):
+        said = page.evaluate("([f, cases]) => cases.map(given => swarmkv[f](...given))", [name, cases])
+        return zip(cases, said, strict=True)
+
+    model, shapes = CostModel.fit(measurements("reference").grid), {name: geometry(name) for name in catalogue().index}
+    for (name, depth, agents), said in asked("predict", list(product(model.strategies, DEPTHS, AGENTS))):
+        row = model.predict([depth], [agents], [name]).iloc[0]
+        assert said == pytest.approx({"ttft": row.last_ttft_ms, "endToEnd": row.end_to_end_ms}, rel=1e-9)
+    for given, said in asked("agentsBytes", list(product(shapes, DEPTHS, AGENTS, KV_TYPES))):
+        name, depth, agents, kv_type = given
+        how = {"n_tokens": depth, "n_agents": agents, "kv_type": kv_type}
+        assert said == {layout: agents_bytes(shapes[name], layout=layout, **how) for layout in LAYOUTS}, given
+    for given, said in asked("ship", list(product(shapes, DEPTHS, KV_TYPES, LINKS, PREFILLS))):
+        name, depth, kv_type, bandwidth, prefill = given
+        document = Document.of(shapes[name], depth, prefill, kv_type)
+        load = Link(bandwidth).seconds(document.nbytes)
+        assert said.pop("bytes") == document.nbytes == shapes[name].snapshot_bytes(depth, kv_type), given
+        times = {"compute": document.prefill_s, "load": load, "join": join_bound(document.prefill_s, load)}
+        times["breakEven"] = break_even_bandwidth(shapes[name], depth, prefill, kv_type)
+        assert said == pytest.approx(times, rel=1e-9), given
 
 
 def watched(page):
