@@ -104,7 +104,7 @@ def test_a_race_is_run_and_stopped_and_reads_ones_own_document(page, lab):
     explorer.get_by_text(re.compile(r"^my.html has \d+ tokens$")).wait_for()
 
 
-def test_a_pipeline_answers_and_is_stopped(page, lab):
+def test_a_pipeline_answers(page, lab):
     open_and_run(page, lab, "06_pipeline")
     explorer = page.locator(".swarmkv-explorer").last
     explorer.get_by_role("button", name="Run", exact=True).click()
@@ -112,10 +112,6 @@ def test_a_pipeline_answers_and_is_stopped(page, lab):
     answers = explorer.locator("table").last.inner_text()
     assert all(re.search(rf"{name}\s+\S", answers) for name in ("security", "licence", "cost", "reviewer"))
     page.screenshot(path=ARTIFACTS / "pipeline.png")
-    explorer.get_by_role("button", name="Run", exact=True).click()
-    explorer.get_by_text("batched is running").wait_for()
-    explorer.get_by_role("button", name="Stop").click()
-    explorer.get_by_text("stopped").last.wait_for()
     assert errors(page) == []
 
 
