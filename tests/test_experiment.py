@@ -116,7 +116,7 @@ def test_bench_reports_ratios_within_rounds(twin, document, question):
     assert (shared["rounds"], shared["max_abs_logit_diff"], shared["same_tokens"]) == (2, 0, True)
     assert 1 < naive["end_to_end_bound"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
-    assert sum(line.startswith("shared ") for line in bench_text(report).splitlines()) == 1
+    assert any(line.startswith("shared ") for line in bench_text(report).splitlines())
     assert article_text(report).count("10,275 ms") == 1
 
 
