@@ -1,10 +1,14 @@
 """The same answers on many processes, and what dies on the way: real Dask workers, real signals, on a twin."""
 
+import dataclasses
 import os
 import pickle
 import shutil
 import signal
+import time
+from contextlib import nullcontext
 
+import dask
 import numpy as np
 import pandas as pd
 import psutil
@@ -48,6 +52,25 @@ def here(gguf, document, prompts, strategy="shared", **how):
 
 def there(client, gguf, document, prompts, *args, **how):
     return lab.cluster.fan_out(client, gguf, document, prompts, *args, progress=False, **how)
+
+
+def hooked(client, before):
+    """Have all workers, also those that are started again, call before(names of agents) before they answer them."""
+
+    class Hook(distributed.WorkerPlugin):
+        def setup(self, worker):
+            named = tasks.strategy_named
+
+            def hook(name):
+                def answer(run):
+                    before(list(run.schedule.branches))
+                    named(name).answer(run)
+
+                return dataclasses.replace(named(name), answer=answer)
+
+            tasks.strategy_named = hook
+
+    client.register_plugin(Hook())
 
 
 def assert_same(run, reference):
@@ -101,7 +124,11 @@ def test_words_and_an_open_model(client, real, dossier):
 
 def test_the_callback_sees_answers_come_and_ends_the_run(client, gguf, document, prompts):
     seen = []
-    there(client, gguf, document, prompts, max_tokens=4, together=1, callback=lambda run: seen.append(len(run.done)))
+
+    def see(run):
+        seen.append(sum(map(bool, run.answers.values())))
+
+    there(client, gguf, document, prompts, max_tokens=4, together=1, callback=see)
     assert seen == [1, 2, 3, 4, 5]
 
     def stop(run):
@@ -153,6 +180,23 @@ def test_a_worker_refuses_another_model_and_another_documents_snapshot(client, g
     other = tasks.Job(gguf, -1, hello.identity, document[::-1].copy(), "shared", settings)
     with pytest.raises(SnapshotMismatchError):
         client.submit(tasks.answer, other, captured, run.branches[:1], pure=False).result()
+
+
+def test_bytes_that_change_on_their_way_to_a_worker_are_refused_there(gguf, document, prompts):
+    def spoil():
+        state = tasks.Captured.__getstate__
+        tasks.Captured.__getstate__ = lambda self: state(self) | {"_data": state(self)["_data"][::-1].copy()}
+
+    with local_cluster(2) as client:
+        first, second = client.nthreads()
+        run = there(client, gguf, document, prompts, max_tokens=2)
+        client.run(spoil, workers=[first])
+        (hello, *_) = run.hellos.values()
+        job = tasks.Job(gguf, -1, hello.identity, document, "shared", ContextSettings(n_ctx=512))
+        captured = client.submit(tasks.capture, job, workers=[first], pure=False)
+        for worker, refused in ((first, nullcontext()), (second, pytest.raises(SnapshotCorruptError))):
+            with refused:
+                client.submit(tasks.answer, job, captured, run.branches[:1], workers=[worker], pure=False).result()
 
 
 def test_a_worker_with_another_file_takes_no_part(client, gguf, document, prompts, tmp_path):
@@ -207,6 +251,13 @@ def test_bad_input_is_refused_before_anything_is_decoded(client, gguf, document,
 
 def test_a_worker_killed_while_it_works(gguf, document, prompts):
     with lab.load_model(gguf) as model, local_cluster(2) as client:
+        pids = list(client.run(os.getpid).values())
+
+        def wait_for_a_death(names):
+            while names == ["agent 4"] and all(map(psutil.pid_exists, pids)):
+                time.sleep(0.01)
+
+        hooked(client, wait_for_a_death)  # so that somebody is at work when two answers are there
         run, dead = run_with_a_death(client, model, document, prompts, max_tokens=300, together=1)
         assert dead in run.hellos
     assert_same(run, here(gguf, document, prompts, max_tokens=300))
@@ -214,7 +265,7 @@ def test_a_worker_killed_while_it_works(gguf, document, prompts):
 
 def test_the_snapshot_is_made_again_when_its_only_holder_dies(gguf, document, prompts):
     with local_cluster(2) as client:
-        hello = client.submit(tasks.hello, gguf, -1, True, pure=False).result()
+        hello, *_ = client.run(tasks.hello, gguf, -1, True).values()
         settings = ContextSettings(n_ctx=512)
         job = tasks.Job(gguf, -1, hello.identity, document, "shared", settings)
         captured = client.submit(tasks.capture, job, pure=False)
@@ -223,31 +274,41 @@ def test_the_snapshot_is_made_again_when_its_only_holder_dies(gguf, document, pr
         for worker, process in client.run(os.getpid).items():
             if worker in holders:
                 os.kill(process, signal.SIGKILL)
-        snapshot, _ = captured.result(timeout=60)
+        snapshot = captured.result(timeout=60).snapshot()
     with lab.load_model(gguf) as model:
         assert np.array_equal(snapshot.data, lab.prefill(model, document).data)
 
 
+def test_a_worker_that_is_started_again_goes_on_for_the_only_one_that_was_able(gguf, document, prompts, tmp_path):
+    shutil.copy(gguf, tmp_path / "mine.gguf")
+    killed = []
+
+    class Home(distributed.WorkerPlugin):
+        def setup(self, worker):
+            os.chdir(tmp_path)
+
+    def kill(run):
+        killed.append(run.hellos[first].process)
+        if len(killed) == 1:
+            os.kill(int(killed[0].rpartition(":")[2]), signal.SIGKILL)
+
+    with local_cluster(2) as client:
+        client.register_plugin(Home())
+        first, second = client.nthreads()
+        client.run(os.chdir, "/", workers=[second])  # where there is no model
+        run = there(client, "mine.gguf", document, prompts, max_tokens=4, together=1, callback=kill)
+    assert list(run.refused) == [second]
+    assert_same(run, here(gguf, document, prompts, max_tokens=4))
+
+
 def test_an_agent_that_ends_each_worker_is_one_agents_failure(gguf, document, prompts, tmp_path):
-    with local_cluster(1) as client:
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), local_cluster(1) as client:
 
-        class Deadly(distributed.WorkerPlugin):
-            def setup(self, worker):
-                answer = tasks.strategy_named
+        def deadly(names):
+            if "agent 1" in names:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-                def deadly(name):
-                    strategy = answer(name)
-
-                    def run_it(run):
-                        if "agent 1" in run.schedule.branches:
-                            os.kill(os.getpid(), signal.SIGKILL)
-                        strategy.answer(run)
-
-                    return type(strategy)(**{**vars(strategy), "answer": run_it})
-
-                tasks.strategy_named = deadly
-
-        client.register_plugin(Deadly())
+        hooked(client, deadly)
         run = there(client, gguf, document, prompts, max_tokens=2)
     assert list(run.errors) == ["agent 1"]
     assert sum(map(bool, run.answers.values())) == len(prompts) - 1

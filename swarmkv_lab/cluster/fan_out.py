@@ -4,9 +4,12 @@ Dask places tasks, moves the snapshot to the workers that need it, runs what a d
 one, and makes the snapshot again if all copies are lost.
 """
 
+import operator
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,7 @@ from swarmkv_lab.fanout.outcome import Outcome
 from swarmkv_lab.fanout.recorder import Recorder
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
-from swarmkv_lab.fanout.timeline import PREFIX
+from swarmkv_lab.fanout.timeline import BASELINE, PREFIX
 from swarmkv_lab.files import user_path
 from swarmkv_lab.llama.loading import model_path
 from swarmkv_lab.llama.model import Model, content_hash
@@ -30,7 +33,12 @@ from swarmkv_lab.progress import tqdm
 if TYPE_CHECKING:  # Dask is an extra, and takes half a second to import
     from distributed import Client, Future
 
-    from swarmkv_lab.cluster.tasks import Done, Hello, Job
+    from swarmkv_lab.cluster.tasks import Captured, Done, Hello, Identity, Job
+
+_LOOK_EVERY_S = 1.0
+"""whether those who were given tasks are still there"""
+_NOBODY_FOR_S = 60.0
+"""a worker that has died may be started again"""
 
 
 @dataclass(eq=False)
@@ -131,6 +139,8 @@ def fan_out(
     SwarmKVError when there are no workers.
     """
     try:
+        from distributed.comm import CommClosedError
+
         from swarmkv_lab.cluster import tasks
     except ImportError as error:
         raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
@@ -142,111 +152,159 @@ def fan_out(
     prefix, asked = _tokens(tokens), ContextSettings.of(n_ctx=n_ctx, **settings)
     source, known = _source(model_source)
     run = ClusterRun(Schedule([], tolerant=True), chosen.name, chosen.packs, len(prefix))
-    identity, able = _able(client, run, tasks, (source, n_gpu_layers, exact), known)
-    job = tasks.Job(source, n_gpu_layers, identity, prefix, chosen.name, asked)
-    where: dict[str, Any] = {"pure": False, "workers": able}
+    crew = _Crew(client, run, (source, n_gpu_layers, exact))
+    job = tasks.Job(source, n_gpu_layers, crew.identity_of(known), prefix, chosen.name, asked)
     rest = job, agents, max_tokens, together
     if isinstance(model_source, Model):
         sized, named = tasks.prepared(model_source, *rest)
     else:
-        sized, named = client.submit(tasks.prepare, *rest, **where).result()
-    job = tasks.Job(source, n_gpu_layers, identity, prefix, chosen.name, sized)
+        sized, named = client.submit(tasks.prepare, *rest, workers=crew.able(), pure=False).result()
     branches = [Branch(name, prompt, max_tokens, sampling, len(prefix)) for name, prompt in named.items()]
     run.schedule = Schedule(branches, tolerant=True)
     size = together if chosen.packs else min(together, -(-len(branches) // (2 * len(run.hellos))))
     groups = [branches[i : i + size] for i in range(0, len(branches), size)]
     with tqdm(total=len(branches), unit="agent", desc=chosen.name, disable=None if progress else True) as bar:
-        _answer(client, run, tasks, job, groups, where, lambda n: _tell(run, bar, n, callback))
+
+        def told(n: int) -> None:
+            bar.update(n)
+            if callback:
+                callback(run)
+
+        try:
+            _Work(crew, replace(job, settings=sized), told).answer(groups)
+        except (CancelledError, CommClosedError) as error:
+            raise SwarmKVError(f"the scheduler is gone, or has dropped the tasks: connect again ({error})") from error
     return run
 
 
-def _answer(
-    client: "Client",
-    run: ClusterRun,
-    tasks: Any,
-    job: "Job",
-    groups: Sequence[Sequence[Branch]],
-    where: Mapping[str, Any],
-    told: Callable[[int], None],
-) -> None:
-    """Submit the capture and a task per group of agents, and take what comes in as it comes."""
-    from distributed import KilledWorker, as_completed
+@dataclass
+class _Crew:
+    """The workers that may take a run's tasks. asked: the arguments of tasks.hello."""
 
-    captured = None if job.strategy == "naive" else client.submit(tasks.capture, job, **where)
-    waiting: dict[Future, Sequence[Branch]] = {}
-    suspects: list[Sequence[Branch]] = []
+    client: "Client"
+    run: ClusterRun
+    asked: tuple[str | None, int, bool]
+    identity: "Identity | None" = None
 
-    def submit(group: Sequence[Branch]) -> "Future":
-        future = client.submit(tasks.answer, job, captured, group, **where)
-        waiting[future] = group
-        return future
+    def identity_of(self, known: str | None) -> "Identity":
+        """What all must agree in: as the first worker that has the client's model, or any where the client has none.
 
-    def take(future: "Future", group: Sequence[Branch]) -> None:
+        Raises SwarmKVError where there is no worker, SnapshotMismatchError where none has the model.
+        """
+        if not self._greet():
+            raise SwarmKVError("the cluster has no workers: start some, and call this again")
+        fits = [hello.identity for hello in self.run.hellos.values() if known in (None, hello.identity.model)]
+        if not fits:
+            wanted = f"the model {known}" if known else "such a model"
+            theirs = self.run.refused | {worker: str(hello.identity) for worker, hello in self.run.hellos.items()}
+            raise SnapshotMismatchError(f"none of {len(theirs)} workers has {wanted}: {theirs}")
+        self.identity = fits[0]
+        return fits[0]
+
+    def able(self) -> list[str] | None:
+        """Who may take tasks now; None for all, also those that come later. Raises SwarmKVError after a minute of none.
+
+        They are named, since Dask has no way to except others: it lets a task wait for ever for a worker that has gone.
+        """
+        until = time.monotonic() + _NOBODY_FOR_S
+        while True:
+            here = self._greet()
+            for worker in here:
+                if (hello := self.run.hellos.get(worker)) and hello.identity != self.identity:
+                    self.run.refused[worker] = f"it has {hello.identity}"
+            if able := [worker for worker in here if worker in self.run.hellos and worker not in self.run.refused]:
+                return able if self.run.refused else None
+            if time.monotonic() > until:
+                why = (
+                    f"for {_NOBODY_FOR_S:.0f} s no worker could go on, of {len(here)}: start some ({self.run.refused})"
+                )
+                raise SwarmKVError(why)
+            time.sleep(_LOOK_EVERY_S)
+
+    def _greet(self) -> list[str]:
+        """Ask all workers who they are, each time, as a model's file may have been replaced: their addresses."""
+        from swarmkv_lab.cluster import tasks
+
+        said = self.client.run(tasks.hello, *self.asked, on_error="return")
+        for worker, answer in said.items():
+            if isinstance(answer, tasks.Hello):
+                self.run.hellos[worker] = answer
+            elif not isinstance(answer, OSError):  # else it has died just now
+                self.run.refused[worker] = str(answer)
+        return list(said)
+
+
+@dataclass
+class _Work:
+    """A run's tasks. told: called with the number of agents whose answers have come."""
+
+    crew: _Crew
+    job: "Job"
+    told: Callable[[int], None]
+    captured: "Future[Captured] | None" = None
+
+    def answer(self, groups: Sequence[Sequence[Branch]]) -> None:
+        """Have all agents answered, a task per group; and those that a death has left, one at a time."""
         try:
-            run.take(future.result())
-        except SwarmKVError as error:
-            _fail(run, group, error)
-        told(len(group))
+            suspects = list(self._ended(groups))
+            if not self.crew.run.packed:
+                suspects = [[branch] for group in suspects for branch in group]
+            for group in suspects:
+                for _ in self._ended([group]):  # whose worker dies now is to blame
+                    self._fail(group, SwarmKVError("each worker that took it has died"))
+                    self.told(len(group))
+        finally:
+            self.crew.client.cancel([self.captured] if self.captured else [])
 
-    try:
-        for future in as_completed([submit(group) for group in groups]):
-            group = waiting.pop(future)
+    def _ended(self, groups: Sequence[Sequence[Branch]]) -> Iterator[Sequence[Branch]]:
+        """Have groups answered, by other workers where those that were able have gone: yields whose workers died."""
+        from distributed import KilledWorker, wait
+
+        from swarmkv_lab.cluster import tasks
+
+        left, client, run = list(groups), self.crew.client, self.crew.run
+        while left:
+            how: dict[str, Any] = {"workers": (able := self.crew.able()), "pure": False}
+            waiting: dict[Future, Sequence[Branch]] = {}
+            if self.job.strategy != BASELINE and (self.captured is None or self.captured.status == "error"):
+                self.captured = client.submit(tasks.capture, self.job, **how)
+                waiting[client.submit(operator.attrgetter("done"), self.captured, **how)] = ()
+            waiting |= {client.submit(tasks.answer, self.job, self.captured, group, **how): group for group in left}
+            left, patience = [], _LOOK_EVERY_S
             try:
-                take(future, group)
-            except KilledWorker:  # Dask suspects all tasks that a dead worker had
-                suspects += [group] if run.packed else [[branch] for branch in group]
-        for group in suspects:  # one at a time: whose worker dies now is to blame
-            future = submit(group)
-            try:
-                take(future, group)
-            except KilledWorker as error:
-                _fail(run, group, SwarmKVError(f"its worker died {error.allowed_failures + 1} times"))
-                told(len(group))
-        if captured is not None and captured.status == "finished":
-            run.take(client.submit(_second, captured, **where).result())
-    finally:
-        client.cancel([*waiting, *([captured] if captured is not None else [])])
+                while waiting:
+                    with suppress(TimeoutError):
+                        wait(list(waiting), timeout=_LOOK_EVERY_S, return_when="FIRST_COMPLETED")
+                    for future in list(waiting):
+                        if not future.done():
+                            continue
+                        group = waiting.pop(future)
+                        try:
+                            run.take(future.result(timeout=patience))
+                        except TimeoutError:  # it is still on its way, or was lost with its worker
+                            waiting[future], patience = group, 2 * patience
+                            continue
+                        except KilledWorker as error:  # Dask suspects all tasks that a dead worker had
+                            if self.captured is not None and self.captured.status == "error":
+                                raise SwarmKVError("each worker that took the document has died") from error
+                            yield group
+                            continue
+                        except tasks.Stranger:
+                            left += [group] if group else []
+                            continue
+                        except SwarmKVError as error:
+                            self._fail(group, error)
+                        if group:
+                            self.told(len(group))
+                    if able and not client.nthreads().keys() & able:
+                        self.captured, left = None, [*left, *filter(None, waiting.values())]
+                        break
+            finally:
+                client.cancel(list(waiting))
 
-
-def _second(captured: Any) -> "Done":
-    return captured[1]
-
-
-def _fail(run: ClusterRun, group: Sequence[Branch], error: SwarmKVError) -> None:
-    for branch in group:
-        run.schedule.fail(run.schedule.branches[branch.name], error)
-
-
-def _tell(run: ClusterRun, bar: Any, n: int, callback: Callable[[ClusterRun], None] | None) -> None:
-    bar.update(n)
-    if callback:
-        callback(run)
-
-
-def _able(
-    client: "Client", run: ClusterRun, tasks: Any, asked: tuple[Any, ...], known: str | None
-) -> tuple[Any, list[str] | None]:
-    """(the run's identity, the workers to use: None for all, also those that come later).
-
-    The identity is that of the first worker that has the client's model, or any where the client has none.
-    """
-    workers = list(client.nthreads())
-    if not workers:
-        raise SwarmKVError("the cluster has no workers: start some, and call this again")
-    futures = {worker: client.submit(tasks.hello, *asked, workers=[worker], pure=False) for worker in workers}
-    for worker, future in futures.items():
-        try:
-            run.hellos[worker] = future.result()
-        except SwarmKVError as error:
-            run.refused[worker] = str(error)
-    fits = [hello.identity for hello in run.hellos.values() if known in (None, hello.identity.model)]
-    for worker, hello in run.hellos.items():
-        if not fits or hello.identity != fits[0]:
-            run.refused[worker] = f"it has {hello.identity}"
-    if not fits:
-        wanted = f"the model {known}" if known else "such a model"
-        raise SnapshotMismatchError(f"none of {len(workers)} workers has {wanted}: {run.refused}")
-    return fits[0], [worker for worker in workers if worker not in run.refused] if run.refused else None
+    def _fail(self, group: Sequence[Branch], error: SwarmKVError) -> None:
+        for branch in group:
+            self.crew.run.schedule.fail(self.crew.run.schedule.branches[branch.name], error)
 
 
 def _tokens(tokens: Any) -> np.ndarray:

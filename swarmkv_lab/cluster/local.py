@@ -19,6 +19,7 @@ def local_cluster(n_workers: int, threads: int | None = 1) -> Iterator[Any]:
     threads: of each worker; None: its share of the physical cores.
     """
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise SwarmKVError(_NEEDS) from error
@@ -26,6 +27,8 @@ def local_cluster(n_workers: int, threads: int | None = 1) -> Iterator[Any]:
     how: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None}
     how["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}  # of its HTTP server: any free port, not Dask's 8787
     with ExitStack() as stack:
+        # Else a worker that is being started again 15 s after a death, perhaps another one, is given up for good.
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}))
         with _deaf_to_interrupts():
             workers = stack.enter_context(LocalCluster(**how, silence_logs=50))
         yield stack.enter_context(Client(workers))

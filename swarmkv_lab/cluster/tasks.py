@@ -1,5 +1,6 @@
 """Tasks: what Dask's workers do: say who they are, capture the document, answer agents. A model stays loaded."""
 
+import asyncio
 import os
 import socket
 import threading
@@ -7,10 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from distributed import get_worker
+from distributed import Worker, get_worker
 
 from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts
@@ -57,6 +58,10 @@ class Job:
     settings: ContextSettings
 
 
+class Stranger(SnapshotMismatchError):
+    """A worker that has come later was given a task, and is not like those of the run: another one can do it."""
+
+
 class Done(NamedTuple):
     """What a task of answers brings back."""
 
@@ -68,6 +73,30 @@ class Done(NamedTuple):
     spans: list[Span]
     kv_bytes: int
     model_loads: int
+
+
+@dataclass(eq=False)
+class Captured:
+    """The document's snapshot on its way between workers: its parts, checked by the task that needs them.
+
+    Not while they are unpickled: a result that Dask cannot unpickle stops the worker that asked for it, without an
+    error (dask/distributed#6705). For the same reason what cannot be pickled is refused here, by SwarmKVError.
+    """
+
+    done: Done
+
+    def __init__(self, snapshot: KVSnapshot, done: Done) -> None:
+        self._made_of, (*self._begins, _) = snapshot.__reduce_ex__(5)
+        self._data, self._snapshot, self.done = snapshot.data, snapshot, done
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_snapshot": None}
+
+    def snapshot(self) -> KVSnapshot:
+        """The snapshot, checked once in each process. Raises SnapshotCorruptError."""
+        if self._snapshot is None:
+            self._snapshot = self._made_of(*self._begins, self._data)
+        return self._snapshot
 
 
 class _Resident:
@@ -101,11 +130,11 @@ def _in_one_thread(work: Callable[[], _Result]) -> _Result:
         return _RESIDENT.thread.submit(work).result()
 
 
-def hello(source: str | None, n_gpu_layers: int, exact: bool) -> Hello:
+async def hello(source: str | None, n_gpu_layers: int, exact: bool, dask_worker: Worker) -> Hello:
     """Load the model, and say who this worker is."""
-    n_threads = get_worker().state.nthreads
-    identity = _in_one_thread(lambda: _identity(_RESIDENT.model(source, n_gpu_layers), exact))
-    return Hello(identity, f"{socket.gethostname()}:{os.getpid()}", n_threads)
+    load = lambda: _identity(_RESIDENT.model(source, n_gpu_layers), exact)  # noqa: E731
+    identity = await asyncio.to_thread(_in_one_thread, load)
+    return Hello(identity, f"{socket.gethostname()}:{os.getpid()}", dask_worker.state.nthreads)
 
 
 def prepare(
@@ -128,33 +157,34 @@ def prepared(
     return budget(model, strategy_named(job.strategy), n_tokens, largest, max_tokens, job.settings), named
 
 
-def capture(job: Job) -> tuple[KVSnapshot, Done]:
+def capture(job: Job) -> Captured:
     """The document prefilled and captured: Dask keeps the result, moves it between workers, and makes it again."""
     worker, wanted, settings = _about(job)
 
-    def work() -> tuple[KVSnapshot, Done]:
+    def work() -> Captured:
         model, recorder, started = _model(job), Recorder(), time.time()
         own = replace(settings, n_ctx=len(job.tokens), n_seq_max=1)
         with recorder.phase([PREFIX], "prefill"), model.open_context(own) as ctx:
             ctx.callback = wanted
             ctx.decode(job.tokens)
             snapshot = KVSnapshot.capture(ctx, job.tokens)
-        return snapshot, Done(worker, (), {}, started, recorder.spans, snapshot.nbytes, _RESIDENT.loads)
+        done = Done(worker, (), {}, started, recorder.spans, snapshot.nbytes, _RESIDENT.loads)
+        return Captured(snapshot, done)
 
     return _in_one_thread(work)
 
 
-def answer(job: Job, captured: tuple[KVSnapshot, Done] | None, branches: Sequence[Branch]) -> Done:
+def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> Done:
     """The answers of some agents, by the job's strategy; an agent's failure is in its branch.
 
-    A snapshot that has come from another worker is checked as its bytes arrive (KVSnapshot), and here its identity.
+    Raises SnapshotCorruptError or SnapshotMismatchError for a snapshot that is damaged, or another document's.
     """
     worker, wanted, settings = _about(job)
     strategy = strategy_named(job.strategy)
 
     def work() -> Done:
         model, recorder, started = _model(job), Recorder(), time.time()
-        snapshot = captured[0] if captured else None
+        snapshot = captured.snapshot() if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
         run = Run(
@@ -189,11 +219,11 @@ def _about(job: Job) -> tuple[str, Callable[[], None], ContextSettings]:
 
 
 def _model(job: Job) -> Model:
-    """The run's own model, or SnapshotMismatchError."""
+    """The run's own model. Raises Stranger where this worker has another one, or another llama.cpp."""
     model = _RESIDENT.model(job.source, job.n_gpu_layers)
     mine = _identity(model, exact=bool(job.identity.build))
     if mine != job.identity:
-        raise SnapshotMismatchError(f"this worker has {mine}, and the run {job.identity}: it cannot take part")
+        raise Stranger(f"this worker has {mine}, and the run {job.identity}: it cannot take part")
     return model
 
 
