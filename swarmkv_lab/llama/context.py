@@ -4,7 +4,7 @@ import ctypes
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
@@ -125,14 +125,18 @@ class Context:
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             try:
-                with tqdm(total=len(token), unit="token", desc="decode", disable=not progress, leave=False) as bar:
+                # No bar unless it is asked for: a token's decode has no time for one, and what Ctrl-C raises while
+                # Python disposes of one (tqdm.__del__) is dropped.
+                bar = tqdm(total=len(token), unit="token", desc="decode", leave=False) if progress else None
+                with bar or nullcontext():
                     for start in range(0, len(token), self.n_batch):
                         if self.callback:
                             self.callback()
                         stop = min(start + self.n_batch, len(token))
                         ends = last[(start <= last) & (last < stop)]
                         self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
-                        bar.update(stop - start)
+                        if bar is not None:
+                            bar.update(stop - start)
                 self._changes.update(list(rows))
             except BaseException:
                 for seq_id, n_past in past.items():
