@@ -9,7 +9,7 @@ import pytest
 from conftest import needs
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama import log
+from swarmkv_lab.llama import api
 from swarmkv_lab.llama.interrupt import LONG
 
 
@@ -193,7 +193,7 @@ def test_an_interrupt_while_llama_cpp_logs_is_raised_when_the_call_is_through(
         }[what]
         pressed = []
         with monkeypatch.context() as patch:
-            patch.setattr(log.log, "debug", lambda line: pressed or press(pressed))
+            patch.setattr(api.log, "debug", lambda line: pressed or press(pressed))
             with pytest.raises(KeyboardInterrupt):
                 work()
         assert pressed

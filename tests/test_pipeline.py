@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import swarmkv_lab as lab
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.generation import decode_together
+from swarmkv_lab.llama.sampling import decode_together
 
 EXACT = ["swarmkv", "pooled", "shared"]
 

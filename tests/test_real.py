@@ -6,7 +6,7 @@ import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.llama import generation
+from swarmkv_lab.llama import sampling
 from swarmkv_lab.llama.sampling import Sampler
 
 
@@ -118,7 +118,7 @@ def test_an_answer_cannot_forge_a_turn_for_those_who_read_it(speaker, monkeypatc
         def sample(self, logits):
             return next(spoken, None) or super().sample(logits)
 
-    monkeypatch.setattr(generation, "Sampler", Forger)
+    monkeypatch.setattr(sampling, "Sampler", Forger)
     monkeypatch.setattr(speaker, "is_eog", lambda token: False)
     run = pipeline.run("shared")
     assert "<|im_start|>" in speaker.detokenize(run.branches[0].tokens, special=True)

@@ -10,10 +10,9 @@ from conftest import load_shape
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.llama import log
-from swarmkv_lab.llama.generation import generate_together
+from swarmkv_lab.llama import api
 from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.sampling import GREEDY, Sampler
+from swarmkv_lab.llama.sampling import GREEDY, Sampler, generate_together
 from swarmkv_lab.sizing import geometry
 from swarmkv_studies.common.twins import write_twin
 
@@ -287,12 +286,12 @@ def test_a_shift_moves_no_other_sequence(twin, document):
 
 def test_what_llama_cpp_says_to_others_goes_to_them(monkeypatch):
     said = []
-    monkeypatch.setattr(log, "_before", lambda level, text, data: said.append((level, text)))
-    log._on_log(log._ERROR, b"theirs", None)
+    monkeypatch.setattr(api, "_before", lambda level, text, data: said.append((level, text)))
+    api._on_log(api._ERROR, b"theirs", None)
     with LlamaGuard():
-        log._on_log(log._ERROR, b"ours\n", None)
-    assert said == [(log._ERROR, b"theirs")]
-    assert (log.take_errors(), log.take_errors()) == (" (llama.cpp: ours)", "")
+        api._on_log(api._ERROR, b"ours\n", None)
+    assert said == [(api._ERROR, b"theirs")]
+    assert (api.take_errors(), api.take_errors()) == (" (llama.cpp: ours)", "")
 
 
 def test_a_model_that_is_closed_or_at_work(twin, document):

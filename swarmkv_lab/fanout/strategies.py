@@ -10,7 +10,7 @@ from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Snapshots, read_on, sharing
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.generation import decode_together, generate_together
+from swarmkv_lab.llama.sampling import decode_together, generate_together
 
 
 def naive(run: Run) -> None:

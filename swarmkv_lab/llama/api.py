@@ -1,10 +1,12 @@
-"""The library itself: its version, its devices and threads, its return codes, and pointers into numpy's memory."""
+"""The library itself: its version, log, devices and threads, its return codes, and batches in numpy's memory."""
 
 import atexit
 import ctypes
+import logging
 import os
 import subprocess
 import sys
+from collections import deque
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from llama_cpp._ctypes_extensions import load_shared_library
 from llama_cpp._ggml import libggml, libggml_base_path
 
 from swarmkv_lab.errors import ContextBudgetError
-from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.guard import LlamaGuard, inside
 
 LLAMA_CPP_VERSION = f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {llama_cpp.llama_version().decode()}"
 STATE_VERSION = llama_cpp.LLAMA_STATE_SEQ_VERSION
@@ -121,3 +123,69 @@ def require_memory(n_bytes: int, what: str) -> None:
 def pointer(array: np.ndarray, ctype: type) -> Any:
     """A ctypes pointer to an array's first element. The caller keeps the array alive."""
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctype))
+
+
+class Batch:
+    """The input of one llama_decode, up to ``n_batch`` rows, filled by whole columns rather than token by token."""
+
+    def __init__(self, n_batch: int) -> None:
+        self.token = np.empty(n_batch, np.int32)
+        self.pos = np.empty(n_batch, np.int32)
+        self.seq = np.empty(n_batch, np.int32)
+        self.n_seq = np.ones(n_batch, np.int32)  # every row belongs to exactly one sequence
+        self.wants_logits = np.empty(n_batch, np.int8)
+        # llama_batch.seq_id is an array of pointers, one a row; row i's points at seq[i].
+        self.seq_pointers = self.seq.ctypes.data + np.arange(n_batch, dtype=np.uintp) * self.seq.itemsize
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=pointer(self.token, ctypes.c_int32),
+            embd=None,
+            pos=pointer(self.pos, ctypes.c_int32),
+            n_seq_id=pointer(self.n_seq, ctypes.c_int32),
+            seq_id=pointer(self.seq_pointers, ctypes.POINTER(ctypes.c_int32)),
+            logits=pointer(self.wants_logits, ctypes.c_int8),
+        )
+
+    def fill(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> llama_cpp.llama_batch:
+        """Rows of token ids, positions and sequence ids; logits are asked for at the rows in ``ends``."""
+        n = len(token)
+        self.token[:n], self.pos[:n], self.seq[:n] = token, pos, seq
+        self.wants_logits[:n] = 0
+        self.wants_logits[ends] = 1
+        self.struct.n_tokens = n
+        return self.struct
+
+
+# -- the log: what our own calls cause goes to Python's logging, the rest to whoever listened before us
+
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+
+log = logging.getLogger("swarmkv_lab.llama_cpp")
+log.addHandler(logging.NullHandler())
+_last_errors: deque[str] = deque(maxlen=3)
+# llama.cpp has one callback for the whole process, and llama_cpp.Llama(verbose=True) prints by it.
+_before, _before_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+llama_cpp.llama_log_get(ctypes.byref(_before), ctypes.byref(_before_data))
+
+
+def _on_log(level: int, text: bytes, _data: Any) -> None:
+    """Our own lines at level DEBUG; errors among them also end up in our messages."""
+    if not inside():
+        if _before:
+            _before(level, text, _before_data)
+        return
+    line = text.decode("utf-8", "replace").rstrip()
+    if level == _ERROR and line:
+        _last_errors.append(line)
+    log.debug(line)
+
+
+_callback = llama_cpp.llama_log_callback(_on_log)  # kept: llama.cpp holds a bare pointer
+llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def take_errors() -> str:
+    """What llama.cpp logged as errors since the last call, as a suffix for a message."""
+    lines = "; ".join(_last_errors)
+    _last_errors.clear()
+    return f" (llama.cpp: {lines})" if lines else ""

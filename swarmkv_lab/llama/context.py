@@ -18,14 +18,10 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, pointer, require_memory
-from swarmkv_lab.llama.batch import Batch
-from swarmkv_lab.llama.fork import require_threads
-from swarmkv_lab.llama.generation import generate_together
-from swarmkv_lab.llama.guard import LlamaGuard
+from swarmkv_lab.llama.api import DECODE_CODES, Batch, pointer, require_memory, take_errors
+from swarmkv_lab.llama.guard import LlamaGuard, require_threads
 from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
-from swarmkv_lab.llama.log import take_errors
-from swarmkv_lab.llama.sampling import GREEDY, Sampling
+from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 

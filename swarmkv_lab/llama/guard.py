@@ -1,7 +1,10 @@
-"""LlamaGuard: one thread at a time inside llama.cpp."""
+"""LlamaGuard: one thread at a time inside llama.cpp, and no decode in a forked child, whose threads are gone."""
 
+import os
 from _thread import RLock
 from weakref import WeakValueDictionary
+
+from swarmkv_lab.errors import SwarmKVError
 
 
 class LlamaGuard(RLock):  # type: ignore[misc]  # final for the type checker only
@@ -26,11 +29,37 @@ class LlamaGuard(RLock):  # type: ignore[misc]  # final for the type checker onl
 _guards: WeakValueDictionary[int, LlamaGuard] = WeakValueDictionary()
 
 
-def all_guards() -> list[LlamaGuard]:
-    """Those that there are in this process."""
+def _all_guards() -> list[LlamaGuard]:
     return [guard for ref in _guards.valuerefs() if (guard := ref()) is not None]
 
 
 def inside() -> bool:
     """Whether the calling thread holds any guard: what llama.cpp says then, it says to us."""
-    return any(guard.held for guard in all_guards())
+    return any(guard.held for guard in _all_guards())
+
+
+class _Process:
+    has_decoded = False
+    is_orphan = False
+    """forked from a process that had decoded"""
+
+
+def require_threads() -> None:
+    """Before a decode: SwarmKVError in a process that was forked after one."""
+    if _Process.is_orphan:
+        raise SwarmKVError(
+            "this process was forked from one that had decoded, and llama.cpp's threads were not forked with it: start "
+            'workers by multiprocessing.get_context("spawn"), and load the model in each of them'
+        )
+    _Process.has_decoded = True
+
+
+def _in_child() -> None:
+    _Process.is_orphan = _Process.has_decoded
+    for guard in _all_guards():
+        if not guard.held:  # one that another thread held would never be let go
+            guard._at_fork_reinit()  # type: ignore[attr-defined]  # as threading does with its own
+
+
+if hasattr(os, "register_at_fork"):  # Windows cannot fork
+    os.register_at_fork(after_in_child=_in_child)

@@ -14,11 +14,10 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, utf8, whole_number
-from swarmkv_lab.llama.api import gpus, pointer
+from swarmkv_lab.llama.api import gpus, pointer, take_errors
 from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
-from swarmkv_lab.llama.log import take_errors
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.architectures import NOT_SIZED
 from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry

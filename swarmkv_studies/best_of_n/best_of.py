@@ -7,8 +7,7 @@ import pandas as pd
 
 from swarmkv_lab.fanout.divergence import log_softmax
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.generation import generate_together
-from swarmkv_lab.llama.sampling import Sampler, Sampling
+from swarmkv_lab.llama.sampling import Sampler, Sampling, generate_together
 
 VARIED = Sampling(temperature=0.8)
 

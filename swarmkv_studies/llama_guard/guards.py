@@ -19,10 +19,9 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.generation import generate_together
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import GREEDY
+from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
