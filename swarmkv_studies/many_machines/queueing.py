@@ -1,16 +1,12 @@
 """Queueing: agents wait in one queue, and a machine that has the cache and is free takes the next one. Simulated."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_studies.many_machines.shipping import WAYS, Document, Link, arrivals, machine_seconds
-
-_MOST_AGENTS = 10_000_000
-_RESOLUTION = 1e-12  # of the clock: float64 has 16 digits, and sums over all machines take some
 
 
 def service_times(agents: pd.DataFrame) -> pd.DataFrame:
@@ -28,37 +24,32 @@ def simulate_cluster(
     n_agents: int,
     service: pd.DataFrame,
     *,
-    ways: Sequence[str] = WAYS,
-    warm: bool = True,
     store_bytes_per_s: float = math.inf,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """All agents come at time 0 and are answered by n_machines, which get the cache by ``arrivals``: a row per way.
 
-    service: from ``service_times``; each agent takes as long as one of its rows, drawn with the seed. Columns way,
+    service: from ``service_times``; each agent takes as long as one of its rows, drawn. The start is warm. Columns way,
     n_machines, n_agents; first_p50_s, first_p90_s, first_p99_s, first_max_s (quantiles over the agents of the time to
     the first token, waiting included), makespan_s (until the last answer), machine_s (prefills, restores and answers).
     10,000 machines and a million agents take seconds. Raises SwarmKVError as ``arrivals``, and for service times that
     are not above 0.
     """
-    n_agents = whole_number("n_agents", n_agents, 1, _MOST_AGENTS)
-    seed = whole_number("seed", seed)
-    first, total = _drawn_from(service)
+    n_agents = whole_number("n_agents", n_agents, 1)
+    first = service.first_s.to_numpy(float)
+    total = first + service.rest_s.to_numpy(float)
+    if not (first > 0).all() or not (total >= first).all():
+        raise SwarmKVError(f"first_s is down to {first.min()} s, and must be above 0; rest_s must be at least 0")
     rows = []
-    for way in ways:
-        ready = arrivals(way, document, link, n_machines, warm=warm, store_bytes_per_s=store_bytes_per_s)
-        if total.min() < ready[-1] * _RESOLUTION:
-            raise SwarmKVError(
-                f"{way}: answers of {total.min():g} s cannot be told apart after {ready[-1]:g} s: pass a faster link"
-            )
-        _, start, which = serve(ready, n_agents, total, np.random.default_rng(seed))
+    for way in WAYS:
+        ready = arrivals(way, document, link, n_machines, store_bytes_per_s=store_bytes_per_s)
+        _, start, which = serve(ready, n_agents, total, np.random.default_rng(0))
         waited = start + first[which]
         p50, p90, p99, longest = np.quantile(waited, (0.5, 0.9, 0.99, 1))
         rows.append({
             "way": way, "n_machines": n_machines, "n_agents": n_agents,
             "first_p50_s": p50, "first_p90_s": p90, "first_p99_s": p99, "first_max_s": longest,
             "makespan_s": float((start + total[which]).max()),
-            "machine_s": machine_seconds(way, document, ready, warm=warm) + float(total[which].sum()),
+            "machine_s": machine_seconds(way, document, ready) + float(total[which].sum()),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -94,16 +85,13 @@ def serve(
     return machine[order], start[order], which[order]
 
 
-def crossing(simulated: pd.DataFrame, way: str, other: str, metric: str = "first_p50_s") -> float | None:
-    """The number of machines from which on ``way`` is slower than ``other``; None if it is not, with most machines.
+def crossing(simulated: pd.DataFrame, way: str, other: str) -> float | None:
+    """From how many machines on ``way`` has a slower first_p50_s than ``other``; None if it is not, with most machines.
 
     Between the two numbers of machines that were simulated around it, the ratio of both is taken to be a power of the
     number. simulated: frames of ``simulate_cluster`` for several n_machines, one under another.
     """
-    if missing := {way, other} - set(simulated.way):
-        known = ", ".join(simulated.way.unique())
-        raise SwarmKVError(f"{', '.join(sorted(missing))} was not simulated, but {known}")
-    by_way = simulated.pivot(index="n_machines", columns="way", values=metric).sort_index()
+    by_way = simulated.pivot(index="n_machines", columns="way", values="first_p50_s").sort_index()
     slower = np.log(by_way[way] / by_way[other]).to_numpy()
     machines = by_way.index.to_numpy(float)
     if slower[-1] <= 0:
@@ -113,16 +101,3 @@ def crossing(simulated: pd.DataFrame, way: str, other: str, metric: str = "first
         return float(machines[0])
     around = slice(before[-1], before[-1] + 2)
     return float(np.exp(np.interp(0, slower[around], np.log(machines[around]))))
-
-
-def _drawn_from(service: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """(seconds to the first token, seconds in all) of the rows that agents are drawn from."""
-    if missing := {"first_s", "rest_s"} - set(service):
-        raise SwarmKVError(f"the service times have no {', '.join(sorted(missing))}: take them from service_times")
-    first, rest = (service[name].to_numpy(float) for name in ("first_s", "rest_s"))
-    if not len(first) or not (first > 0).all() or not (rest >= 0).all() or not np.isfinite(first + rest).all():
-        raise SwarmKVError(
-            f"of {len(first)} service times {int((first > 0).sum())} have a first_s above 0 and "
-            f"{int((rest >= 0).sum())} a rest_s of at least 0: pass measured ones, in seconds"
-        )
-    return first, first + rest

@@ -13,31 +13,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_lab.sizing.geometry import KVType
-from swarmkv_studies.common.costmodel import CostModel
 
-MOST_MACHINES = 1_000_000
 PIECES = 64
-_BANDWIDTH = "pass the bytes per second that were measured, such as 125e6 for 1 Gbit per second"
-Prefill = float | int | CostModel
-"""How fast a model prefills: tokens per second at any depth, or the cost model of a measured grid."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """A machine's connection, which is as fast in both directions. bytes_per_s may be infinite.
-
-    Raises SwarmKVError for a bandwidth that is not above 0, and for a latency below 0.
-    """
+    """A machine's connection, as fast in both directions. SwarmKVError unless bandwidth > 0 and latency >= 0."""
 
     bytes_per_s: float
     latency_s: float = 0.0
 
     def __post_init__(self) -> None:
-        _number("bytes_per_s", self.bytes_per_s, above=0, endless=True, remedy=_BANDWIDTH)
-        _number("latency_s", self.latency_s, remedy="pass the seconds until the first byte arrives, or 0")
+        _require("bytes_per_s", self.bytes_per_s, "above 0", self.bytes_per_s > 0)
+        _require("latency_s", self.latency_s, "finite, and at least 0", 0 <= self.latency_s < math.inf)
 
     def seconds(self, nbytes: float) -> float:
         """The time of one message, s: latency + bytes / bandwidth."""
@@ -48,7 +40,7 @@ class Link:
 class Document:
     """A document's cache: the bytes of its snapshot, and the seconds that one machine needs to prefill or restore it.
 
-    Raises SwarmKVError for no bytes, and for times that are not finite or not above 0 (restore_s: below 0).
+    Raises SwarmKVError for no bytes, and for times that are not finite, or not above 0 (restore_s: below 0).
     """
 
     nbytes: int
@@ -57,16 +49,15 @@ class Document:
 
     def __post_init__(self) -> None:
         whole_number("nbytes", self.nbytes, 1, 1 << 60)
-        _number("prefill_s", self.prefill_s, above=0, remedy="pass the seconds of a measured prefill")
-        _number("restore_s", self.restore_s, remedy="pass the seconds of a measured restore, or 0")
+        _require("prefill_s", self.prefill_s, "finite, and above 0", 0 < self.prefill_s < math.inf)
+        _require("restore_s", self.restore_s, "finite, and at least 0", 0 <= self.restore_s < math.inf)
 
     @classmethod
-    def of(
-        cls, model: Any, n_tokens: int, prefill: Prefill, kv_type: KVType = "f16", restore_s: float = 0.0
-    ) -> "Document":
+    def of(cls, model: Any, n_tokens: int, tokens_per_s: float, kv_type: KVType = "f16") -> "Document":
         """Of n_tokens in a model: a catalogue name, a GGUF's path, a Model or a KVGeometry. Errors as ``geometry``."""
         n_tokens = whole_number("n_tokens", n_tokens, 1)
-        return cls(geometry(model).snapshot_bytes(n_tokens, kv_type), _prefill_s(prefill, n_tokens), restore_s)
+        _require("tokens_per_s", tokens_per_s, "above 0", tokens_per_s > 0)
+        return cls(geometry(model).snapshot_bytes(n_tokens, kv_type), n_tokens / tokens_per_s)
 
 
 # -- how the bytes travel: seconds until machine i has them, float64 (n_machines,). Machine 0 has them from the start.
@@ -96,7 +87,6 @@ def chunked_tree(nbytes: float, link: Link, n_machines: int, pieces: int = PIECE
     chain, d = 2 a Fibonacci tree, and a large d the binomial tree (Bruck, Cypher and Ho, "Multiple message broadcasting
     with generalized Fibonacci trees", 1992). The d counts with which the last machine has all first.
     """
-    pieces = whole_number("pieces", pieces, 1)
     degrees = range(1, max(2, (n_machines - 1).bit_length() + 1))
     steps = min((d * (pieces - 1) + _steps(n_machines, d) for d in degrees), key=lambda steps: int(steps[-1]))
     steps[0] = 0
@@ -137,17 +127,12 @@ def arrivals(
     the store and computes at the same time). warm: the first machine, or the store, has the snapshot at the start.
     Otherwise the first machine prefills and then sends or uploads; with join, every machine then computes all, as
     nothing can be loaded before a prefill ends. Who received bytes restores them. store_bytes_per_s: of all readers
-    together. Raises SwarmKVError for an unknown way, no machines, a store that gives nothing, or times without end.
+    together. Raises SwarmKVError for an unknown way, no machines, or a store that gives nothing.
     """
-    n = whole_number("n_machines", n_machines, 1, MOST_MACHINES)
-    _number("store_bytes_per_s", store_bytes_per_s, above=0, endless=True, remedy=_BANDWIDTH)
+    n = whole_number("n_machines", n_machines, 1)
+    _require("store_bytes_per_s", store_bytes_per_s, "above 0", store_bytes_per_s > 0)
     if way not in WAYS:
-        raise SwarmKVError(f"way={way!r:.40} is not one of {', '.join(WAYS)}")
-    if not math.isfinite(link.seconds(document.nbytes) * n + document.nbytes / (store_bytes_per_s / n)):
-        raise SwarmKVError(
-            f"{document.nbytes:,} bytes to {n:,} machines never end over {min(link.bytes_per_s, store_bytes_per_s):g} "
-            f"bytes per second; {_BANDWIDTH}"
-        )
+        raise SwarmKVError(not_one_of(way, WAYS))
     if way == "recompute" or (way == "join" and not warm):
         return np.full(n, document.prefill_s)
     if way in _ROUTES:
@@ -175,9 +160,7 @@ def machine_seconds(way: str, document: Document, ready: np.ndarray, *, warm: bo
     return restores * document.restore_s + (0 if warm else document.prefill_s)
 
 
-def shipping(
-    document: Document, link: Link, n_machines: int, *, store_bytes_per_s: float = math.inf, ways: Sequence[str] = WAYS
-) -> pd.DataFrame:
+def shipping(document: Document, link: Link, n_machines: int, *, store_bytes_per_s: float = math.inf) -> pd.DataFrame:
     """Ship or recompute? A row per start (warm, cold) and way: predicted latency in seconds, and machine-seconds.
 
     Columns start, way, first_s, median_s, last_s (until the first, the median and the last machine has the cache) and
@@ -186,7 +169,7 @@ def shipping(
     """
     rows = []
     for start in ("warm", "cold"):
-        for way in ways:
+        for way in WAYS:
             warm = start == "warm"
             ready = arrivals(way, document, link, n_machines, warm=warm, store_bytes_per_s=store_bytes_per_s)
             times = {"first_s": ready[0], "median_s": np.median(ready), "last_s": ready[-1]}
@@ -196,20 +179,20 @@ def shipping(
     return pd.DataFrame(rows)
 
 
-def break_even_bandwidth(model: Any, n_tokens: int, prefill: Prefill, kv_type: KVType = "f16") -> float:
+def break_even_bandwidth(model: Any, n_tokens: int, tokens_per_s: float, kv_type: KVType = "f16") -> float:
     """S/T, bytes per second: over a faster link a snapshot arrives before a prefill would end.
 
     S: bytes of the snapshot. T: seconds of the prefill; latency and restore are not counted. The more bytes per token
     a model keeps and the faster it prefills, the faster the link must be. Arguments and errors as Document.of.
     """
-    document = Document.of(model, n_tokens, prefill, kv_type)
+    document = Document.of(model, n_tokens, tokens_per_s, kv_type)
     return document.nbytes / document.prefill_s
 
 
-def break_even_table(prefills: Mapping[str, Prefill], depths: Sequence[int], kv_type: KVType = "f16") -> pd.DataFrame:
-    """The break-even bandwidth of models by depth: columns model, depth, bytes_per_s; prefills: speed by model."""
-    rows = [(model, depth, break_even_bandwidth(model, depth, prefill, kv_type))
-            for model, prefill in prefills.items() for depth in depths]  # fmt: skip
+def break_even_table(prefills: Mapping[str, float], depths: Sequence[int]) -> pd.DataFrame:
+    """Break-even bandwidths by depth: columns model, depth, bytes_per_s; prefills: tokens per second by model."""
+    rows = [(model, depth, break_even_bandwidth(model, depth, speed))
+            for model, speed in prefills.items() for depth in depths]  # fmt: skip
     return pd.DataFrame(rows, columns=["model", "depth", "bytes_per_s"])
 
 
@@ -218,9 +201,8 @@ def crossings(document: Document, link: Link, store_bytes_per_s: float) -> dict[
 
     star: from so many machines on, the last one would have been earlier with a prefill of its own, 1 + (T - R)/t for a
     message of t. store full: more readers than that share the store's bandwidth. store: from so many machines on, all
-    would have been earlier with prefills of their own. T: a prefill, R: a restore. Raises SwarmKVError as ``arrivals``.
+    would have been earlier with prefills of their own. T: a prefill, R: a restore.
     """
-    _number("store_bytes_per_s", store_bytes_per_s, above=0, endless=True, remedy=_BANDWIDTH)
     message, spare = link.seconds(document.nbytes), document.prefill_s - document.restore_s
     left = spare - link.latency_s
     return {
@@ -252,16 +234,6 @@ def _steps(n: int, degree: int) -> np.ndarray:
     return np.repeat(np.arange(len(born)), born)[:n]
 
 
-def _prefill_s(prefill: Prefill, n_tokens: int) -> float:
-    if isinstance(prefill, CostModel):
-        return float(prefill.predict([n_tokens], [1], prefill.strategies[:1]).prefill_ms.iloc[0]) / 1e3
-    return n_tokens / _number("prefill", prefill, above=0, remedy="pass tokens per second, or a CostModel")
-
-
-def _number(name: str, value: Any, *, above: float | None = None, endless: bool = False, remedy: str) -> float:
-    """A number that is above ``above``, or at least 0; finite, unless ``endless``. SwarmKVError for what is none."""
-    limits = f"{'' if endless else 'finite '}number {'at least 0' if above is None else f'above {above:g}'}"
-    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or not (value >= 0 if above is None else value > above) or (value == math.inf and not endless):
-        raise SwarmKVError(f"{name}={value!r:.40}: it must be a {limits}; {remedy}")
-    return float(value)
+def _require(name: str, value: Any, what: str, holds: bool) -> None:
+    if not holds:
+        raise SwarmKVError(f"{name}={value!r:.40}: it must be {what}")
