@@ -1,13 +1,11 @@
 """Exactness: what keeps the bits of an answer's logits, and what changes the last of them."""
 
-import importlib.util
-import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +33,7 @@ CHANGES: Mapping[str, dict[str, Any]] = {
 
 
 def what_keeps_bits(
-    model: Model, tokens: np.ndarray, question: np.ndarray, libraries: Mapping[str, str | Path] = {}, **settings: Any
+    model: Model, tokens: np.ndarray, question: np.ndarray, libraries: Mapping[str, str | Path] = {}
 ) -> pd.DataFrame:
     """The logits after a document and a question, with one thing changed at a time: a row per change.
 
@@ -43,12 +41,10 @@ def what_keeps_bits(
     its own. Columns: change, same_bits, max_abs_logit_diff and kl (nats) against the unchanged run, and same_token,
     whether the most likely token is the same. Raises SwarmKVError when another build does not run.
     """
-    reference = logits(model, tokens, question, **settings)
-    found = {"again": lambda: logits(model, tokens, question, **settings)}
-    for name, change in CHANGES.items():
-        found[name] = lambda change=change: logits(model, tokens, question, **settings | change)  # type: ignore[misc]
-    for name, folder in libraries.items():
-        found[name] = lambda folder=folder: _elsewhere(folder, model, tokens, question, settings)  # type: ignore[misc]
+    reference = logits(model, tokens, question)
+    found = {"again": partial(logits, model, tokens, question)}
+    found |= {name: partial(logits, model, tokens, question, **change) for name, change in CHANGES.items()}
+    found |= {name: partial(_by_library, folder, model, tokens, question) for name, folder in libraries.items()}
     rows = []
     for name, run in tqdm(found.items(), unit="change", leave=False):
         row = run()
@@ -73,39 +69,26 @@ def logits(model: Model, tokens: np.ndarray, question: np.ndarray, **settings: A
         return ctx.logits()
 
 
-def _elsewhere(
-    folder: str | Path, model: Model, tokens: np.ndarray, question: np.ndarray, settings: Mapping[str, Any]
-) -> np.ndarray:
+def _by_library(folder: str | Path, model: Model, tokens: np.ndarray, question: np.ndarray) -> np.ndarray:
     """The same by another build of llama.cpp, in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch) / "asked.npz", Path(scratch) / "answered.npy"
         np.savez(asked, tokens=tokens, question=question)
-        code = "import sys, json; from swarmkv_studies.many_machines.exactness import answer"
-        code += "; answer(*sys.argv[1:4], **json.loads(sys.argv[4]))"
-        command = [sys.executable, "-c", code, str(model.path), str(asked), str(answered), json.dumps(dict(settings))]
-        package = _package()  # a copy of it finds the other libraries where it looks for its own
-        shutil.copytree(package, Path(scratch) / package.name, ignore=shutil.ignore_patterns("lib", "__pycache__"))
-        (Path(scratch) / package.name / "lib").symlink_to(Path(folder).absolute())
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([scratch, str(ROOT), os.environ.get("PYTHONPATH", "")])
-        }
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+        environment = os.environ | {"LLAMA_CPP_LIB_PATH": str(folder)}  # where llama-cpp-python looks for its libraries
+        command = [sys.executable, "-m", __name__, str(model.path), str(asked), str(answered)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", cwd=ROOT)
         if done.returncode:
             raise SwarmKVError(f"the llama.cpp in {folder} did not run: {done.stderr.strip()[-400:]}")
         found: np.ndarray = np.load(answered)
         return found
 
 
-def _package() -> Path:
-    """llama-cpp-python's folder."""
-    spec = importlib.util.find_spec("llama_cpp")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
-
-
-def answer(path: str, asked: str, answered: str, **settings: Any) -> None:
+def _answer(path: str, asked: str, answered: str) -> None:
     """What another process does: read what is asked from a file, and write the logits to one."""
     data = np.load(asked)
     with load_model(path, n_gpu_layers=0) as model:
-        np.save(answered, logits(model, data["tokens"], data["question"], **settings))
+        np.save(answered, logits(model, data["tokens"], data["question"]))
+
+
+if __name__ == "__main__":
+    _answer(*sys.argv[1:])
