@@ -16,9 +16,8 @@ from conftest import load_shape, needs
 import swarmkv_lab as lab
 from swarmkv_studies.cli import main
 from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
-from swarmkv_studies.many_machines.joins import join_times
+from swarmkv_studies.many_machines.joins import join_times, throttled
 from swarmkv_studies.many_machines.tables import cluster_table
-from swarmkv_studies.many_machines.throttle import throttled
 
 pytest.importorskip("distributed")
 

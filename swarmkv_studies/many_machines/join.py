@@ -10,7 +10,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from swarmkv_lab.errors import SwarmKVError
@@ -30,7 +29,7 @@ _LOOK_S = 0.01  # until a link's speed is seen
 _SOON_S = {"CPU": 0.5, "GPU": 0.05}
 
 
-def join(path: str | Path, model: Model, *, n_threads: int | None = None, opened: Reading = reading) -> KVSnapshot:
+def join(path: str | Path, model: Model, *, opened: Reading = reading) -> KVSnapshot:
     """The snapshot in a file of pages (save_in_pages), loaded and computed at the same time.
 
     Loading begins with the last page, computing with the first batch, and whichever has the rest first ends it: it
@@ -41,7 +40,7 @@ def join(path: str | Path, model: Model, *, n_threads: int | None = None, opened
     with _Tail(path, opened) as tail:
         pages = tail.pages()
         settings = _required(pages.identity, model)
-        settings = replace(settings, n_ctx=len(pages.tokens), n_batch=pages.page, n_threads=n_threads)
+        settings = replace(settings, n_ctx=len(pages.tokens), n_batch=pages.page)
         tail.wait_if_within(_SOON_S["GPU" if model.on_gpu else "CPU"])
         done, states = 0, []
         with model.open_context(settings) as ctx:
@@ -97,9 +96,9 @@ class _Tail:
         """The opened file; raises what kept it from being opened."""
         while not self._opened.wait(0.1):  # so that Ctrl-C is heard
             pass
-        if self._pages is None:
-            assert self.error is not None
+        if self.error is not None and self._pages is None:
             raise self.error
+        assert self._pages is not None
         return self._pages
 
     def wait_if_within(self, seconds: float) -> None:
@@ -128,8 +127,6 @@ class _Tail:
             pass
         except SwarmKVError as error:
             self.error = error
-        except Exception as error:  # a file that is opened in another way has errors of its own
-            self.error = SwarmKVError(f"{self._path} could not be read further: {type(error).__name__}: {error}")
         finally:
             self._opened.set()
             self._ended.set()
@@ -138,9 +135,7 @@ class _Tail:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._enough.set()
 
 
