@@ -287,7 +287,7 @@ EXHIBITS = (
         "equally long, this takes half as long.",
         "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
         "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
-        lambda m: studies.join_race(m.document, m.join, m.join_caption)),
+        lambda m: studies.join_race(m.join, m.join_caption)),
     Exhibit("codecs", "08_many_machines", "data/reference/codecs.csv",
         "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the "
         "predictions. Right: the bandwidth below which compressing, sending and decompressing takes less time than "

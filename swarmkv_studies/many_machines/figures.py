@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, plain_numbers, sheet, ticks_at
 from swarmkv_studies.many_machines.queueing import crossing, simulate_cluster
 from swarmkv_studies.many_machines.shipping import (
@@ -29,15 +28,15 @@ _MACHINES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _GREY = {"color": "#444444", "fontsize": 8.5}
 
 
-def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame | None = None, caption: str = "") -> Figure:
+def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame, caption: str = "") -> Figure:
     """A map of depth and bandwidth: above a model's line its snapshot arrives before a prefill would end.
 
-    lines: from analysis.shipping.break_even_table, in the order of the legend. points: measured with the first of these
-    models, columns depth, bytes_per_s, winner ("ship" or "recompute"). Raises SwarmKVError for another winner.
+    lines: of two or more models, from shipping.break_even_table. points: measured with the first of these models,
+    columns depth, bytes_per_s, winner ("ship" or "recompute").
     """
     by_model = lines.pivot(index="depth", columns="model", values="bytes_per_s")[list(lines.model.unique())] / 1e6
     depths = by_model.index.to_numpy()
-    shown = [] if points is None else points.bytes_per_s / 1e6
+    shown = points.bytes_per_s / 1e6
     low = min([by_model.min(axis=None), *shown]) / 6
     high = max([by_model.max(axis=None), *shown]) * 50
     with sheet(4.4, caption) as figure:
@@ -54,27 +53,21 @@ def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame | None = None, c
         middle = float(np.sqrt(depths[0] * depths[-1]))
         ax.text(middle, high / 4, "ship: the snapshot arrives before a prefill ends", **words)
         ax.text(middle, low * 2, "compute again: the prefill ends before the snapshot arrives", **words)
-        if len(by_model.columns) > 1:
-            between = float(np.sqrt(by_model.min(axis=1).max() * by_model.max(axis=1).min()))
-            # left of the middle, where nothing was measured, and under the label of the upper line
-            ax.text(middle / 1.5, between / 1.5, "it depends on the model", **words)
+        between = float(np.sqrt(by_model.min(axis=1).max() * by_model.max(axis=1).min()))
+        # left of the middle, where nothing was measured, and under the label of the upper line
+        ax.text(middle / 1.5, between / 1.5, "it depends on the model", **words)
         _links(ax, low, high)
         ax.set(xscale="log", yscale="log", xlim=(depths[0], depths[-1]), ylim=(low, high))
         ax.set(xlabel="document, tokens", ylabel="link, MB per second")
         ticks_at(ax.xaxis, depths)
         plain_numbers(ax.yaxis)
         key = {"break-even S/T (predicted)": Line2D([], [], color="#666666", linewidth=2)}
-        message = "Over a link faster than S/T, ship the snapshot; over a slower one, compute again"
-        if points is not None:
-            message = _agreement(ax, by_model.iloc[:, 0], points, key)
-        headline(figure, message, key)
+        headline(figure, _agreement(ax, by_model.iloc[:, 0], points, key), key)
     return figure
 
 
 def _agreement(ax: Axes, line: pd.Series, points: pd.DataFrame, key: dict) -> str:
     """Draw who won at each measured point; the message says at how many the line predicted it."""
-    if unknown := set(points.winner) - {"ship", "recompute"}:
-        raise SwarmKVError(f"winner: ship or recompute, not {sorted(map(str, unknown))[0]!r}")
     ships = (points.winner == "ship").to_numpy()
     for won, colour, marker in ((ships, OURS, "^"), (~ships, BASELINE, "o")):
         look = {"color": colour, "marker": marker, "markeredgecolor": "white", "markersize": 8, "linestyle": ""}
@@ -104,8 +97,7 @@ def arrivals_against_machines(
 ) -> Figure:
     """Six warm ways against 10 to 10,000 machines: when the last one has the cache, and when agents have first tokens.
 
-    Left: from analysis.shipping.arrivals. Right: simulated with so many agents per machine; service: from
-    analysis.queueing.service_times. Other arguments as ``arrivals``.
+    Left: predicted by ``arrivals``. Right: simulated with so many agents per machine; service: from ``service_times``.
     """
     at = crossings(document, link, store_bytes_per_s)
     last = {way: [arrivals(way, document, link, n, store_bytes_per_s=store_bytes_per_s)[-1] for n in _MACHINES]
@@ -154,15 +146,13 @@ def _mark(ax: Axes, n: float, text: str, down: int) -> None:
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, **_GREY)  # fmt: skip
 
 
-def join_race(document: Document, points: pd.DataFrame | None = None, caption: str = "") -> Figure:
+def join_race(points: pd.DataFrame, caption: str = "") -> Figure:
     """Time against bandwidth: computing alone, loading alone, and both at once with their bound t_c*t_l/(t_c + t_l).
 
-    points: measured, columns bandwidth (bytes per second), bytes, join_ms, load_ms, compute_ms; the curves are then
-    drawn for these bytes and the median compute_ms, and otherwise for the document's.
+    points: measured by ``join_times``. The curves are predicted from their bytes and the median compute_ms.
     """
     bandwidth = np.geomspace(1e6, 1e9, 200)
-    compute_s = document.prefill_s if points is None else float(points.compute_ms.median()) / 1e3
-    nbytes = document.nbytes if points is None else int(points.bytes.iloc[0])
+    compute_s, nbytes = float(points.compute_ms.median()) / 1e3, int(points.bytes.iloc[0])
     load_s = nbytes / bandwidth
     even = nbytes / compute_s / 1e6
     with sheet(4.2, caption) as figure:
@@ -176,11 +166,9 @@ def join_race(document: Document, points: pd.DataFrame | None = None, caption: s
         for name, (seconds, colour, marker, column) in curves.items():
             ax.plot(bandwidth / 1e6, seconds, color=colour, linewidth=1.5)
             key[name] = Line2D([], [], color=colour, linewidth=1.5)
-            if points is not None:
-                ax.plot(points.bandwidth / 1e6, points[column] / 1e3, marker, color=colour, markersize=6,
-                        markeredgecolor="white")  # fmt: skip
-        if points is not None:
-            key["measured"] = Line2D([], [], color="#666666", marker="o", linestyle="")
+            ax.plot(points.bandwidth / 1e6, points[column] / 1e3, marker, color=colour, markersize=6,
+                    markeredgecolor="white")  # fmt: skip
+        key["measured"] = Line2D([], [], color="#666666", marker="o", linestyle="")
         ax.axvline(even, **DOTTED)
         ax.annotate(f"S/T = {even:,.1f} MB/s: half is computed, half is loaded", (even, 0.03), (5, 0),
                     xycoords=("data", "axes fraction"), textcoords="offset points", **_GREY)  # fmt: skip
@@ -190,13 +178,11 @@ def join_race(document: Document, points: pd.DataFrame | None = None, caption: s
         plain_numbers(ax.xaxis, ax.yaxis)
         ax.grid()
         ax.set_axisbelow(True)
-        headline(figure, _join_message(points, compute_s), key)
+        headline(figure, _join_message(points), key)
     return figure
 
 
-def _join_message(points: pd.DataFrame | None, compute_s: float) -> str:
-    if points is None:
-        return f"Load the tail while the head is computed: at S/T, {compute_s / 2:.1f} s instead of {compute_s:.1f}"
+def _join_message(points: pd.DataFrame) -> str:
     median = points.groupby("bandwidth")[["join_ms", "load_ms"]].median()
     best = median.load_ms.clip(upper=points.compute_ms.median())
     most = (best / median.join_ms).max()
@@ -206,7 +192,7 @@ def _join_message(points: pd.DataFrame | None, compute_s: float) -> str:
 
 
 def codecs_figure(table: pd.DataFrame, caption: str = "") -> Figure:
-    """Bytes against KL of each codec, and the bandwidth below which it pays; table: from measure.codecs.codecs."""
+    """Bytes against KL of each codec, and the bandwidth below which it pays; table: from ``codecs``."""
     floor = table[table.name.str.contains("without")].kl_mean.iloc[0]
     table = table[~table.name.str.contains("without")]
     table = table.assign(share=100 / table.ratio, lossless=table.kl_mean == 0)
