@@ -35,7 +35,7 @@ from .kv_sizing.figures import fidelity as fidelity, memory_against_agents as me
 from .kv_sizing.measured import measure_kv as measure_kv
 from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .llama_guard.figures import guards as guards, outcomes as outcomes, spinning as spinning
-from .llama_guard.guards import compare_guards as compare_guards, without_guard as without_guard
+from .llama_guard.guards import compare_guards as compare_guards
 from .llama_guard.spinning import compare_spinning as compare_spinning
 from .many_machines.across import across_devices as across_devices
 from .many_machines.codecs import codecs as codecs

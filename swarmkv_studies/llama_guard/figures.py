@@ -31,7 +31,7 @@ def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
 
 
 def outcomes(trials: pd.DataFrame, caption: str = "") -> Figure:
-    """How many trials without a guard ended in each way; trials: from measure.guards.trials_without_guard."""
+    """How many trials without a guard ended in each way; trials: from ``trials_without_guard``."""
     counts = trials.outcome.value_counts().reindex(["crashed", "hung", "wrong answers", "right by luck"], fill_value=0)
     with sheet(2.4, caption) as figure:
         ax = figure.subplots()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from itertools import chain, count, cycle, product, repeat
@@ -78,20 +78,12 @@ def compare_guards(
     return pd.DataFrame(rows, columns=columns)
 
 
-def without_guard(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, rounds: int = 20) -> str:
-    """Decode in one context from several threads without a lock, and return in words what happened.
-
-    This runs in a process of its own, because it usually crashes the process.
-    """
-    return _unguarded_trial(model, tokens, prompts, rounds)[1]
-
-
 def trials_without_guard(
     model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, trials: int = 5, rounds: int = 1
 ) -> pd.DataFrame:
     """What happens without a lock, trial by trial: ``outcome``, one of OUTCOMES, and ``how`` it ended, in words.
 
-    Each trial is a process of its own, whose agents answer ``rounds`` times.
+    Each trial is a process of its own, as it usually crashes, whose agents answer ``rounds`` times.
     """
     found = [_unguarded_trial(model, tokens, prompts, rounds) for _ in range(whole_number("trials", trials, 1))]
     return pd.DataFrame(found, columns=["outcome", "how"], index=pd.RangeIndex(1, trials + 1, name="trial"))
@@ -112,12 +104,7 @@ def _in_a_process(
     model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """This module as a program that decodes without a guard, and the lines that it printed."""
-    asked = {
-        "model": str(model.path),
-        "tokens": np.asarray(tokens).tolist(),
-        "prompts": [np.asarray(prompt).tolist() for prompt in prompts],
-        "rounds": rounds,
-    }
+    asked = [str(model.path), rounds, *(np.asarray(ids).tolist() for ids in (tokens, *prompts))]
     # Otherwise a thread that fails an assertion starts a debugger, and two debuggers wait for each other forever.
     environment = os.environ | {"GGML_NO_BACKTRACE": "1"}
     # Not a pipe: a debugger that outlives the process would keep it open.
@@ -180,9 +167,8 @@ def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> A
     return answer
 
 
-Variant = Callable[[Sequence[Context], Sequence[np.ndarray], int], list[Answer]]
 # which contexts: 1 one for all agents; 2 one per agent, each with all cores; 3 one per agent, with a share of the cores
-VARIANTS: Mapping[str, tuple[int, Variant]] = {
+VARIANTS: dict[str, tuple[int, Callable[[Sequence[Context], Sequence[np.ndarray], int], list[Answer]]]] = {
     "in turns": (1, _in_turns),
     "threads, one context": (1, _in_threads),
     "threads, own contexts, one guard": (2, _in_threads),
@@ -211,12 +197,8 @@ def _unguarded(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], 
     print(f"it survived {rounds} rounds")
 
 
-def _main() -> None:
-    asked = json.load(sys.stdin)
-    tokens, *prompts = (np.array(ids, np.int32) for ids in (asked["tokens"], *asked["prompts"]))
-    with Model(asked["model"], n_gpu_layers=0) as model:
-        _unguarded(model, tokens, prompts, asked["rounds"])
-
-
 if __name__ == "__main__":
-    _main()
+    path, rounds, *asked = json.load(sys.stdin)
+    document, *questions = (np.array(ids, np.int32) for ids in asked)
+    with Model(path, n_gpu_layers=0) as loaded:
+        _unguarded(loaded, document, questions, rounds)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,21 @@ PROMPT, SINGLE = 512, 24
 """tokens of the work that is timed: one batch, and then so many one by one"""
 
 
-def compare_spinning(
-    model_path: str | Path, busy: Sequence[int] = (0, 2, 10), *, repeats: int = 5, waiting: Mapping = WAITING
-) -> pd.DataFrame:
+def compare_spinning(model_path: str | Path, busy: Sequence[int] = (0, 2, 10), *, repeats: int = 5) -> pd.DataFrame:
     """One batch of 512 tokens and 24 single ones beside so many busy processes: a row per way to wait, and round.
 
     Columns: busy, repeat, waiting, prompt_ms, single_ms (per token), measured in turns within a round, each way in a
-    process of its own that was warmed up. An interrupt returns the rows that there are.
+    process of its own that was warmed up.
     """
     rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(_worker(model_path, name, how)) for name, how in waiting.items()}
-        bar = stack.enter_context(tqdm(total=len(busy) * repeats * len(waiting), desc="spinning", leave=False))
-        try:
-            for n_busy in busy:
-                with _busy(n_busy):
-                    for repeat in range(repeats):
-                        for name, worker in workers.items():
-                            rows.append({"busy": n_busy, "repeat": repeat, "waiting": name, **_ask(worker)})
-                            bar.update()
-        except KeyboardInterrupt:
-            pass
+        workers = {name: stack.enter_context(_worker(model_path, name, how)) for name, how in WAITING.items()}
+        bar = stack.enter_context(tqdm(total=len(busy) * repeats * len(WAITING), desc="spinning", leave=False))
+        for n_busy in busy:
+            with _busy(n_busy):
+                for repeat, (name, worker) in product(range(repeats), workers.items()):
+                    rows.append({"busy": n_busy, "repeat": repeat, "waiting": name, **_ask(worker)})
+                    bar.update()
     return pd.DataFrame(rows)
 
 
