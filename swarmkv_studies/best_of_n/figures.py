@@ -10,7 +10,7 @@ from swarmkv_studies.common.style import BASELINE, OURS, headline, sheet
 
 
 def fork_bytes(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """KV bytes by number of answers, a copy each against shared cells; frame: from measure.forks.fork_bytes."""
+    """KV bytes by number of answers, a copy each against shared cells; frame: from forks.fork_bytes."""
     x = np.arange(len(frame))
     with sheet(3.4, caption) as figure:
         ax = figure.subplots()

@@ -6,7 +6,7 @@ import pandas as pd
 def cluster_table(rows: pd.DataFrame) -> pd.DataFrame:
     """One process against workers x threads: medians in s, and whether all answers are the same.
 
-    rows: of measure.cluster_bench.against_one_process. ratio: the median of the repeats' own, as a machine changes its
+    rows: from ``against_one_process``. ratio: the median of the repeats' own, as a machine changes its
     speed between them.
     """
     by = ["n_agents", "crew", "repeat"]
@@ -16,7 +16,7 @@ def cluster_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def death_table(rows: pd.DataFrame) -> pd.Series:
-    """Medians in s of runs without and with a worker's death, and their ratio; rows: of cluster_bench.deaths."""
+    """Medians in s of runs without and with a worker's death, and their ratio; rows: from ``deaths``."""
     median = rows[["undisturbed_ms", "death_ms"]].median() / 1e3
     ratio = median.death_ms / median.undisturbed_ms
     return pd.Series({"undisturbed_s": median.undisturbed_ms, "death_s": median.death_ms, "ratio": ratio})

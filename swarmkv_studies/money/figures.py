@@ -15,7 +15,7 @@ _MONTH = 30  # days
 def cached_reads(costs: pd.DataFrame, pays: pd.Series, caption: str = "") -> Figure:
     """What N reads of a prefix cost with each provider's cache, in percent of the same reads without it.
 
-    costs: from analysis.money.cost_of_reads. pays: from pays_from, in the same order of offers; marked.
+    costs: from ``cost_of_reads``. pays: from ``pays_from``, in the same order of offers; marked.
     """
     offers = list(costs.groupby(["model", "lifetime"], sort=False, dropna=False))
     with sheet(4.4, caption) as figure:
@@ -46,7 +46,7 @@ def cached_reads(costs: pd.DataFrame, pays: pd.Series, caption: str = "") -> Fig
 def kept_reads(table: pd.DataFrame, caption: str = "") -> Figure:
     """From how many reads per month on a kept snapshot pays for its storage, against the speed of loading it.
 
-    table: from analysis.money.reads_to_pay, with columns storage and bytes_per_s too. A line ends where loading takes
+    table: from ``kept``. A line ends where loading takes
     as long as a prefill.
     """
     with sheet(4.4, caption) as figure:

@@ -121,7 +121,7 @@ def _timeline_message(timelines: Mapping[str, pd.DataFrame], others: Sequence[st
 def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
     """When each agent's answer begins, a mark per variant (medians over the rounds): fan-outs, and beside them naive.
 
-    rows: from measure.pipeline_bench.compare_pipeline.
+    rows: from ``compare_pipeline``.
     """
     seconds = rows.groupby(["agent", "variant"], sort=False).first_token_at_ms.median().unstack() / 1e3
     read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median()
