@@ -70,31 +70,6 @@ def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, no_q6_k):
     assert list(frame.format) == ["unknown", "q8_0"]
 
 
-def interrupted_after(n, monkeypatch):
-    calls = []
-
-    def timed(ctx, tokens):
-        calls.append(1)
-        if len(calls) > n:
-            raise KeyboardInterrupt
-        return np.ones(3)
-
-    monkeypatch.setattr(formats, "time_work", timed)
-
-
-def test_an_interrupt_returns_the_complete_rounds(twin, document, monkeypatch):
-    interrupted_after(3, monkeypatch)
-    with pytest.warns(UserWarning, match="interrupted: medians of 1 of 3 rounds are returned"):
-        frame = studies.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
-    assert list(frame.repeats) == [1, 1]
-
-
-def test_an_interrupt_before_there_is_a_round(twin, document, monkeypatch):
-    interrupted_after(1, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        studies.weight_formats(twin, document[:40], ["q8_0"], continuation=4, progress=False)
-
-
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"formats": ["q9"]}, "weight format 'q9' is not one of f32"),
     ({"continuation": 40}, "continuation=40: it must be from 1 to 39"),
@@ -157,7 +132,7 @@ def test_the_peaks_are_measured_with_so_many_threads(monkeypatch):
 def test_peaks_that_cannot_be_measured(monkeypatch):
     with pytest.raises(lab.SwarmKVError, match="n_threads=0"):
         studies.peaks(0)
-    monkeypatch.setattr(sys.modules["swarmkv_studies.peers.rates"].program, "__file__", "nowhere.py")
+    monkeypatch.setattr(sys.modules["swarmkv_studies.peers.roofline"].program, "__file__", "nowhere.py")
     with pytest.raises(lab.SwarmKVError, match=r"could not be measured \(ended with 2\): .*nowhere.py"):
         studies.peaks()
 

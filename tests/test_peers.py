@@ -17,9 +17,9 @@ from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.common.summary import peers_table
 from swarmkv_studies.peers import server, strategies
-from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
+from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.verdict import verdict
 
 

@@ -11,7 +11,7 @@ import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading, requantize
 from swarmkv_lab.llama.requantize import SOURCE_KEY, SOURCE_SHA256_KEY, WEIGHT_FORMATS, sha256
-from swarmkv_studies.peers.weight_files import COMMON_FORMATS, in_formats
+from swarmkv_studies.peers.formats import COMMON_FORMATS, in_formats
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.common.summary import bench_text
 from swarmkv_studies.common.work_times import opened
 from swarmkv_studies.peers import strategies as peer_strategies
-from swarmkv_studies.peers.weight_files import in_formats
+from swarmkv_studies.peers.formats import in_formats
 
 _DEPTH = 3501
 

@@ -39,7 +39,7 @@ def _formats() -> Mapping[str, Any]:
 
 
 def _common() -> Mapping[str, Sequence[str]]:
-    from swarmkv_studies.peers.weight_files import COMMON_FORMATS
+    from swarmkv_studies.peers.formats import COMMON_FORMATS
 
     return {"common": COMMON_FORMATS}
 

@@ -184,7 +184,6 @@ def _formats(setup: Setup) -> None:
             prefix = setup.tokens[: chosen.depth]
             frame = studies.weight_formats(source, prefix, chosen.formats, repeats=chosen.live_repeats)
             frame.to_csv(setup.data / "formats.csv", index=False)
-            _whole(frame.repeats.min(), chosen.live_repeats)
             return {"peaks": studies.peaks(), **environment(source)}
 
     once(setup.data / "formats.json", measured)

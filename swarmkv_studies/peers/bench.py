@@ -12,7 +12,7 @@ from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.sweep import sweep
-from swarmkv_studies.peers.alike import shared_prefix
+from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.strategies import opened
 
 

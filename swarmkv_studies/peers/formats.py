@@ -1,8 +1,9 @@
 """Weight formats: how fast a model is in each of them, and how far each changes its predictions."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,39 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.loading import load_model
+from swarmkv_lab.llama.loading import load_model, model_path
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.requantize import check_format, file_format, requantized
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 from swarmkv_studies.common.divergence import divergence
 from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
 from swarmkv_studies.kv_sizing.fidelity import predictions
-from swarmkv_studies.peers.weight_files import COMMON_FORMATS, in_formats
 from swarmkv_studies.peers.work import decode_work
+
+COMMON_FORMATS = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0")
+"""The formats that people publish models in."""
+
+
+def in_formats(source: str | Path | Model | None, formats: Iterable[str], *, progress: bool = True) -> dict[str, Path]:
+    """A model's file by its own format ("unknown" if its metadata names none), and then the same weights in others.
+
+    Those that cannot be made are left out, with a warning. Raises SwarmKVError for a name that is no format.
+    """
+    formats = list(formats)
+    for weights in formats:
+        check_format(weights)
+    if isinstance(source, Model):
+        source.require_unchanged()
+    path = source.path if isinstance(source, Model) else model_path(source)
+    paths = {file_format(path) or "unknown": path}
+    for weights in formats:
+        if weights not in paths:
+            try:
+                paths[weights] = requantized(path, weights, progress=progress)
+            except SwarmKVError as error:
+                warnings.warn(f"{weights} is left out: {error}", stacklevel=2)
+    return paths
 
 
 def weight_formats(
@@ -42,8 +67,8 @@ def weight_formats(
 
     The formats take turns (A B C, A B C) after a warm-up. One at a time is in memory beside the source, loaded anew in
     each turn and not timed until it is: repacked weights are private memory, and all formats at once may not fit.
-    A format that cannot be made is left out, with a warning. An interrupt returns the complete rounds, with a warning,
-    if there are any. Raises SwarmKVError for unknown formats or settings and for a continuation that is too long.
+    A format that cannot be made is left out, with a warning. Raises SwarmKVError for unknown formats or settings and
+    for a continuation that is too long.
     """
     whole_number("repeats", repeats, 1)
     how = ContextSettings.of(**settings).sized(len(tokens) + BRANCH + STEPS)
@@ -54,21 +79,12 @@ def weight_formats(
             raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 1}")
         paths = in_formats(source, formats, progress=progress)
         bar = stack.enter_context(tqdm(total=(repeats + 1) * len(paths), desc="formats", disable=not progress))
-        rounds: list[dict[str, Any]] = []
-        try:
-            for repeat in range(repeats + 1):
-                this: dict[str, Any] = {}
-                for name, path in paths.items():
-                    bar.set_postfix_str(name)
-                    with opened(path, source) as one, one.open_context(how) as ctx:
-                        this[name] = time_work(ctx, tokens) if repeat else _continue(ctx, tokens, continuation)
-                    bar.update()
-                rounds.append(this)
-        except KeyboardInterrupt:
-            if len(rounds) < 2:
-                raise
-            about = f"interrupted: medians of {len(rounds) - 1} of {repeats} rounds are returned"
-            warnings.warn(about, stacklevel=3)
+        rounds: list[dict[str, Any]] = [{} for _ in range(repeats + 1)]
+        for (repeat, this), (name, path) in product(enumerate(rounds), paths.items()):
+            bar.set_postfix_str(name)
+            with opened(path, source) as one, one.open_context(how) as ctx:
+                this[name] = time_work(ctx, tokens) if repeat else _continue(ctx, tokens, continuation)
+            bar.update()
         return pd.DataFrame([_row(name, path, source, rounds, len(tokens), how) for name, path in paths.items()])
 
 

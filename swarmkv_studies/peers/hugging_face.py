@@ -13,7 +13,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.peers.answers import take_all
+from swarmkv_studies.peers.prompts import take_all
 
 HUGGING_FACE_PEER = "transformers"
 

@@ -13,7 +13,7 @@ from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import ggml_type
-from swarmkv_studies.peers.answers import take_all, whole_prompt
+from swarmkv_studies.peers.prompts import take_all, whole_prompt
 
 
 def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContextManager[Llama]:

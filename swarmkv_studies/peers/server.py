@@ -23,8 +23,8 @@ from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.peers.answers import whole_prompt
 from swarmkv_studies.peers.build import program
+from swarmkv_studies.peers.prompts import whole_prompt
 
 _STARTS_WITHIN_S = 60
 

@@ -12,7 +12,7 @@ from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_studies.common.work_times import BRANCH, STEPS, opened, time_work
-from swarmkv_studies.peers.weight_files import in_formats
+from swarmkv_studies.peers.formats import in_formats
 
 
 def tune(

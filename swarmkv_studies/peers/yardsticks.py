@@ -24,8 +24,8 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import UBATCH
 from swarmkv_studies.common.summary import OURS
-from swarmkv_studies.peers.alike import shared_prefix
 from swarmkv_studies.peers.build import program
+from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.server import LlamaServer
 
 
