@@ -58,7 +58,7 @@ from .peers.figures import peers_figure as peers_figure, verdict as verdict, yar
 from .peers.formats import weight_formats as weight_formats
 from .peers.formats_figure import roofline_figure as roofline_figure, weight_formats_figure as weight_formats_figure
 from .peers.roofline import peaks as peaks, roofline as roofline
-from .peers.tuning import fastest_settings as fastest_settings, fastest_weights as fastest_weights, tune as tune
+from .peers.tuning import fastest_settings as fastest_settings, tune as tune
 from .pipeline.critical_path import critical_path_ms as critical_path_ms
 from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline

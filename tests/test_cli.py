@@ -88,7 +88,7 @@ def test_help_says_every_default_shows_what_works_and_fits_a_narrow_terminal(nam
 
 def test_help_lists_the_names_there_are(capsys):
     main(["bench", "--help"])
-    assert {*lab.STRATEGIES, *PEERS, "q8_0", "common"} <= words(capsys.readouterr().out)
+    assert {*lab.STRATEGIES, *PEERS, "q8_0"} <= words(capsys.readouterr().out)
     main(["ask", "--help"])
     assert set(lab.STRATEGIES) <= words(capsys.readouterr().out)
 
@@ -130,7 +130,7 @@ def test_a_bar_is_drawn_only_where_a_terminal_shows_all(out, err, drawn, monkeyp
     ("bench --repeats 0.5", "--repeats"), ("bench --threads 0", "512"), ("bench --max-tokens -1", "--max-tokens"),
     ("bench --n-gpu-layers -2", "--n-gpu-layers"), ("cluster --workers 0", "1024"),
     ("size qwen2.5-7b --tokens 0", "--tokens"),
-    ("bench --weights q8_0,q4_0", "q8_0, q4_0"), ("bench --weights common", "f16, bf16"), ("bench --json", "--json"),
+    ("bench --weights q8_0,q4_0", "--weights"), ("bench --json", "--json"),
     ("size", "--list"), ("size qwen2.5-7b --list", "--list"), ("cache save", "FILE"), ("cache show", "FILE"),
     ("cache show a b", "b"), ("cache", "cache --help"), ("bench --model nowhere.gguf", "nowhere.gguf"),
     ("bench --document nowhere.md", "nowhere.md"), ("bench --depth 10 --model kimi-k2", "kimi-k2"),
@@ -221,12 +221,11 @@ def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, tw
     assert asked_in_bench["geometry"] == twin.geometry
 
 
-def test_tune_chooses_the_weights_and_settings_that_the_bench_runs_in(asked_in_bench, twin, monkeypatch):
+def test_tune_chooses_the_settings_that_the_bench_runs_in(asked_in_bench, twin, monkeypatch):
     tuned, rows = {}, catalogue().head(2).reset_index()
     monkeypatch.setattr(studies, "tune", lambda model, tokens, **how: tuned.update(how) or rows)
     monkeypatch.setattr(studies, "fastest_settings", lambda *_: {"n_threads": 1, "flash_attn": True})
-    monkeypatch.setattr(studies, "fastest_weights", lambda *_: "q8_0")
-    arguments = "bench --depth 32 --threads 1 --tune --weights q4_0,q8_0 --model"
+    arguments = "bench --depth 32 --threads 1 --tune --weights q8_0 --model"
     assert main([*arguments.split(), str(twin.path)]) == 2
-    assert tuned == {"n_threads": [1], "weights": ["q4_0", "q8_0"]}
+    assert tuned == {"n_threads": [1]}
     assert (asked_in_bench["name"], asked_in_bench["flash_attn"]) == ("twin.Q8_0", True)

@@ -11,7 +11,7 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab import files
 from swarmkv_studies.common.measurements import measurements
-from swarmkv_studies.peers import formats, peaks, tuning
+from swarmkv_studies.peers import formats, peaks
 from swarmkv_studies.peers.roofline import WORKS
 from swarmkv_studies.peers.work import decode_work
 
@@ -79,33 +79,6 @@ def test_a_format_that_cannot_be_made_breaks_nothing(twin, document, no_q6_k):
 def test_what_cannot_be_measured(twin, document, arguments, message):
     with pytest.raises(lab.SwarmKVError, match=message):
         studies.weight_formats(twin, document[:40], **{"formats": ["q8_0"], "progress": False} | arguments)
-
-
-def test_tune_times_formats_too_and_says_which_is_fastest(twin, document, monkeypatch):
-    loaded = []
-
-    def timed(ctx, tokens):
-        loaded.append(ctx.model.name)
-        return np.array([10.0, 1.0, 1.0]) * (1 if ctx.model.name.endswith("Q8_0") else 2)
-
-    monkeypatch.setattr(tuning, "time_work", timed)
-    frame = studies.tune(twin, document, n_threads=[1], flash_attn=[False, True], weights=["q8_0"], repeats=2)
-    assert loaded == 3 * [twin.name, twin.name, "twin.Q8_0", "twin.Q8_0"]
-    assert list(frame) == ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
-    assert list(frame.weights) == ["unknown", "unknown", "q8_0", "q8_0"]
-    assert studies.fastest_weights(frame) == "q8_0"
-    assert studies.fastest_settings(frame) == {"flash_attn": False, "n_threads": 1, "n_threads_batch": 1}
-
-
-def test_the_settings_are_those_of_the_fastest_format():
-    columns = ["weights", "flash_attn", "n_threads", "prefill_ms", "branch_ms", "token_ms"]
-    rows = [("q4_1", False, 1, 900, 50, 10), ("q8_0", True, 2, 300, 40, 12), ("q8_0", False, 2, 310, 40, 12)]
-    frame = pd.DataFrame(rows, columns=columns)
-    assert studies.fastest_weights(frame, n_agents=1) == "q8_0"
-    assert studies.fastest_settings(frame, n_agents=1) == {"flash_attn": True, "n_threads": 2, "n_threads_batch": 2}
-    assert studies.fastest_weights(frame, n_agents=1, n_tokens=1000) == "q4_1"  # many tokens: 10 ms each against 12
-    with pytest.raises(lab.SwarmKVError, match="pass weights="):
-        studies.fastest_weights(frame.drop(columns="weights"))
 
 
 def test_the_peaks_of_this_machine(monkeypatch):

@@ -8,37 +8,24 @@ import swarmkv_studies as studies
 from swarmkv_lab.cli.options import cut, open_model
 from swarmkv_lab.cli.program import Asked
 from swarmkv_lab.cli.report import report, say, table
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.common.summary import bench_text
-from swarmkv_studies.common.work_times import opened
 from swarmkv_studies.peers import strategies as peer_strategies
-from swarmkv_studies.peers.formats import in_formats
 
 _DEPTH = 3501
 
 
 def run_bench(asked: Asked) -> None:
     """Measure what was asked for, and report it. Raises SwarmKVError before that for what cannot be done."""
-    formats = asked.weights or []
-    several = len(formats) > 1
-    if several and not asked.tune:
-        raise SwarmKVError(f"--weights: {', '.join(formats)} are several formats: name one, or let --tune choose")
     text = lab.load_document(asked.document)
     settings: dict[str, Any] = {"n_threads": asked.threads} if asked.threads is not None else {}
     with ExitStack() as stack:
-        asked.weights = formats[0] if len(formats) == 1 else None
         model = stack.enter_context(open_model(asked))
         tokens = cut(asked, model.tokenize(text), _DEPTH)
         if asked.tune:
             n_threads = None if asked.threads is None else [asked.threads]
-            tuned = studies.tune(model, tokens, n_threads=n_threads, weights=formats if several else None)
+            tuned = studies.tune(model, tokens, n_threads=n_threads)
             settings |= studies.fastest_settings(tuned, asked.agents, asked.max_tokens)
-            say(asked, f"{table(tuned.round(1))}\nfastest end to end, used for all strategies: {settings}")
-            if several:
-                fastest = studies.fastest_weights(tuned, asked.agents, asked.max_tokens)
-                model = stack.enter_context(opened(in_formats(model, formats)[fastest], model))
-                say(asked, f"in {fastest}: {model.name}")
-            say(asked, "")
+            say(asked, f"{table(tuned.round(1))}\nfastest end to end, used for all strategies: {settings}\n")
         strategies: list[Any] = asked.strategies or list(lab.STRATEGIES)
         if asked.peers:
             n_ctx = len(tokens) + 1024 + asked.max_tokens

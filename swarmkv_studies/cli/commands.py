@@ -1,6 +1,6 @@
 """The studies' commands and their options. What a command does is loaded when it runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -15,13 +15,12 @@ from swarmkv_lab.cli.size import LIST, SOURCE, TOKENS, asks_for_list, prediction
 Known = Callable[[], Mapping[str, Any]]
 
 
-def names(known: Known, groups: Callable[[], Mapping[str, Sequence[str]]] = dict) -> Callable[..., list[str]]:
-    """The callback of an option that is a list of names, separated by commas. groups: names that stand for several."""
+def names(known: Known) -> Callable[..., list[str]]:
+    """The callback of an option that is a list of names, separated by commas."""
 
     def check(text: str) -> list[str]:
-        meanings = {name: [name] for name in known()} | dict(groups())
-        found = [require_one_of(name.strip(), meanings) for name in text.split(",")]
-        return list(dict.fromkeys(name for one in found for name in meanings[one]))
+        meanings = known()
+        return list(dict.fromkeys(require_one_of(name.strip(), meanings) for name in text.split(",")))
 
     return checked(check)
 
@@ -32,24 +31,11 @@ def _peers() -> Mapping[str, Any]:
     return dict.fromkeys(PEERS)
 
 
-def _formats() -> Mapping[str, Any]:
-    from swarmkv_lab.llama.requantize import WEIGHT_FORMATS
-
-    return WEIGHT_FORMATS
-
-
-def _common() -> Mapping[str, Sequence[str]]:
-    from swarmkv_studies.peers.formats import COMMON_FORMATS
-
-    return {"common": COMMON_FORMATS}
-
-
 _LISTED = "names, separated by commas"
 _PEERS = (
     f"{_LISTED}, of llama_state, llama_prefix, llama_ram_cache, llama_disk_cache, server_cold, server_unified, "
     "server_primed, server_warm, server_slots, transformers"
 )
-_WEIGHTS = "requantize to this format, as q8_0; of several, as q8_0,q4_0, or common, --tune takes the fastest"
 
 
 @click.command(cls=Command, epilog="example: swarmkv-lab bench --depth 1024 --agents 4 --json bench.json")
@@ -60,9 +46,8 @@ _WEIGHTS = "requantize to this format, as q8_0; of several, as q8_0,q4_0, or com
               help=f"{_LISTED}, of naive, swarmkv, pooled, shared, batched")  # fmt: skip
 @click.option("--peers", metavar="NAMES", callback=names(_peers), help=_PEERS, show_default="none")
 @click.option("--tune", is_flag=True, help="first measure the fastest settings, and use them for all")
-@option("--weights", metavar="FORMATS", callback=names(_formats, _common), help=_WEIGHTS)
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=3, metavar="N", help="how often each is measured")
-@options("--max-tokens", "--threads", "--model", "--n-gpu-layers", "--json")
+@options("--max-tokens", "--threads", "--model", "--weights", "--n-gpu-layers", "--json")
 def bench(asked: Asked) -> None:
     """Compare strategies, and what people use instead, on one document."""
     from swarmkv_studies.cli.bench import run_bench
