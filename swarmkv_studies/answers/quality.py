@@ -29,21 +29,19 @@ def read_study(path: Path) -> pd.DataFrame:
         raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error
 
 
-def accuracy(scored: pd.DataFrame, by: Sequence[str] | None = None) -> pd.DataFrame:
+def accuracy(scored: pd.DataFrame) -> pd.DataFrame:
     """The share of right answers, a row per group: n, right, accuracy, and its 95 % interval by Wilson, low and high.
 
-    scored: from ``score``; of a study that was repeated, the first time. by: columns that make a group, such as level;
-    by default those of model and arm that there are, or kind. Raises SwarmKVError if a column is missing.
+    scored: from ``score``; of a study that was repeated, the first time. A group is a model in an arm, or a kind where
+    there are none. Raises SwarmKVError if a column is missing.
     """
-    by = list(by or [name for name in ("model", "arm") if name in scored] or ["kind"])
+    by = [name for name in ("model", "arm") if name in scored] or ["kind"]
     require_columns(scored, "right", *by)
     first = _first(scored)
     groups = first.groupby(by, sort=False).right
     frame = pd.DataFrame({"n": groups.size(), "right": groups.sum().astype(int)}).reset_index()
-    bounds = [wilson(right, n) for right, n in zip(frame.right, frame.n, strict=True)]
-    return frame.assign(
-        accuracy=frame.right / frame.n, low=[low for low, _ in bounds], high=[high for _, high in bounds]
-    )
+    low, high = zip(*map(wilson, frame.right, frame.n), strict=True)
+    return frame.assign(accuracy=frame.right / frame.n, low=low, high=high)
 
 
 def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
@@ -68,10 +66,8 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
             )
         theirs = reference.loc[mine.index]
         changed = mine.token_hash != theirs.token_hash
-        better, worse = (
-            int((changed & mine.right & ~theirs.right).sum()),
-            int((changed & ~mine.right & theirs.right).sum()),
-        )
+        better = int((changed & mine.right & ~theirs.right).sum())
+        worse = int((changed & ~mine.right & theirs.right).sum())
         rows.append((model, arm, len(mine), int(changed.sum()), better, worse, mcnemar(better, worse)))
     return pd.DataFrame(rows, columns=["model", "arm", "n", "changed", "became_right", "became_wrong", "p"])
 
@@ -80,17 +76,10 @@ def side_by_side(scored: pd.DataFrame, questions: Sequence[Question], text: str,
     """Questions with each model's answer, marked right (✓) or wrong (✗), and the passage of the text that decides."""
     rows = _first(scored[scored.arm == arm])
     answers = {(row.model, row.id): f"{'✓' if row.right else '✗'} {row.answer}" for row in rows.itertuples()}
-    return pd.DataFrame(
-        {
-            "question": [question.question for question in questions],
-            **{
-                model: [answers.get((model, question.id), "") for question in questions]
-                for model in dict.fromkeys(rows.model)
-            },
-            "the document says": [passage(question, text) for question in questions],
-        },
-        index=[question.id for question in questions],
-    )
+    table = pd.DataFrame({"question": [one.question for one in questions]}, index=[one.id for one in questions])
+    for model in dict.fromkeys(rows.model):
+        table[model] = [answers.get((model, question.id), "") for question in questions]
+    return table.assign(**{"the document says": [passage(question, text) for question in questions]})
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -4,9 +4,8 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import DATA, read_text
@@ -33,16 +32,14 @@ class Question:
     absent: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name in ("id", "kind", "level", "question"):
-            if not isinstance(value := getattr(self, name), str) or not value.strip():
-                raise SwarmKVError(f"{name} is {value!r}, and it must be a text")
-        for name in ("sections", "rejects", "absent"):
-            _require_texts(name, getattr(self, name), "a list of texts", least=0)
-        if not isinstance(self.answers, list | tuple):
-            raise SwarmKVError(f"answers is {self.answers!r}, and it must be a list of lists of texts")
-        for wordings in self.answers:
-            _require_texts("answers", wordings, "a list of lists of texts")
-        for wording in (*self.rejects, *(one for wordings in self.answers for one in wordings)):
+        lists = (self.answers, self.sections, self.rejects, self.absent)
+        if not all(isinstance(one, list | tuple) for one in (*lists, *self.answers)) or not all(self.answers):
+            raise SwarmKVError(f"{self}: sections, rejects and absent are lists of texts, and answers of lists of them")
+        wordings = [*self.rejects, *(one for wordings in self.answers for one in wordings)]
+        for text in (self.id, self.kind, self.level, self.question, *self.sections, *self.absent, *wordings):
+            if not isinstance(text, str) or not text.strip():
+                raise SwarmKVError(f"{self}: {text!r} must be a text")
+        for wording in wordings:
             pattern(wording)
 
 
@@ -61,12 +58,9 @@ def load_questions(source: Questions = None) -> list[Question]:
         path = bundled if os.path.isfile(bundled) else source or "dossier"
         name = str(path)
         try:
-            rows = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise SwarmKVError(f"{name} is not JSON: {error}") from error
-        if not isinstance(rows, list):
-            raise SwarmKVError(f"{name} must be a list of questions")
-        source = [_question(row, f"{name}: question {i}") for i, row in enumerate(rows, 1)]
+            source = [Question(**row) for row in json.loads(read_text(path))]
+        except (ValueError, TypeError, SwarmKVError) as error:  # no JSON, no list of objects, or other fields
+            raise SwarmKVError(f"{name} is no list of questions: {error}") from error
     if not isinstance(source, list | tuple) or not all(isinstance(one, Question) for one in source) or not source:
         raise SwarmKVError(f"{name} must be a list of questions, with at least one in it")
     ids = [question.id for question in source]
@@ -101,19 +95,3 @@ def parts(text: str, n: int) -> list[str]:
     if len(cuts) != n - 1:
         raise SwarmKVError(f"the text has {len(starts)} headings where it can be cut, too few for {n} parts")
     return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-
-
-def _question(row: Any, where: str) -> Question:
-    known = [field.name for field in fields(Question)]
-    if not isinstance(row, dict) or not {"id", "kind", "level", "question"} <= row.keys() <= {*known}:
-        raise SwarmKVError(f"{where}: it must have id, kind, level and question, and else only {', '.join(known[4:])}")
-    try:
-        return Question(**row)
-    except SwarmKVError as error:
-        raise SwarmKVError(f"{where}: {error}") from error
-
-
-def _require_texts(name: str, value: Any, kind: str, least: int = 1) -> None:
-    is_list = isinstance(value, list | tuple) and len(value) >= least
-    if not is_list or not all(isinstance(one, str) and one.strip() for one in value):
-        raise SwarmKVError(f"{name} has {value!r}, and it must be {kind}")
