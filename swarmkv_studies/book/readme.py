@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from swarmkv_lab.files import DATA, ROOT
+from swarmkv_studies.common.speedup import speedups
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
 
 TEMPLATE = Path(__file__).with_name("README.md.j2")
 README = ROOT / "README.md"
-# The article's: GTX 1080, Qwen2.5-7B Q4_K_M, 3,501 tokens, two agents. Milliseconds, baseline and SwarmKV.
-PUBLISHED = {"end_to_end": (10_275, 5_272), "activation": (4_339, 83)}
 
 
 def rendered() -> str:
@@ -29,38 +28,26 @@ def numbers() -> dict[str, str]:
 def _article() -> dict[str, str]:
     """The article's experiment: its two times beside ours, and how many times as early each strategy ends."""
     report = json.loads((DATA / "reference/bench.json").read_text(encoding="utf-8"))
-    about, runs = report["environment"], _runs(report)
-    end = _by_round(runs, "end_to_end_ms")
-    naive, ours = (runs[runs.strategy == name].set_index("repeat") for name in ("naive", "swarmkv"))
-    # as the article counts: the prefill alone for the baseline, and for SwarmKV also the decoding of the question
-    activation = naive.prefill_ms, ours.second_activation_ms + ours.second_branch_ms
+    about, runs = report["environment"], pd.DataFrame(report["runs"])
+    gains = speedups(runs, by=["strategy"])
     found = {
         "depth": f"{about['settings']['depth']:,}",
-        "rounds": f"{len(end)}",
+        "rounds": f"{runs.repeat.nunique()}",
         "model": about["model"],
         "machine": f"{about['processor']}, {about['cores']} cores",
         "prefill_s": f"{runs[runs.strategy == 'shared'].prefill_ms.median() / 1e3:.1f} s",
         "snapshot": f"{report['restore']['bytes'] / 1e6:.1f} MB",
         "restore": f"{report['restore']['restore_ms']:.0f} ms",
     }
-    pairs = {"end_to_end": (end.naive, end.swarmkv), "activation": activation}
-    for name, (baseline, fast) in pairs.items():
+    for name, pair in measured(report).items():
         published = PUBLISHED[name]
         found |= {
             f"{name}_published": f"{published[0]:,} ms | {published[1]:,} ms | {_times(published[0] / published[1])}",
-            f"{name}_measured": f"{baseline.median():,.0f} ms | {fast.median():,.0f} ms | {_spread(baseline / fast)}",
+            f"{name}_measured": f"{pair.naive:,.0f} ms | {pair.ours:,.0f} ms | {_spread(pair.factor)}",
         }
     for name in ("swarmkv", "pooled", "shared", "batched"):
-        found[name] = _spread(end.naive / end[name])
+        found[name] = _spread(gains.loc[name])
     return found
-
-
-def _runs(report: dict) -> pd.DataFrame:
-    """The bench's runs, with the second agent's own times."""
-    runs = pd.DataFrame(report["runs"])
-    for time in ("activation_ms", "branch_ms"):
-        runs[f"second_{time}"] = [agents[1][time] for agents in runs.agents]
-    return runs
 
 
 def _exactness() -> dict[str, str]:
@@ -115,11 +102,10 @@ def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:
     return runs.pivot(index="repeat", columns="strategy", values=time)
 
 
-def _spread(ratios: pd.Series) -> str:
-    """The median of the ratios within each round, and their quartiles: 1.86x (1.83 to 1.88)."""
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    digits = 2 if middle < 10 else 0
-    return f"{middle:.{digits}f}x ({low:.{digits}f} to {high:.{digits}f})"
+def _spread(gain: pd.Series) -> str:
+    """The median of the ratios within each round, and their quartiles: 1.86x (1.83 to 1.88); gain: of speedups."""
+    digits = 2 if gain["median"] < 10 else 0
+    return f"{gain['median']:.{digits}f}x ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
 
 
 def _times(ratio: float) -> str:

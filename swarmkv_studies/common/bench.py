@@ -10,7 +10,6 @@ from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import measure, plan, record, rounds
@@ -27,7 +26,6 @@ def bench(
     strategies: Sequence[str | Strategy],
     repeats: int = 3,
     max_tokens: int = 16,
-    sampling: Sampling = GREEDY,
     agents: Prompts | None = None,
     **settings: Any,
 ) -> tuple[dict[str, Any], list[Run]]:
@@ -39,8 +37,7 @@ def bench(
     """
     chosen = ContextSettings.of(**settings)
     tries = rounds([depth], [n_agents], repeats)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling}
-    asked = plan(model, tokens, tries, strategies, agents=agents, settings=chosen, **how)
+    asked = plan(model, tokens, tries, strategies, agents=agents, settings=chosen, max_tokens=max_tokens)
     env = environment(model, chosen, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens)
     env["load"] = psutil.getloadavg()[0]
     records: list[dict[str, Any]] = []

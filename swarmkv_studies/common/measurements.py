@@ -166,10 +166,6 @@ class Measurements:
         found = found.get("environment", found)
         return found if "processor" in found else list(found.values())[-1]
 
-    def has(self, name: str) -> bool:
-        """Whether there is a file with this name."""
-        return (self.folder / name).is_file()
-
     @property
     def caption(self) -> str:
         """The caption of figures of the bench, and of other measurements that have no caption of their own."""

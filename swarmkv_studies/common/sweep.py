@@ -3,8 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts
-from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
 from swarmkv_lab.files import as_json, reason, replacing, user_path
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import Plan, Round, measure, plan, record, rounds
@@ -38,10 +35,8 @@ def sweep(
     repeats: int = 3,
     agents: Prompts | None = None,
     max_tokens: int = 32,
-    sampling: Sampling = GREEDY,
     path: str | Path | None = None,
     progress: bool = True,
-    callback: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> pd.DataFrame:
     """Measure depths x n_agents x strategies x repeats: a DataFrame with a row per run (columns: data/README.md).
@@ -52,8 +47,8 @@ def sweep(
     path, an interrupt returns the complete rounds, with a warning. The other arguments are as in fan_out.
     """
     grid = rounds(depths, n_agents, repeats)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
-    asked = plan(model, tokens, grid, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings.of(**settings)}
+    asked = plan(model, tokens, grid, strategies, agents=agents, **how)
     return sweep_rounds(asked, grid, path=path, progress=progress)
 
 
@@ -98,10 +93,7 @@ def _about(plan: Plan) -> dict[str, Any]:
     """What a file of this plan's rounds says of them."""
     read = {"document": plan.prefix.tobytes(), "prompts": b"".join(map(np.ndarray.tobytes, plan.prompts.values()))}
     about: dict[str, Any] = {f"{name}_sha256": hashlib.sha256(data).hexdigest() for name, data in read.items()}
-    about["max_tokens"] = plan.max_tokens
-    if plan.sampling != GREEDY:
-        about["sampling"] = asdict(plan.sampling)
-    return environment(plan.model, plan.settings, **about)
+    return environment(plan.model, plan.settings, **about, max_tokens=plan.max_tokens)
 
 
 def _kept(path: Path, about: dict[str, Any]) -> Rows:
