@@ -8,8 +8,7 @@ import pytest
 from conftest import ROOT
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_studies.cli.notebooks import with_navigation
-from swarmkv_studies.cli.working_copies import copy_notebooks
+from swarmkv_studies.cli.notebooks import copy_notebooks, with_navigation
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = ["01_first", "01b_between", "02_last"]

@@ -88,7 +88,7 @@ def test_a_race_is_run_and_stopped_and_reads_ones_own_document(page, lab):
     run.click()
     explorer.get_by_text("naive is running").wait_for()
     stop.click()
-    explorer.get_by_text("stopped; 0 finished").wait_for()
+    explorer.get_by_text("stopped", exact=True).wait_for()
     keys_are_the_controls_own(page, explorer)
     assert "llamixddabx" in questions.input_value()
     source = explorer.get_by_label("Document", exact=True)

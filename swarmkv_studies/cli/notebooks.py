@@ -1,9 +1,12 @@
-"""The project's notebooks: find them, execute them, clean them for publication, and link them to each other."""
+"""The project's notebooks: find, copy, execute and link them, and clean them for publication."""
 
+import filecmp
 import json
 import os
 import re
+import shutil
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,6 @@ from nbclient import NotebookClient
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import ROOT
-from swarmkv_studies.cli.working_copies import copy_notebooks
 from swarmkv_studies.common.profiles import PROFILE_VARIABLE
 
 
@@ -30,6 +32,26 @@ def open_copies() -> None:
     print("my_notebooks/ holds the notebooks, to run and to change")
     for name in kept:
         print(f"kept your my_notebooks/{name}, though notebooks/{name} is a newer one: rename yours to get it")
+
+
+def copy_notebooks(notebooks: Sequence[Path], folder: Path) -> list[str]:
+    """Copy notebooks into ``folder``, and return the names of those whose copies the reader has changed meanwhile.
+
+    Those are left as they are. A copy that was not changed follows its original. What was copied is kept in
+    ``folder``/.originals, for that comparison.
+    """
+    kept = []
+    (folder / ".originals").mkdir(parents=True, exist_ok=True)
+    for path in notebooks:
+        copy, original = folder / path.name, folder / ".originals" / path.name
+        if original.exists() and filecmp.cmp(path, original, shallow=False) and copy.exists():
+            continue
+        if copy.exists() and not (original.exists() and filecmp.cmp(copy, original, shallow=False)):
+            kept.append(path.name)
+            continue
+        shutil.copyfile(path, original)
+        shutil.copyfile(path, copy)
+    return kept
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

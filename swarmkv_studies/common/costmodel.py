@@ -210,9 +210,7 @@ def held_out(runs: pd.DataFrame, by: str = "point") -> pd.DataFrame:
 
 def packed_strategies(runs: pd.DataFrame) -> list[str]:
     """The names of the strategies in these runs that answer all agents at the same time, not in turns."""
-    # older files have no such column, and batched was then the only packed strategy
-    packed = runs.packed.astype(bool) if "packed" in runs else runs.strategy == "batched"
-    return list(runs.strategy[packed].unique())
+    return list(runs.strategy[runs.packed.astype(bool)].unique())
 
 
 def _basis(part: str, packed: bool) -> str:

@@ -50,54 +50,25 @@ _SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512), (1, 4), 1),)
 # Naive is measured at every point, twice. Deeper points have fewer agents, as most of the time is naive's prefills.
 _FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
+# smoke: that it runs, not how fast. full: eight rounds, for quartiles that mean something where a machine changes its
+# speed within minutes.
 PROFILES = {
     p.name: p
     for p in (
         Profile(
-            "quick",
-            256,
-            512,
-            3,
-            1,
-            16,
-            _QUICK,
-            ((256, 1),),
-            512,
-            notebooks=("00_tour", "03_naive_vs_fanout"),
-            positions=512,
+            "quick", 256, 512, 3, 1, 16, _QUICK, ((256, 1),), 512,
+            notebooks=("00_tour", "03_naive_vs_fanout"), positions=512,
         ),
-        # That it runs, not how fast.
         Profile(
-            "smoke",
-            128,
-            128,
-            1,
-            1,
-            4,
-            _SMOKE,
-            ((64, 1),),
-            128,
-            positions=128,
-            live_depths=(16, 32, 48),
-            formats=("q8_0",),
-            formats_depth=64,
+            "smoke", 128, 128, 1, 1, 4, _SMOKE, ((64, 1),), 128,
+            positions=128, live_depths=(16, 32, 48), formats=("q8_0",), formats_depth=64,
         ),
-        # Eight rounds, for quartiles that mean something where a machine changes its speed within minutes.
         Profile(
-            "full",
-            3501,
-            3501,
-            8,
-            2,
-            16,
-            _FULL,
-            ((1024, 2), (3501, 2)),
-            5000,
-            formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"),
-            formats_depth=1024,
+            "full", 3501, 3501, 8, 2, 16, _FULL, ((1024, 2), (3501, 2)), 5000,
+            formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"), formats_depth=1024,
         ),
     )
-}
+}  # fmt: skip
 
 
 def profile(name: str | None = None) -> Profile:

@@ -59,10 +59,6 @@ class Race(Live):
             timelines[live.strategy] = live.timeline
         return timelines
 
-    def finished(self) -> str:
-        """How many strategies have run."""
-        return f"; {len(self.runs)} finished"
-
     def work(self) -> None:
         """Run every strategy once, after a warm-up."""
         names = self.shown.ticked

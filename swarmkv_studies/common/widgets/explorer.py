@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,7 +14,6 @@ from matplotlib.figure import Figure
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import RUNS
 from swarmkv_studies.common.style import STRATEGY, as_html, save
-from swarmkv_studies.common.widgets.page import Page
 
 WIDE = ipywidgets.Layout(width="min(100% - 4px, 46em)")  # a control has margins of 2 px
 LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
@@ -39,6 +39,16 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
         if not names:
             raise SwarmKVError("no strategy is chosen: tick one")
         return names
+
+
+class Page(anywidget.AnyWidget):
+    """Nothing to see: what an explorer (class ``swarmkv-explorer``) tells the page around it, as its child.
+
+    So its keys are its own, where a letter in a dropdown would change the notebook, and its sliders have names.
+    """
+
+    _esm = Path(__file__).with_name("page.js")
+    _css = ".swarmkv-explorer .widget-html-content { min-width: 0 }"  # a wide table scrolls, not all around it
 
 
 class Explorer(ipywidgets.VBox):

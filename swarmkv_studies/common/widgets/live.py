@@ -101,10 +101,6 @@ class Live(Explorer):
         """Show a sentence above the picture."""
         self.message.value = f"<p role='status'>{escape(what)}</p>"
 
-    def finished(self) -> str:
-        """What is finished; added to the message "stopped"."""
-        return ""
-
     def _begun(self) -> dict[str, pd.DataFrame]:
         timelines = self.timelines()
         if not timelines:
@@ -116,7 +112,7 @@ class Live(Explorer):
             self.work()
             self.say("finished")
         except Stopped:
-            self.say(f"stopped{self.finished()}")
+            self.say("stopped")
         except SwarmKVError as error:
             self.message.value = alert(error)
         except Exception as error:  # unexpected errors are shown too, and the buttons work again
