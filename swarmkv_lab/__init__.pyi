@@ -2,7 +2,7 @@
 # fmt: off
 # isort: off
 from . import cluster as cluster
-from .fanout.divergence import kl_divergence as kl_divergence
+from .fanout.outcome import kl_divergence as kl_divergence
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError
 from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError as SwarmKVError

@@ -8,8 +8,8 @@ import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.fanout.divergence import kl_divergence
 from swarmkv_lab.fanout.fan_out import budget
+from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.rounds import measure, plan, rounds

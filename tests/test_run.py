@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import swarmkv_lab as lab
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.fanout.timeline import PREFIX
 from swarmkv_lab.files import as_json
 
 

@@ -5,7 +5,7 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.fanout.timeline import PREFIX
+from swarmkv_lab.fanout.recorder import PREFIX
 
 EXACT = ["swarmkv", "pooled", "shared"]
 

@@ -59,7 +59,7 @@ def ask(asked: Asked) -> None:
 
 def _require_snapshot(file: str, asked: Asked) -> None:
     """Raise SwarmKVError for a file that is a document by its name, and for an option that is for documents."""
-    from swarmkv_lab.fanout.readers import SUFFIXES
+    from swarmkv_lab.fanout.documents import SUFFIXES
 
     if file.lower().endswith(SUFFIXES):
         raise SwarmKVError(f"{file} is not a file that cache save wrote: ask about a document with --document {file}")

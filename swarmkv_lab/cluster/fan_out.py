@@ -19,10 +19,9 @@ import pandas as pd
 from swarmkv_lab.errors import ModelNotFoundError, SnapshotMismatchError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.outcome import Outcome
-from swarmkv_lab.fanout.recorder import Recorder
+from swarmkv_lab.fanout.recorder import BASELINE, PREFIX
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
-from swarmkv_lab.fanout.timeline import BASELINE, PREFIX
 from swarmkv_lab.files import user_path
 from swarmkv_lab.llama.loading import model_path
 from swarmkv_lab.llama.model import Model, content_hash
@@ -41,31 +40,14 @@ _NOBODY_FOR_S = 60.0
 """a worker that has died may be started again"""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class ClusterRun(Outcome):
     """An Outcome of many processes: ``timeline`` has a column worker."""
 
-    schedule: Schedule
-    strategy: str
-    packed: bool
-    n_tokens: int
-    """of the document"""
-    recorder: Recorder = field(default_factory=Recorder)
     hellos: "dict[str, Hello]" = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     done: "list[Done]" = field(default_factory=list)
-    _texts: dict[str, str] = field(default_factory=dict)
     _began: float = field(default_factory=time.time)
-
-    @property
-    def depth(self) -> int:
-        """Tokens of the document."""
-        return self.n_tokens
-
-    @property
-    def answers(self) -> dict[str, str]:
-        """The answers' text by agent; empty until an agent has ended."""
-        return {branch.name: self._texts.get(branch.name, "") for branch in self.branches}
 
     @property
     def workers(self) -> pd.DataFrame:
@@ -151,7 +133,9 @@ def fan_out(
     whole_number("max_tokens", max_tokens)
     prefix, asked = _tokens(tokens), ContextSettings.of(n_ctx=n_ctx, **settings)
     source, known = _source(model_source)
-    run = ClusterRun(Schedule([], tolerant=True), chosen.name, chosen.packs, len(prefix))
+    run = ClusterRun(
+        tokens=prefix, schedule=Schedule([], tolerant=True), strategy=chosen.name, packed=chosen.packs
+    )
     crew = _Crew(client, run, (source, n_gpu_layers, exact))
     job = tasks.Job(source, n_gpu_layers, crew.identity_of(known), prefix, chosen.name, asked)
     rest = job, agents, max_tokens, together

@@ -14,12 +14,10 @@ import numpy as np
 from distributed import Worker, get_worker
 
 from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
-from swarmkv_lab.fanout.fan_out import Prompts, budget, named_prompts
-from swarmkv_lab.fanout.recorder import Recorder, Span
-from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.fan_out import Prompts, answered, budget, named_prompts
+from swarmkv_lab.fanout.recorder import PREFIX, Recorder, Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
-from swarmkv_lab.fanout.timeline import PREFIX
 from swarmkv_lab.llama.api import build
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
@@ -187,19 +185,9 @@ def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> D
         snapshot = captured.snapshot() if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
-        run = Run(
-            model,
-            job.tokens,
-            Schedule(branches, tolerant=True),
-            strategy.name,
-            settings,
-            packed=strategy.packs,
-            snapshot=snapshot,
-            callback=lambda run: wanted(),
-            recorder=recorder,
-        )
-        strategy.answer(run)
-        texts = run.ended().answers
+        plan = Schedule(branches, tolerant=True)
+        about: dict[str, Any] = {"snapshot": snapshot, "callback": lambda run: wanted(), "recorder": recorder}
+        texts = answered(model, job.tokens, plan, strategy, settings, **about).answers
         return Done(worker, branches, texts, started, recorder.so_far(), recorder.kv_bytes, _RESIDENT.loads)
 
     return _in_one_thread(work)

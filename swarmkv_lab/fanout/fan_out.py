@@ -53,7 +53,8 @@ def answered(
     model: Model, tokens: np.ndarray, plan: Schedule, strategy: Strategy, settings: ContextSettings, **about: Any
 ) -> Run:
     """A schedule's branches answered by a strategy. about: snapshot, callback, on_token and recorder of the Run."""
-    run = Run(model, tokens, plan, strategy.name, settings, strategy.packs, **about)
+    how: dict[str, Any] = {"strategy": strategy.name, "packed": strategy.packs, "settings": settings}
+    run = Run(model=model, tokens=tokens, schedule=plan, **how, **about)
     strategy.answer(run)
     return run.ended()
 

@@ -1,62 +1,43 @@
-"""Outcome: what readers see of a run, wherever it ran: tables, metrics and answers, derived from what it recorded."""
+"""Outcome: what readers see of a run, wherever it ran. Tables and metrics are derived from what it recorded."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout import report
-from swarmkv_lab.fanout.recorder import Recorder
+from swarmkv_lab.fanout.recorder import ACTIVATION, PREFIX, Recorder, Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
-from swarmkv_lab.fanout.timeline import PREFIX
+
+_NAN = float("nan")
+_TURN = ("branch", "sample", "generate")  # an agent's phases once its context holds the prefix
 
 
+@dataclass(eq=False, kw_only=True)
 class Outcome:
-    """``agents``: DataFrame, a row per agent. ``timeline``: DataFrame, a row per span. ``metrics``: the run's numbers.
+    """What a run was asked and has recorded. All can be read while it goes on. Times are ms since the run's start."""
 
-    ``answers``, ``errors``: by agent's name. ``branches``: name, prompt, tokens, logits and error of each agent. All of
-    them can be read while the run goes on, and say what is known then. Times are ms since the run's start.
-    """
-
+    tokens: np.ndarray
+    """of the document"""
     schedule: Schedule
     strategy: str
     packed: bool
-    recorder: Recorder
-
-    @property
-    @abstractmethod
-    def depth(self) -> int:
-        """Tokens of the document."""
-
-    @property
-    @abstractmethod
-    def answers(self) -> dict[str, str]:
-        """The answers' text by agent."""
+    """whether all agents are answered at the same time, rather than in turns"""
+    recorder: Recorder = field(default_factory=Recorder)
+    _texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def branches(self) -> list[Branch]:
-        """The agents' branches, in their order."""
+        """Each agent's name, prompt, tokens, logits and error, in their order."""
         return list(self.schedule.branches.values())
 
     @property
-    def prefix_lane(self) -> str:
-        """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
-        lane = PREFIX
-        while lane in self.schedule.branches:
-            lane += " of all"
-        return lane
-
-    @property
-    def timeline(self) -> pd.DataFrame:
-        """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied."""
-        return report.timeline(self.recorder.so_far())
-
-    @property
-    def agents(self) -> pd.DataFrame:
-        """A row per agent: activation, branch, generation and TTFT in ms, and its answer (columns: report.agents)."""
-        return report.agents(self.recorder.so_far(), self.branches, list(self.answers.values()))
+    def answers(self) -> dict[str, str]:
+        """The answers' text by agent; empty until an agent has ended."""
+        return {branch.name: self._texts.get(branch.name, "") for branch in self.branches}
 
     @property
     def errors(self) -> dict[str, SwarmKVError]:
@@ -70,15 +51,73 @@ class Outcome:
         return self
 
     @property
+    def prefix_lane(self) -> str:
+        """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
+        lane = PREFIX
+        while lane in self.schedule.branches:
+            lane += " of all"
+        return lane
+
+    @property
+    def timeline(self) -> pd.DataFrame:
+        """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied, on a cluster worker."""
+        spans = pd.DataFrame(self.recorder.so_far(), columns=Span._fields)
+        frame = spans.sort_values("start_ms", kind="stable", ignore_index=True)
+        return frame if (frame.worker != "").any() else frame.drop(columns="worker")
+
+    @property
+    def agents(self) -> pd.DataFrame:
+        """A row per agent, times in ms, NaN for agents that failed.
+
+        activation_ms: from the start of its own turn until its context holds the prefix; then branch_ms (its question),
+        sample_ms (its first token) and generate_ms (the rest). ttft_ms: from the call to its first token.
+        """
+        frame = self.timeline
+        ms = self._phases_ms(frame)
+        begun = frame[frame.phase == "generate"].groupby("agent").start_ms.min()
+        columns = {
+            "prompt_tokens": [len(branch.prompt) for branch in self.branches],
+            "activation_ms": ms[list(ACTIVATION)].sum(axis=1, skipna=False),
+            **{f"{phase}_ms": ms[phase] for phase in _TURN},
+            "ttft_ms": begun.reindex(ms.index).where(ms.branch.notna()),
+            "answer_tokens": [len(branch.tokens) for branch in self.branches],
+            "answer": list(self.answers.values()),
+        }
+        return pd.DataFrame(columns, index=ms.index.rename("agent")).reset_index()
+
+    @property
     def metrics(self) -> dict[str, Any]:
-        """The run in one record: strategy, depth, agents, times and tokens (report.metrics), KV bytes held."""
-        spans = self.recorder.so_far()
+        """The run in one record: times (ms), tokens and bytes. Agents that failed count in no time.
+
+        prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Parts of an
+        agent's turn are means over the agents; last_turn_ttft_ms is the last agent's from the start of its turn. From
+        the call: first_ttft_ms, ttft_ms (the median agent's), last_ttft_ms and end_to_end_ms. prompt_tokens: of all
+        agents' prompts, the document included; computed_tokens: how many of them were decoded (NaN for a peer without
+        logits, whose spans do not tell). kv_bytes: memory held at the peak.
+        """
+        frame, agents = self.timeline, self.agents
+        ms = frame.assign(ms=frame.end_ms - frame.start_ms)[~frame.agent.isin(self.errors)]
+        prefills = ms[ms.phase == "prefill"].groupby("agent").ms.sum()
+        by_phase = self._phases_ms(frame).mean()
+        turns = (agents.activation_ms + agents.branch_ms + agents.sample_ms).dropna()
+        ok = [branch for branch in self.branches if branch.error is None]
         return {
             "strategy": self.strategy,
             "packed": self.packed,
-            "depth": self.depth,
+            "depth": len(self.tokens),
             "n_agents": len(self.branches),
-            **report.metrics(spans, self.branches),
+            "prefill_ms": float(prefills.mean()) if "prefill" in set(frame.phase) else 0.0,
+            "capture_ms": float(ms[ms.phase == "capture"].ms.sum()),
+            **{f"{phase}_ms": float(by_phase[phase]) for phase in ACTIVATION if phase != "prefill"},
+            **agents[["activation_ms", *(f"{phase}_ms" for phase in _TURN)]].mean().to_dict(),
+            "last_turn_ttft_ms": float(turns.iloc[-1]) if len(turns) else _NAN,
+            "first_ttft_ms": float(agents.ttft_ms.min()),
+            "ttft_ms": float(agents.ttft_ms.median()),
+            "last_ttft_ms": float(agents.ttft_ms.max()),
+            "end_to_end_ms": float(frame.end_ms.max()),
+            "prompt_tokens": sum(branch.n_prefix + len(branch.prompt) for branch in ok),
+            "computed_tokens": _computed(frame, ok),
+            "copied_bytes": int(frame.bytes.sum()),
             "kv_bytes": self.recorder.kv_bytes,
         }
 
@@ -89,6 +128,55 @@ class Outcome:
         there are none (a peer's); same_tokens of the whole answer; first_difference: how many tokens both begin with,
         NaN where they are the same.
         """
-        return report.compare_answers(
-            self.branches, reference.branches if isinstance(reference, Outcome) else reference
+        mine, theirs = self.branches, reference.branches if isinstance(reference, Outcome) else reference
+        if len(mine) != len(theirs):
+            raise SwarmKVError(f"a run of {len(mine)} agents cannot be compared with one of {len(theirs)}")
+        return pd.DataFrame(
+            {
+                "agent": my.name,
+                "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
+                "kl": _compare(my, other, kl_divergence),
+                "same_tokens": my.tokens == other.tokens,
+                "first_difference": _first_difference(my.tokens, other.tokens),
+            }
+            for my, other in zip(mine, theirs, strict=True)
         )
+
+    def _phases_ms(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Milliseconds by agent (row) and phase (column); NaN for agents that failed or have not begun."""
+        by_phase = frame.assign(ms=frame.end_ms - frame.start_ms).pivot_table("ms", "agent", "phase", aggfunc="sum")
+        names = list(self.schedule.branches)
+        counted = [name for name in names if name not in self.errors and name in by_phase.index]
+        return by_phase.reindex(counted, columns=[*ACTIVATION, *_TURN]).fillna(0.0).reindex(names)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
+    x = np.float64(logits) - np.max(logits)
+    return np.asarray(x - np.log(np.exp(x).sum()))
+
+
+def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
+    """KL(p || q) in nats between the softmax distributions of two rows of logits."""
+    if p_logits.shape != q_logits.shape:
+        raise SwarmKVError(f"logits of shape {p_logits.shape} and {q_logits.shape} cannot be compared")
+    log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
+    return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))
+
+
+def _computed(frame: pd.DataFrame, branches: Sequence[Branch]) -> float:
+    """The prompt tokens that were decoded: a document per lane with a prefill of its own, and each agent's question."""
+    if not branches or any(branch.logits is None for branch in branches):
+        return _NAN
+    own = {branch.name: branch.n_prefix for branch in branches}
+    lanes = frame[frame.phase == "prefill"].filter(["agent", "worker"]).drop_duplicates().agent
+    documents = sum(own.get(agent, max(own.values())) for agent in lanes)
+    return documents + sum(len(branch.prompt) for branch in branches)
+
+
+def _first_difference(mine: Sequence[int], theirs: Sequence[int]) -> float:
+    return next((i for i, (a, b) in enumerate(zip_longest(mine, theirs)) if a != b), _NAN)
+
+
+def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
+    return _NAN if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)

@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+PREFIX = "prefix"  # the lane of the work done once for all agents
+BASELINE = "naive"  # the strategy that all others are compared with
+ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
+
 
 class Span(NamedTuple):
     """One piece of work on one lane: an agent's, or the prefix's. Times are ms since the run's start."""

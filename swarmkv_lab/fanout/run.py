@@ -2,47 +2,32 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.outcome import Outcome
-from swarmkv_lab.fanout.recorder import Recorder
-from swarmkv_lab.fanout.schedule import Branch, Schedule
+from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Run(Outcome):
     """An Outcome in this process: what the strategies are given, and how they do their work on it."""
 
     model: Model
-    tokens: np.ndarray
-    schedule: Schedule
-    strategy: str
     settings: ContextSettings
-    packed: bool = False
-    """whether all agents are answered at the same time, rather than in turns"""
     snapshot: KVSnapshot | None = None
     """of the tokens, when it was there before"""
     callback: "Callable[[Run], None] | None" = None
     on_token: Callable[[str, int], None] | None = None
-    recorder: Recorder = field(default_factory=Recorder)
-    _texts: dict[str, str] = field(default_factory=dict)
 
     @property
     def answers(self) -> dict[str, str]:
         """The answers' text by agent."""
         return self._texts or {branch.name: self.model.detokenize(branch.tokens) for branch in self.branches}
-
-    @property
-    def depth(self) -> int:
-        """Tokens of the document."""
-        return len(self.tokens)
 
     def phase(
         self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0

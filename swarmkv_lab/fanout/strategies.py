@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.fanout.timeline import BASELINE
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Snapshots, read_on, sharing
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.sampling import decode_together, generate_together

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.answers.questions import Question
 from swarmkv_studies.answers.score import passage, require_columns
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.fanout.divergence import log_softmax
+from swarmkv_lab.fanout.outcome import log_softmax
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.sampling import Sampler, Sampling, generate_together
 

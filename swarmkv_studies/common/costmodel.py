@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 
 Array = np.ndarray
 Counts = Sequence[int] | np.ndarray

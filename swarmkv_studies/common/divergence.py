@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from swarmkv_lab.fanout.divergence import kl_divergence
+from swarmkv_lab.fanout.outcome import kl_divergence
 
 
 def divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA, REFERENCE, RUNS
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.common.summary import summarize

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 
 ROUND = ["depth", "n_agents", "repeat"]
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}

@@ -8,7 +8,7 @@ import pandas as pd
 
 from swarmkv_lab.cli.report import table
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.common.costmodel import bound, packed_strategies
 from swarmkv_studies.common.speedup import speedups, with_spread
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.fanout.divergence import kl_divergence
+from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 

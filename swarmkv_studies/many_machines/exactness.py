@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.divergence import kl_divergence
+from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.files import ROOT
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model

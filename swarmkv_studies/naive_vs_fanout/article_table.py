@@ -7,7 +7,7 @@ import pandas as pd
 
 from swarmkv_lab.cli.report import table
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.speedup import QUARTILES, speedups, times, with_spread

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.fanout.timeline import PREFIX
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_studies.common.speedup import times, with_spread
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, STRATEGY, headline, phase_key, sheet
 from swarmkv_studies.naive_vs_fanout.article_table import PARTS, PUBLISHED, measured, published

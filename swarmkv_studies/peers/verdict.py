@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.timeline import BASELINE
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.common.costmodel import packed_strategies
 
 IN_TURNS, AT_ONCE, SERVED_AT_ONCE, PREFILL = "in turns", "all at once", "all at once, slots", "prefill"

@@ -5,8 +5,8 @@ from graphlib import TopologicalSorter
 
 import pandas as pd
 
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.timeline import PREFIX
 
 
 def critical_path_ms(run: Run) -> float:

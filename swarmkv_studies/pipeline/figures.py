@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.fanout.timeline import BASELINE as NAIVE
-from swarmkv_lab.fanout.timeline import PREFIX
+from swarmkv_lab.fanout.recorder import BASELINE as NAIVE
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_studies.common.style import BASELINE, OURS, STRATEGY, headline, phase_key, plain_numbers, sheet
 from swarmkv_studies.naive_vs_fanout.figures import draw_lanes
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import ipywidgets
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.fanout.readers import SUFFIXES
+from swarmkv_lab.fanout.documents import SUFFIXES, load_document
 from swarmkv_studies.common.widgets.explorer import LOOK
 
 _BUNDLED = ("dossier", "article")
