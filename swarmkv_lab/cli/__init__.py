@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from swarmkv_lab.cli.ask import ask
-from swarmkv_lab.cli.cache import cache
 from swarmkv_lab.cli.cluster import cluster
 from swarmkv_lab.cli.program import program, run
-from swarmkv_lab.cli.size import size
+from swarmkv_lab.cli.snapshots import cache, size
 
 COMMANDS = (ask, size, cache, cluster)
 

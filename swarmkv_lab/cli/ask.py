@@ -8,8 +8,7 @@ import click
 
 import swarmkv_lab as lab
 from swarmkv_lab.cli.options import RUNS_MODEL, open_model, option, options
-from swarmkv_lab.cli.program import Asked, Command
-from swarmkv_lab.cli.report import report
+from swarmkv_lab.cli.program import Asked, Command, report
 from swarmkv_lab.errors import SwarmKVError
 
 

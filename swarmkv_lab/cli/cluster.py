@@ -6,8 +6,7 @@ import click
 
 import swarmkv_lab as lab
 from swarmkv_lab.cli.options import cut, open_model, option, options
-from swarmkv_lab.cli.program import Asked, Command, complain
-from swarmkv_lab.cli.report import report, table
+from swarmkv_lab.cli.program import Asked, Command, complain, report, table
 
 _DEPTH = 1024
 _SCHEDULER = "tcp://10.0.0.1:8786 or so: a cluster that runs already, instead of workers here"

@@ -7,10 +7,9 @@ from typing import Any
 import click
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.program import Asked
+from swarmkv_lab.cli.program import STDOUT, Asked
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 
-STDOUT = "-"
 RUNS_MODEL = ("--model", "--weights", "--threads", "--n-gpu-layers")
 """what every command has that runs a model"""
 

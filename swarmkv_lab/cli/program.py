@@ -1,4 +1,4 @@
-"""What all commands do alike: help, one line for what is wrong, and the exit status."""
+"""What all commands do alike: help, results for people and for programs, one line for what is wrong, exit status."""
 
 import io
 import os
@@ -15,6 +15,7 @@ from swarmkv_lab import __version__
 from swarmkv_lab.errors import SwarmKVError
 
 NAME = "swarmkv-lab"
+STDOUT = "-"  # the file that --json names for it
 Asked = SimpleNamespace
 """What a command was asked: a value for each of its options and arguments."""
 
@@ -79,3 +80,29 @@ def run(whole: Group, argv: Sequence[str] | None = None) -> int:
 def complain(error: object) -> None:
     """One line on stderr."""
     print(f"{NAME}:", *str(error).splitlines(), file=sys.stderr)
+
+
+def say(asked: Asked, text: str) -> None:
+    """Print what people read; not where --json has stdout to itself."""
+    if asked.json != STDOUT:
+        print(text)
+
+
+def report(asked: Asked, result: Any, text: str) -> None:
+    """A command's result: as text, and as JSON where --json says."""
+    from swarmkv_lab.files import as_json, replacing
+
+    say(asked, text)
+    if asked.json == STDOUT:
+        print(as_json(result, indent=1))
+    elif asked.json is not None:
+        with replacing(asked.json) as file:
+            file.write(f"{as_json(result, indent=1)}\n".encode())
+
+
+def table(frame: Any, **looks: Any) -> str:
+    """A DataFrame whose index names the rows, as text: in a narrow terminal in several blocks of columns."""
+    if frame.index.name:  # beside the other names, and not on a line of its own
+        frame = frame.rename_axis(index=None, columns=frame.index.name)
+    width = shutil.get_terminal_size(fallback=(0, 0)).columns  # 0: a file or a pipe, which is as wide as it needs
+    return str(frame.to_string(formatters=looks, line_width=width or None))

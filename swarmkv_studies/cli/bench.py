@@ -6,8 +6,7 @@ from typing import Any
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.cli.options import cut, open_model
-from swarmkv_lab.cli.program import Asked
-from swarmkv_lab.cli.report import report, say, table
+from swarmkv_lab.cli.program import Asked, report, say, table
 from swarmkv_studies.common.summary import bench_text
 from swarmkv_studies.peers import strategies as peer_strategies
 

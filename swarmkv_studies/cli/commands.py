@@ -7,10 +7,9 @@ import click
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.cli.options import STDOUT, checked, option, options, require_one_of
-from swarmkv_lab.cli.program import Asked, Command
-from swarmkv_lab.cli.report import report
-from swarmkv_lab.cli.size import LIST, SOURCE, TOKENS, asks_for_list, prediction, predictions
+from swarmkv_lab.cli.options import checked, option, options, require_one_of
+from swarmkv_lab.cli.program import STDOUT, Asked, Command, report
+from swarmkv_lab.cli.snapshots import LIST, SOURCE, TOKENS, asks_for_list, prediction, predictions
 
 Known = Callable[[], Mapping[str, Any]]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.cli.report import table
+from swarmkv_lab.cli.program import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.common.costmodel import bound, packed_strategies

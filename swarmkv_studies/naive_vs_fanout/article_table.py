@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from swarmkv_lab.cli.report import table
+from swarmkv_lab.cli.program import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA
