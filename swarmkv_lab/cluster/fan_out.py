@@ -133,9 +133,7 @@ def fan_out(
     whole_number("max_tokens", max_tokens)
     prefix, asked = _tokens(tokens), ContextSettings.of(n_ctx=n_ctx, **settings)
     source, known = _source(model_source)
-    run = ClusterRun(
-        tokens=prefix, schedule=Schedule([], tolerant=True), strategy=chosen.name, packed=chosen.packs
-    )
+    run = ClusterRun(tokens=prefix, schedule=Schedule([], tolerant=True), strategy=chosen.name, packed=chosen.packs)
     crew = _Crew(client, run, (source, n_gpu_layers, exact))
     job = tasks.Job(source, n_gpu_layers, crew.identity_of(known), prefix, chosen.name, asked)
     rest = job, agents, max_tokens, together
