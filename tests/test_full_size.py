@@ -6,7 +6,7 @@ import pytest
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_lab.sizing.gguf_header import read_tensors
+from swarmkv_lab.sizing.gguf_header import read_gguf
 from swarmkv_studies.common.full_size import FULL_SIZES, write_full_size
 from swarmkv_studies.common.twins import Sizes
 
@@ -29,7 +29,7 @@ def test_its_sizes_have_as_many_parameters_as_the_model(name):
 @pytest.mark.parametrize("tied", [False, True])
 def test_it_has_all_sizes_and_no_two_rows_alike(tmp_path, tied):
     path = write_full_size(tmp_path / "full.gguf", GEOMETRY, SIZES._replace(tied=tied))
-    tensors = read_tensors(path)
+    tensors = read_gguf(path)[1]
     shapes = {name: tuple(tensors[f"{name}.weight"].shape) for name in ("token_embd", "blk.1.attn_q", "blk.1.attn_k")}
     assert shapes == {"token_embd": (128, 500), "blk.1.attn_q": (128, 128), "blk.1.attn_k": (128, 64)}
     assert ("output.weight" in tensors) != tied

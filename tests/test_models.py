@@ -8,11 +8,12 @@ import types
 import zipfile
 
 import pytest
+import xxhash
 
 import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading as models
-from swarmkv_lab.llama.model import content_hash
+from swarmkv_lab.llama.model_files import content_hash
 from swarmkv_lab.sizing.catalogue import catalogue
 
 
@@ -221,14 +222,21 @@ def test_what_the_hub_says_is_told(hub, monkeypatch):
         lab.model_path("qwen2.5-0.5b")
 
 
-def test_the_content_hash_of_large_files_that_differ_in_size_alone(tmp_path):
-    """Of more than 16 MiB only blocks are read, and these are all zeros."""
-    hashes = set()
-    for mib in (17, 18, 19):
-        (tmp_path / "m.gguf").touch()
-        os.truncate(tmp_path / "m.gguf", mib << 20)
-        hashes.add(content_hash(tmp_path / "m.gguf"))
-    assert len(hashes) == 3
+def test_the_content_hash_of_a_large_file_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "m.gguf"
+    path.touch()
+    os.truncate(path, 65 << 20)
+    first = content_hash(path, [path])
+    with monkeypatch.context() as patch:
+        patch.setattr(xxhash, "xxh3_128", None)  # nothing is hashed a second time
+        assert content_hash(path, [path]) == first
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek((31 << 20) + 5)
+        file.write(b"1")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if it had not been written to
+    assert content_hash(path, [path]) != first
 
 
 def test_the_content_hash_sees_one_bit_anywhere(twin, tmp_path):
@@ -238,5 +246,5 @@ def test_the_content_hash_sees_one_bit_anywhere(twin, tmp_path):
         data[at] ^= 1
         (tmp_path / "m.gguf").write_bytes(data)
         data[at] ^= 1
-        hashes.add(content_hash(tmp_path / "m.gguf"))
+        hashes.add(content_hash(tmp_path / "m.gguf", [tmp_path / "m.gguf"]))
     assert len(hashes) == 4

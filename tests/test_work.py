@@ -9,7 +9,7 @@ from gguf import GGUFWriter
 
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.geometry import KVGeometry
-from swarmkv_lab.sizing.gguf_header import read_tensors
+from swarmkv_lab.sizing.gguf_header import read_gguf
 from swarmkv_studies.peers.work import decode_work
 
 
@@ -74,10 +74,11 @@ def test_experts_are_counted_as_a_token_uses_them(tmp_path):
 
 
 def test_shapes_and_bytes_are_the_files_own(twin):
-    tensors = read_tensors(twin.path)
+    tensors = read_gguf(twin.path)[1]
     assert len(tensors) == 2 + 1 + 2 * 9
-    assert tensors["token_embd.weight"] == ((32, 256), 2 * 32 * 256)
-    assert tensors["output_norm.weight"] == ((32,), 4 * 32)
+    shapes = {name: (tensor.shape, tensor.n_bytes) for name, tensor in tensors.items()}
+    assert shapes["token_embd.weight"] == ((32, 256), 2 * 32 * 256)
+    assert shapes["output_norm.weight"] == ((32,), 4 * 32)
     assert sum(tensor.n_bytes for tensor in tensors.values()) <= twin.path.stat().st_size
 
 
@@ -90,4 +91,4 @@ def test_a_damaged_list_of_tensors(twin, tmp_path):
     for data in damaged:
         path.write_bytes(data)
         with pytest.raises(lab.ModelNotFoundError):
-            read_tensors(path)
+            sum(tensor.n_bytes for tensor in read_gguf(path)[1].values())

@@ -24,7 +24,8 @@ from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.files import user_path
 from swarmkv_lab.llama.loading import model_path
-from swarmkv_lab.llama.model import Model, content_hash
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.model_files import content_hash
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
 from swarmkv_lab.progress import tqdm

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -163,6 +164,8 @@ _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 log = logging.getLogger("swarmkv_lab.llama_cpp")
 log.addHandler(logging.NullHandler())
 _last_errors: deque[str] = deque(maxlen=3)
+_CACHE = re.compile(r"(?:KV|RS|state) buffer size = +([0-9.]+) MiB")
+_cache_mib: deque[float] = deque(maxlen=64)
 # llama.cpp has one callback for the whole process, and llama_cpp.Llama(verbose=True) prints by it.
 _before, _before_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
 llama_cpp.llama_log_get(ctypes.byref(_before), ctypes.byref(_before_data))
@@ -177,6 +180,8 @@ def _on_log(level: int, text: bytes, _data: Any) -> None:
     line = text.decode("utf-8", "replace").rstrip()
     if level == _ERROR and line:
         _last_errors.append(line)
+    if found := _CACHE.search(line):
+        _cache_mib.append(float(found[1]))
     log.debug(line)
 
 
@@ -189,3 +194,10 @@ def take_errors() -> str:
     lines = "; ".join(_last_errors)
     _last_errors.clear()
     return f" (llama.cpp: {lines})" if lines else ""
+
+
+def take_cache_bytes() -> int:
+    """Bytes of caches and running states that llama.cpp logged since the last call; it says them to 0.01 MiB."""
+    mib = sum(_cache_mib)
+    _cache_mib.clear()
+    return round(mib * (1 << 20))

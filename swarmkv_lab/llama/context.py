@@ -18,7 +18,7 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, Batch, pointer, require_memory, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, Batch, pointer, require_memory, take_cache_bytes, take_errors
 from swarmkv_lab.llama.guard import LlamaGuard, require_threads
 from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
@@ -51,10 +51,10 @@ class Context:
         self.guard = guard
         self.flash_attn = settings.uses_flash_attn(model.on_gpu)
         self.n_seq_max = settings.n_seq_max
-        self.window = 0 if settings.swa_full or not model.sized else model.geometry.window
+        self.window = 0 if settings.swa_full else model.kind.window
         """positions that layers with a sliding window keep; 0: every layer keeps all"""
         self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn) if model.sized else 0
-        """bytes of K and V that this allocates; 0 for architectures that sizing does not know"""
+        """bytes of KV cache and running states that this allocates"""
         self.callback: Callable[[], None] | None = None
         """called before each llama_decode, in its thread; what it raises ends the decode as an error does"""
         self._inside = LlamaGuard()  # held in each of our calls: what is in use is not closed
@@ -63,17 +63,23 @@ class Context:
         self._changes: Counter[int] = Counter()
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
+        self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
             require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
         with self.guard, model.guard, interrupts_wait():
             take_errors()
             self.kv_rotated = settings.rotates_kv
             """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
+            take_cache_bytes()
             handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
             if not handle:
                 raise SwarmKVError(f"llama.cpp made no context of {settings.cells:,} tokens{take_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard)
+            if not llama_cpp.llama_get_memory(handle):  # a decode would end the process
+                self._free()
+                raise SwarmKVError(f"{model.name} ({model.architecture}) keeps no memory of tokens: nothing to share")
+            self.nbytes = self.nbytes or take_cache_bytes()
             self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
@@ -120,6 +126,11 @@ class Context:
             first = past | {i: whole_number("start", at, 0, INT32_MAX - len(token)) for i, at in (starts or {}).items()}
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
+            if self.model.kind.absolute and pos.max() >= self.model.n_ctx_train:  # it would end the process
+                raise ContextBudgetError(
+                    f"{self.model.name} has learned {self.model.n_ctx_train:,} positions, and the last token would be "
+                    f"at position {pos.max():,}: make the input shorter"
+                )
             try:
                 # No bar unless it is asked for: a token's decode has no time for one, and what Ctrl-C raises while
                 # Python disposes of one (tqdm.__del__) is dropped.
@@ -131,6 +142,7 @@ class Context:
                         stop = min(start + self.n_batch, len(token))
                         ends = last[(start <= last) & (last < stop)]
                         self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
+                        self._moved.clear()
                         if bar is not None:
                             bar.update(stop - start)
                 self._changes.update(list(rows))
@@ -182,6 +194,16 @@ class Context:
         return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
 
     # -- sequences
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether ``truncate`` can remove a sequence's last tokens: no running state, no window that drops its past."""
+        return not self.model.kind.recurrent and not self.window
+
+    @property
+    def long_rope(self) -> bool:
+        """Whether keys are turned as on the long side of LongRoPE's limit, which the context's size decides."""
+        return self.model.kind.long_rope(self.n_ctx_seq)
 
     def n_past(self, seq_id: int = 0) -> int:
         """The position of a sequence's next token, which is the number of its tokens unless it was shifted."""
@@ -244,6 +266,7 @@ class Context:
                 llama_cpp.llama_memory_clear(self._memory, False)
                 self._logits.clear()
                 self._shares.clear()
+                self._moved.clear()
                 self._changes.update(range(self.n_seq_max))
                 return
             self._check_seq(seq_id)
@@ -268,7 +291,8 @@ class Context:
         """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
 
         The keys are rotated to their new positions at the next decode, and stored again in the KV type; the sequence
-        then has a gap where they were, or in front of it.
+        then has a gap where they were, or in front of it. Raises SwarmKVError where llama.cpp would not give the keys
+        of these positions: anything but one plain RoPE in all layers.
         """
         with self.guard, self._inside:
             n_past = self.n_past(seq_id)
@@ -276,8 +300,8 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} is empty: there is nothing to shift")
             whole_number("start", start, 0, n_past - 1)
             whole_number("delta", delta, 0, INT32_MAX - n_past)
-            if not llama_cpp.llama_memory_can_shift(self._memory):
-                raise SwarmKVError(f"{self.model.name}: llama.cpp cannot shift the positions of this architecture")
+            if why := self.model.kind.rope:
+                raise SwarmKVError(f"{self.model.name}: a shift would not give the keys of other positions: {why}")
             if (kv_type := self.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
                 raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
             if any(seq_id in pair for pair in self._shares):
@@ -285,6 +309,7 @@ class Context:
             llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
             self._changes[seq_id] += 1
             self._logits.pop(seq_id, None)
+            self._moved.add(seq_id)
 
     # -- states
 
@@ -303,6 +328,10 @@ class Context:
         sequences too.
         """
         with self.guard, self._inside:
+            if self._moved & ({seq_id} if seq_id is not None else self._moved):
+                raise SwarmKVError(
+                    "a shift is pending: keys are rotated at the next decode, so decode before a capture"
+                )
             size = self.state_bytes(seq_id)
             require_memory(size, "a snapshot")
             state = np.empty(size, np.uint8)
@@ -374,6 +403,7 @@ class Context:
         """What a sequence was is gone: its logits, and whom it shared cells with."""
         self._changes[seq_id] += 1
         self._logits.pop(seq_id, None)
+        self._moved.discard(seq_id)
         self._shares = {pair for pair in self._shares if seq_id not in pair}
 
     # -- sliding windows
@@ -385,7 +415,7 @@ class Context:
         that much nearer to the cache's beginning, and the softmax add up other cells together: other last bits.
         """
         self._check_seq(seq_id)
-        window = self.model.geometry.window if self.settings.swa_full and self.model.sized else 0
+        window = self.model.kind.window if self.settings.swa_full else 0
         if not window or self.n_past(seq_id) <= window:
             return seq_id
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
@@ -418,13 +448,13 @@ class Context:
         A recurrent state has no past to go back to, and a sliding window may have dropped it, all of it (-1) or some.
         """
         self._logits.pop(seq_id, None)
-        removed = llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1)
-        seen_from = max(0, n_past + 1 - self.window) if self.window else max(0, n_past)
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)  # -1: it has none
-        whole = removed and self.model.sized and (not n_past or 0 <= first <= seen_from)
+        whole = bool(llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_past, -1))
+        if whole and n_past and not self.model.kind.recurrent:
+            first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)  # -1: it has none
+            whole = 0 <= first <= (max(0, n_past + 1 - self.window) if self.window else n_past)
         if not whole:
             self.clear(seq_id)
-        return bool(whole)
+        return whole
 
 
 def _free(handle: Any, guard: LlamaGuard) -> None:

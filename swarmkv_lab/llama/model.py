@@ -1,7 +1,6 @@
 """Model: a GGUF loaded once: its weights, vocabulary, chat template and KV geometry, and the contexts on it."""
 
 import ctypes
-import hashlib
 import os
 import weakref
 from collections.abc import Sequence
@@ -18,10 +17,12 @@ from swarmkv_lab.llama.api import gpus, pointer, take_errors
 from swarmkv_lab.llama.context import Context, Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
+from swarmkv_lab.llama.kind import Kind
+from swarmkv_lab.llama.model_files import content_hash, parts_of, version_of
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.architectures import NOT_SIZED
 from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
-from swarmkv_lab.sizing.gguf_header import read_header
+from swarmkv_lab.sizing.gguf_header import read_gguf
 
 _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
@@ -60,10 +61,13 @@ class Model:
         with self.guard, self._text_guard, interrupts_wait():
             take_errors()
             # Who is loaded is read now: the file may be another one tomorrow.
-            self._loaded = self._file_version()
-            self.metadata = read_header(self.path)
+            self.metadata, tensors = read_gguf(self.path)
             """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
-            self.content_hash = content_hash(self.path)
+            self._parts = parts_of(self.path, self.metadata)
+            self._loaded = version_of(self._parts)
+            for part in self._parts[1:]:
+                tensors |= read_gguf(part)[1]
+            self.content_hash = content_hash(self.path, self._parts)
             layers = self.metadata.get(f"{self.architecture}.block_count", 0)
             if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
                 raise ModelNotFoundError(f"{self.path} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}")
@@ -73,20 +77,20 @@ class Model:
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
             self._vocabulary = llama_cpp.llama_model_get_vocab(handle)
-            if self._file_version() != self._loaded:
+            try:
+                if version_of(self._parts) != self._loaded:
+                    raise ModelNotFoundError(f"{self.path} was changed while it was being loaded: load it again")
+                self.kind = Kind.of(handle, self.metadata, tensors, str(self.path))
+                """what can be done with its sequences"""
+            except SwarmKVError:
                 self._free()
-                raise ModelNotFoundError(f"{self.path} was changed while it was being loaded: load it again")
-            if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
-                self._free()
-                raise SwarmKVError(f"{self.path} is not a decoder-only model: it has no prefix to share")
+                raise
             self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
             """tokens in the vocabulary, and so logits in a row"""
             self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
             """whether it knows words: a twin knows token ids only"""
             self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(handle)
             """the context length that the model was trained for, tokens"""
-            self.rope_type: int = llama_cpp.llama_model_rope_type(handle)
-            """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, -1 none"""
             bos: int = llama_cpp.llama_vocab_bos(self._vocab)
             self.bos = np.array([bos] if bos >= 0 else [], np.int32)
             """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
@@ -118,8 +122,8 @@ class Model:
 
     @property
     def sized(self) -> bool:
-        """Whether the architecture's cache sizes are known before a decode; if not, ``geometry`` says why."""
-        return self.architecture not in NOT_SIZED
+        """Whether a formula gives its cache's sizes (KVGeometry), and its state can be taken apart."""
+        return self.architecture not in NOT_SIZED and not self.kind.has_axes
 
     @cached_property
     def geometry(self) -> KVGeometry:
@@ -278,38 +282,16 @@ class Model:
         A file that was replaced by another is no matter: what was loaded is still there.
         """
         with suppress(ModelNotFoundError):
-            now = self._file_version()
-            if now[:2] == self._loaded[:2] and now != self._loaded:
+            now = version_of(self._parts)
+            if now != self._loaded and [part[:2] for part in now] == [part[:2] for part in self._loaded]:
                 raise SwarmKVError(f"{self.path} was changed in place since it was loaded: load it again")
 
     @property
     def is_current(self) -> bool:
-        """Whether the file at its path, if there is one, is the one that was loaded."""
+        """Whether the files at its path, if they are there, are those that were loaded."""
         with suppress(ModelNotFoundError):
-            return self._file_version() == self._loaded
+            return version_of(self._parts) == self._loaded
         return True
-
-    def _file_version(self) -> tuple[int, ...]:
-        try:
-            status = self.path.stat()
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise ModelNotFoundError(f"{self.path} cannot be read: {error}") from error
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def content_hash(path: Path) -> str:
-    """sha256 over a file's size and 256 evenly spaced blocks of 64 KiB: the whole of a file below 16 MiB.
-
-    A larger file that was changed between the blocks alone has the same hash; any fine-tuning changes all of them.
-    """
-    blocks, block = 256, 1 << 16
-    size = path.stat().st_size
-    digest = hashlib.sha256(size.to_bytes(8, "little"))
-    with path.open("rb") as file:
-        for i in range(blocks):
-            file.seek(max(0, size - block) * i // (blocks - 1) if size > blocks * block else i * block)
-            digest.update(file.read(block))
-    return digest.hexdigest()
 
 
 def _free(handle: int, guard: LlamaGuard, text_guard: LlamaGuard) -> None:

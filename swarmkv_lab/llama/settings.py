@@ -72,6 +72,11 @@ class ContextSettings:
         return self.n_ctx
 
     @property
+    def cells_seq(self) -> int:
+        """The cells that one sequence can have, once n_ctx is known: llama.cpp's n_ctx_seq."""
+        return pad(self.cells) if self.kv_unified else pad(pad(self.cells) // self.n_seq_max)
+
+    @property
     def n_stream(self) -> int:
         """Separate caches: one for all sequences, or one per sequence."""
         return 1 if self.kv_unified else self.n_seq_max

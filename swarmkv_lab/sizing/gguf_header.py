@@ -27,7 +27,17 @@ class Tensor(NamedTuple):
 
     shape: tuple[int, ...]
     """as ggml has it: of a matrix (inputs, outputs), of experts' matrices (inputs, outputs, experts)"""
-    n_bytes: int
+    kind: int
+    """ggml's number for its type"""
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its weights. Raises ModelNotFoundError for a type that is not known here."""
+        try:
+            block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self.kind)]
+        except ValueError as error:
+            raise ModelNotFoundError(f"a tensor is of ggml's type {self.kind}, whose size is not known here") from error
+        return int(math.prod(self.shape) // block * n_bytes)
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -38,9 +48,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return _read(path, lambda reader: reader.header())
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a GGUF by name. Raises as read_header, also for a tensor of a type that is not known here."""
-    return _read(path, lambda reader: reader.tensors())
+def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(the pairs as read_header gives them, the tensors by name). Raises as read_header."""
+    return _read(path, lambda reader: (reader.header(), reader.tensors()))
 
 
 def _read(path: str | Path, what: "Callable[[_Reader], _What]") -> _What:
@@ -79,7 +89,7 @@ class _Reader:
         return {key: value for key, value in pairs.items() if value is not None}
 
     def tensors(self) -> dict[str, Tensor]:
-        self.header()
+        """Those that follow the header, once that is read."""
         if self.n_tensors > MAX_ENTRIES:
             raise _Malformed(f"it claims {self.n_tensors:,} tensors, more than {MAX_ENTRIES:,}")
         return dict(self.tensor() for _ in range(self.n_tensors))
@@ -89,13 +99,9 @@ class _Reader:
         if n_dims > MAX_DIMENSIONS:
             raise _Malformed(f"{name:.40} has {n_dims:,} dimensions, more than {MAX_DIMENSIONS}")
         shape = tuple(self.scalar(10) for _ in range(n_dims))
-        kind = self.scalar(4)
+        tensor = Tensor(shape, self.scalar(4))
         self.scalar(10)  # where its data begins
-        try:
-            block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        except ValueError as error:
-            raise _Malformed(f"{name:.40} is of unknown type {kind}") from error
-        return name, Tensor(shape, math.prod(shape) // block * n_bytes)
+        return name, tensor
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -22,7 +22,7 @@ from swarmkv_lab.llama.api import require_memory
 from swarmkv_lab.sizing.geometry import KVGeometry, kv_types
 from swarmkv_lab.snapshot.identity import KVIdentity
 
-FORMAT = "swarmkv-snapshot/1"
+FORMAT = "swarmkv-snapshot/2"
 _MOST_HEADER = 1 << 20
 _PAGE = 4096
 _UNSEALED = "0" * 32
@@ -140,14 +140,8 @@ class SnapshotHeader:
     def identity(self) -> KVIdentity:
         """What the state belongs to.
 
-        Raises SnapshotCorruptError where the header does not say it, SnapshotMismatchError for a way to prefill that
-        there is no more.
+        Raises SnapshotCorruptError where the header does not say it.
         """
-        if self.metadata.get("flash_attn") == "prefill":
-            raise SnapshotMismatchError(
-                "the snapshot was prefilled with flash_attn='prefill', which contexts no longer take: prefill again "
-                "with flash_attn=True or False"
-            )
         try:
             said = {name: self.metadata[_KEYS.get(name, name)] for name in _FIELDS}
             identity = KVIdentity(**{name: read(said[name]) for name, read in _FIELDS.items()})
@@ -171,7 +165,9 @@ def _of(kind: type) -> Callable[[str], Any]:
     return read
 
 
-def _geometry(text: str) -> KVGeometry:
+def _geometry(text: str) -> KVGeometry | None:
+    if text == "null":
+        return None
     values: dict[str, Any] = _of(dict)(text)
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     for value in values.values():

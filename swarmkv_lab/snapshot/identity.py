@@ -29,6 +29,10 @@ class KVIdentity:
     """whether windowed layers keep everything"""
     kv_rotated: bool
     """whether llama.cpp rotates a head's elements before it quantizes them; $LLAMA_ATTN_ROT_DISABLE says no"""
+    n_threads: int
+    """threads of a decode of one token, where they decide its last bits: with flash attention on a CPU; else 0"""
+    long_rope: bool
+    """whether the context was larger than LongRoPE's limit, above which keys are turned otherwise"""
     state_version: int
     """llama.cpp's LLAMA_STATE_SEQ_VERSION"""
     llama_cpp: str
@@ -45,27 +49,30 @@ class KVIdentity:
             kv_type=self.kv_type,
             flash_attn=self.flash_attn,
             swa_full=self.swa_full,
+            n_threads=self.n_threads or None,
         )
 
     @classmethod
     def of(cls, ctx: Context) -> "KVIdentity":
         """A context's identity."""
-        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated)
+        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated, long_rope=ctx.long_rope)
 
     @classmethod
     def asked_for(cls, model: Model, settings: ContextSettings) -> "KVIdentity":
         """The identity that a context with these settings will have."""
         model.require_unchanged()
-        geometry = model.geometry if model.sized else None
+        flash_attn = settings.uses_flash_attn(model.on_gpu)
         return cls(
             model=model.content_hash,
             architecture=model.architecture,
-            geometry=geometry,
+            geometry=model.geometry if model.sized else None,
             kv_type=settings.kv_pair,
-            flash_attn=settings.uses_flash_attn(model.on_gpu),
+            flash_attn=flash_attn,
             n_stream=settings.n_stream,
-            swa_full=settings.swa_full and geometry is not None and geometry.window > 0,
+            swa_full=settings.swa_full and model.kind.window > 0,
             kv_rotated=settings.rotates_kv,
+            n_threads=settings.threads if flash_attn and not model.on_gpu else 0,
+            long_rope=model.kind.long_rope(settings.cells_seq),
             state_version=STATE_VERSION,
             llama_cpp=LLAMA_CPP_VERSION,
             model_name=model.name,

@@ -35,15 +35,20 @@ class PrefixCache:
 
     def __init__(self, model: Model, settings: ContextSettings) -> None:
         self.model, self.n_batch = model, settings.n_batch
-        self.windowed = bool(model.sized and model.geometry.window and not settings.swa_full)
+        self.windowed = model.kind.window > 0 and not settings.swa_full
         # The batch's size and the instruction set are no part of a state's identity, but decide its numbers' last bits.
         asked = asdict(KVIdentity.asked_for(model, settings)) | {"model_name": "", "n_batch": self.n_batch}
         self.prefix = xxhash.xxh3_64_hexdigest(json.dumps([asked, build()], sort_keys=True).encode())
 
     def usable(self, n: int, n_tokens: int) -> int:
-        """How many tokens of a cached n, which is at most n_tokens, can be gone on from to n_tokens."""
-        whole_batches = 0 if self.windowed else n // self.n_batch * self.n_batch  # a window keeps no past
-        return n if n == n_tokens else whole_batches
+        """How many tokens of a cached n, which is at most n_tokens, can be gone on from to n_tokens.
+
+        All of them where they are the same; otherwise whole batches, as other batches have other last bits. A window
+        keeps no past, and from a running state one can only go on where it was captured.
+        """
+        whole_batches = 0 if self.windowed else n // self.n_batch * self.n_batch
+        past_end = self.model.kind.recurrent and whole_batches < n
+        return n if n == n_tokens else 0 if past_end else whole_batches
 
     def find(self, tokens: np.ndarray) -> KVSnapshot | None:
         """The snapshot of the longest prefix of the tokens that can be used, if there is any."""

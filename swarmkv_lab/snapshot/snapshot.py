@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,7 +53,7 @@ class KVSnapshot:
                     "capture right after the decode of exactly these tokens"
                 )
             snapshot = cls(ctx.get_state(seq_id), ids, KVIdentity.of(ctx))
-        snapshot._checked = True  # llama.cpp wrote it, just now
+        snapshot._check()
         return snapshot
 
     def restore(self, ctx: Context, seq_id: int = 0) -> None:
@@ -136,18 +137,14 @@ class KVSnapshot:
         header, tokens = SnapshotHeader.read(file, size, name)
         identity = header.identity
         if model is not None:
-            identity.require(KVIdentity.asked_for(model, identity.settings))
+            asked = KVIdentity.asked_for(model, identity.settings)
+            identity.require(replace(asked, long_rope=identity.long_rope))  # that is the context's, which is not here
         snapshot = cls(header.read_state(file), tokens, identity)
         snapshot._check()
         return snapshot, header.metadata
 
     def _parts(self) -> tuple[bytes | memoryview, ...]:
         """The parts of the file, in their order."""
-        if self.identity.geometry is None:
-            raise SwarmKVError(
-                f"a snapshot of {self.identity.model_name} ({self.identity.architecture}) cannot be saved or pickled: "
-                "what it must look like is not known, so that it could not be checked when it is loaded"
-            )
         self._check()
         return self._header, self.tokens.data, self.data.data
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType
-from swarmkv_lab.sizing.gguf_header import Tensor, read_header, read_tensors
+from swarmkv_lab.sizing.gguf_header import Tensor, read_gguf
 
 _LOOKED_UP = ("token_embd.weight", "position_embd.weight", "token_types.weight")  # a row per token, and no product
 
@@ -34,7 +34,7 @@ def decode_work(path: str | Path, n_tokens: int, n_past: int = 0, kv_type: KVTyp
     """
     whole_number("n_tokens", n_tokens, 1)
     whole_number("n_past", n_past)
-    header, tensors = read_header(path), read_tensors(path)
+    header, tensors = read_gguf(path)
     geometry = KVGeometry.from_header(header, Path(path).name)
     experts = _Experts.of(header)
     last = f"blk.{geometry.n_layer - 1}.ffn_"

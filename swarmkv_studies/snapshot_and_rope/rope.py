@@ -22,16 +22,13 @@ class Rope:
 
     @classmethod
     def of(cls, model: Model) -> "Rope":
-        """A model's; SwarmKVError where llama.cpp does more than to turn pairs (scaled or multi-axis RoPE)."""
-        arch = model.metadata["general.architecture"]
-        scaling = model.metadata.get(f"{arch}.rope.scaling.type", "none")
-        if model.rope_type not in _PAIRS or scaling != "none":
-            raise SwarmKVError(
-                f"{model.name}: its RoPE is of type {model.rope_type} with scaling {scaling!r}, not plain"
-            )
+        """A model's; SwarmKVError where llama.cpp does more than to turn pairs, or not in all layers."""
+        arch, kind = model.architecture, model.kind
+        if kind.rope or kind.rope_freqs:
+            raise SwarmKVError(f"{model.name}: its RoPE is not plain ({kind.rope or 'a factor for each frequency'})")
         n_rot = int(model.metadata.get(f"{arch}.rope.dimension_count", model.geometry.head_dim_k))
         base = float(model.metadata.get(f"{arch}.rope.freq_base", 10_000))
-        return cls(n_rot, base, _PAIRS[model.rope_type])
+        return cls(n_rot, base, _PAIRS[kind.rope_type])
 
     def turn(self, element: int) -> float:
         """Tokens in which this element of a vector, with the other of its pair, turns once; inf: it does not turn.

@@ -1,0 +1,77 @@
+"""Kind: what a loaded model is, as llama.cpp and the names of its tensors say it, and what can be done with it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import llama_cpp
+
+from swarmkv_lab.errors import SwarmKVError
+
+_NO_ROPE, _PLAIN_ROPE, _AXES = -1, (0, 2), (8, 24, 40)  # llama.cpp's numbers: none; one axis; several (M-RoPE)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What decides how a model's sequences can be captured, shared, cut and moved."""
+
+    recurrent: bool
+    """whether some layers keep a running state, which has no past to go back to (recurrent and hybrid models)"""
+    window: int
+    """tokens that layers with a sliding window (or in chunks) see; 0: every layer sees all"""
+    rope_type: int
+    """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, 8 and 40 M-RoPE, -1 none"""
+    absolute: bool
+    """whether positions are learned: there are none past the trained ones, and none can be moved"""
+    long_rope_from: int | None
+    """LongRoPE: contexts of more tokens than this turn keys by other factors; None: no LongRoPE"""
+    rope_freqs: bool
+    """whether each frequency of RoPE has a factor, as Llama 3.1's have"""
+    rope: str
+    """why keys are turned by more than plain RoPE, or not in all layers alike; "" where they are"""
+
+    @classmethod
+    def of(cls, handle: Any, metadata: Mapping[str, Any], tensors: Collection[str], name: str) -> "Kind":
+        """A loaded model's. Raises SwarmKVError for what is no decoder of one token after the other."""
+        if llama_cpp.llama_model_has_encoder(handle) or not llama_cpp.llama_model_has_decoder(handle):
+            raise SwarmKVError(f"{name} is not a decoder-only model: it has no prefix to share")
+        if llama_cpp.llama_model_is_diffusion(handle):
+            raise SwarmKVError(f"{name} is a diffusion model: each step changes all tokens, so no prefix stays")
+        rope_type: int = llama_cpp.llama_model_rope_type(handle)
+        if rope_type not in (_NO_ROPE, *_PLAIN_ROPE, *_AXES):
+            raise SwarmKVError(f"{name} has RoPE of type {rope_type}, which this lab has not verified")
+        arch = metadata.get("general.architecture", "")
+        n_train: int = llama_cpp.llama_model_n_ctx_train(handle)
+        is_long = any(tensor.startswith("rope_factors_long") for tensor in tensors)
+        scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
+        recurrent = bool(llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle))
+        reasons = {
+            f"its layers keep a running state ({arch})": recurrent,
+            f"RoPE of type {rope_type}": rope_type not in _PLAIN_ROPE,
+            f"RoPE scaled by {scaling}": scaling != "none",
+            "LongRoPE": is_long,
+            f"not verified for {arch}": arch not in ROTATES_ALL_KEYS,
+        }
+        return cls(
+            recurrent=recurrent,
+            window=llama_cpp.llama_model_n_swa(handle),
+            rope_type=rope_type,
+            absolute=any(tensor.startswith("position_embd") for tensor in tensors),
+            long_rope_from=metadata.get(f"{arch}.rope.scaling.original_context_length", n_train) if is_long else None,
+            rope_freqs=any(tensor.startswith("rope_freqs") for tensor in tensors),
+            rope="; ".join(reason for reason, holds in reasons.items() if holds),
+        )
+
+    @property
+    def has_axes(self) -> bool:
+        """Whether a cell has several coordinates (M-RoPE), which a state then holds too."""
+        return self.rope_type in _AXES
+
+    def long_rope(self, n_ctx: int) -> bool:
+        """Whether a context of so many tokens a sequence is on the long side of LongRoPE's limit."""
+        return self.long_rope_from is not None and n_ctx > self.long_rope_from
+
+
+# Architectures whose keys are all turned by one plain RoPE: a shift gives the keys of the other positions, up to
+# rounding (measured with a tiny model of each).
+ROTATES_ALL_KEYS = frozenset({"llama"})
