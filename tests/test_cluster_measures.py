@@ -62,7 +62,7 @@ def test_what_keeps_bits_has_a_row_per_change(wide, document, question):
 def test_another_build_is_run_in_a_process_of_its_own(wide, document, question):
     import llama_cpp
 
-    same = f"{llama_cpp.__path__[0]}/lib"
+    same = os.environ.get("LLAMA_CPP_LIB_PATH", f"{llama_cpp.__path__[0]}/lib")
     table = what_keeps_bits(wide, document, question, {"the same": same}).set_index("change")
     assert table.same_bits["the same"]
 

@@ -48,7 +48,8 @@ def soak(model, document, question, path, cycles: int) -> None:
         if i % 500 == 499:
             print(f"{i + 1:,} cycles: {(held()[0] - rss) / 1e6:+.1f} MB")
     after = held()
-    assert after[0] - rss < 2e6 + 4e3 * cycles, f"{(after[0] - rss) / 1e6:.1f} MB more"  # a cycle's state has 80 kB
+    # A cycle's state has 80 kB: a leak of one would be 8 MB in a hundred cycles. What allocators keep differs by build.
+    assert after[0] - rss < 4e6 + 4e3 * cycles, f"{(after[0] - rss) / 1e6:.1f} MB more"
     assert after[1:] == (files, threads)
     assert os.listdir(path.parent) == [path.name]
 

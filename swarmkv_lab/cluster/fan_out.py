@@ -136,7 +136,10 @@ def fan_out(
     source, known = _source(model_source)
     run = ClusterRun(tokens=prefix, schedule=Schedule([], tolerant=True), strategy=chosen.name, packed=chosen.packs)
     crew = _Crew(client, run, (source, n_gpu_layers, exact))
-    job = tasks.Job(source, n_gpu_layers, crew.identity_of(known), prefix, chosen.name, asked)
+    identity = crew.identity_of(known)
+    if asked.uses_flash_attn(on_gpu=False):  # with it the number of threads decides a single token's last bits
+        asked = replace(asked, n_threads=asked.n_threads or min(hello.n_threads for hello in run.hellos.values()))
+    job = tasks.Job(source, n_gpu_layers, identity, prefix, chosen.name, asked)
     rest = job, agents, max_tokens, together
     if isinstance(model_source, Model):
         sized, named = tasks.prepared(model_source, *rest)

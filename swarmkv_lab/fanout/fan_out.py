@@ -93,11 +93,16 @@ def budget(
             f"{parts} = {need:,} positions, and {model.name} was trained for {model.n_ctx_train:,}: shorten the "
             f"document, the longest question or the answers by {need - model.n_ctx_train:,} tokens"
         )
+    if strategy.packs and not model.kind.packs:
+        raise SwarmKVError(f"llama.cpp decodes one sequence of {model.architecture} at a time: use shared, not batched")
     if strategy.shares and not settings.kv_unified:
         raise SwarmKVError(f"{strategy.name} needs kv_unified=True: split caches cannot share the document's cells")
+    tails = sum(length + max_tokens for length in lengths.values())
+    limit = model.kind.long_rope_from
+    if limit is not None and need <= limit < n_prefix + tails:
+        need = limit + 1  # or packed agents alone would be on the long side, where keys are turned otherwise
     if strategy.packs:  # a context has so many sequences, and the document takes one
         whole_number(f"agents in a batch of {strategy.name}", len(lengths), 1, MAX_SEQUENCES - 1)
-        tails = sum(length + max_tokens for length in lengths.values())
         parts, need = f"prefix {n_prefix:,} + {len(lengths)} branches and answers {tails:,}", n_prefix + tails
     if settings.n_ctx is not None and need > settings.n_ctx:
         raise ContextBudgetError(

@@ -8,7 +8,7 @@ from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Snapshots, read_on, sharing
+from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Cells, Snapshots
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.sampling import decode_together, generate_together
 
@@ -41,18 +41,18 @@ def pooled(run: Run) -> None:
 
 def shared(run: Run) -> None:
     """One context: each agent in turn tags the document's cells as its own. No bytes move."""
-    with run.context(n_seq_max=2) as ctx:
-        for agent in run.schedule.turns(lambda n_tokens: read_on(run, ctx, n_tokens)):
-            with run.attempt(agent), sharing(run, ctx, {BRANCH: agent}):
+    with Cells(run) as cells:
+        for agent in run.schedule.turns(cells.advance):
+            with run.attempt(agent), cells.lent({BRANCH: agent}) as ctx:
                 answer(run, ctx, {BRANCH: agent})
 
 
 def batched(run: Run) -> None:
     """As shared, with a sequence for each agent, and all agents' tokens in one llama_decode per step."""
-    with run.context(n_seq_max=sequences(len(run.branches))) as ctx:
-        for agents in run.schedule.ready(lambda n_tokens: read_on(run, ctx, n_tokens)):
+    with Cells(run, len(run.branches)) as cells:
+        for agents in run.schedule.ready(cells.advance):
             branches = dict(enumerate(agents, BRANCH))
-            with sharing(run, ctx, branches):
+            with cells.lent(branches) as ctx:
                 answer(run, ctx, branches)
 
 
@@ -85,14 +85,6 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
                         run.take(branch, step[seq_id])
                     if seq_id not in step or len(branch.tokens) == branch.max_tokens:
                         end(branch.name)  # the others may go on for longer
-
-
-def sequences(n_agents: int) -> int:
-    """Sequences of a context for the document and n agents: a power of two.
-
-    Where it does not divide the batch (3 and 512), llama.cpp plans for more tokens: 2 to 4 % slower (measured).
-    """
-    return 1 << n_agents.bit_length()
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,8 @@ class Context:
         if not tokens_by_seq:
             raise SwarmKVError("there is nothing to decode: name at least one sequence and its tokens")
         with self.guard, self._inside:
+            if len(tokens_by_seq) > 1 and not self.model.kind.packs:
+                raise SwarmKVError(f"llama.cpp decodes one sequence of {self.model.architecture} at a time")
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
             for seq_id, ids in rows.items():
@@ -194,11 +196,6 @@ class Context:
         return self.model.detokenize(list(self.stream(max_tokens, sampling, seq_id)))
 
     # -- sequences
-
-    @property
-    def goes_back(self) -> bool:
-        """Whether ``truncate`` can remove a sequence's last tokens: no running state, no window that drops its past."""
-        return not self.model.kind.recurrent and not self.window
 
     @property
     def long_rope(self) -> bool:
@@ -348,7 +345,7 @@ class Context:
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
         with self.guard, self._inside, interrupts_wait():
-            self._check_seq(seq_id)
+            self._written_as(seq_id) if self.model.kind.state_alone else self._check_seq(seq_id)
             self._forget(seq_id)
             take_errors()
             size = state.nbytes
@@ -415,7 +412,13 @@ class Context:
         that much nearer to the cache's beginning, and the softmax add up other cells together: other last bits.
         """
         self._check_seq(seq_id)
-        window = self.model.kind.window if self.settings.swa_full else 0
+        kind = self.model.kind
+        if kind.state_alone:
+            if self.n_seq_max > 1:
+                arch = self.model.architecture
+                raise SwarmKVError(f"{arch}: a state is whole only with n_seq_max=1, and this is {self.n_seq_max}")
+            return -1
+        window = kind.window if self.settings.swa_full and not kind.recurrent else 0
         if not window or self.n_past(seq_id) <= window:
             return seq_id
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:

@@ -11,6 +11,12 @@ from swarmkv_lab.errors import SwarmKVError
 _NO_ROPE, _PLAIN_ROPE, _AXES = -1, (0, 2), (8, 24, 40)  # llama.cpp's numbers: none; one axis; several (M-RoPE)
 
 
+# Faults of this llama.cpp, found by a tiny model of each architecture.
+_WRONG = {"cogvlm": "llama.cpp returns another token's logits for it, so that its answers would be wrong"}
+_ONE_SEQUENCE = {"plamo2"}  # a decode of several sequences ends the process
+_ONE_STREAM = {"deepseek4"}  # its state is whole only in a context of one sequence
+
+
 @dataclass(frozen=True)
 class Kind:
     """What decides how a model's sequences can be captured, shared, cut and moved."""
@@ -27,6 +33,10 @@ class Kind:
     """LongRoPE: contexts of more tokens than this turn keys by other factors; None: no LongRoPE"""
     rope_freqs: bool
     """whether each frequency of RoPE has a factor, as Llama 3.1's have"""
+    packs: bool
+    """whether a decode can carry tokens of several sequences"""
+    state_alone: bool
+    """whether a sequence's state is whole only in a context of one sequence"""
     rope: str
     """why keys are turned by more than plain RoPE, or not in all layers alike; "" where they are"""
 
@@ -37,10 +47,12 @@ class Kind:
             raise SwarmKVError(f"{name} is not a decoder-only model: it has no prefix to share")
         if llama_cpp.llama_model_is_diffusion(handle):
             raise SwarmKVError(f"{name} is a diffusion model: each step changes all tokens, so no prefix stays")
+        arch = metadata.get("general.architecture", "")
+        if arch in _WRONG:
+            raise SwarmKVError(f"{name} ({arch}): {_WRONG[arch]}")
         rope_type: int = llama_cpp.llama_model_rope_type(handle)
         if rope_type not in (_NO_ROPE, *_PLAIN_ROPE, *_AXES):
             raise SwarmKVError(f"{name} has RoPE of type {rope_type}, which this lab has not verified")
-        arch = metadata.get("general.architecture", "")
         n_train: int = llama_cpp.llama_model_n_ctx_train(handle)
         is_long = any(tensor.startswith("rope_factors_long") for tensor in tensors)
         scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
@@ -48,7 +60,7 @@ class Kind:
         reasons = {
             f"its layers keep a running state ({arch})": recurrent,
             f"RoPE of type {rope_type}": rope_type not in _PLAIN_ROPE,
-            f"RoPE scaled by {scaling}": scaling != "none",
+            f"RoPE scaled by {scaling}": scaling not in ("none", "linear"),
             "LongRoPE": is_long,
             f"not verified for {arch}": arch not in ROTATES_ALL_KEYS,
         }
@@ -59,6 +71,8 @@ class Kind:
             absolute=any(tensor.startswith("position_embd") for tensor in tensors),
             long_rope_from=metadata.get(f"{arch}.rope.scaling.original_context_length", n_train) if is_long else None,
             rope_freqs=any(tensor.startswith("rope_freqs") for tensor in tensors),
+            packs=arch not in _ONE_SEQUENCE,
+            state_alone=arch in _ONE_STREAM,
             rope="; ".join(reason for reason, holds in reasons.items() if holds),
         )
 

@@ -15,7 +15,6 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
-from swarmkv_lab.fanout.strategies import sequences
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
@@ -47,7 +46,7 @@ def yardsticks(
     """
     most = max(n_agents)
     n_ctx = len(tokens) + most * (n_tokens + 1)
-    plan = ContextSettings(n_ctx, n_seq_max=sequences(most), **settings)
+    plan = ContextSettings(n_ctx, n_seq_max=1 << most.bit_length(), **settings)
     plan = replace(plan, flash_attn=plan.uses_flash_attn(model.on_gpu))
     rows = []
     with model.open_context(plan) as ctx:

@@ -24,8 +24,10 @@ class Rope:
     def of(cls, model: Model) -> "Rope":
         """A model's; SwarmKVError where llama.cpp does more than to turn pairs, or not in all layers."""
         arch, kind = model.architecture, model.kind
-        if kind.rope or kind.rope_freqs:
-            raise SwarmKVError(f"{model.name}: its RoPE is not plain ({kind.rope or 'a factor for each frequency'})")
+        scaled = model.metadata.get(f"{arch}.rope.scaling.type", "none") != "none"
+        if kind.rope or kind.rope_freqs or scaled:
+            why = kind.rope or ("positions are scaled" if scaled else "each frequency has a factor")
+            raise SwarmKVError(f"{model.name}: its RoPE is not plain ({why})")
         n_rot = int(model.metadata.get(f"{arch}.rope.dimension_count", model.geometry.head_dim_k))
         base = float(model.metadata.get(f"{arch}.rope.freq_base", 10_000))
         return cls(n_rot, base, _PAIRS[kind.rope_type])
