@@ -4,15 +4,28 @@ import codecs
 import io
 import json
 import logging
+import re
+import warnings
+from logging.handlers import BufferingHandler
 from pathlib import Path, PurePath
+from types import SimpleNamespace
+from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA, open_regular, read_text, reason
 
 _FOLDER = DATA / "documents"
 _MOST_BYTES = 100_000_000  # some tens of millions of tokens: no model reads more
-_HTML = (".html", ".htm", ".xhtml")
-SUFFIXES = (".txt", ".md", *_HTML, ".pdf")  # of these files' names, as a rule
+_KINDS = {".txt": "text", ".md": "text", **dict.fromkeys((".html", ".htm", ".xhtml"), "HTML"), ".pdf": "PDF"}
+SUFFIXES = tuple(_KINDS)  # of these files' names, as a rule
+_OTHERS = b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%!PS"
+_PAGE = re.compile(rb"(?>\s|<\?xml[^>]*>|<!--.*?-->)*+<(!doctype\s+html|html|head|body|title)\b", re.I | re.S)
+_PAGE_SAYS = re.compile(rb"""<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
+# What browsers leave out by the page's own marks. Style sheets are not read: what those alone hide stays.
+_HIDDEN = """//*[@hidden or self::dialog[not(@open)] or contains(concat(' head title script style template noscript ',
+    'noframes noembed iframe object canvas audio video datalist metadata desc '), concat(' ', local-name(), ' '))
+    or re:test(@style, '(^|;)\\s*(display\\s*:\\s*none|visibility\\s*:\\s*(hidden|collapse))', 'i')]"""
+_BLOCKS = ("section", "nav", "form", "fieldset", "details", "summary", "dl", "dt", "dd", "hr", "option", "legend")
 
 # The article repeats one sentence. This one is ours, of 20 SmolLM2 tokens: 175 times are 3,500, and 400 are enough
 # to cut the article's 3,501 from, or a deeper document.
@@ -24,7 +37,8 @@ def load_document(name: str | Path, data: bytes | None = None) -> str:
     """The text of a document: "dossier", "article" (one sentence repeated), or any text, Markdown, HTML or PDF file.
 
     name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. HTML and
-    PDF need the extra ``documents``. Raises SwarmKVError for a file that is none of these, too large, or without text.
+    PDF need the extra ``documents``. Warns of PDF pages without text, of what a PDF's reader had to mend, and of text
+    that is not UTF-8. Raises SwarmKVError for a file that is none of these, damaged, encrypted, too large, or empty.
     """
     bundled = {path.stem: path for path in _FOLDER.glob("*.md")}
     if data is None:
@@ -54,51 +68,104 @@ def load_agents(name: str = "dossier") -> dict[str, str]:
 
 
 def _text_of(data: bytes, name: str) -> str:
-    """What a file says. Its name tells the kind, or its first bytes do; SwarmKVError for what is none of them."""
-    suffix, start = PurePath(name).suffix.lower(), data.removeprefix(codecs.BOM_UTF8)[:256].lstrip().lower()
-    is_pdf = suffix == ".pdf" or start.startswith(b"%pdf-")
-    is_html = suffix in _HTML or start.startswith((b"<!doctype html", b"<html"))
-    kind, read = ("PDF", _from_pdf) if is_pdf else ("HTML", _from_html) if is_html else ("text", _from_text)
+    """What a file says. Its first bytes tell the kind, or its name does; SwarmKVError for what is none of them."""
+    suffix, start = PurePath(name).suffix.lower(), data[:4096].translate(None, b"\xef\xbb\xbf\xff\xfe\0").lstrip()
+    kind = "PDF" if start.startswith(b"%PDF-") else "HTML" if _PAGE.match(start) else _KINDS.get(suffix, "text")
+    read = {"PDF": _from_pdf, "HTML": _from_html, "text": _from_text}[kind]
     try:
+        if data.startswith(_OTHERS):
+            raise ValueError("it is a picture (have it recognised), or an Office, zip, RTF or PostScript file")
         text = read(data) if data.strip() else ""
     except ImportError as error:
         raise SwarmKVError(f"{name}: {kind} needs the documents extra: pip install 'swarmkv-lab[documents]'") from error
     except Exception as error:  # a broken file may fail a reader anywhere, in its own words
         why = reason(error) or type(error).__name__
         raise SwarmKVError(f"{name} cannot be read as {kind}: {why}; save it as UTF-8 text, HTML or PDF") from error
-    if not text.strip():
+    if not any(map(str.isprintable, text.replace(" ", ""))):  # nor are marks, and spaces without a width
         raise SwarmKVError(f"{name} has no text: there is nothing to prefill (a scan, or a page that scripts write?)")
     return text
 
 
-def _from_text(data: bytes) -> str:
+def _from_text(data: bytes, declared: str = "") -> str:
     # Windows' editors begin a file with a mark, and so does whoever writes UTF-16.
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if b"\0" in data and not wide:
-        raise ValueError("it holds bytes that no text has")
-    return data.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        if wide or not declared:  # of those that fit, the likeliest is wrong as often as right: the reader knows better
+            import charset_normalizer
+
+            fit = [match.encoding for match in charset_normalizer.from_bytes(data)]
+            raise ValueError(f"it is not UTF-8, but perhaps {', '.join(fit[:4]) or 'no text at all'}") from error
+        text = data.decode(declared)
+    if "\0" in text or "\x1b$" in text:  # UTF-32 begins as UTF-16 does; Japanese mail (ISO 2022) hides in ASCII
+        raise ValueError("it holds characters that no text has")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _from_html(data: bytes) -> str:
     import lxml.html
+    import webencodings
     from inscriptis import Inscriptis
+    from inscriptis.css_profiles import STRICT_CSS_PROFILE
+    from inscriptis.model.config import ParserConfig
+    from inscriptis.model.tag import CustomHtmlTagHandlerMapping
 
-    try:
-        data.decode("utf-8")
-        encoding = "utf-8"
-    except UnicodeDecodeError:
-        encoding = None  # what the page itself says
-    page = lxml.html.document_fromstring(data, lxml.html.HTMLParser(encoding=encoding, huge_tree=True))
-    return str(Inscriptis(page).get_text())
+    says = _PAGE_SAYS.search(data[:4096])
+    known = says and webencodings.lookup(says[1].decode())  # as browsers do: latin-1 is cp1252
+    text = _from_text(data, known.codec_info.name if known else "")
+    parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
+    page = lxml.html.document_fromstring(text.encode(), parser)
+    for part in page.xpath(_HIDDEN, namespaces={"re": "http://exslt.org/regular-expressions"}):
+        part.clear(keep_tail=True)
+        part.tag = "span"
+    lxml.etree.strip_attributes(page, "style")  # inscriptis takes flex and grid for inline: words would touch
+    config = ParserConfig(STRICT_CSS_PROFILE | dict.fromkeys(_BLOCKS, STRICT_CSS_PROFILE["div"]))
+    config.custom_html_tag_handler_mapping = CustomHtmlTagHandlerMapping({}, {"table": _end_table})
+    return str(Inscriptis(page, config).get_text())
+
+
+def _end_table(state: Any) -> None:
+    # A line for each row, and tabs between its cells: padded to columns, they would need memory without a bound.
+    from inscriptis.model.tag.table_tag import table_end_handler
+
+    rows = ["\t".join(cell.get_text().strip() for cell in row.columns) for row in state.current_table[-1].rows]
+    state.current_table[-1] = SimpleNamespace(get_text="\n".join([*rows, ""]).__str__, get_annotations=lambda *_: [])
+    table_end_handler(state)
 
 
 def _from_pdf(data: bytes) -> str:
     import pypdf
 
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a broken file is one error, not a page of warnings
-    reader = pypdf.PdfReader(io.BytesIO(data))
-    if reader.is_encrypted and not reader.decrypt(""):  # without a password for reading, the empty one opens it
-        raise ValueError("it is encrypted: save a copy without its password")
-    text = "\n\n".join(filter(None, (page.extract_text().strip() for page in reader.pages))).replace("\0", "")
+    log, heard = logging.getLogger("pypdf"), BufferingHandler(len(data))
+    log.propagate = False  # what it says about a broken file is one line of ours
+    log.addHandler(heard)
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):  # without a password for reading, the empty one opens it
+            raise ValueError("it is encrypted: save a copy without its password")
+        texts, size = [], 0
+        for page in reader.pages:
+            # As drawn, which keeps columns apart: the layout mode mixes their lines, and tears words set by the letter.
+            texts.append(page.extract_text().strip())
+            size += len(texts[-1]) + len(content.get_data() if (content := page.get_contents()) else b"")
+            if size > _MOST_BYTES:
+                raise ValueError(f"its pages hold more than {_MOST_BYTES:,} bytes: cut it in parts")
+        fields = (reader.get_fields() or {}).items()
+    finally:
+        log.removeHandler(heard)
+        log.propagate = True
+    if lost := [fault.getMessage() for fault in heard.buffer if fault.name == "pypdf.filters"]:
+        raise ValueError(f"it is damaged: {lost[0]}")
+    if heard.buffer:
+        warnings.warn(f"a PDF is broken, and may lack text: {heard.buffer[0].getMessage()}", stacklevel=4)
+    filled = [(field.alternate_name or name, field.value) for name, field in fields if field.value]
+    forms = [f"{name}: {str(value).lstrip('/')}" for name, value in filled if isinstance(value, str | list)]
+    scans = [number for number, text in enumerate(texts, 1) if not text.strip("\ufffd \n")]  # or in a font that is lost
+    if scans and any(texts + forms):
+        warnings.warn(
+            f"{len(scans)} of a PDF's {len(texts)} pages have no text, first {scans[0]}: scans?", stacklevel=4
+        )
     # Fonts may name halves of a character: two of them become one, and one alone a mark.
+    text = "\n\n".join(filter(None, texts + forms)).replace("\0", "")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
