@@ -2,7 +2,10 @@
 
 import io
 import json
+import re
 import sys
+import warnings
+import zlib
 
 import matplotlib.pyplot as plt
 import pypdf
@@ -10,8 +13,10 @@ import pytest
 from conftest import ROOT
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
+from PIL import Image
 
 import swarmkv_lab as lab
+from swarmkv_lab.fanout import documents
 
 
 def test_every_planted_finding_can_be_quoted():
@@ -62,6 +67,31 @@ def encrypted(data, password, algorithm):
     writer.encrypt(password, owner_password="owner", algorithm=algorithm)
     writer.write(file)
     return file.getvalue()
+
+
+def written(*pages, fields=()):
+    """A PDF whose pages are drawn by these operators in Courier, each letter 0.6 of its size wide; and a form."""
+    kids = [f"{number} 0 R" for number in range(5, 5 + 2 * len(pages) + len(fields))]
+    form = f"/AcroForm<</Fields[{' '.join(kids[2 * len(pages) :])}]>>"
+    tree = f"<</Type/Pages/Kids[{' '.join(kids[: 2 * len(pages) : 2])}]/Count {len(pages)}>>"
+    font = "<</Type/Font/Subtype/Type1/BaseFont/Courier>>", "<</Font<</F 3 0 R>>>>"
+    objects = [f"<</Type/Catalog/Pages 2 0 R{form}>>", tree, *font]
+    for index, drawing in enumerate(pages):
+        contents = f"/Resources 4 0 R/Contents {kids[2 * index + 1]}"
+        objects.append(f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]{contents}>>")
+        packed = zlib.compress(drawing.encode()).decode("latin-1")
+        objects.append(f"<</Filter/FlateDecode/Length {len(packed)}>>stream\n{packed}\nendstream")
+    file, starts = b"%PDF-1.7\n", []
+    for number, what in enumerate([*objects, *fields], 1):
+        starts.append(len(file))
+        file += f"{number} 0 obj{what}\nendobj\n".encode("latin-1")
+    table = "".join(f"{start:010} 00000 n \n" for start in [0, *starts])
+    return file + f"xref\n0 {len(starts) + 1}\n{table}trailer<</Size {len(starts) + 1}/Root 1 0 R>>\n" \
+        f"startxref\n{len(file)}\n%%EOF\n".encode()  # fmt: skip
+
+
+def drawn(x, y, text):
+    return f"BT /F 10 Tf {x} {y} Td ({text}) Tj ET\n"
 
 
 HTML = """<!DOCTYPE html><html><head><title>no</title><style>p {color: red}</style><script>no()</script></head><body>
@@ -140,6 +170,172 @@ def test_without_the_extra_its_command_is_named(monkeypatch, module, name, data)
 def test_a_character_in_two_halves_is_one(monkeypatch):
     monkeypatch.setattr(pypdf.PageObject, "extract_text", lambda page: "\ud835\udc00 \ud835\0")
     assert lab.load_document("a.pdf", pdf_of("x")) == "\U0001d400 \ufffd"
+
+
+LEFT = ["The keeper came to the", "island in 1911 and has", "never left it."]
+RIGHT = ["The boat sails at nine", "in the morning and", "returns at five."]
+LICENCES = [["GPL-3.0", "1173 copies", "high risk"], ["MIT", "42 copies", "no risk"]]
+
+
+def by_letter(x, y, text, spaces=True):
+    return "".join(drawn(x + 6 * i, y, letter) for i, letter in enumerate(text) if spaces or letter != " ")
+
+
+def by_letter_alone(x, y, text):
+    return by_letter(x, y, text, spaces=False)
+
+
+def lines(x, texts, draw):
+    return [draw(x, 700 - 14 * i, text) for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize("draw", [drawn, by_letter, by_letter_alone])
+@pytest.mark.parametrize("layout", ["a column", "by column", "by row", "a table"])
+def test_a_page_reads_no_worse_than_in_the_readers_best_mode(draw, layout):
+    left, right = lines(50, LEFT, draw), lines(350, RIGHT, draw)
+    cells = [draw(50 + 150 * j, 700 - 14 * i, cell) for i, row in enumerate(LICENCES) for j, cell in enumerate(row)]
+    page = {"a column": left, "by column": left + right, "a table": cells,
+            "by row": [part for row in zip(left, right, strict=True) for part in row]}[layout]  # fmt: skip
+    wanted = [*map(" ".join, LICENCES)] if layout == "a table" else [*LEFT, " ".join(LEFT), *RIGHT, " ".join(RIGHT)]
+    data = written("".join(page))
+
+    def found(text):
+        return sum(sentence in " ".join(text.split()) for sentence in wanted)
+
+    page = pypdf.PdfReader(io.BytesIO(data)).pages[0]
+    best = max(found(page.extract_text(extraction_mode=mode)) for mode in ("plain", "layout"))
+    assert found(lab.load_document("a.pdf", data)) >= max(best, 2)
+
+
+@pytest.mark.parametrize("lost", [[], [2], [1, 3]])
+def test_how_many_pages_have_no_text_is_said(lost):
+    pages = ["" if number in lost else drawn(50, 700, f"page {number}") for number in (1, 2, 3)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        text = lab.load_document("a.pdf", written(*pages))
+    assert [re.findall(r"\d+", str(warning.message)) for warning in said] == (
+        [[str(len(lost)), "3", str(lost[0])]] if lost else []
+    )
+    assert text == "\n\n".join(f"page {number}" for number in (1, 2, 3) if number not in lost)
+
+
+def test_what_is_filled_into_a_form_is_read():
+    widget = "<</Type/Annot/Subtype/Widget/Rect[0 0 9 9]"
+    fields = ["/FT/Tx/T(f1)/TU(Your name)/V(Ada)>>", "/FT/Btn/T(agreed)/V/Yes>>", "/FT/Tx/T(none)>>",
+              "/FT/Tx/T(no)/V()>>", "/FT/Sig/T(sign)/V<</Type/Sig>>>>", "/FT/Ch/T(hue)/V[(red)(blue)]>>"]  # fmt: skip
+    text = lab.load_document("a.pdf", written(drawn(9, 9, "form"), fields=[widget + field for field in fields]))
+    assert text == "form\n\nYour name: Ada\n\nagreed: Yes\n\nhue: ['red', 'blue']"
+    with pytest.raises(lab.SwarmKVError, match="no text"):
+        lab.load_document("a.pdf", written("", fields=[widget + fields[2]]))
+
+
+def test_a_pdf_that_was_cut_or_altered_is_refused_or_said_to_be():
+    data = written(drawn(50, 700, "The first page."), drawn(50, 700, "The second page."))
+    whole, packed = lab.load_document("a.pdf", data), data.index(b"stream\n") + len("stream\n")
+    with pytest.raises(lab.SwarmKVError, match="damaged"):
+        lab.load_document("a.pdf", data[:packed] + bytes([data[packed] ^ 255]) + data[packed + 1 :])
+    for end in range(1, len(data) - 8, 7):
+        with pytest.raises(lab.SwarmKVError):
+            lab.load_document("a.pdf", data[:end])
+    with pytest.warns(UserWarning, match="broken"):  # mended, and complete
+        assert lab.load_document("a.pdf", b"junk\n" * 9 + data) == whole
+
+
+def test_a_small_pdf_that_unpacks_to_much_is_refused(monkeypatch):
+    monkeypatch.setattr(documents, "_MOST_BYTES", 10_000)
+    page = drawn(9, 9, "x") * 120  # 3,720 bytes
+    assert lab.load_document("a.pdf", written(page, page)).count("x") == 240
+    with pytest.raises(lab.SwarmKVError, match="10,000"):
+        lab.load_document("a.pdf", written(page, page, page))
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<style>no</style><template>no</template><noscript>no</noscript><iframe>no</iframe>a", "a"),
+        ("<p hidden>no<p style='color:red; DISPLAY : none!important'>no<p style='visibility:hidden'>no<p>a", "a"),
+        ("<div style='display:none'>no<!-- no -->no<b>no</b></div>a<!-- no -->b<?no no?>c", "abc"),
+        ("<ul><li hidden>no<li>a</ul><dialog>no</dialog><dialog open>b</dialog><p aria-hidden=true>c", "* a b c"),
+        ("<p><span>T</span>he H<sub>2</sub>O&nbsp;&amp;&#8364;&hellip;", "The H2O &€…"),
+        ("<div style='display:flex'>a</div><div style='display:flex'>b</div><section>c</section><dt>d", "a b c d"),
+    ],
+)  # fmt: skip
+def test_a_page_says_what_a_browser_shows(page, text):
+    assert lab.load_document("a.html", page.encode()).split() == text.split()
+
+
+def test_a_table_is_a_line_for_each_row_however_wide():
+    rows = "<tr><td><p>1</p><td>b c<tr><td>2<td>d"
+    assert lab.load_document("a.html", f"<table><caption>t</caption>{rows}</table>".encode()) == "t\n1\tb c\n2\td\n"
+    tall = f"<table><tr><td>{'x' * 10**6}</td></tr>{'<tr><td>y</td></tr>' * 10**4}</table>"  # 10 GB, if padded
+    assert len(lab.load_document("a.html", tall.encode())) == 10**6 + 1 + 2 * 10**4
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.html"])
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Der Wärter heißt Åda.", "cp1252"), ("It costs 12 €", "cp1252"), ("é", "latin-1"), ("灯台守", "shift_jis"),
+        ("灯台守", "utf-32"), ("灯台守", "iso2022_jp"), ("Смотритель маяка", "koi8-r"), ("plain", "utf-16-le"),
+        ("plain\0", "utf-8"), ("a\0", "utf-16"),
+    ],
+)  # fmt: skip
+def test_no_encoding_is_guessed(name, text, encoding):
+    with pytest.raises(lab.SwarmKVError, match="UTF-8"):
+        lab.load_document(name, text.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "mark", ['<?xml version="1.0" encoding="{}"?>', '<meta charset="{}">', "<meta content='a; charset={}'>"]
+)
+@pytest.mark.parametrize(("label", "encoding"), [("ISO-8859-1", "cp1252"), ("Shift_JIS", "cp932"), ("utf-8", "utf-16")])
+def test_a_page_says_its_own_encoding(mark, label, encoding):
+    text = "① 灯台守" if encoding == "cp932" else "“é” €"
+    page = f"{mark.format(label)}<html><p>{text}"
+    assert lab.load_document("page", page.encode(encoding)).strip() == text
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "text"),
+    [
+        ("a.TXT", written(drawn(9, 9, "pdf")), "pdf"),
+        ("a.pdf", b"\xef\xbb\xbf <!-- a --><!DOCTYPE  html><p>page", "page"),
+        ("README", b"<?xml version='1.0'?>\n<HTML><p>page</HTML>", "page"),
+        ("a.md", b"<div>kept</div> <html>", "<div>kept</div> <html>"),
+        ("a.txt", b"<!---->" * 500 + b"<htm", "<!---->" * 500 + "<htm"),
+    ],
+)  # fmt: skip
+def test_what_a_file_is_its_first_bytes_say(name, data, text):
+    assert lab.load_document(name, data).strip() == text
+
+
+def picture(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.pdf", "a"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{\\rtf1 hi}",
+        b"%!PS-Adobe-3.0",
+        b"\xd0\xcf\x11\xe0",
+        *map(picture, ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]),
+    ],
+)
+def test_other_kinds_of_files_are_refused(name, data):
+    with pytest.raises(lab.SwarmKVError, match="save it as"):
+        lab.load_document(name, data)
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b\ufeff \u00a0\u2003\n", "<p>&#8203;&nbsp;</p>", "<html hidden>a", "<title>a</title>"]
+)
+def test_a_document_that_shows_nothing_is_refused(text):
+    with pytest.raises(lab.SwarmKVError, match="no text"):
+        lab.load_document("a.html" if "<" in text else "a.txt", text.encode())
 
 
 def calls(work, *arguments):

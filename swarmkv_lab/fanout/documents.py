@@ -19,7 +19,7 @@ _MOST_BYTES = 100_000_000  # some tens of millions of tokens: no model reads mor
 _KINDS = {".txt": "text", ".md": "text", **dict.fromkeys((".html", ".htm", ".xhtml"), "HTML"), ".pdf": "PDF"}
 SUFFIXES = tuple(_KINDS)  # of these files' names, as a rule
 _OTHERS = b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%!PS"
-_PAGE = re.compile(rb"(?>\s|<\?xml[^>]*>|<!--.*?-->)*+<(!doctype\s+html|html|head|body|title)\b", re.I | re.S)
+_PAGE = re.compile(rb"(?>\s|<\?xml[^>]*>|<!--.*?-->)*+<(!doctype\s+html|html|head|body|title|meta)\b", re.I | re.S)
 _PAGE_SAYS = re.compile(rb"""<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 # What browsers leave out by the page's own marks. Style sheets are not read: what those alone hide stays.
 _HIDDEN = """//*[@hidden or self::dialog[not(@open)] or contains(concat(' head title script style template noscript ',
@@ -148,7 +148,8 @@ def _from_pdf(data: bytes) -> str:
         for page in reader.pages:
             # As drawn, which keeps columns apart: the layout mode mixes their lines, and tears words set by the letter.
             texts.append(page.extract_text().strip())
-            size += len(texts[-1]) + len(content.get_data() if (content := page.get_contents()) else b"")
+            drawing = page.get_contents()
+            size += len(texts[-1]) + (0 if drawing is None else len(drawing.get_data()))
             if size > _MOST_BYTES:
                 raise ValueError(f"its pages hold more than {_MOST_BYTES:,} bytes: cut it in parts")
         fields = (reader.get_fields() or {}).items()
