@@ -104,12 +104,9 @@ def _from_text(data: bytes, declared: str = "") -> str:
 
 
 def _from_html(data: bytes) -> str:
+    import inscriptis.model.config
     import lxml.html
     import webencodings
-    from inscriptis import Inscriptis
-    from inscriptis.css_profiles import STRICT_CSS_PROFILE
-    from inscriptis.model.config import ParserConfig
-    from inscriptis.model.tag import CustomHtmlTagHandlerMapping
 
     says = _PAGE_SAYS.search(data[:4096])
     known = says and webencodings.lookup(says[1].decode())  # as browsers do: latin-1 is cp1252
@@ -120,9 +117,10 @@ def _from_html(data: bytes) -> str:
         part.clear(keep_tail=True)
         part.tag = "span"
     lxml.etree.strip_attributes(page, "style")  # inscriptis takes flex and grid for inline: words would touch
-    config = ParserConfig(STRICT_CSS_PROFILE | dict.fromkeys(_BLOCKS, STRICT_CSS_PROFILE["div"]))
-    config.custom_html_tag_handler_mapping = CustomHtmlTagHandlerMapping({}, {"table": _end_table})
-    return str(Inscriptis(page, config).get_text())
+    looks = inscriptis.css_profiles.STRICT_CSS_PROFILE
+    config = inscriptis.model.config.ParserConfig(looks | dict.fromkeys(_BLOCKS, looks["div"]))
+    config.custom_html_tag_handler_mapping = inscriptis.model.tag.CustomHtmlTagHandlerMapping({}, {"table": _end_table})
+    return str(inscriptis.Inscriptis(page, config).get_text())
 
 
 def _end_table(state: Any) -> None:
