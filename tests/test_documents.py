@@ -7,12 +7,9 @@ import sys
 import warnings
 import zlib
 
-import matplotlib.pyplot as plt
 import pypdf
 import pytest
 from conftest import ROOT
-from matplotlib.backends.backend_pdf import PdfPages
-from matplotlib.figure import Figure
 from PIL import Image
 
 import swarmkv_lab as lab
@@ -33,15 +30,9 @@ def test_the_dossiers_agents():
     assert len(agents) == 8
 
 
-def test_a_file_of_yours(tmp_path):
-    (tmp_path / "mine.txt").write_text("hello", encoding="utf-8")
-    assert lab.load_document(tmp_path / "mine.txt") == "hello"
-
-
 def test_documents_that_cannot_be_read(tmp_path):
-    (tmp_path / "latin").write_bytes("é".encode("latin-1") * 3)
     (tmp_path / "empty").write_text(" \n")
-    for name, message in (("latin", "UTF-8"), ("empty", "empty has no text"), ("absent", "dossier")):
+    for name, message in (("empty", "empty has no text"), ("absent", "dossier")):
         with pytest.raises(lab.SwarmKVError, match=message):
             lab.load_document(tmp_path / name)
     with pytest.raises(lab.SwarmKVError, match="no agents"):
@@ -49,17 +40,6 @@ def test_documents_that_cannot_be_read(tmp_path):
 
 
 # -- HTML and PDF
-
-
-def pdf_of(*pages):
-    """A PDF whose pages say these texts; matplotlib writes them with fonts of its own."""
-    file = io.BytesIO()
-    with plt.rc_context({"pdf.fonttype": 42}), PdfPages(file) as book:
-        for text in pages:
-            figure = Figure()
-            figure.text(0.1, 0.5, text)
-            book.savefig(figure)
-    return file.getvalue()
 
 
 def encrypted(data, password, algorithm):
@@ -74,12 +54,12 @@ def written(*pages, fields=()):
     kids = [f"{number} 0 R" for number in range(5, 5 + 2 * len(pages) + len(fields))]
     form = f"/AcroForm<</Fields[{' '.join(kids[2 * len(pages) :])}]>>"
     tree = f"<</Type/Pages/Kids[{' '.join(kids[: 2 * len(pages) : 2])}]/Count {len(pages)}>>"
-    font = "<</Type/Font/Subtype/Type1/BaseFont/Courier>>", "<</Font<</F 3 0 R>>>>"
+    font = "<</Type/Font/Subtype/Type1/BaseFont/Courier/Encoding/WinAnsiEncoding>>", "<</Font<</F 3 0 R>>>>"
     objects = [f"<</Type/Catalog/Pages 2 0 R{form}>>", tree, *font]
     for index, drawing in enumerate(pages):
         contents = f"/Resources 4 0 R/Contents {kids[2 * index + 1]}"
         objects.append(f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]{contents}>>")
-        packed = zlib.compress(drawing.encode()).decode("latin-1")
+        packed = zlib.compress(drawing.encode("cp1252")).decode("latin-1")
         objects.append(f"<</Filter/FlateDecode/Length {len(packed)}>>stream\n{packed}\nendstream")
     file, starts = b"%PDF-1.7\n", []
     for number, what in enumerate([*objects, *fields], 1):
@@ -108,7 +88,7 @@ def test_a_page_is_its_text(tmp_path, name, encoding):
 
 @pytest.mark.parametrize("name", ["paper.pdf", "download"])
 def test_a_pdf_is_its_text(tmp_path, name):
-    data = pdf_of("The keeper is Åda Lind.", "A visit costs 12 euros.")
+    data = written(drawn(50, 700, "The keeper is Åda Lind."), drawn(50, 700, "A visit costs 12 euros."))
     (tmp_path / name).write_bytes(data)
     text = "The keeper is Åda Lind.\n\nA visit costs 12 euros."
     assert lab.load_document(tmp_path / name) == lab.load_document("upload.pdf", data) == text
@@ -116,7 +96,7 @@ def test_a_pdf_is_its_text(tmp_path, name):
 
 @pytest.mark.parametrize("algorithm", ["RC4-128", "AES-256"])
 def test_a_pdf_that_anybody_may_read_is_read_and_one_with_a_password_is_not(algorithm):
-    data = pdf_of("open")
+    data = written(drawn(9, 9, "open"))
     assert lab.load_document("a.pdf", encrypted(data, "", algorithm)) == "open"
     with pytest.raises(lab.SwarmKVError, match="password"):
         lab.load_document("a.pdf", encrypted(data, "secret", algorithm))
@@ -135,11 +115,9 @@ def test_a_text_from_any_editor(text, encoding):
     [
         ("a.pdf", b" ", "a.pdf has no text"),
         ("a.pdf", b"%PDF-1.7\n", "a.pdf .* as PDF"),
-        ("a.pdf", pdf_of("half")[:900], "a.pdf .* as PDF"),
-        ("a.pdf", pdf_of("", ""), "a.pdf has no text"),
+        ("a.pdf", written("", ""), "a.pdf has no text"),
         ("a.html", b"<html><script>write()</script></html>", "a.html has no text"),
         ("a.html", b"<div>" * 5000 + b"deep", "a.html .* as HTML"),
-        ("a.docx", b"PK\3\4\24\0\6\0", "a.docx .* as text"),
         ("a.txt", b"\xff\xfe\x00\xd8", "a.txt .* as text"),
         ("a.txt", bytes(100_000_001), "a.txt .* 100,000,000"),
     ],
@@ -169,7 +147,7 @@ def test_without_the_extra_its_command_is_named(monkeypatch, module, name, data)
 
 def test_a_character_in_two_halves_is_one(monkeypatch):
     monkeypatch.setattr(pypdf.PageObject, "extract_text", lambda page: "\ud835\udc00 \ud835\0")
-    assert lab.load_document("a.pdf", pdf_of("x")) == "\U0001d400 \ufffd"
+    assert lab.load_document("a.pdf", written("")) == "\U0001d400 \ufffd"
 
 
 LEFT = ["The keeper came to the", "island in 1911 and has", "never left it."]
@@ -320,6 +298,7 @@ def picture(kind):
     "data",
     [
         b"{\\rtf1 hi}",
+        b"PK\3\4",
         b"%!PS-Adobe-3.0",
         b"\xd0\xcf\x11\xe0",
         *map(picture, ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]),
@@ -355,7 +334,8 @@ def calls(work, *arguments):
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("a.pdf", lambda n: pdf_of(*["words"] * n)), ("a.html", lambda n: b"<p>words</p>" * n)]
+    ("name", "make"),
+    [("a.pdf", lambda n: written(*[drawn(9, 9, "words")] * n)), ("a.html", lambda n: b"<p>words</p>" * n)],
 )
 def test_four_times_the_pages_are_four_times_the_work(name, make):
     small, large = make(20), make(80)

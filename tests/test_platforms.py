@@ -140,11 +140,6 @@ def test_a_cached_file_that_is_damaged_is_written_again_and_a_folder_is_said(mon
         studies.twin(SHAPES["one layer"])
 
 
-def test_a_text_file_of_a_windows_editor(tmp_path):
-    (tmp_path / "mine.txt").write_bytes("\ufeffWho sells?\r\nWho buys?\r\n".encode())
-    assert lab.load_document(tmp_path / "mine.txt") == "Who sells?\nWho buys?\n"
-
-
 # -- processors and devices
 
 
