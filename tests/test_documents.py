@@ -215,7 +215,7 @@ def test_a_pdf_that_was_cut_or_altered_is_refused_or_said_to_be():
     for end in range(1, len(data) - 8, 7):
         with pytest.raises(lab.SwarmKVError):
             lab.load_document("a.pdf", data[:end])
-    with pytest.warns(UserWarning, match="broken"):  # mended, and complete
+    with pytest.warns(UserWarning, match="faults"):  # mended, and complete
         assert lab.load_document("a.pdf", b"junk\n" * 9 + data) == whole
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 import types
 from pathlib import Path
-from unittest.mock import Mock
 
 import llama_cpp
 import psutil
@@ -76,17 +75,6 @@ def test_ours_is_closed_before_it_is_renamed(path, monkeypatch):
     with files.replacing(path) as file:
         monkeypatch.setattr(os, "replace", lambda *_: closed.append(file.closed))
     assert closed == [True]
-
-
-@pytest.mark.parametrize("name", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
-def test_what_ends_in_the_middle_leaves_the_old_file_and_no_other(path, monkeypatch, name, error):
-    with monkeypatch.context() as patch:
-        patch.setattr(os, name, Mock(side_effect=error))
-        with pytest.raises((KeyboardInterrupt, lab.SwarmKVError)):
-            write(path)
-    assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["file"]
 
 
 def test_what_a_killed_writer_left_goes_after_a_day(path):

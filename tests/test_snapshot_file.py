@@ -181,16 +181,6 @@ def test_another_version_or_shape_is_named_on_load(snapshot, twin, tmp_path, cha
         lab.KVSnapshot.load(tmp_path / NAME, twin)
 
 
-@pytest.mark.parametrize("setting", [{"kv_type": "bf16"}, {"flash_attn": True}, {"n_seq_max": 2, "kv_unified": False}])
-def test_a_context_with_other_settings(saved, twin, setting, question):
-    loaded = lab.KVSnapshot.load(saved, twin)
-    with twin.context(1024, **setting) as ctx:
-        ctx.decode(question)
-        with pytest.raises(lab.SnapshotMismatchError, match=next(iter(setting)).replace("n_seq_max", "n_stream")):
-            loaded.restore(ctx)
-        assert ctx.n_past() == len(question)
-
-
 @pytest.mark.parametrize("seq_id", [-1, 1, 10**9])
 def test_a_sequence_that_the_context_does_not_have(saved, twin, seq_id):
     loaded = lab.KVSnapshot.load(saved, twin)

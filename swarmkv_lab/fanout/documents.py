@@ -37,8 +37,8 @@ def load_document(name: str | Path, data: bytes | None = None) -> str:
     """The text of a document: "dossier", "article" (one sentence repeated), or any text, Markdown, HTML or PDF file.
 
     name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. HTML and
-    PDF need the extra ``documents``. Warns of PDF pages without text, of what a PDF's reader had to mend, and of text
-    that is not UTF-8. Raises SwarmKVError for a file that is none of these, damaged, encrypted, too large, or empty.
+    PDF need the extra ``documents``. Warns of a PDF's pages without text, and of faults in it. Raises SwarmKVError for a
+    file that is none of these, encrypted, damaged, too large, without text, or in an encoding that it does not say.
     """
     bundled = {path.stem: path for path in _FOLDER.glob("*.md")}
     if data is None:
@@ -157,7 +157,7 @@ def _from_pdf(data: bytes) -> str:
     if lost := [fault.getMessage() for fault in heard.buffer if fault.name == "pypdf.filters"]:
         raise ValueError(f"it is damaged: {lost[0]}")
     if heard.buffer:
-        warnings.warn(f"a PDF is broken, and may lack text: {heard.buffer[0].getMessage()}", stacklevel=4)
+        warnings.warn(f"a PDF has faults, and may lack text: {heard.buffer[0].getMessage()}", stacklevel=4)
     filled = [(field.alternate_name or name, field.value) for name, field in fields if field.value]
     forms = [f"{name}: {str(value).lstrip('/')}" for name, value in filled if isinstance(value, str | list)]
     scans = [number for number, text in enumerate(texts, 1) if not text.strip("\ufffd \n")]  # or in a font that is lost
