@@ -37,7 +37,7 @@ def load_document(name: str | Path, data: bytes | None = None) -> str:
     """The text of a document: "dossier", "article" (one sentence repeated), or any text, Markdown, HTML or PDF file.
 
     name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. HTML and
-    PDF need the extra ``documents``. Warns of a PDF's pages without text, and of faults in it. Raises SwarmKVError for a
+    PDF need the extra ``documents``. Warns of a PDF's pages without text, and of its faults. Raises SwarmKVError for a
     file that is none of these, encrypted, damaged, too large, without text, or in an encoding that it does not say.
     """
     bundled = {path.stem: path for path in _FOLDER.glob("*.md")}
