@@ -255,7 +255,7 @@ def write(kind: str, path: Path, seed: int = 0) -> Path:
 
 
 def weights(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """float32: norms that change no scale, states that decay, factors of 1 and more; the rest keeps activations near 1."""
+    """float32: norms that change no scale, states that decay, factors from 1 up; the rest keeps activations near 1."""
     drawn = rng.standard_normal(shape).astype(np.float32)
     if name.endswith("ssm_a"):
         return -np.abs(drawn)
