@@ -38,8 +38,9 @@ from swarmkv_studies.peers.build import program
 
 GENERATOR = "test-llama-archs"
 EXACT = ("swarmkv", "pooled", "shared")
-COLUMNS = ["model", "architecture", "kind", "window", "bytes", "predicted_bytes", "swarmkv", "pooled", "shared",
-           "batched", "other_answers", "without_swa_full", "saved", "cached", "refused", "crashed"]  # fmt: skip
+COLUMNS = ["model", "architecture", "kind", "window", "bytes", "predicted_bytes", "one_by_one", "swarmkv", "pooled",
+           "shared", "batched", "other_answers", "without_swa_full", "saved", "cached", "refused",
+           "crashed"]  # fmt: skip
 DOCUMENT, QUESTIONS, ANSWER, BATCH = 200, (5, 12, 20), 3, 64  # tokens; the generator's models were "trained" for 256
 _TIMEOUT_S = 600
 
@@ -50,7 +51,9 @@ def architectures(paths: Iterable[Path]) -> pd.DataFrame:
     A process that dies, or takes ten minutes, is a row too, with what it had found out before.
     """
     bar = tqdm(sorted(paths), desc="architectures", unit="model")
-    return pd.DataFrame([{"model": path.stem, **_in_a_process(path)} for path in bar], columns=COLUMNS)
+    rows = [{"model": path.stem, **_in_a_process(path)} for path in bar]
+    whole = dict.fromkeys(["window", "bytes", "predicted_bytes"], "Int64")
+    return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
 
 
 def generate(folder: Path) -> list[Path]:
@@ -114,7 +117,7 @@ class _Trial:
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """What is tried, by the names of the table's columns."""
         strategies = {name: partial(self.strategy, name) for name in STRATEGIES if name != BASELINE}
-        before = {"kind": self.kind, "predicted_bytes": self.predicted_bytes}
+        before = {"kind": self.kind, "predicted_bytes": self.predicted_bytes, "one_by_one": self.one_by_one}
         after = {"without_swa_full": self.without_swa_full, "saved": self.saved, "cached": self.cached}
         return {**before, **strategies, **after}
 
@@ -127,6 +130,17 @@ class _Trial:
 
     def predicted_bytes(self) -> dict[str, Any]:
         return {"predicted_bytes": snapshot_bytes(self.model.path, DOCUMENT)}
+
+    def one_by_one(self) -> dict[str, Any]:
+        """Whether llama.cpp gives the last token's logits: those of a decode of several are those of it alone."""
+        differences = []
+        for branch in self.naive.branches:
+            with self.model.context(DOCUMENT + len(branch.prompt), swa_full=True, n_threads=1) as ctx:
+                ctx.decode(self.document)
+                for token in branch.prompt:
+                    ctx.decode([token])
+                differences.append(np.abs(ctx.logits() - branch.logits).max())
+        return {"one_by_one": max(differences)}
 
     def strategy(self, name: str) -> dict[str, Any]:
         exactness = self.run(name).compare(self.naive)

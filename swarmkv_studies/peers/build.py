@@ -13,12 +13,13 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama.api import default_threads
 
-PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench")
-# As in the lab's own build: optimised for this machine's processor. Tests, examples, TLS and the web page are left out.
+# The last one makes a tiny model of every architecture.
+PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench", "test-llama-archs")
+# As in the lab's own build: optimised for this machine's processor. Examples, TLS and the web page are left out.
 _OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "GGML_NATIVE": "ON",
-    "LLAMA_BUILD_TESTS": "OFF",
+    "LLAMA_BUILD_TESTS": "ON",
     "LLAMA_BUILD_EXAMPLES": "OFF",
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_UI": "OFF",
@@ -72,6 +73,7 @@ def build_without_avx512() -> Path:
 def _compile(target: Path, options: Mapping[str, str], targets: Sequence[str]) -> None:
     """Fetch the sources, and compile some of cmake's targets into a folder."""
     target.mkdir(parents=True, exist_ok=True)
+    (target / "CMakeCache.txt").unlink(missing_ok=True)  # of sources that were elsewhere, which cmake refuses
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sources-") as folder:
         sources = _sources(Path(folder))
         defined = [f"-D{name}={value}" for name, value in options.items()]
