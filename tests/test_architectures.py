@@ -1,0 +1,207 @@
+"""The main kinds of model: what each is, its bytes, strategies to the bit, saving and caching, and what is refused."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import zoo
+
+import swarmkv_lab as lab
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+
+EXACT = ["swarmkv", "pooled", "shared"]
+WITHOUT_MEMORY = ["bert", "dream"]
+KINDS = [name for name in zoo.KINDS if name not in WITHOUT_MEMORY]
+WINDOWED = {"gpt-oss": zoo.WINDOW, "gemma4": zoo.WINDOW, "llama4": 8192}
+RUNNING = ["qwen35", "lfm2", "granitehybrid", "mamba2"]  # layers with a state that has no past
+N = 150  # tokens: past a window of 32, and the learned positions have room for questions
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Each kind's model, loaded when it is asked for."""
+    loaded = {}
+
+    def model(kind):
+        if kind not in loaded:
+            loaded[kind] = lab.load_model(zoo.write(kind, tmp_path_factory.mktemp(kind) / f"{kind}.gguf"))
+        return loaded[kind]
+
+    yield model
+    for one in loaded.values():
+        one.close()
+
+
+@pytest.fixture(params=KINDS)
+def model(models, request):
+    return models(request.param)
+
+
+@pytest.fixture
+def tokens(rng):
+    return rng.integers(0, 256, 2000, dtype=np.int32)
+
+
+@pytest.fixture
+def agents(rng):
+    return {f"a{n}": rng.integers(0, 256, n, dtype=np.int32) for n in (1, 12, 40)}
+
+
+def identical(run, naive):
+    exactness = run.compare(naive)
+    assert exactness.max_abs_logit_diff.max() == 0, run.strategy
+    assert exactness.same_tokens.all(), run.strategy
+
+
+# -- what it is
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_llama_cpp_says_what_a_model_is(models, kind):
+    said = models(kind).kind
+    assert said.recurrent == (kind in RUNNING)
+    assert said.window == WINDOWED.get(kind, 0)
+    assert said.has_axes == (kind in ("mrope", "qwen35"))
+    assert said.absolute == (kind == "absolute")
+    assert said.long_rope_from == (512 if kind == "longrope" else None)
+
+
+@pytest.mark.parametrize("kind", WITHOUT_MEMORY)
+def test_what_keeps_no_memory_is_refused_before_a_decode(tmp_path, kind):
+    path = zoo.write(kind, tmp_path / "model.gguf")
+    with pytest.raises(lab.SwarmKVError), lab.load_model(path) as model, model.context(256):
+        pass
+
+
+# -- the strategies
+
+
+def test_every_strategy_is_naives_to_the_bit(model, tokens, agents):
+    how = {"max_tokens": 6, "swa_full": True}
+    naive = lab.fan_out(model, tokens[:N], agents, "naive", **how)
+    for strategy in EXACT:
+        identical(lab.fan_out(model, tokens[:N], agents, strategy, **how), naive)
+    batched = lab.fan_out(model, tokens[:N], agents, "batched", **how).compare(naive)
+    assert batched.max_abs_logit_diff.max() < 0.05
+    assert batched.kl.max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["gpt-oss", "gemma4"])
+def test_a_window_slides_far_past_its_cells(models, tokens, agents, kind):
+    how = {"max_tokens": 3, "n_batch": 64}  # of windowed layers a context of two sequences has 256 cells
+    naive = lab.fan_out(models(kind), tokens[:700], agents, "naive", **how)
+    for strategy in [*EXACT, "batched"]:
+        compared = lab.fan_out(models(kind), tokens[:700], agents, strategy, **how).compare(naive)
+        assert compared.max_abs_logit_diff.max() < 0.05, strategy  # the order of cells is another, and so rounding
+        assert compared.kl.max() < 1e-4, strategy
+
+
+@pytest.mark.parametrize("kind", ["nope", "mrope", *RUNNING, "deepseek32"])
+def test_agents_at_watermarks_are_naives_to_the_bit(models, tokens, kind):
+    pipeline = Pipeline(models(kind), tokens[:192], [
+        Agent("early", [1, 2], prefix_tokens=64, max_tokens=3),
+        Agent("middle", [3], prefix_tokens=128, max_tokens=3),
+        Agent("whole", [4, 5, 6], max_tokens=3),
+        Agent("review", [7], after=["early", "whole"], max_tokens=3),
+    ])  # fmt: skip
+    naive = pipeline.run("naive", n_batch=64, swa_full=True).whole()
+    for strategy in EXACT:
+        identical(pipeline.run(strategy, n_batch=64, swa_full=True).whole(), naive)
+    assert pipeline.run("batched", n_batch=64).errors == {}
+
+
+# -- bytes, files, the prefix cache
+
+
+def test_a_saved_copied_or_pickled_snapshot_is_gone_on_from_to_the_bit(model, tokens, tmp_path):
+    with model.context(512) as ctx:
+        ctx.decode(tokens[:N])
+        snapshot = lab.KVSnapshot.capture(ctx, tokens[:N])
+        ctx.decode(tokens[N : N + 9])
+        expected = ctx.logits()
+    snapshot.save(tmp_path / "a.kv.safetensors")
+    loaded = lab.KVSnapshot.load(tmp_path / "a.kv.safetensors", model)
+    for again in (loaded, snapshot.copy(), pickle.loads(pickle.dumps(snapshot))):
+        with model.context(512) as ctx:
+            again.restore(ctx)
+            ctx.decode(tokens[N : N + 9])
+            np.testing.assert_array_equal(ctx.logits(), expected)
+
+
+def test_a_flipped_bit_anywhere_is_damage(model, tokens, rng):
+    whole = lab.prefill(model, tokens[:N], progress=False).to_bytes()
+    for at in [*rng.integers(0, len(whole), 20), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        with pytest.raises(lab.SwarmKVError):
+            lab.KVSnapshot.from_bytes(bytes(damaged))
+
+
+def test_the_prefix_cache_gives_the_bits_of_a_prefill(model, tokens, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
+    how = {"n_batch": 64, "progress": False, "swa_full": True}
+    fresh = lab.prefill(model, tokens[:N], **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lab.prefill(model, tokens[:128], cache=True, **how)
+        for _ in range(2):  # after the shorter one, and then the whole one is found
+            np.testing.assert_array_equal(lab.prefill(model, tokens[:N], cache=True, **how).data, fresh.data)
+
+
+def test_going_back_gives_the_same_bits_or_an_empty_sequence(model, tokens):
+    with model.context(512, swa_full=True) as ctx:
+        ctx.decode(tokens[:100])
+        ctx.decode(tokens[100:110])
+        expected = ctx.logits()
+        ctx.decode(tokens[200:230])
+        if ctx.goes_back:
+            ctx.truncate(100)
+            ctx.decode(tokens[100:110])
+            np.testing.assert_array_equal(ctx.logits(), expected)
+        else:
+            with pytest.raises(lab.SwarmKVError, match="100"):
+                ctx.truncate(100)
+            assert ctx.n_past() == 0
+
+
+# -- positions
+
+
+def test_learned_positions_end(models, tokens):
+    absolute = models("absolute")
+    with absolute.context(512) as ctx:
+        ctx.decode(tokens[:255])
+        with pytest.raises(lab.ContextBudgetError, match="256"):
+            ctx.decode(tokens[:2])
+        ctx.decode(tokens[:1])
+        with pytest.raises(lab.ContextBudgetError, match="256"):
+            list(ctx.stream(2))
+    for strategy in lab.STRATEGIES:
+        with pytest.raises(lab.ContextBudgetError, match="256"):
+            lab.fan_out(absolute, tokens[:250], [[1, 2, 3]], strategy, max_tokens=4)
+
+
+def test_only_plain_rope_is_shifted(model, tokens):
+    with model.context(512) as ctx:
+        ctx.decode(tokens[:50])
+        if not model.kind.rope:
+            ctx.shift(10)
+            with pytest.raises(lab.SwarmKVError):  # the keys are turned at the next decode
+                lab.KVSnapshot.capture(ctx, tokens[:50])
+        else:
+            with pytest.raises(lab.SwarmKVError):
+                ctx.shift(10)
+
+
+def test_only_the_plain_llama_can_be_shifted(models):
+    assert [kind for kind in KINDS if not models(kind).kind.rope] == ["llama"]
+
+
+def test_a_snapshot_stays_on_its_side_of_longropes_limit(models, tokens):
+    model = models("longrope")
+    short = lab.prefill(model, tokens[:N], n_ctx=512, progress=False)
+    with model.context(513) as ctx, pytest.raises(lab.SnapshotMismatchError):
+        short.restore(ctx)
+    with model.context(400) as ctx:
+        short.restore(ctx)
