@@ -13,8 +13,8 @@ from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 EXACT = ["swarmkv", "pooled", "shared"]
 WITHOUT_MEMORY = ["bert", "dream"]
 KINDS = [name for name in zoo.KINDS if name not in WITHOUT_MEMORY]
-WINDOWED = {"gpt-oss": zoo.WINDOW, "gemma4": zoo.WINDOW, "llama4": 8192}
-RUNNING = ["qwen35", "lfm2", "granitehybrid", "mamba2"]  # layers with a state that has no past
+WINDOWED = {"gpt-oss": zoo.WINDOW, "gemma4": zoo.WINDOW, "lfm2-window": zoo.WINDOW, "llama4": 8192}
+RUNNING = ["qwen35", "lfm2", "lfm2-window", "granitehybrid", "mamba2"]  # layers with a state that has no past
 N = 150  # tokens: past a window of 32, and the learned positions have room for questions
 
 
@@ -87,7 +87,7 @@ def test_every_strategy_is_naives_to_the_bit(model, tokens, agents):
     assert batched.kl.max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["gpt-oss", "gemma4"])
+@pytest.mark.parametrize("kind", ["gpt-oss", "gemma4", "lfm2-window"])
 def test_a_window_slides_far_past_its_cells(models, tokens, agents, kind):
     how = {"max_tokens": 3, "n_batch": 64}  # of windowed layers a context of two sequences has 256 cells
     naive = lab.fan_out(models(kind), tokens[:700], agents, "naive", **how)
@@ -99,11 +99,12 @@ def test_a_window_slides_far_past_its_cells(models, tokens, agents, kind):
 
 @pytest.mark.parametrize("kind", ["nope", "mrope", *RUNNING, "deepseek32"])
 def test_agents_at_watermarks_are_naives_to_the_bit(models, tokens, kind):
+    """Also one whose turn comes when the prefill has passed its watermark, and a running state cannot go back."""
     pipeline = Pipeline(models(kind), tokens[:192], [
         Agent("early", [1, 2], prefix_tokens=64, max_tokens=3),
         Agent("middle", [3], prefix_tokens=128, max_tokens=3),
         Agent("whole", [4, 5, 6], max_tokens=3),
-        Agent("review", [7], after=["early", "whole"], max_tokens=3),
+        Agent("late", [7], after=["early", "whole"], prefix_tokens=64, max_tokens=3),
     ])  # fmt: skip
     naive = pipeline.run("naive", n_batch=64, swa_full=True).whole()
     for strategy in EXACT:
@@ -112,6 +113,12 @@ def test_agents_at_watermarks_are_naives_to_the_bit(models, tokens, kind):
 
 
 # -- bytes, files, the prefix cache
+
+
+@pytest.mark.parametrize("n", [1, N])
+def test_a_snapshots_bytes_are_known_from_the_header(model, tokens, n):
+    snapshot = lab.prefill(model, tokens[:n], progress=False)
+    assert lab.snapshot_bytes(model.path, n) == snapshot.nbytes
 
 
 def test_a_saved_copied_or_pickled_snapshot_is_gone_on_from_to_the_bit(model, tokens, tmp_path):
@@ -205,3 +212,13 @@ def test_a_snapshot_stays_on_its_side_of_longropes_limit(models, tokens):
         short.restore(ctx)
     with model.context(400) as ctx:
         short.restore(ctx)
+
+
+def test_all_strategies_are_on_one_side_of_longropes_limit(models, tokens, agents):
+    """The document and a question fit the short side; all questions together, as batched has them, do not."""
+    model = models("longrope")
+    naive = lab.fan_out(model, tokens[:460], agents, "naive", max_tokens=3)
+    for strategy in EXACT:
+        identical(lab.fan_out(model, tokens[:460], agents, strategy, max_tokens=3), naive)
+    batched = lab.fan_out(model, tokens[:460], agents, "batched", max_tokens=3).compare(naive)
+    assert batched.max_abs_logit_diff.max() < 0.05

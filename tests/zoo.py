@@ -194,6 +194,13 @@ KINDS: dict[str, Kind] = {
         {"token_embd_norm": (E,), "output": (V, E)},
         "hybrid",
     ),
+    "lfm2-window": Kind(
+        "lfm2",
+        [TWO_NORMS | SHORTCONV | dense(), LLAMA | QK_NORMS],
+        HEADS_OF_SOME | SWA | {"shortconv.l_cache": 3},
+        {"token_embd_norm": (E,), "output": (V, E)},
+        "hybrid",
+    ),
     "granitehybrid": Kind(
         "granitehybrid", [MAMBA | norms("ffn_norm") | dense(), LLAMA], HEADS_OF_SOME | ssm(MAMBA_KEYS), family="hybrid"
     ),
