@@ -4,11 +4,14 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import zoo
 
 import swarmkv_lab as lab
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.files import REFERENCE
+from swarmkv_studies.kv_sizing.architectures import architectures, generate
 
 EXACT = ["swarmkv", "pooled", "shared"]
 WITHOUT_MEMORY = ["bert", "dream"]
@@ -85,6 +88,14 @@ def test_every_strategy_is_naives_to_the_bit(model, tokens, agents):
     batched = lab.fan_out(model, tokens[:N], agents, "batched", **how).compare(naive)
     assert batched.max_abs_logit_diff.max() < 0.05
     assert batched.kl.max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["mrope", "gemma4", "qwen35", "deepseek32"])
+def test_every_strategy_is_naives_to_the_bit_with_a_quantized_cache(models, tokens, agents, kind):
+    how = {"max_tokens": 3, "swa_full": True, "kv_type": "q8_0"}
+    naive = lab.fan_out(models(kind), tokens[:N], agents, "naive", **how)
+    for strategy in EXACT:
+        identical(lab.fan_out(models(kind), tokens[:N], agents, strategy, **how), naive)
 
 
 @pytest.mark.parametrize("kind", ["gpt-oss", "gemma4", "lfm2-window"])
@@ -222,3 +233,57 @@ def test_all_strategies_are_on_one_side_of_longropes_limit(models, tokens, agent
         identical(lab.fan_out(model, tokens[:460], agents, strategy, max_tokens=3), naive)
     batched = lab.fan_out(model, tokens[:460], agents, "batched", max_tokens=3).compare(naive)
     assert batched.max_abs_logit_diff.max() < 0.05
+
+
+# -- the table of llama.cpp's architectures
+
+
+def test_the_table_has_a_row_for_what_is_exact_refused_or_dead(tmp_path, monkeypatch):
+    (tmp_path / "damaged.gguf").write_bytes(b"GGUF" + bytes(100))
+    zoo.write("qwen35", tmp_path / "hybrid.gguf")
+    rows = architectures(tmp_path.glob("*.gguf")).set_index("model")
+    assert list(rows.index) == ["damaged", "hybrid"]
+    assert rows.refused["damaged"].startswith("damaged.gguf")
+    hybrid = rows.loc["hybrid"]
+    assert (hybrid.kind, hybrid.saved, hybrid.cached, hybrid.other_answers) == ("hybrid", True, True, "")
+    assert (hybrid[EXACT] == 0).all()
+    assert hybrid.one_by_one < 1e-3
+    assert pd.isna(hybrid.crashed)
+    # Python runs this file as it starts, so that the process dies after it has said something.
+    (tmp_path / "sitecustomize.py").write_text("import os; print('{\"bytes\": 7}', flush=True); os.abort()")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    dead = architectures([tmp_path / "hybrid.gguf"]).iloc[0]
+    assert dead.bytes == 7
+    assert dead.crashed.startswith("status")
+
+
+def test_the_tables_claims():
+    """No architecture ends the process, or differs without a word; a handful is refused, with a reason."""
+    table = pd.read_csv(REFERENCE / "architectures.csv")
+    assert len(table) > 120
+    assert table.crashed.isna().all()
+    loaded = table[table.kind.notna()]
+    assert table.refused[table.kind.isna()].notna().all()
+    assert len(table) - len(loaded) <= 6
+    assert (loaded.bytes == loaded.predicted_bytes).all()
+    most = {**dict.fromkeys(EXACT, 0.0), "batched": 0.05, "without_swa_full": 0.05, "one_by_one": 1e-3}
+    for column, limit in most.items():
+        assert (loaded[column].dropna() <= limit).all(), column
+    assert set(loaded.other_answers.dropna()) <= {"batched"}
+    for column in ("saved", "cached", *EXACT, "batched"):
+        refused = loaded[loaded[column].isna()]
+        assert all(column in str(why) for why in refused.refused), column
+        assert len(refused) <= 3, column
+    assert loaded.saved.dropna().all()
+    assert loaded.cached.dropna().all()
+
+
+@pytest.mark.peers
+def test_the_generator_makes_them_all(tmp_path):
+    known = set(pd.read_csv(REFERENCE / "architectures.csv").model)
+    made = {path.stem: path for path in generate(tmp_path)}
+    assert set(made) == known
+    some = ["deepseek4-moe", "plamo2-dense", "kimi-linear-moe", "minimax-m3-moe", "gemma3-dense", "llada-dense"]
+    rows = architectures(made[name] for name in some).set_index("model")
+    assert rows.crashed.isna().all()
+    assert (rows.drop(index="llada-dense")[EXACT].fillna(0) == 0).all(axis=None)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 
-E, F, V = 32, 48, 256  # embedding, feed-forward, vocabulary
-H, D = 2, 16  # query heads, and their dimensions; one KV head
+E, F, V = 64, 96, 256  # embedding, feed-forward, vocabulary
+H, D = 2, 32  # query heads, and their dimensions, a block of quantized caches; one KV head
 WINDOW = 32
 N_CTX = 4096
 
@@ -67,7 +67,7 @@ DELTA: Tensors = {
 SHORTCONV: Tensors = {"shortconv.conv": (E, 3), "shortconv.in_proj": (3 * E, E), "shortconv.out_proj": (E, E)}
 
 # Layers whose cache holds a latent vector and a rotated part of the key
-LATENT, ROPE = 16, 8
+LATENT, ROPE = 32, 32
 MLA_KEYS = {
     "attention.kv_lora_rank": LATENT,
     "attention.key_length": LATENT + ROPE,
@@ -157,7 +157,7 @@ KINDS: dict[str, Kind] = {
     "absolute": Kind(
         "gpt2", [GPT2] * 2, {"context_length": 256}, TOP | {"output_norm.bias": (E,), "position_embd": (256, E)}
     ),
-    "mrope": Kind("qwen2vl", [LLAMA] * 2, {"rope.dimension_sections": [2, 2, 4, 0]}),
+    "mrope": Kind("qwen2vl", [LLAMA] * 2, {"rope.dimension_sections": [4, 4, 8, 0]}),
     "gpt-oss": Kind("gpt-oss", [GPT_OSS] * 2, SWA | EXPERTS, family="windowed"),
     "gemma4": Kind(
         "gemma4",
@@ -184,7 +184,7 @@ KINDS: dict[str, Kind] = {
     "qwen35": Kind(
         "qwen35",
         [QWEN35 | DELTA, QWEN35 | QK_NORMS | attention(heads=2 * H)],
-        {**ssm(DELTA_KEYS), "full_attention_interval": 2, "rope.dimension_sections": [2, 2, 4, 0]},
+        {**ssm(DELTA_KEYS), "full_attention_interval": 2, "rope.dimension_sections": [4, 4, 8, 0]},
         family="hybrid",
     ),
     "lfm2": Kind(
