@@ -1,5 +1,6 @@
 """The commands size and cache: what snapshots take, those that the lab keeps, and those in files of one's own."""
 
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ from swarmkv_lab.cli.options import RUNS_MODEL, checked, cut, open_model, option
 from swarmkv_lab.cli.program import Asked, Command, Group, report, table
 from swarmkv_lab.errors import SwarmKVError
 
-SOURCE = click.argument("source", required=False, metavar="NAME_OR_PATH")
+SOURCE = click.argument("source", required=False, metavar="NAME_OR_GGUF")
 TOKENS = click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
 LIST = click.option("--list", is_flag=True, help="all models of the catalogue, instead of one")
 
@@ -22,7 +23,7 @@ LIST = click.option("--list", is_flag=True, help="all models of the catalogue, i
 def size(asked: Asked) -> None:
     """Predict the bytes of a snapshot; needs no weights.
 
-    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path.
+    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: its header is enough.
     """
     report(asked, *(predictions(asked) if asks_for_list(asked) else prediction(asked)))
 
@@ -30,18 +31,20 @@ def size(asked: Asked) -> None:
 def asks_for_list(asked: Asked) -> bool:
     """Whether it is the catalogue that is asked for, and not one model."""
     if asked.list == (asked.source is not None):
-        raise click.UsageError("give either NAME_OR_PATH or --list", click.get_current_context())
+        raise click.UsageError("give either NAME_OR_GGUF or --list", click.get_current_context())
     return bool(asked.list)
 
 
 def prediction(asked: Asked) -> tuple[dict[str, Any], str]:
     """The bytes of one model's snapshot, as a record and as text."""
-    shape = lab.geometry(asked.source)
     kv_type = asked.kv_type if isinstance(asked.kv_type, str) else ",".join(asked.kv_type)
-    n_bytes, per_token = shape.snapshot_bytes(asked.tokens, asked.kv_type), shape.bytes_per_token(asked.kv_type)
+    n_bytes, per_token = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type), None
+    with suppress(SwarmKVError):  # where no formula is known
+        per_token = lab.geometry(asked.source).bytes_per_token(asked.kv_type)
     record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}
     text = f"{asked.source}, {asked.tokens:,} tokens, KV in {kv_type}\n"
-    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {per_token:,} per token"
+    each = f"{per_token:,} per token" if per_token else f"{round(n_bytes / asked.tokens):,} per token on average"
+    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {each}"
     return record | {"bytes_per_token": per_token}, text
 
 

@@ -20,7 +20,6 @@ from swarmkv_lab.llama.interrupt import interrupts_wait
 from swarmkv_lab.llama.kind import Kind
 from swarmkv_lab.llama.model_files import content_hash, parts_of, version_of
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing.architectures import NOT_SIZED
 from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_gguf
 
@@ -120,10 +119,12 @@ class Model:
         """llama.cpp's name for the kind of model."""
         return str(self.metadata.get("general.architecture", ""))
 
-    @property
+    @cached_property
     def sized(self) -> bool:
         """Whether a formula gives its cache's sizes (KVGeometry), and its state can be taken apart."""
-        return self.architecture not in NOT_SIZED and not self.kind.has_axes
+        with suppress(SwarmKVError):
+            return bool(self.geometry) and not self.kind.has_axes
+        return False
 
     @cached_property
     def geometry(self) -> KVGeometry:

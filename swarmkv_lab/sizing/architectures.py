@@ -1,7 +1,18 @@
-"""What GGUF headers do not say: which layers have a sliding window, and which models have no plain KV cache.
+"""Architectures whose sizes follow from their headers by KVGeometry's formula: what a hollow model says, to the byte.
 
-Taken from the code of llama.cpp.
+Any other has a window that llama.cpp knows and the header does not, a recurrent state, indexes, compressed cells, or
+was not compared: its size is llama.cpp's to say (``snapshot_bytes`` of its file).
 """
+
+PLAIN = {
+    "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bloom", "chatglm", "codeshell", "command-r",
+    "dbrx", "deci", "deepseek", "deepseek2", "dots1", "ernie4_5", "ernie4_5-moe", "exaone", "falcon", "gemma",
+    "glm4", "glm4moe", "gpt2", "gptneox", "granite", "granitemoe", "grok", "grovemoe", "hunyuan-dense",
+    "hunyuan-moe", "hy_v3", "internlm2", "jais", "jais2", "llama", "maincoder", "minicpm", "minicpm3",
+    "minimax-m2", "mistral3", "mistral4", "mpt", "nanbeige", "nemotron", "olmo", "olmoe", "openelm", "orion",
+    "pangu-embedded", "phi2", "phi3", "phimoe", "plamo", "qwen", "qwen2", "qwen2moe", "qwen3", "qwen3moe",
+    "refact", "seed_oss", "smollm3", "stablelm", "starcoder", "starcoder2", "talkie", "xverse",
+}  # fmt: skip
 
 # architecture: (n, window). Every n-th layer attends to all tokens, the others to a sliding window. window: its tokens
 # if the header names none; 0: no sliding window then. From load_arch_hparams in llama.cpp's src/models/*.cpp.
@@ -12,19 +23,3 @@ WINDOWED: dict[str, tuple[int, int]] = {
     "cohere2": (4, 0),
     "olmo2": (4, 0),
 }
-
-# What such models do, and their architectures.
-_NOT_SIZED = {
-    "keep a recurrent state, whose size does not follow from the number of tokens": """
-        mamba mamba2 rwkv6 rwkv6qwen2 rwkv7 arwkv7""",
-    "mix attention with a recurrent state, whose size does not follow from the number of tokens": """
-        jamba falcon-h1 plamo2 granitehybrid lfm2 lfm2moe nemotron_h nemotron_h_moe qwen3next kimi-linear bailingmoe3
-        kimi-k3 glm5-next qwen35 qwen35moe qwen4exp minimax-01""",
-    "have a cache of their own kind in llama.cpp, whose size this lab cannot predict": """
-        deepseek4 minimax-m3 glm-dsa deepseek32 hy_v4 dots3note dflash gemma3n gemma4 gemma4-assistant cohere2moe
-        exaone4 exaone-moe afmoe smallthinker plamo3 mellum mimo2 laguna maple muse-glimmer spark2_5 step35
-        granite_swa llama4""",
-    "store two more coordinates per cell, so this lab cannot predict their size": """
-        qwen2vl qwen3vl qwen3vlmoe paddleocr hunyuan_vl qwen3tts""",
-}
-NOT_SIZED: dict[str, str] = {arch: why for why, names in _NOT_SIZED.items() for arch in names.split()}

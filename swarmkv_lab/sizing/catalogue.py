@@ -3,23 +3,34 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType, every_nth_full
+from swarmkv_lab.sizing.hollow import hollow_snapshot_bytes
+from swarmkv_lab.sizing.remote import is_url
 
 _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
 
 
-class HasGeometry(Protocol):
+class Sized(Protocol):
     """A loaded model, as far as sizing is concerned."""
+
+    path: Path
+
+    @property
+    def sized(self) -> bool:
+        """Whether ``geometry`` is known."""
 
     @property
     def geometry(self) -> KVGeometry:
         """Its KV geometry."""
+
+    def require_unchanged(self) -> None:
+        """Raise SwarmKVError if its file is another one now."""
 
 
 @cache
@@ -34,13 +45,40 @@ def catalogue() -> pd.DataFrame:
     return frame
 
 
-def snapshot_bytes(source: str | Path | HasGeometry | KVGeometry, n_tokens: int, kv_type: KVType = "f16") -> int:
-    """Bytes of a snapshot of n_tokens, before anything is decoded; source and errors as in ``geometry``."""
-    return geometry(source).snapshot_bytes(n_tokens, kv_type)
+def snapshot_bytes(
+    source: str | Path | Sized | KVGeometry,
+    n_tokens: int,
+    kv_type: KVType = "f16",
+    *,
+    n_seq_max: int = 1,
+    kv_unified: bool = True,
+    swa_full: bool = False,
+) -> int:
+    """Bytes of a snapshot of n_tokens, before anything is decoded; settings of its context as there.
+
+    source: a GGUF's path or http(s) URL, for any architecture: a hollow model says it (hollow_snapshot_bytes, also for
+    errors); of a URL the header alone is fetched. A name of the catalogue, a loaded model or a KVGeometry: the formula
+    of KVGeometry, or for a model where none is known the file's hollow model.
+    """
+    how: dict[str, Any] = {"kv_type": kv_type, "n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full}
+    if isinstance(source, str | Path):
+        if is_file(source):
+            return hollow_snapshot_bytes(source, n_tokens, **how)
+    elif not isinstance(source, KVGeometry) and not getattr(source, "sized", True):
+        source.require_unchanged()
+        return hollow_snapshot_bytes(source.path, n_tokens, **how)
+    n_stream = 1 if kv_unified else n_seq_max
+    return geometry(source).snapshot_bytes(n_tokens, kv_type, n_stream, swa_full=swa_full)
 
 
-def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
-    """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or a loaded model; no weights are read.
+def is_file(source: str | Path) -> bool:
+    """Whether a source is the path or URL of a GGUF, not a name of the catalogue."""
+    known = source in catalogue().index
+    return not known and (is_url(source) or str(source).endswith(".gguf") or os.path.exists(source))
+
+
+def geometry(source: str | Path | Sized | KVGeometry) -> KVGeometry:
+    """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or URL, or a loaded model; no weights are read.
 
     Raises SwarmKVError for anything else, and as KVGeometry.from_header.
     """
@@ -55,7 +93,7 @@ def geometry(source: str | Path | HasGeometry | KVGeometry) -> KVGeometry:
         counts = {name: int(row[name]) for name in _COUNTS}
         swa = every_nth_full(int(row.n_layer), int(row.every_nth_full)) if row.window else ()
         return KVGeometry(**counts, swa=swa)
-    if str(source).endswith(".gguf") or os.path.exists(source):
+    if is_file(source):
         return KVGeometry.from_gguf(source)
     names = catalogue().index
     meant = did_you_mean(source, names) or f": {', '.join(names)}"

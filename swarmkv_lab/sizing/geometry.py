@@ -9,7 +9,7 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.sizing.architectures import NOT_SIZED, WINDOWED
+from swarmkv_lab.sizing.architectures import PLAIN, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -96,12 +96,17 @@ class KVGeometry:
     def from_header(cls, header: Mapping[str, Any], path: str) -> "KVGeometry":
         """The geometry in a header from read_header; path: the file's name, for messages.
 
-        Raises SwarmKVError for architectures whose size cannot be predicted, and ModelNotFoundError for a header with
+        Raises SwarmKVError for a header to which the formula is not known to apply, and ModelNotFoundError for one with
         missing or impossible values.
         """
         arch = str(header.get("general.architecture", ""))
-        if arch in NOT_SIZED:
-            raise SwarmKVError(f"{arch} models {NOT_SIZED[arch]}: measure the state with Context.state_bytes instead")
+        if arch and arch not in PLAIN | WINDOWED.keys():
+            raise SwarmKVError(
+                f"{path}: no formula is known for {arch} models: snapshot_bytes of the file knows its size"
+            )
+        if f"{arch}.rope.dimension_sections" in header:
+            about = "a position of several numbers in each cell, which the formula has not"
+            raise SwarmKVError(f"{path}: this {arch} model has {about}: snapshot_bytes of the file knows its size")
 
         def get(key: str, default: Any = None) -> Any:
             value = header.get(f"{arch}.{key}", default)

@@ -3,14 +3,16 @@
 import math
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
+from swarmkv_lab.sizing.remote import is_url, remote
 
 MAX_ENTRIES = 1 << 16
 MAX_STRING = 1 << 24  # bytes; the longest useful value, a chat template, has about 10 KB
@@ -43,7 +45,8 @@ class Tensor(NamedTuple):
 def read_header(path: str | Path) -> dict[str, Any]:
     """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists. Other arrays are left out.
 
-    Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3).
+    path: of a file, or its http(s) URL. Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF
+    header (versions 2 and 3), and as ``remote``.
     """
     return _read(path, lambda reader: reader.header())
 
@@ -53,10 +56,36 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return _read(path, lambda reader: (reader.header(), reader.tensors()))
 
 
+def read_whole_header(path: str | Path) -> bytes:
+    """All bytes of a GGUF in front of its weights: what llama.cpp reads of it. Raises as read_header.
+
+    Of a model in several files the first one's header says all; another one's is refused.
+    """
+    return _read(path, lambda reader: reader.whole())
+
+
+class _File(Protocol):
+    def read(self, n: int) -> bytes: ...
+    def seek(self, offset: int, whence: int) -> int: ...
+    def tell(self) -> int: ...
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[_File, int]]:
+    """A file or URL to read from its beginning, and its bytes."""
+    if is_url(path):
+        file = remote(str(path))
+        file.seek(0, os.SEEK_SET)
+        yield file, file.size
+    else:
+        with open_regular(path) as local:
+            yield local, os.fstat(local.fileno()).st_size
+
+
 def _read(path: str | Path, what: "Callable[[_Reader], _What]") -> _What:
     try:
-        with open_regular(path) as file:
-            return what(_Reader(file, os.fstat(file.fileno()).st_size))
+        with _opened(path) as (file, size):
+            return what(_Reader(file, size))
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
@@ -70,7 +99,7 @@ class _Malformed(Exception):
 class _Reader:
     """Reads the file in order, and checks every count against the file's size before it is used."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: _File, size: int) -> None:
         self.file = file
         self.size = size
 
@@ -87,6 +116,17 @@ class _Reader:
             key = self.text()
             pairs[key] = self.value(self.scalar(4))
         return {key: value for key, value in pairs.items() if value is not None}
+
+    def whole(self) -> bytes:
+        pairs = self.header()
+        if part := pairs.get("split.no"):
+            raise _Malformed(f"it is number {part} of {pairs.get('split.count')}, counted from 0: give number 0")
+        self.tensors()
+        end = self.file.tell()
+        alignment = pairs.get("general.alignment")
+        padding = -end % alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else -end % 32
+        self.file.seek(0, os.SEEK_SET)
+        return self.take(end) + bytes(padding)  # the weights begin after it
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that follow the header, once that is read."""
@@ -148,4 +188,4 @@ class _Reader:
     def skip(self, n: int) -> None:
         if n > self.left():
             raise _Malformed(f"it ends {n - self.left():,} bytes early")
-        self.file.seek(n, 1)
+        self.file.seek(n, os.SEEK_CUR)

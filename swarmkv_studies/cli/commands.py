@@ -74,7 +74,8 @@ def reproduce(asked: Asked) -> None:
 def size(asked: Asked) -> None:
     """Predict the bytes of a snapshot, and measure them.
 
-    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path. The prediction needs no weights.
+    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: the prediction needs its
+    header alone.
     """
     if asks_for_list(asked):
         report(asked, *predictions(asked))

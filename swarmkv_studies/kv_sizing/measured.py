@@ -10,7 +10,7 @@ import numpy as np
 
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.catalogue import geometry, is_file, snapshot_bytes
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.common.twins import twin
@@ -31,14 +31,14 @@ def measure_kv(
     of what is loaded here. settings: as in Context. Raises ContextBudgetError, with the bytes that are needed, if the
     machine's memory is too small.
     """
-    shape = geometry(source)
-    predicted = shape.snapshot_bytes(n_tokens, kv_type, swa_full=settings.get("swa_full", False))
+    layout = {name: settings[name] for name in ("kv_unified", "swa_full") if name in settings}
+    predicted = snapshot_bytes(source, n_tokens, kv_type, n_seq_max=2, **layout)
     with ExitStack() as stack:
         if isinstance(source, Model):
             model = source
         else:
-            by_twin = isinstance(source, KVGeometry) or source in catalogue().index
-            path = twin(shape) if by_twin else Path(str(source))
+            by_twin = isinstance(source, KVGeometry) or not is_file(source)
+            path = twin(geometry(source)) if by_twin else Path(str(source))
             model = stack.enter_context(load_model(path, n_gpu_layers=n_gpu_layers))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)

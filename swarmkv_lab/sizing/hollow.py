@@ -1,0 +1,106 @@
+"""Sizes of any architecture's cache and state from a header alone: llama.cpp's own, told by a hollow model.
+
+A hollow model (``swarmkv_lab/llama/hollow.py``, a process of its own) has the real header and no weights.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.sizing.geometry import UBATCH, KVType, ggml_type, is_quantized, kv_types, pad
+from swarmkv_lab.sizing.gguf_header import read_whole_header
+
+MEASURED = (
+    32_768  # tokens; llama.cpp's mask has a number for every pair of them, so twice as many take four times as long
+)
+PERIOD = 8_192  # tokens; windows and compressed caches of today repeat after so many
+_STEP = 512
+_TIMEOUT_S = 300
+_MOST_TOKENS = 1 << 40
+_PROGRAM = Path(__file__).parents[1] / "llama" / "hollow.py"
+_known: dict[tuple[str, str], dict[str, Any]] = {}  # by the sha256 of a header, and settings
+
+
+def hollow_snapshot_bytes(path: str | Path, n_tokens: int, **settings: Any) -> int:
+    """Bytes of a snapshot of n_tokens, as llama.cpp says of a hollow model; path: of a GGUF or its header, or a URL.
+
+    Settings as in ``hollow``. More than MEASURED tokens are not decoded: up to there the size must have grown by the
+    same number in every PERIOD, and goes on so. Raises SwarmKVError, with llama.cpp's reason, for a model
+    that it cannot load or that keeps no state, and where the size does not grow evenly; ModelNotFoundError as
+    read_header.
+    """
+    whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
+    if n_tokens <= MEASURED:
+        return int(hollow(path, n_tokens, [n_tokens], **settings)["snapshot_bytes"][0])
+    periods = -((MEASURED - n_tokens) // PERIOD)
+    last = n_tokens - periods * PERIOD
+    depths = range(last - 2 * PERIOD, last + 1, _STEP)
+    said = hollow(path, last, depths, **settings)
+    sizes = said["snapshot_bytes"]
+    grown = {after - before for before, after in zip(sizes, sizes[PERIOD // _STEP :], strict=False)}
+    if len(grown) > 1 or said["window"] > depths[0]:
+        raise SwarmKVError(
+            f"{path}: the size at {n_tokens:,} tokens is not known: up to {last:,} it does not grow by the same number "
+            f"every {PERIOD:,} tokens; ask for {MEASURED:,} or fewer"
+        )
+    return int(sizes[-1] + periods * grown.pop())
+
+
+def hollow(
+    path: str | Path,
+    n_ctx: int,
+    depths: Sequence[int] = (),
+    *,
+    kv_type: KVType = "f16",
+    n_seq_max: int = 1,
+    kv_unified: bool = True,
+    swa_full: bool = False,
+    flash_attn: bool = False,
+    n_batch: int = UBATCH,
+) -> dict[str, Any]:
+    """What llama.cpp says of a context of n_ctx tokens a sequence on a hollow model, and of states in it.
+
+    context_bytes: of its cache, which is not allocated here. window: positions that layers with a sliding window keep,
+    0 for none. snapshot_bytes: of a sequence of each of ``depths`` tokens, which ascend. Settings as in Context, errors
+    as in hollow_snapshot_bytes. Takes about a second; what was asked once is remembered.
+    """
+    key, value = kv_types(kv_type)
+    cells = pad(whole_number("n_ctx", max(n_ctx, 1), 1))
+    asked = {
+        "n_ctx": cells if kv_unified else cells * n_seq_max,
+        "n_seq_max": whole_number("n_seq_max", n_seq_max, 1),
+        "n_batch": whole_number("n_batch", n_batch, 1),
+        "n_ubatch": min(n_batch, UBATCH),
+        "type_k": ggml_type(key),
+        "type_v": ggml_type(value),
+        "flash_attn": bool(flash_attn or is_quantized(value)),
+        "kv_unified": bool(kv_unified),
+        "swa_full": bool(swa_full),
+        "depths": list(depths),
+    }
+    header, settings = read_whole_header(path), json.dumps(asked)
+    known = hashlib.sha256(header).hexdigest(), settings
+    if known not in _known:
+        _known[known] = _told(path, settings.encode() + b"\n" + header)
+    return _known[known]
+
+
+def _told(path: str | Path, asked: bytes) -> dict[str, Any]:
+    """The answer of the program."""
+    how: dict[str, Any] = {"input": asked, "capture_output": True, "timeout": _TIMEOUT_S}
+    try:
+        # Without a debugger's view of where it failed, which takes seconds and tells a user nothing.
+        done = subprocess.run([sys.executable, "-P", _PROGRAM], env=os.environ | {"GGML_NO_BACKTRACE": "1"}, **how)
+    except subprocess.TimeoutExpired as error:
+        raise SwarmKVError(f"{path}: llama.cpp did not say its sizes within {_TIMEOUT_S} s") from error
+    if done.returncode:
+        said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        reason = "; ".join(said[-3:]) or "it said nothing"
+        raise SwarmKVError(f"{path}: llama.cpp cannot say its sizes (it ended with {done.returncode}): {reason:.400}")
+    return dict(json.loads(done.stdout))
