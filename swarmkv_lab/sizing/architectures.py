@@ -14,6 +14,9 @@ PLAIN = {
     "refact", "seed_oss", "smollm3", "stablelm", "starcoder", "starcoder2", "talkie", "xverse",
 }  # fmt: skip
 
+# Those of them whose header says whether a position is one number or several (M-RoPE).
+MROPE_BY_FILE = {"glm4", "glm4moe"}
+
 # architecture: (n, window). Every n-th layer attends to all tokens, the others to a sliding window. window: its tokens
 # if the header names none; 0: no sliding window then. From load_arch_hparams in llama.cpp's src/models/*.cpp.
 WINDOWED: dict[str, tuple[int, int]] = {

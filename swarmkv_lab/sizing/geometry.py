@@ -9,7 +9,7 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.sizing.architectures import PLAIN, WINDOWED
+from swarmkv_lab.sizing.architectures import MROPE_BY_FILE, PLAIN, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -102,11 +102,11 @@ class KVGeometry:
         arch = str(header.get("general.architecture", ""))
         if arch and arch not in PLAIN | WINDOWED.keys():
             raise SwarmKVError(
-                f"{path}: no formula is known for {arch} models: snapshot_bytes of the file knows its size"
+                f"{path}: no formula is known for {arch:.40} models; snapshot_bytes of the file needs none"
             )
-        if f"{arch}.rope.dimension_sections" in header:
-            about = "a position of several numbers in each cell, which the formula has not"
-            raise SwarmKVError(f"{path}: this {arch} model has {about}: snapshot_bytes of the file knows its size")
+        if arch in MROPE_BY_FILE and f"{arch}.rope.dimension_sections" in header:
+            about = "its cells hold positions of several numbers (M-RoPE), and the formula is of one"
+            raise SwarmKVError(f"{path}: {about}; snapshot_bytes of the file needs none")
 
         def get(key: str, default: Any = None) -> Any:
             value = header.get(f"{arch}.{key}", default)

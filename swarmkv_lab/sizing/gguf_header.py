@@ -153,8 +153,13 @@ class _Reader:
         if kind == _STRING:
             if count * 8 > self.left():
                 raise _Malformed(f"it claims an array of {count:,} strings with {self.left():,} bytes left")
+            read, seek, length = self.file.read, self.file.seek, struct.Struct("<Q").unpack
+            left = self.left()  # counted here: a vocabulary has up to a million strings
             for _ in range(count):
-                self.skip(self.scalar(10))
+                (n,) = length(read(8)) if left >= 8 else (left,)
+                if (left := left - 8 - n) < 0:
+                    raise _Malformed(f"it ends {-left:,} bytes early")
+                seek(n, os.SEEK_CUR)
             return None
         width = struct.calcsize(self.code(kind))
         if count > MAX_ARRAY:
