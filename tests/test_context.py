@@ -9,7 +9,7 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.sizing.architectures import NOT_SIZED
+from swarmkv_lab.sizing import geometry
 
 
 def test_decode_appends_at_the_sequences_next_position(twin, document, question):
@@ -43,9 +43,9 @@ def test_n_batch_smaller_than_the_document(twin, document, n_batch):
 
 
 def test_an_architecture_that_is_not_sized_still_runs(twin, document, question, monkeypatch):
-    monkeypatch.setitem(NOT_SIZED, "llama", "keep things to themselves")
+    monkeypatch.setattr(geometry, "PLAIN", set())
     with lab.load_model(twin.path) as model:
-        with pytest.raises(lab.SwarmKVError, match="keep things to themselves"):
+        with pytest.raises(lab.SwarmKVError, match="llama models"):
             model.geometry  # noqa: B018
         naive = lab.fan_out(model, document, [question], "naive", max_tokens=3)
         for strategy in ("swarmkv", "pooled", "shared"):

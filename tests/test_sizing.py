@@ -267,7 +267,11 @@ def u32(key, n):
     return (key, 4, struct.pack("<I", n))
 
 
-ARCH = ("general.architecture", 8, struct.pack("<Q", 5) + b"llama")
+def text_pair(key, value):
+    return (key, 8, struct.pack("<Q", len(value)) + value.encode())
+
+
+ARCH = text_pair("general.architecture", "llama")
 WHOLE = (ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 4), u32("llama.embedding_length", 64),
          u32("llama.context_length", 100))  # fmt: skip
 
@@ -359,13 +363,20 @@ def test_flipped_bytes_are_read_or_refused(tmp_path, whole, flips):
         KVGeometry.from_gguf(tmp_path / "m.gguf").snapshot_bytes(10)
 
 
-@pytest.mark.parametrize(
-    ("arch", "message"), [("mamba", "recurrent state"), ("qwen35", "mix attention"), ("gemma4", "own kind")]
-)
-def test_a_state_that_does_not_follow_from_tokens_is_said(tmp_path, arch, message):
-    (tmp_path / "m.gguf").write_bytes(gguf(("general.architecture", 8, struct.pack("<Q", len(arch)) + arch.encode())))
-    with pytest.raises(lab.SwarmKVError, match=f"{arch} models .*{message}.* Context.state_bytes"):
+@pytest.mark.parametrize("arch", ["mamba", "qwen35", "gemma4", "of next year"])
+def test_an_architecture_without_a_formula_is_named(tmp_path, arch):
+    (tmp_path / "m.gguf").write_bytes(gguf(text_pair("general.architecture", arch), *WHOLE[1:]))
+    with pytest.raises(lab.SwarmKVError, match=f"{arch} models.* snapshot_bytes"):
         KVGeometry.from_gguf(tmp_path / "m.gguf")
+
+
+def test_cells_with_positions_of_several_numbers_have_no_formula(tmp_path):
+    pairs = [(key.replace("llama", "glm4"), kind, value) for key, kind, value in WHOLE[1:]]
+    sections = ("glm4.rope.dimension_sections", 9, struct.pack("<IQIIII", 4, 4, 2, 1, 1, 0))
+    for more, known in (((), True), ((sections,), False)):
+        (tmp_path / "m.gguf").write_bytes(gguf(text_pair("general.architecture", "glm4"), *pairs, *more))
+        with contextlib.nullcontext() if known else pytest.raises(lab.SwarmKVError, match="M-RoPE"):
+            KVGeometry.from_gguf(tmp_path / "m.gguf")
 
 
 def test_a_header_that_cannot_be_read(tmp_path):

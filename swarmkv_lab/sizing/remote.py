@@ -73,7 +73,7 @@ class Remote:
                 for chunk in response.iter_raw():
                     self._data += chunk[: end - len(self._data)]
                     if time.monotonic() > self._deadline:
-                        raise ModelNotFoundError(f"{self.url} took more than {DEADLINE_S:.0f} s for {first:,} bytes")
+                        raise ModelNotFoundError(f"{self.url} took more than {DEADLINE_S:g} s")
                     if len(self._data) >= end:
                         break
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:

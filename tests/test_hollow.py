@@ -1,0 +1,260 @@
+"""Hollow models: any architecture's sizes from a header alone, of a file or behind a URL, are the real model's."""
+
+import threading
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from conftest import SHAPES
+from test_sizing import ARCH, WHOLE, gguf, text_pair, u32
+from zoo import KINDS, write
+
+import swarmkv_lab as lab
+from swarmkv_lab.sizing import hollow as hollows
+from swarmkv_lab.sizing import remote as remotes
+from swarmkv_lab.sizing.gguf_header import read_whole_header
+from swarmkv_lab.sizing.hollow import hollow
+from swarmkv_studies.cli import main
+from swarmkv_studies.common.twins import twin as cached_twin
+from swarmkv_studies.common.twins import write_twin
+from swarmkv_studies.kv_sizing.measured import measure_kv
+
+DEPTHS = (1, 31, 33, 128, 200)
+NO_MEMORY = ("encoder", "diffusion")
+NO_VOCABULARY = text_pair("tokenizer.ggml.model", "no_vocab")
+LOADS = (*WHOLE, NO_VOCABULARY, u32("llama.vocab_size", 256), u32("llama.feed_forward_length", 32),
+         ("llama.attention.layer_norm_rms_epsilon", 6, b"\0\0\x80\x3f"))  # fmt: skip
+
+
+def real_sizes(path, **how):
+    """The loaded model's own answers as one sequence grows."""
+    with (
+        lab.load_model(path, n_gpu_layers=0) as model,
+        model.context(max(DEPTHS) * how.get("n_seq_max", 1), **how) as ctx,
+    ):
+        for depth in DEPTHS:
+            ctx.decode(np.zeros(depth - ctx.n_past(), np.int32))
+            yield ctx.state_bytes()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        *(
+            pytest.param(how, marks=pytest.mark.thorough)
+            for how in ({"swa_full": True}, {"n_seq_max": 3, "kv_unified": False}, {"kv_type": ("f32", "bf16")})
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family not in NO_MEMORY])
+def test_a_hollow_models_sizes_are_the_real_ones(tmp_path, kind, how):
+    path = write(kind, tmp_path / "m.gguf")
+    assert hollow(path, max(DEPTHS), DEPTHS, **how)["snapshot_bytes"] == list(real_sizes(path, **how))
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family in NO_MEMORY])
+def test_what_keeps_no_state_is_refused(tmp_path, kind):
+    with pytest.raises(lab.SwarmKVError, match="it ended with 1"):
+        lab.snapshot_bytes(write(kind, tmp_path / "m.gguf"), 10)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_formula_is_what_a_hollow_model_says(tmp_path, shape):
+    shape, path = SHAPES[shape], write_twin(tmp_path / "m.gguf", SHAPES[shape])
+    said = hollow(path, 700, DEPTHS, n_seq_max=3, kv_unified=False)
+    assert said["snapshot_bytes"] == [shape.snapshot_bytes(n, n_stream=3) for n in DEPTHS]
+    assert said["context_bytes"] == shape.cache_bytes(768 * 3, n_seq_max=3, unified=False, flash_attn=False)
+
+
+def test_a_model_that_no_machine_holds():
+    """Its cache has 67 GB: it is reserved, and nobody touches it."""
+    shape = lab.geometry("llama-3.1-405b")
+    assert lab.snapshot_bytes(cached_twin(shape), 131_072) == shape.snapshot_bytes(131_072) > 6e10
+    assert hollow(cached_twin(shape), 131_072)["context_bytes"] == shape.cache_bytes(131_072)
+
+
+@pytest.mark.parametrize(
+    ("kind", "period", "step"),
+    [("gpt-oss", 256, 16), ("qwen35", 256, 16), pytest.param("llama4", 8192, 512, marks=pytest.mark.thorough)],
+)
+def test_many_tokens_are_told_from_fewer_where_sizes_grow_evenly(tmp_path, monkeypatch, kind, period, step):
+    path, depths = write(kind, tmp_path / "m.gguf"), [5 * period + 1, 6 * period - 3]
+    direct = hollow(path, depths[-1], depths)["snapshot_bytes"]
+    for name, value in {"MEASURED": 4 * period, "PERIOD": period, "_STEP": step}.items():
+        monkeypatch.setattr(hollows, name, value)
+    assert [lab.snapshot_bytes(path, n) for n in depths] == direct
+
+
+def test_a_window_longer_than_what_is_measured_is_not_guessed(tmp_path, monkeypatch):
+    path = write_twin(tmp_path / "m.gguf", lab.KVGeometry(2, 1, 32, 32, 4096, 700, (True, False)))
+    for name, value in {"MEASURED": 512, "PERIOD": 128, "_STEP": 32}.items():
+        monkeypatch.setattr(hollows, name, value)
+    with pytest.raises(lab.SwarmKVError, match="2,000 tokens"):
+        lab.snapshot_bytes(path, 2000)
+
+
+def test_a_header_without_weights_is_enough_and_asked_once(tmp_path, monkeypatch):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf(*LOADS))
+    assert lab.snapshot_bytes(path, 300) == lab.geometry(path).snapshot_bytes(300)
+    monkeypatch.setattr(hollows, "_told", None)
+    assert lab.snapshot_bytes(path, 300) == lab.geometry(path).snapshot_bytes(300)
+
+
+ARRAYS = ("tokenizer.ggml.tokens", 9, (8).to_bytes(4, "little") + (70_000).to_bytes(8, "little") + 70_000 * (
+    (3).to_bytes(8, "little") + b"abc"))  # fmt: skip
+FAILS = {
+    "an unknown architecture": (gguf(text_pair("general.architecture", "of next year"), *WHOLE[1:]), "of next year"),
+    "no vocabulary": (gguf(*WHOLE), "ended with 1"),
+    "no heads": (gguf(*LOADS, u32("llama.attention.head_count_kv", 3)), "ended with"),
+    "no architecture": (gguf(*WHOLE[1:]), "ended with"),
+    "an abort": (gguf(*LOADS[:3], u32("llama.embedding_length", 0), *LOADS[4:]), "ended with"),
+    "600 layers": (gguf(ARCH, u32("llama.block_count", 600), *LOADS[2:]), "ended with"),
+    "more memory than there is": (
+        gguf(*LOADS, u32("llama.attention.key_length", 2**31), u32("llama.attention.value_length", 2**31)),
+        "ended with",
+    ),
+    "a second part": (gguf(*LOADS, ("split.no", 2, b"\1\0"), ("split.count", 2, b"\2\0")), "number 1 of 2"),
+    "half a vocabulary": (gguf(*LOADS, (ARRAYS[0], 9, ARRAYS[2][:-5])), "early"),
+}
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_what_llama_cpp_does_not_load_or_dies_of_is_one_error(tmp_path, name):
+    data, message = FAILS[name]
+    (tmp_path / "m.gguf").write_bytes(data)
+    with pytest.raises(lab.SwarmKVError, match=message):
+        lab.snapshot_bytes(tmp_path / "m.gguf", 10)
+
+
+def test_a_program_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(gguf(*LOADS, u32("llama.rope.dimension_count", 8)))
+    monkeypatch.setattr(hollows, "_TIMEOUT_S", 0.01)
+    with pytest.raises(lab.SwarmKVError, match=r"within 0\.01 s"):
+        lab.snapshot_bytes(tmp_path / "m.gguf", 10)
+
+
+def test_a_loaded_model_without_a_formula_and_its_measure(tmp_path):
+    path = write("qwen35", tmp_path / "m.gguf")
+    with lab.load_model(path, n_gpu_layers=0) as model:
+        assert not model.sized
+        assert lab.snapshot_bytes(model, 50) == lab.snapshot_bytes(path, 50)
+        for source in (model, path):
+            assert measure_kv(source, 50, n_gpu_layers=0)["difference"] == 0
+
+
+# -- behind a URL
+
+
+class Server(BaseHTTPRequestHandler):
+    """Serves one file as ``how`` says; ``asked`` are the ranges."""
+
+    def __init__(self, data, how, asked, *args):
+        self.data, self.how, self.asked = data, how, asked
+        super().__init__(*args)
+
+    def do_GET(self):
+        if self.path != "/m.gguf":
+            self.send(302, {"Location": "/m.gguf"})
+            return
+        self.asked.append(self.headers.get("Range"))
+        first, last = map(int, self.asked[-1].removeprefix("bytes=").split("-"))
+        part, size = self.data[first : last + 1], len(self.data)
+        said = f"bytes {first}-{first + len(part) - 1}/{size}"
+        if self.how == "no ranges":
+            self.send(200, {"Content-Length": str(2**40)}, self.data)
+            return
+        if self.how == "other ranges":
+            said = f"bytes 5-{size}/{size}"
+        if self.how == "another size" and first:
+            said = said.replace(str(size), str(size + 1))
+        if self.how == "nothing" and first:
+            part = b""
+        if self.how == "too much":
+            part = self.data[first:] + bytes(1 << 20)
+        self.send(404 if self.how == "absent" else 206, {"Content-Range": said, "Content-Length": str(len(part))}, part)
+
+    def send(self, status, headers, body=b""):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        try:
+            if self.how == "slow":
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.01)
+            self.wfile.write(body)
+        except OSError:
+            pass  # who asked has heard enough
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def serve():
+    """serve(data, how): the URL of a server on loopback, and what it was asked."""
+    servers = []
+
+    def start(data, how="ranges"):
+        asked = []
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, data, how, asked)))
+        threading.Thread(target=servers[-1].serve_forever, args=[0.01], daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/m.gguf", asked
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_of_a_url_the_header_alone_is_fetched(tmp_path, serve, capsys, monkeypatch):
+    header = gguf(*LOADS, ARRAYS)
+    (tmp_path / "m.gguf").write_bytes(header)
+    monkeypatch.setattr(remotes, "_BLOCK", 4096)
+    url, asked = serve(header + bytes(30_000_000))
+    assert read_whole_header(url) == read_whole_header(tmp_path / "m.gguf")
+    assert len(asked) < 12
+    assert int(asked[-1].split("-")[1]) < 3 * len(header)
+    assert lab.geometry(url) == lab.geometry(tmp_path / "m.gguf")
+    n_asked = len(asked)
+    assert main(["size", url, "--tokens", "300"]) in (0, 2)  # that vocabulary is no real one
+    assert len(asked) == n_asked
+    url, _ = serve(gguf(*LOADS))
+    assert main(["size", url.replace("m.gguf", "elsewhere"), "--tokens", "300"]) == 0
+    (tmp_path / "m.gguf").write_bytes(gguf(*LOADS))
+    assert f"{lab.geometry(tmp_path / 'm.gguf').snapshot_bytes(300):,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [("no ranges", "200"), ("other ranges", "from 0 on"), ("another size", "from 4,096 on"), ("absent", "404"),
+     ("nothing", "from 4,096 on"), ("slow", r"0\.2 s")],
+)  # fmt: skip
+def test_a_server_that_gives_no_such_part(serve, monkeypatch, how, number):
+    monkeypatch.setattr(remotes, "_BLOCK", 4096)
+    monkeypatch.setattr(remotes, "DEADLINE_S", 0.2)
+    with pytest.raises(lab.ModelNotFoundError, match=number):
+        lab.snapshot_bytes(serve(gguf(*LOADS, ARRAYS), how)[0], 10)
+
+
+def test_a_header_without_an_end_is_not_fetched_for_ever(serve, monkeypatch):
+    monkeypatch.setattr(remotes, "MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(remotes, "_BLOCK", 4096)
+    url, asked = serve(gguf(*LOADS, ARRAYS), "too much")
+    with pytest.raises(lab.ModelNotFoundError, match="65,536"):
+        lab.snapshot_bytes(url, 10)
+    assert int(asked[-1].split("-")[1]) < 1 << 16
+
+
+@pytest.mark.parametrize(
+    "url", ["http://", "http://127.0.0.1:1/m.gguf", "https://[::1", "HTTP://nowhere.invalid/m.gguf"]
+)
+def test_a_url_that_leads_nowhere(url):
+    with pytest.raises(lab.ModelNotFoundError):
+        lab.snapshot_bytes(url, 10)
