@@ -3,7 +3,7 @@
 import ctypes
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any, NoReturn
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import INT32_MAX, ModelNotFoundError, SwarmKVError, utf8, whole_number
-from swarmkv_lab.llama.api import gpus, pointer, take_errors
-from swarmkv_lab.llama.context import Context, Tokens
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
+from swarmkv_lab.llama.api import gpus, take_errors
+from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
 from swarmkv_lab.llama.kind import Kind
 from swarmkv_lab.llama.model_files import content_hash, parts_of, version_of
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.llama.words import Words
 from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_gguf
 
@@ -27,21 +28,31 @@ _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
 _NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 
 
-class Model:
+class Model(Words):
     """A GGUF model: text to tokens and back, metadata, geometry, and contexts to decode in. It never changes.
 
     ``n_gpu_layers``: layers to offload, -1 for all (nothing happens on a CPU build), 0 to leave the GPU alone.
     ``guard_per_context=True`` gives each context a lock of its own, so that contexts run in parallel threads; exact on
     CPU, refused on a GPU.
+    ``chat_options``: variables of the chat template, such as ``{"enable_thinking": False}``, for ``read`` and ``ask``,
+    which refuse one that the template does not name.
     Calls into llama.cpp take ``guard``; those that only look at the vocabulary take a guard of their own, so that text
     need not wait for another thread's decode. Close it, or leave a ``with`` block, to free the weights; its contexts
     are closed first.
     Raises ModelNotFoundError for a file that llama.cpp cannot load, SwarmKVError for a model that is no decoder.
     """
 
-    def __init__(self, path: str | Path, *, n_gpu_layers: int = -1, guard_per_context: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_gpu_layers: int = -1,
+        guard_per_context: bool = False,
+        chat_options: Mapping[str, Any] = {},
+    ) -> None:
         whole_number("n_gpu_layers", n_gpu_layers, -1)
         self.path = Path(path)
+        self.chat_options = dict(chat_options)
         used = gpus() if n_gpu_layers else []
         self.on_gpu = bool(used)
         """whether layers are offloaded, and with them their KV cache"""
@@ -93,9 +104,9 @@ class Model:
             bos: int = llama_cpp.llama_vocab_bos(self._vocab)
             self.bos = np.array([bos] if bos >= 0 else [], np.int32)
             """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
-            template = llama_cpp.llama_model_chat_template(handle, None)
-            self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
-            """the chat template as it stands in the GGUF: llama.cpp recognises it, nobody executes it"""
+            template = self.metadata.get("tokenizer.chat_template")
+            self.chat_template: str | None = template if isinstance(template, str) and template else None
+            """the chat template as it stands in the GGUF; rendered in a sandbox, in a process of its own"""
 
     @property
     def handle(self) -> int:
@@ -110,7 +121,7 @@ class Model:
         return self._vocabulary
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]  # Words only reads it
         """The file's name without .gguf: it tells the quantization, which general.name often does not."""
         return self.path.stem
 
@@ -130,113 +141,6 @@ class Model:
     def geometry(self) -> KVGeometry:
         """The shape of the KV cache."""
         return KVGeometry.from_header(self.metadata, self.path.name)
-
-    # -- text
-
-    def tokenize(self, text: str, add_bos: bool = True, *, special: bool = False) -> np.ndarray:
-        """Text to token ids, int32 (n,). A BOS goes first where the model wants one.
-
-        A branch is tokenized with ``add_bos=False``: a BOS in the middle of a sequence makes it another prompt.
-        special: read ``<|im_end|>`` and the like as the control tokens of these names, as what ``chat`` renders needs.
-        Never for text of others: a document could end the user's turn and answer in the assistant's name.
-        """
-        whole_number("bytes of text", len(text), most=INT32_MAX // 4)  # a character has up to four
-        data = utf8("the text", text)
-        if not self.has_vocabulary:
-            raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
-        tokens = np.empty(len(data) + 2, np.int32)  # never more tokens than bytes, plus BOS and EOS
-        into = pointer(tokens, ctypes.c_int32)
-        with self._text_guard:
-            n = llama_cpp.llama_tokenize(self._vocab, data, len(data), into, len(tokens), bool(add_bos), bool(special))
-        if n < 0:
-            raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {n})")
-        return tokens[:n].copy()
-
-    def detokenize(self, tokens: Tokens, special: bool = False) -> str:
-        """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
-        if not self.has_vocabulary:
-            return " ".join(str(int(token)) for token in tokens)
-        ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
-        first, n = pointer(ids, ctypes.c_int32), -64 * (len(ids) + 1)
-        while n < 0:  # a second time if the first buffer was too small
-            text = ctypes.create_string_buffer(-n)
-            with self._text_guard:
-                n = llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special)
-        return text.raw[:n].decode("utf-8", "replace")
-
-    def check_tokens(self, tokens: Tokens) -> np.ndarray:
-        """Token ids as int32 (n,), or one error that says which id the vocabulary does not have."""
-        try:
-            ids = np.asarray(tokens)
-        except ValueError as error:  # rows of several lengths
-            raise SwarmKVError(f"expected a 1-D sequence of token ids: {error}") from error
-        if not isinstance(tokens, np.ndarray) and any(isinstance(token, bool) for token in tokens):
-            raise SwarmKVError("expected token ids, and True and False are none")
-        if ids.ndim != 1 or len(ids) == 0 or not np.issubdtype(ids.dtype, np.integer):
-            raise SwarmKVError(f"expected a non-empty 1-D sequence of token ids, got {ids.dtype} of shape {ids.shape}")
-        outside = (ids < 0) | (ids >= self.n_vocab)
-        if outside.any():
-            raise SwarmKVError(f"token id {ids[outside][0]} is outside the vocabulary (0 to {self.n_vocab - 1})")
-        return np.ascontiguousarray(ids, np.int32)
-
-    def is_eog(self, token: int) -> bool:
-        """Whether a token ends the generation: end of text or of the assistant's turn."""
-        whole_number("token", token, 0, self.n_vocab - 1)
-        with self._text_guard:
-            return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
-
-    def without_control(self, tokens: Tokens) -> np.ndarray:
-        """Tokens, int32 (n,), without those that a chat template is made of: a model's answer may hold some."""
-        if not self.has_vocabulary:
-            return np.array(tokens, np.int32)
-        with self._text_guard:
-            kept = [token for token in tokens if not llama_cpp.llama_vocab_is_control(self._vocab, int(token))]
-        return np.array(kept, np.int32)
-
-    def chat(self, messages: Sequence[tuple[str, str]]) -> str:
-        """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
-        if self.chat_template is None:
-            raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
-        pairs = [(utf8("a role", role), utf8("a message", content)) for role, content in messages]
-        if any(b"\0" in text for pair in pairs for text in pair):
-            raise SwarmKVError("a message has a NUL, and llama.cpp's chat templates would end there: remove it")
-        array = (llama_cpp.llama_chat_message * len(pairs))(*(llama_cpp.llama_chat_message(*pair) for pair in pairs))
-        template, n = self.chat_template.encode(), 0
-        for _ in range(2):  # for its length, and then for the text
-            text = ctypes.create_string_buffer(n + 1)
-            with self._text_guard:
-                n = llama_cpp.llama_chat_apply_template(template, array, len(pairs), True, text, n)
-            if n < 0:
-                about = f"llama.cpp does not know the chat template of {self.name}: write the prompt plainly"
-                raise SwarmKVError(about)
-        return text.raw[:n].decode("utf-8", "replace")
-
-    def read(self, document: str) -> np.ndarray:
-        """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
-
-        Only the template's own markers become control tokens, not those that the document spells out.
-        """
-        if self.chat_template is None:
-            return self.tokenize(document)
-        return np.concatenate([self.tokenize(self._turn[0], special=True), self.tokenize(document, add_bos=False)])
-
-    def ask(self, question: str) -> np.ndarray:
-        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
-
-        As in ``read``, markers that the question spells out stay text.
-        """
-        if not question.strip():
-            raise SwarmKVError("an agent's prompt is empty: give it at least one word")
-        asked = "\n\n" + question.strip()
-        if self.chat_template is None:
-            return self.tokenize(asked + "\n", add_bos=False)
-        return np.concatenate([self.tokenize(asked, False), self.tokenize(self._turn[1], False, special=True)])
-
-    @cached_property
-    def _turn(self) -> tuple[str, str]:
-        """What the chat template puts before and after a user's words."""
-        before, _, after = self.chat([("user", "\x1f")]).partition("\x1f")
-        return before, after
 
     # -- contexts, and the end
 
