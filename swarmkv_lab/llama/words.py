@@ -281,8 +281,8 @@ class Words:
             return tokens
         names = {name for token in found for name in (self._markers[token].text, self._spelled(token))}
         cuts = sorted({at + 1 for name in names for at in _places(name, text)})
-        if not cuts:
-            raise SwarmKVError(f"{self.name}'s vocabulary reads {text!r:.40} as its {self._markers[found.pop()].text}")
+        if not cuts:  # the sign for what a vocabulary does not know
+            return tokens
         pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         return [token for i, piece in enumerate(pieces) for token in self._plain(piece, spaced=spaced and not i)]
 
