@@ -209,13 +209,13 @@ def asked_in_bench(monkeypatch, tmp_path, twin):
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(studies, "bench", bench)
     monkeypatch.setattr(lab, "load_document", lambda name: "text")
-    monkeypatch.setattr(lab.Model, "tokenize", lambda model, text: np.arange(64, dtype=np.int32))
+    monkeypatch.setattr(lab.Model, "read", lambda model, text: np.arange(64, dtype=np.int32))
     return asked
 
 
 @pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
 def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, twin, monkeypatch, n_tokens, depth):
-    monkeypatch.setattr(lab.Model, "tokenize", lambda model, text: np.arange(n_tokens, dtype=np.int32))
+    monkeypatch.setattr(lab.Model, "read", lambda model, text: np.arange(n_tokens, dtype=np.int32))
     assert main(["bench", "--model", str(twin.path), "--weights", "q8_0"]) == 2
     assert (asked_in_bench["depth"], asked_in_bench["name"]) == (depth, "twin.Q8_0")
     assert asked_in_bench["geometry"] == twin.geometry

@@ -264,7 +264,7 @@ LIGHTHOUSE = "The keeper is Ada Lind.\nA visit costs 12 euros."
 def test_a_race_over_a_file_of_ones_own(speaker, runs_folder, tmp_path):
     (tmp_path / "my.md").write_text(LIGHTHOUSE)
     widget = race_widget(speaker, document=tmp_path / "my.md")
-    n = len(speaker.tokenize(LIGHTHOUSE))
+    n = len(speaker.read(LIGHTHOUSE))
     assert [value for _, value in widget.depth.options] == [n]
     assert widget.document.source.label == "my.md"
     widget.max_tokens.value = 2
@@ -278,7 +278,7 @@ def test_a_race_over_a_file_of_ones_own(speaker, runs_folder, tmp_path):
 
 def test_a_race_takes_a_pasted_text_and_an_upload(speaker, runs_folder):
     widget = race_widget(speaker, depth=300)
-    dossier, questions = len(speaker.tokenize(lab.load_document("dossier"))), widget.questions.value
+    dossier, questions = len(speaker.read(lab.load_document("dossier"))), widget.questions.value
     assert (widget.depth.value, widget.depth.options[-1][1]) == (300, dossier)
 
     widget.document.source.value = "your own text"
@@ -289,14 +289,14 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker, runs_folder):
     assert ALERT in widget.message.value  # nothing is pasted yet
     widget.document.pasted.value = LIGHTHOUSE
     assert race_widget(document=LIGHTHOUSE).document.text() == LIGHTHOUSE  # or it is given at once
-    assert widget.depth.value == len(speaker.tokenize(LIGHTHOUSE))
+    assert widget.depth.value == len(speaker.read(LIGHTHOUSE))
 
     widget.document.source.value = "upload"
     assert widget.document.children[1] is widget.document.upload
     widget.document.upload.value = uploaded("a.pdf", b"%PDF-")
     assert ALERT in widget.message.value
     widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 20)
-    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.tokenize(LIGHTHOUSE * 20))]
+    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.read(LIGHTHOUSE * 20))]
 
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"

@@ -22,20 +22,21 @@ _SCHEDULER = "tcp://10.0.0.1:8786 or so: a cluster that runs already, instead of
 @option("--agents", default=8, help="number of agents: the dossier's, again and again")
 @options("--strategy", "--max-tokens")
 @option("--threads", help="threads of each worker", show_default="its share of the physical cores")
-@options("--model", "--weights", "--n-gpu-layers", "--json")
+@options("--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
 def cluster(asked: Asked) -> int:
     """Answer many agents on a Dask cluster, or on workers here."""
     from swarmkv_lab.cluster.local import local_cluster, remote_cluster
 
     text = lab.load_document(asked.document)
-    with open_model(asked) as model:
-        tokens, path = cut(asked, model.tokenize(text), _DEPTH), str(model.path) if asked.weights else asked.model
     questions = islice(cycle(lab.load_agents("dossier").items()), asked.agents)
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
+    with open_model(asked) as model:
+        tokens, path = cut(asked, model.read(text), _DEPTH), str(model.path) if asked.weights else asked.model
+        prompts = {name: model.ask(question) for name, question in agents.items()}
     how = {"max_tokens": asked.max_tokens, "n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads}
     workers = remote_cluster(asked.scheduler) if asked.scheduler else local_cluster(asked.workers, asked.threads)
     with workers as client:
-        run = lab.cluster.fan_out(client, path, tokens, agents, asked.strategy, **how)
+        run = lab.cluster.fan_out(client, path, tokens, prompts, asked.strategy, **how)
     texts = [f"> {name}: {agents[name]}\n{answer.strip()}\n" for name, answer in run.answers.items()]
     end_s = run.metrics["end_to_end_ms"] / 1e3
     texts += [

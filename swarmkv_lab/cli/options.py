@@ -10,7 +10,7 @@ import swarmkv_lab as lab
 from swarmkv_lab.cli.program import STDOUT, Asked
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 
-RUNS_MODEL = ("--model", "--weights", "--threads", "--n-gpu-layers")
+RUNS_MODEL = ("--model", "--weights", "--threads", "--n-gpu-layers", "--thinking")
 """what every command has that runs a model"""
 
 
@@ -80,6 +80,11 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "--model": ("MODEL", _MODELS, {"show_default": "SmolLM2-135M"}),
     "--n-gpu-layers": ("N", "layers on the GPU; -1: as many as it can", {"type": click.IntRange(-1), "default": -1}),
     "--strategy": ("NAME", "naive, swarmkv, pooled, shared or batched", {"callback": _strategy, "default": "shared"}),
+    "--thinking": (
+        "on|off",
+        "of models that can",
+        {"type": click.Choice(["on", "off"]), "show_default": "the model's"},
+    ),
     "--threads": ("N", "threads of llama.cpp", {"type": click.IntRange(1, 512), "show_default": "the physical cores"}),
     "--weights": ("FORMAT", "requantize to it, as q8_0", {"callback": _weights, "show_default": "the model's"}),
 }
@@ -106,7 +111,8 @@ def open_model(asked: Asked) -> "lab.Model":
     """The model that --model names, in other --weights if they are given, with --n-gpu-layers of it on a GPU."""
     path = lab.model_path(asked.model)
     path = lab.requantize(path, asked.weights) if asked.weights else path
-    return lab.load_model(path, n_gpu_layers=asked.n_gpu_layers)
+    chat = {} if asked.thinking is None else {"enable_thinking": asked.thinking == "on"}
+    return lab.load_model(path, n_gpu_layers=asked.n_gpu_layers, chat_options=chat)
 
 
 def cut(asked: Asked, tokens: Any, most: int | None = None) -> Any:

@@ -21,7 +21,7 @@ Prompts = Sequence[Prompt] | Mapping[str, Prompt]
 
 def fan_out(
     model: Model,
-    tokens: Sequence[int] | np.ndarray | KVSnapshot,
+    tokens: str | Sequence[int] | np.ndarray | KVSnapshot,
     agents: Prompts,
     strategy: str | Strategy = "shared",
     *,
@@ -32,7 +32,7 @@ def fan_out(
 ) -> Run:
     """All agents answer over one document (``tokens``, its prefix) by one of STRATEGIES, or by a Strategy of one's own.
 
-    tokens: or a snapshot of them, which every strategy but naive restores instead of prefilling. max_tokens: of each
+    tokens: or the document in words, as model.read reads them; or a snapshot, which every strategy but naive restores instead of prefilling. max_tokens: of each
     answer. settings: as in Context; n_ctx is by default what the budget needs. callback: called with the run before
     each llama_decode; what it raises ends the run.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
@@ -42,7 +42,7 @@ def fan_out(
         kept = snapshot.identity
         settings = {"kv_type": kept.kv_type, "flash_attn": kept.flash_attn, "swa_full": kept.swa_full} | settings
     chosen, prompts = strategy_named(strategy), named_prompts(model, agents)
-    ids = model.check_tokens(tokens.tokens if isinstance(tokens, KVSnapshot) else tokens)
+    ids = model.prefix(tokens.tokens if isinstance(tokens, KVSnapshot) else tokens)
     lengths = {name: len(prompt) for name, prompt in prompts.items()}
     sized = budget(model, chosen, len(ids), lengths, max_tokens, ContextSettings.of(**settings))
     plan = Schedule([Branch(name, prompt, max_tokens, sampling, len(ids)) for name, prompt in prompts.items()])

@@ -50,7 +50,7 @@ class Pipeline:
 
     def __init__(self, model: Model, document: str | Sequence[int] | np.ndarray, agents: Sequence[Agent]) -> None:
         self.model = model
-        self.tokens = model.read(document) if isinstance(document, str) else model.check_tokens(document)
+        self.tokens = model.prefix(document)
         self.agents = list(agents)
         if not self.agents:
             raise SwarmKVError("a pipeline needs at least one agent")
@@ -66,7 +66,7 @@ class Pipeline:
             self._questions[agent.name] = tokens_of(model, agent.prompt)
             # what stands before its answer where another agent reads it; nothing without a vocabulary (a twin)
             heading = f"\n\n{agent.name}: " if model.has_vocabulary else ""
-            self._headings[agent.name] = model.tokenize(heading, add_bos=False) if heading else _NO_TOKENS
+            self._headings[agent.name] = model.tokenize(heading, continued=True) if heading else _NO_TOKENS
 
     def run(
         self,
@@ -106,7 +106,7 @@ class Pipeline:
     def _said(self, answer: Prompt) -> np.ndarray:
         """The tokens of an answer that is given, checked; it may be empty."""
         if isinstance(answer, str):
-            return self.model.tokenize(answer, add_bos=False)
+            return self.model.tokenize(answer, continued=True)
         return self.model.check_tokens(answer) if len(answer) else _NO_TOKENS
 
     def _prompt(self, name: str, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:

@@ -136,6 +136,10 @@ class Words:
         """
         return np.concatenate([self._bos, self._tokens(self._before(document))])
 
+    def prefix(self, document: str | Tokens) -> np.ndarray:
+        """A document's tokens, int32 (n,): words as ``read`` reads them, token ids as they are, checked."""
+        return self.read(document) if isinstance(document, str) else self.check_tokens(document)
+
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
 

@@ -19,7 +19,7 @@ def run_bench(asked: Asked) -> None:
     settings: dict[str, Any] = {"n_threads": asked.threads} if asked.threads is not None else {}
     with ExitStack() as stack:
         model = stack.enter_context(open_model(asked))
-        tokens = cut(asked, model.tokenize(text), _DEPTH)
+        tokens = cut(asked, model.read(text), _DEPTH)
         if asked.tune:
             n_threads = None if asked.threads is None else [asked.threads]
             tuned = studies.tune(model, tokens, n_threads=n_threads)

@@ -46,7 +46,7 @@ _PEERS = (
 @click.option("--peers", metavar="NAMES", callback=names(_peers), help=_PEERS, show_default="none")
 @click.option("--tune", is_flag=True, help="first measure the fastest settings, and use them for all")
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=3, metavar="N", help="how often each is measured")
-@options("--max-tokens", "--threads", "--model", "--weights", "--n-gpu-layers", "--json")
+@options("--max-tokens", "--threads", "--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
 def bench(asked: Asked) -> None:
     """Compare strategies, and what people use instead, on one document."""
     from swarmkv_studies.cli.bench import run_bench

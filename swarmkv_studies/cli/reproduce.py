@@ -34,7 +34,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
     if reference:
         require_for_reference()
     with lab.load_model() as model:
-        setup = Setup(model, model.tokenize(lab.load_document("dossier")), chosen, data)
+        setup = Setup(model, model.read(lab.load_document("dossier")), chosen, data)
         run_step(BENCH, setup)
         measured = Measurements(data)
         steps = [step for step in chosen_steps(reference) if step is not BENCH]

@@ -76,7 +76,7 @@ def _opened(name: str) -> Iterator[tuple[lab.Model, np.ndarray, dict[str, np.nda
     with lab.load_model(None if name == DEFAULT else studies.full_size_twin(name)) as model:
         agents = lab.load_agents("dossier")
         if model.has_vocabulary:
-            yield model, model.tokenize(lab.load_document("dossier")), named_prompts(model, agents)
+            yield model, model.read(lab.load_document("dossier")), named_prompts(model, agents)
         else:
             rng = np.random.default_rng(0)
             document = rng.integers(0, model.n_vocab, model.n_ctx_train, np.int32)

@@ -113,7 +113,7 @@ class Race(Live):
 
     def _read(self) -> np.ndarray:
         """The document's tokens; the depth is limited to them."""
-        self._tokens = self.model.tokenize(self.document.text())
+        self._tokens = self.model.read(self.document.text())
         limited = len(self._tokens) < self.depth.value < INT32_MAX
         if limited or not self.document.is_bundled:
             so = ", so the depth is all of it" if limited else ""
