@@ -48,7 +48,6 @@ from .many_machines.queueing import service_times as service_times, simulate_clu
 from .many_machines.shipping import Document as Document, Link as Link, break_even_bandwidth as break_even_bandwidth
 from .many_machines.shipping import shipping as shipping
 from .many_machines.workers_figure import workers_timeline as workers_timeline
-from .money.figures import cached_reads as cached_reads, kept_reads as kept_reads
 from .naive_vs_fanout.article_table import article_table as article_table
 from .naive_vs_fanout.figures import article as article, exactness as exactness, first_touch as first_touch
 from .naive_vs_fanout.figures import lanes as lanes, published_parts as published_parts, strategies as strategies

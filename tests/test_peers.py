@@ -18,6 +18,7 @@ from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.common.summary import peers_table
 from swarmkv_studies.peers import server, strategies
 from swarmkv_studies.peers.bench import compare_peers
+from swarmkv_studies.peers.hosted import hosted_prices
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.verdict import verdict
@@ -172,3 +173,14 @@ def test_an_interrupt_while_a_server_starts_leaves_none(twin, monkeypatch, tmp_p
         starting.__enter__()
     assert starting.process.returncode == -signal.SIGKILL
     assert starting.key not in " ".join(starting.command)
+
+
+def test_the_first_read_that_costs_less_with_a_hosted_cache_counted_out():
+    for hours in (1, 8):
+        for offer in hosted_prices(hours).fillna({"storage_per_hour": 0}).itertuples():
+            write = offer.uncached if np.isnan(offer.cache_write) else offer.cache_write
+            with_cache = [write + (n - 1) * offer.cached_read + hours * offer.storage_per_hour for n in range(1, 200)]
+            cheaper = [n for n, usd in enumerate(with_cache, 1) if usd < n * offer.uncached - 1e-9]
+            assert offer.pays_from == cheaper[0], offer
+            assert offer.source.startswith("https://")
+            assert pd.Timestamp(offer.read)

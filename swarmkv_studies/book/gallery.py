@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -22,7 +21,6 @@ from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
 from swarmkv_studies.many_machines.shipping import Link, break_even_table
-from swarmkv_studies.money.prices import cost_of_reads, kept, machine_prices, measured_prefills, pays_from, prices
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
 
 FIGURES = ROOT / "figures"
@@ -69,12 +67,6 @@ def _h200() -> Measurements:
 def _shallow(source: Measurements) -> pd.DataFrame:
     """The comparison with all peers: the shortest document's."""
     return source.peers[source.peers.depth == source.peers.depth.min()]
-
-
-def _benches() -> pd.DataFrame:
-    """What was measured of a prefill, on two cores and on the GPU."""
-    folders = ("reference", "gpu/default", "gpu/qwen2.5-0.5b", "gpu/qwen2.5-7b")
-    return measured_prefills([measurements(name).bench for name in folders])
 
 
 # fmt: off
@@ -295,23 +287,5 @@ EXHIBITS = (
         "Left, dots of KL divergence against bytes in percent: lossless codecs are at zero and near 100 percent, "
         "lossy ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
         lambda m: studies.codecs_figure(m.codecs, m.codecs_caption)),
-    Exhibit("cached_reads", "09_money", "data/prices.csv",
-        "What reading the same prefix again costs with a provider's cache, in percent of the same reads without it. "
-        "Writing a cache, and keeping it for an hour, may cost more than a read without one; each further read costs "
-        "a fraction. Dots: the first number of reads that costs less. Prices change.",
-        "Falling lines on two logarithmic axes, one per offer. They begin at 100 to 500 percent for one read, cross a "
-        "dotted line at 100 percent between the first and the sixth read, and end far below it.",
-        lambda m: studies.cached_reads(
-            cost_of_reads(prices(), range(1, 101)), pays_from(prices()),
-            "predicted from published prices, data/prices.csv")),
-    Exhibit("kept_reads", "09_money", "data/machine_prices.csv",
-        "From how many reads per month on a kept snapshot of 3,501 tokens saves more machine time than its storage "
-        "costs, against the speed with which it is loaded. Where loading takes as long as a prefill, no number of "
-        "reads is enough: a fast machine needs a fast disk.",
-        "Four pairs of falling lines on logarithmic axes of reads per month and megabytes per second. The pair of two "
-        "processor cores begins far to the left, the three pairs of a GPU near a gigabyte per second.",
-        lambda m: studies.kept_reads(
-            kept(_benches(), machine_prices(), np.geomspace(5e6, 2e10, 200)),
-            f"{m.caption}\n{_h200().grid_caption}\npredicted from published prices, data/machine_prices.csv")),
 )
 # fmt: on

@@ -1,1 +1,0 @@
-"""09: what a prefill costs."""
