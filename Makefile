@@ -94,7 +94,7 @@ $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 
 # All peers, compressors to compare with, and llama.cpp compiled twice more: its programs, and without AVX-512.
 $(VENV)/.reference: $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[test,peers]' zstandard lz4
+	$(BIN)/python -m pip install --quiet --editable '.[test,peers]'
 	$(BIN)/python -c 'from swarmkv_studies.peers.build import *; print(build(), build_without_avx512())'
 	@touch $@
 

@@ -37,16 +37,11 @@ from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_by
 from .llama_guard.figures import guards as guards, outcomes as outcomes, spinning as spinning
 from .llama_guard.guards import compare_guards as compare_guards
 from .llama_guard.spinning import compare_spinning as compare_spinning
-from .many_machines.across import across_devices as across_devices
-from .many_machines.codecs import codecs as codecs
-from .many_machines.figures import arrivals_against_machines as arrivals_against_machines
-from .many_machines.figures import codecs_figure as codecs_figure, join_race as join_race
+from .many_machines.figures import join_race as join_race
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
 from .many_machines.join import join as join
 from .many_machines.pages import save_in_pages as save_in_pages
-from .many_machines.queueing import service_times as service_times, simulate_cluster as simulate_cluster
-from .many_machines.shipping import Document as Document, Link as Link, break_even_bandwidth as break_even_bandwidth
-from .many_machines.shipping import shipping as shipping
+from .many_machines.shipping import break_even_bandwidth as break_even_bandwidth
 from .many_machines.workers_figure import workers_timeline as workers_timeline
 from .naive_vs_fanout.article_table import article_table as article_table
 from .naive_vs_fanout.figures import article as article, exactness as exactness, first_touch as first_touch

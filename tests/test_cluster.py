@@ -20,8 +20,8 @@ import swarmkv_studies as studies
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.twins import write_twin
-from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, run_with_a_death, transfer
-from swarmkv_studies.many_machines.tables import cluster_table, death_table
+from swarmkv_studies.many_machines.bench import against_one_process, local_cluster, run_with_a_death
+from swarmkv_studies.many_machines.tables import cluster_table
 
 distributed = pytest.importorskip("distributed")
 from distributed import Client, LocalCluster  # noqa: E402
@@ -332,13 +332,6 @@ def test_workers_are_measured_against_one_process(gguf, document, prompts):
         assert list(rows.workers) == [0, 1, 0, 1]
         assert rows.same.all()
         assert list(cluster_table(rows).crew) == ["1 x 1"]
-        died = deaths(model, document, prompts, repeats=1, max_tokens=300, together=1)
-        assert died.same.all()
-        assert death_table(died).ratio == pytest.approx(died.death_ms[0] / died.undisturbed_ms[0])
-        with local_cluster(2) as client:
-            ways = transfer(client, model, document, repeats=1)
-        assert sorted(ways.way) == ["plain copy", "verified and restored"]
-        assert set(ways.bytes) == {model.geometry.snapshot_bytes(len(document))}
 
 
 def test_the_figure_by_worker_says_who_died():

@@ -20,7 +20,7 @@ from swarmkv_studies.common.costmodel import held_out
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
-from swarmkv_studies.many_machines.shipping import Link, break_even_table
+from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
 
 FIGURES = ROOT / "figures"
@@ -265,27 +265,11 @@ EXHIBITS = (
                 {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
                 [256, 512, 1024, 2048, 3501, 5000, 7000]),
             m.races, f"{m.join_caption}; qwen2.5-7b: from the published prefill")),
-    Exhibit("arrivals_against_machines", "08_many_machines", "data/reference/bench.json",
-        "Six ways to give one document's cache to many machines, over links of 1 Gbit per second and a store of 5 GB "
-        "per second that has it, or a machine that has it. Left: when the last machine has it. Right: half of the "
-        "agents, 100 per machine, have their first token. Predicted and simulated from measured prefills, restores "
-        "and answers.",
-        "Two panels with a line per way against 10 to 10,000 machines, logarithmic axes. Computing again is flat. The "
-        "star rises in proportion to the machines and crosses it early. The object store is flat until its bandwidth "
-        "is shared by too many readers, then it rises too. Joining stays below computing again. Trees stay low.",
-        lambda m: studies.arrivals_against_machines(m.document, Link(125e6, 1e-3), 5e9, m.service, caption=m.caption)),
     Exhibit("join", "08_many_machines", "data/reference/join.csv",
         "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
         "equally long, this takes half as long.",
         "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
         "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
         lambda m: studies.join_race(m.join, m.join_caption)),
-    Exhibit("codecs", "08_many_machines", "data/reference/codecs.csv",
-        "How small a snapshot becomes on its way, and what that costs. Left: bytes, and the change of the "
-        "predictions. Right: the bandwidth below which compressing, sending and decompressing takes less time than "
-        "sending the bytes as they are, with one thread. A cache that is quantized from the start needs no codec.",
-        "Left, dots of KL divergence against bytes in percent: lossless codecs are at zero and near 100 percent, "
-        "lossy ones between a quarter and three quarters. Right, a bar per codec on a logarithmic axis of bandwidth.",
-        lambda m: studies.codecs_figure(m.codecs, m.codecs_caption)),
 )
 # fmt: on

@@ -3,11 +3,9 @@
 ``make reference`` runs all steps, a reader's ``make reproduce`` those that are for readers.
 """
 
-import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +23,7 @@ from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import plan
 from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.llama_guard.spinning import WAITING
-from swarmkv_studies.many_machines.bench import against_one_process, deaths, local_cluster, transfer
+from swarmkv_studies.many_machines.bench import against_one_process
 from swarmkv_studies.many_machines.exactness import what_keeps_bits
 from swarmkv_studies.many_machines.joins import join_times
 from swarmkv_studies.peers import strategies as peer_strategies
@@ -35,12 +33,6 @@ from swarmkv_studies.peers.packing import packing
 from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
 from swarmkv_studies.snapshot_file.limits import fresh_memory
-
-# Tokens after a snapshot whose predictions are compared with those after a copy that went through a codec.
-CONTINUATION = 256
-
-# Compressors that are measured beside Python's own: (name, module, package that brings it).
-COMPRESSORS = (("zstd", "zstandard", "zstandard"), ("lz4", "lz4.frame", "lz4"))
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
@@ -101,7 +93,7 @@ def require_for_reference() -> None:
     """Raise one SwarmKVError with all that the reference needs and this machine lacks, before an hour is spent."""
     missing = []
     programs = [partial(program, name) for name in PROGRAMS]
-    asked: list[Callable[[], Any]] = [_require_peers, _compressors, libraries_without_avx512, *programs]
+    asked: list[Callable[[], Any]] = [_require_peers, libraries_without_avx512, *programs]
     for ask in asked:
         try:
             ask()
@@ -207,17 +199,6 @@ def _positions(setup: Setup) -> None:
     once(setup.data / "positions.json", lambda: environment(setup.model))
 
 
-def _codecs(setup: Setup) -> None:
-    coded = setup.tokens[: SHARED_DEPTH + CONTINUATION]
-    once(setup.data / "codecs.csv", lambda: studies.codecs(setup.model, coded, CONTINUATION, others=_compressors()))
-    about: dict[str, Any] = {
-        "depth": SHARED_DEPTH,
-        "continuation": CONTINUATION,
-        "versions": {p: version(p) for _, _, p in COMPRESSORS},
-    }
-    once(setup.data / "codecs.json", lambda: environment(setup.model, **about))
-
-
 def _join(setup: Setup) -> None:
     def measured() -> pd.DataFrame:
         rows = join_times(setup.model, setup.tokens[:2048], LINKS)
@@ -241,10 +222,9 @@ def _spinning(setup: Setup) -> None:
 
 
 def _cluster(setup: Setup) -> None:
-    """Workers on this machine: what they cost, one that dies, a snapshot's way, and what keeps the bits."""
+    """Workers on this machine: what they cost, and what keeps the bits."""
     model, data, prefix = setup.model, setup.data, setup.tokens[:SHARED_DEPTH]
     agents = list(lab.load_agents("dossier").values())
-    eight = agents[:8]
 
     def crews() -> pd.DataFrame:
         return pd.concat(
@@ -254,18 +234,11 @@ def _cluster(setup: Setup) -> None:
             ]
         )
 
-    def transfers() -> pd.DataFrame:
-        with local_cluster(2) as client:
-            depths = (SHARED_DEPTH, setup.chosen.depth)
-            return pd.concat([transfer(client, model, setup.tokens[:n], repeats=15).assign(depth=n) for n in depths])
-
     def bits() -> pd.DataFrame:
         libraries = {"llama.cpp without AVX-512": libraries_without_avx512()}
         return what_keeps_bits(model, prefix, model.ask(agents[0]), libraries)
 
     once(data / "cluster.csv", crews)
-    once(data / "deaths.csv", lambda: deaths(model, prefix, eight, max_tokens=16))
-    once(data / "transfer.csv", transfers)
     once(data / "exactness.csv", bits)
     once(data / "cluster.json", lambda: environment(model))
 
@@ -287,15 +260,6 @@ def _study(setup: Setup) -> None:
             return what_if(studies.load_pipeline("dossier", model), {"security": other})
 
     once(setup.data / "review.csv", review)
-
-
-def _compressors() -> dict[str, Any]:
-    """(compress, decompress) by name; SwarmKVError where a package is missing."""
-    try:
-        modules = {name: importlib.import_module(module) for name, module, _ in COMPRESSORS}
-    except ImportError as error:
-        raise SwarmKVError(f"codecs need {error.name}: pip install {' '.join(p for *_, p in COMPRESSORS)}") from error
-    return {name: (module.compress, module.decompress) for name, module in modules.items()}
 
 
 def _require_peers() -> None:
@@ -327,9 +291,8 @@ STEPS = (
     Step("formats", ("formats.csv", "formats.json"), _formats),
     Step("snapshot file", ("snapshot_file.json",), _snapshot_file),
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
-    Step("codecs", ("codecs.csv", "codecs.json"), _codecs),
     Step("join", ("join.csv", "join.json"), _join),
-    Step("cluster", ("cluster.csv", "deaths.csv", "transfer.csv", "exactness.csv", "cluster.json"), _cluster),
+    Step("cluster", ("cluster.csv", "exactness.csv", "cluster.json"), _cluster),
     Step("spinning", ("spinning.csv", "spinning.json"), _spinning),
     Step("study", ("study.csv", "review.csv", "study.json"), _study),
 )

@@ -14,8 +14,6 @@ from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA, REFERENCE, RUNS
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.common.summary import summarize
-from swarmkv_studies.many_machines.queueing import service_times
-from swarmkv_studies.many_machines.shipping import Document
 
 REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
@@ -95,7 +93,7 @@ _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
 class Measurements:
     """The files of one folder (data/README.md), each an attribute by its name, read on first use.
 
-    ``codecs`` is the table in codecs.csv, and so on; ``codecs_caption``, what codecs.json says for a figure's caption;
+    ``join`` is the table in join.csv, and so on; ``join_caption``, what join.json says for a figure's caption;
     ``bench``, a report as of common.bench. SwarmKVError for a missing file.
     """
 
@@ -128,18 +126,6 @@ class Measurements:
     def prefill_tokens_per_s(self) -> float:
         """Of the default model, where computing was raced against loading."""
         return float(1e3 * (self.join.depth / self.join.compute_ms).median())
-
-    @cached_property
-    def service(self) -> pd.DataFrame:
-        """What each of the bench's agents took after a restore from a snapshot (pooled): see service_times."""
-        runs = [run for run in self.bench["runs"] if run["strategy"] == "pooled"]
-        return service_times(pd.DataFrame([agent for run in runs for agent in run["agents"]]))
-
-    @cached_property
-    def document(self) -> Document:
-        """The bench's document: the bytes of its snapshot, and what a prefill and a restore of it take."""
-        pooled = self.bench["summary"]["pooled"]
-        return Document(self.bench["restore"]["bytes"], pooled["prefill_ms"] / 1e3, pooled["activation_ms"] / 1e3)
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:

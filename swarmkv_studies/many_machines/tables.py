@@ -1,4 +1,4 @@
-"""Clusters: what many processes cost and bring against one, and whether documents arrive when they should."""
+"""Clusters: what many processes cost and bring against one."""
 
 import pandas as pd
 
@@ -13,10 +13,3 @@ def cluster_table(rows: pd.DataFrame) -> pd.DataFrame:
     alone, crew = (rows[rows.workers.eq(0) == own].set_index(by).end_to_end_ms / 1e3 for own in (True, False))
     table = pd.DataFrame({"one_process_s": alone, "workers_s": crew, "ratio": crew / alone})
     return table.groupby(by[:2]).median().assign(same=rows.groupby(by[:2]).same.all()).reset_index()
-
-
-def death_table(rows: pd.DataFrame) -> pd.Series:
-    """Medians in s of runs without and with a worker's death, and their ratio; rows: from ``deaths``."""
-    median = rows[["undisturbed_ms", "death_ms"]].median() / 1e3
-    ratio = median.death_ms / median.undisturbed_ms
-    return pd.Series({"undisturbed_s": median.undisturbed_ms, "death_s": median.death_ms, "ratio": ratio})

@@ -36,12 +36,11 @@ def measure_gpu(
     depth: int = 3501,
     repeats: int = 5,
     grid: Sequence[Round] = GRID,
-    across: int = 1024,
 ) -> None:
     """Bench, snapshots and grid of each model, in a folder of its own (columns: data/README.md).
 
     names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
-    across: tokens that are read on one device for another. Points of the grid that are deeper than the model or the
+    Points of the grid that are deeper than the model or the
     dossier are left out. Data that is there is kept: an interrupted call, as by timeout -s INT 300, can be continued.
     Raises SwarmKVError where llama.cpp finds no GPU.
     """
@@ -54,19 +53,16 @@ def measure_gpu(
             kept_bench(data, model, tokens, depth=depth, repeats=repeats, agents=agents, **_ASKED)
             deepest = min(len(tokens), model.n_ctx_train - 1024)
             points = [this for this in grid if this.depth <= deepest]
-            _measure_snapshots(data, model, tokens, next(iter(agents.values())), depth, across)
+            _measure_snapshots(data, model, tokens, depth)
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
             sweep_rounds(asked, points, path=data / "grid.csv")
     once(folder / "peaks.json", studies.peaks)
 
 
-def _measure_snapshots(
-    data: Path, model: lab.Model, tokens: np.ndarray, question: np.ndarray, depth: int, across: int
-) -> None:
-    """Their bytes and times, and what they are worth on another device. The JSON is written last."""
-    depths = [n for n in (across, depth, 4 * depth) if n <= min(len(tokens), model.n_ctx_train)]
+def _measure_snapshots(data: Path, model: lab.Model, tokens: np.ndarray, depth: int) -> None:
+    """Their bytes and times. The JSON is written last."""
+    depths = [n for n in (1024, depth, 4 * depth) if n <= min(len(tokens), model.n_ctx_train)]
     once(data / "snapshots.csv", lambda: pd.DataFrame([studies.measure_kv(model, n) for n in depths]))
-    once(data / "across.csv", lambda: studies.across_devices(model.path, tokens[:across], question))
     once(data / "snapshots.json", lambda: studies.load_against_read(model, tokens[:depth]) | environment(model))
 
 
