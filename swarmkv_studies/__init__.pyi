@@ -47,11 +47,8 @@ from .naive_vs_fanout.article_table import article_table as article_table
 from .naive_vs_fanout.figures import article as article, exactness as exactness, first_touch as first_touch
 from .naive_vs_fanout.figures import lanes as lanes, published_parts as published_parts, strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
-from .peers.figures import peers_figure as peers_figure, verdict as verdict, yardsticks as yardsticks
+from .peers.figures import verdict as verdict, yardsticks as yardsticks
 from .peers.formats import weight_formats as weight_formats
-from .peers.formats_figure import roofline_figure as roofline_figure, weight_formats_figure as weight_formats_figure
-from .peers.roofline import peaks as peaks, roofline as roofline
-from .peers.tuning import fastest_settings as fastest_settings, tune as tune
 from .pipeline.critical_path import critical_path_ms as critical_path_ms
 from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline

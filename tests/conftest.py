@@ -10,7 +10,6 @@ from gguf import GGUFReader
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.geometry import KVGeometry
 from swarmkv_studies.common.twins import Sizes, Writer, write_twin
-from swarmkv_studies.peers import formats
 
 pytest_plugins = ["browsing"]
 ROOT = Path(__file__).parent.parent
@@ -136,16 +135,3 @@ def document(rng):
 @pytest.fixture
 def question(rng):
     return rng.integers(0, 256, 9, dtype=np.int32)
-
-
-@pytest.fixture
-def no_q6_k(monkeypatch):
-    """A weight format that llama.cpp cannot make."""
-    made = formats.requantized
-
-    def some(path, weights, *, progress):
-        if weights == "q6_k":
-            raise lab.SwarmKVError("llama.cpp could not")
-        return made(path, weights, progress=progress)
-
-    monkeypatch.setattr(formats, "requantized", some)

@@ -219,13 +219,3 @@ def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, tw
     assert main(["bench", "--model", str(twin.path), "--weights", "q8_0"]) == 2
     assert (asked_in_bench["depth"], asked_in_bench["name"]) == (depth, "twin.Q8_0")
     assert asked_in_bench["geometry"] == twin.geometry
-
-
-def test_tune_chooses_the_settings_that_the_bench_runs_in(asked_in_bench, twin, monkeypatch):
-    tuned, rows = {}, catalogue().head(2).reset_index()
-    monkeypatch.setattr(studies, "tune", lambda model, tokens, **how: tuned.update(how) or rows)
-    monkeypatch.setattr(studies, "fastest_settings", lambda *_: {"n_threads": 1, "flash_attn": True})
-    arguments = "bench --depth 32 --threads 1 --tune --weights q8_0 --model"
-    assert main([*arguments.split(), str(twin.path)]) == 2
-    assert tuned == {"n_threads": [1]}
-    assert (asked_in_bench["name"], asked_in_bench["flash_attn"]) == ("twin.Q8_0", True)

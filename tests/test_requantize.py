@@ -11,7 +11,6 @@ import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading, requantize
 from swarmkv_lab.llama.requantize import SOURCE_KEY, SOURCE_SHA256_KEY, WEIGHT_FORMATS, sha256
-from swarmkv_studies.peers.formats import COMMON_FORMATS, in_formats
 
 
 @pytest.fixture
@@ -41,16 +40,6 @@ def test_a_model_in_this_format_already_is_returned_as_it_is(twin, empty_cache):
     assert requantize.file_format(path) == "q8_0"
     assert lab.requantize(path, "q8_0") == path
     assert requantize.file_format(twin.path) is None  # it does not say
-
-
-@pytest.mark.filterwarnings("ignore:.*are in a larger format")
-def test_a_model_in_several_formats_without_those_that_cannot_be_made(twin, empty_cache, no_q6_k):
-    with pytest.warns(UserWarning, match="q6_k is left out"):
-        paths = in_formats(twin, ["q8_0", "q6_k", "q4_k_m", "q8_0"], progress=False)
-    assert list(paths) == ["unknown", "q8_0", "q4_k_m"]
-    assert list(in_formats(paths["q8_0"], ["q4_0", "q8_0"], progress=False)) == ["q8_0", "q4_0"]
-    with pytest.raises(lab.SwarmKVError, match="q9"):
-        in_formats(twin, ["q8_0", "q9"])
 
 
 @pytest.mark.filterwarnings("ignore:1 of 21 tensors")
@@ -130,4 +119,3 @@ def test_an_interrupt_leaves_nothing(twin, empty_cache, monkeypatch, tmp_path):
 
 def test_every_format_is_one_of_llama_cpps(twin, empty_cache):
     assert len(set(WEIGHT_FORMATS.values())) == len(WEIGHT_FORMATS)
-    assert set(COMMON_FORMATS) < set(WEIGHT_FORMATS)

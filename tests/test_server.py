@@ -12,7 +12,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.peers import build, strategies
 from swarmkv_studies.peers.server import SERVER_PEERS, LlamaServer
-from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
+from swarmkv_studies.peers.yardsticks import yardsticks
 
 try:
     build.program("llama-server")
@@ -53,10 +53,3 @@ def test_yardsticks_are_measured_beside_ours(real, dossier):
     assert frame.groupby(["work", "n_agents"]).program.nunique().eq(2).all()
     assert frame.tokens_per_s.notna().all()
     assert list(yardstick_ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]
-
-
-def test_questions_over_a_document_that_is_there_take_turns_with_a_warm_slot(real, dossier):
-    frame = warm_ttft(real, dossier[:100], QUESTIONS, repeats=1)
-    assert frame.program.tolist() == ["shared", "server_warm"] * 3
-    assert frame.ttft_ms.notna().all()
-    assert servers() == []

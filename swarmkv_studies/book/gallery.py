@@ -206,34 +206,11 @@ EXHIBITS = (
         "Left, they are about equally long. In the middle, the lab's is the shortest, and one grey bar is many times "
         "as long. Right, one grey bar is half as long as the lab's.",
         lambda m: studies.verdict(_shallow(m), m.peers_caption)),
-    Exhibit("peers", "05_peers", "data/reference/peers_1024.csv",
-        "The lab's strategies beside programs that people use today. One that keeps the last prompt in its slot is as "
-        "fast for the next agent. It is slower if it receives all agents at once, or has to load a saved state. Grey "
-        "band: the time to decode a question alone. Dotted lines: bounds for branches one after another.",
-        "Two panels of dots on logarithmic axes, a row per strategy and peer, a marker per number of agents. Left, "
-        "the last agent's time to first token: naive is far to the right, most others are in or near a grey band. "
-        "Right, end to end: naive, and the servers that receive all agents at once, are far to the right.",
-        lambda m: studies.peers_figure(_shallow(m), m.peers_caption)),
     Exhibit("yardsticks", "05_peers", "data/reference/yardsticks.csv",
         "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
         "model, depth and threads.",
         "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to 100.",
         lambda m: studies.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.yardsticks_caption)),
-    Exhibit("weight_formats", "05_peers", "data/reference/formats.csv",
-        "One model in several weight formats, all made of the same file: the time of a prefill (with its range), of a "
-        "question and of a single token after it, and how far each format changes the predictions. A smaller file is "
-        "not always a faster one: it depends on the kernels that llama.cpp has for a format.",
-        "Four panels with a row per format, the slowest prefill at the top. Three have bars, in milliseconds, and a "
-        "dotted line at the source's time; the source's bar is among the longest in the first one. The fourth has "
-        "dots on a logarithmic axis of KL divergence.",
-        lambda m: studies.weight_formats_figure(m.formats, m.formats_caption)),
-    Exhibit("roofline", "05_peers", "data/reference/formats.csv",
-        "What bounds a decode. A prefill does hundreds of operations per byte that it reads, so arithmetic bounds it. "
-        "A single token reads all weights for a few operations each, so memory bounds it. Lines: what this machine "
-        "reaches when it multiplies large matrices and reads a large array.",
-        "Points on two logarithmic axes, operations per second against operations per byte. Prefills are far to the "
-        "right, under two flat lines; single tokens on the left, under a rising line; questions between them.",
-        lambda m: studies.roofline_figure(m.formats, m.peaks, m.formats_caption)),
     Exhibit("pipeline", "06_pipeline", "data/reference/pipeline_timelines.csv",
         "A graph of agents over one document. Above, without watermarks: nobody answers before the document is read. "
         "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "

@@ -89,7 +89,7 @@ def _gpu() -> dict[str, str]:
     end = _by_round(runs, "end_to_end_ms")
     ours, naive = (runs[runs.strategy == name] for name in ("swarmkv", "naive"))
     return {
-        "gpu": json.loads((folder / "peaks.json").read_text(encoding="utf-8"))["gpu"],
+        "gpu": json.loads((folder / "qwen2.5-7b/bench.json").read_text(encoding="utf-8"))["environment"]["gpu"],
         "gpu_swarmkv": _times((end.naive / end.swarmkv).median()),
         "gpu_shared": _times((end.naive / end.shared).median()),
         "gpu_prefill": f"{naive.prefill_ms.median():.0f} ms",

@@ -6,7 +6,7 @@ from typing import Any
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.cli.options import cut, open_model
-from swarmkv_lab.cli.program import Asked, report, say, table
+from swarmkv_lab.cli.program import Asked, report
 from swarmkv_studies.common.summary import bench_text
 from swarmkv_studies.peers import strategies as peer_strategies
 
@@ -20,11 +20,6 @@ def run_bench(asked: Asked) -> None:
     with ExitStack() as stack:
         model = stack.enter_context(open_model(asked))
         tokens = cut(asked, model.read(text), _DEPTH)
-        if asked.tune:
-            n_threads = None if asked.threads is None else [asked.threads]
-            tuned = studies.tune(model, tokens, n_threads=n_threads)
-            settings |= studies.fastest_settings(tuned, asked.agents, asked.max_tokens)
-            say(asked, f"{table(tuned.round(1))}\nfastest end to end, used for all strategies: {settings}\n")
         strategies: list[Any] = asked.strategies or list(lab.STRATEGIES)
         if asked.peers:
             n_ctx = len(tokens) + 1024 + asked.max_tokens

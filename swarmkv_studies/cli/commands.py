@@ -44,7 +44,6 @@ _PEERS = (
 @click.option("--strategies", metavar="NAMES", callback=names(lambda: lab.STRATEGIES), show_default="all",
               help=f"{_LISTED}, of naive, swarmkv, pooled, shared, batched")  # fmt: skip
 @click.option("--peers", metavar="NAMES", callback=names(_peers), help=_PEERS, show_default="none")
-@click.option("--tune", is_flag=True, help="first measure the fastest settings, and use them for all")
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=3, metavar="N", help="how often each is measured")
 @options("--max-tokens", "--threads", "--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
 def bench(asked: Asked) -> None:

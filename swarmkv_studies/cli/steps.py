@@ -15,9 +15,8 @@ import pandas as pd
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.llama.api import default_threads
 from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
-from swarmkv_studies.common.measurements import Measurements, machine, table
+from swarmkv_studies.common.measurements import Measurements, machine
 from swarmkv_studies.common.profiles import Profile
 from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import plan
@@ -29,8 +28,8 @@ from swarmkv_studies.many_machines.joins import join_times
 from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, program
-from swarmkv_studies.peers.packing import packing
-from swarmkv_studies.peers.yardsticks import warm_ttft, yardsticks
+from swarmkv_studies.peers.formats import weight_formats
+from swarmkv_studies.peers.yardsticks import yardsticks
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
 from swarmkv_studies.snapshot_file.limits import fresh_memory
 
@@ -116,16 +115,9 @@ def _grid(setup: Setup) -> None:
     sweep_rounds(grid, setup.chosen.rounds, path=setup.data / "grid.csv")
 
 
-def _tuning(setup: Setup) -> None:
-    """What flash attention does: throughout, not at all, and for the prefill alone."""
-    prefix, threads = setup.tokens[: setup.chosen.depth], [default_threads()]
-    once(setup.data / "tuning.csv", lambda: studies.tune(setup.model, prefix, n_threads=threads, repeats=6))
-
-
 def _peers(setup: Setup, i: int) -> None:
-    """Strategies beside peers. The long document has the settings that are fastest, and fewer peers and agents."""
+    """Strategies beside peers. All read the long document with flash attention; it has fewer peers and agents."""
     (depth, repeats), (peers, n_agents) = setup.chosen.peers[i], PEERS[i]
-    tuned = studies.fastest_settings(table(setup.data / "tuning.csv"))
     compare_peers(
         setup.model,
         setup.tokens,
@@ -135,17 +127,15 @@ def _peers(setup: Setup, i: int) -> None:
         path=setup.data / f"peers_{depth}.csv",
         max_tokens=setup.chosen.max_tokens,
         repeats=repeats,
-        flash_attn=tuned["flash_attn"] if depth == setup.chosen.depth else "auto",
+        flash_attn=True if depth == setup.chosen.depth else "auto",
     )
 
 
 def _yardsticks(setup: Setup) -> None:
-    """llama.cpp's own benchmarks, packing, and the TTFT of a warm slot."""
-    shallow, deep = (setup.tokens[:depth] for depth in _peer_depths(setup))
+    """llama.cpp's own benchmarks."""
+    shallow = setup.tokens[: setup.chosen.peers[0][0]]
     model, data = setup.model, setup.data
     once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
-    once(data / "packing.csv", lambda: pd.concat([packing(model, prefix) for prefix in (shallow, deep)]))
-    once(data / "warm_ttft.csv", lambda: warm_ttft(model, deep, lab.load_agents("dossier")))
     once(data / "yardsticks.json", lambda: environment(model))
 
 
@@ -165,20 +155,11 @@ def _pipeline(setup: Setup) -> None:
 
 
 def _formats(setup: Setup) -> None:
-    """Weight formats of the smallest model, made of its published file. The JSON is written last.
-
-    The default model is one of them, requantized already.
-    """
-    chosen = setup.chosen
-
-    def measured() -> dict[str, Any]:
-        with lab.load_model("smollm2-135m") as source:
-            prefix = setup.tokens[: chosen.depth]
-            frame = studies.weight_formats(source, prefix, chosen.formats, repeats=chosen.live_repeats)
-            frame.to_csv(setup.data / "formats.csv", index=False)
-            return {"peaks": studies.peaks(), **environment(source)}
-
-    once(setup.data / "formats.json", measured)
+    """Weight formats of the smallest model, made of its published file; the default model is one of them."""
+    prefix, repeats = setup.tokens[: setup.chosen.depth], setup.chosen.live_repeats
+    once(setup.data / "formats.csv", lambda: weight_formats("smollm2-135m", prefix, repeats=repeats))
+    with lab.load_model("smollm2-135m") as source:
+        once(setup.data / "formats.json", lambda: environment(source))
 
 
 def _snapshot_file(setup: Setup) -> None:
@@ -268,10 +249,6 @@ def _require_peers() -> None:
         raise SwarmKVError("peers were left out (above)")
 
 
-def _peer_depths(setup: Setup) -> tuple[int, int]:
-    return setup.chosen.peers[0][0], setup.chosen.peers[-1][0]
-
-
 def _whole(found: int, wanted: int) -> None:
     """A measurement returns its complete rounds after an interrupt; here the interrupt goes on."""
     if found < wanted:
@@ -283,10 +260,9 @@ BENCH = Step("bench", ("bench.csv", "timelines.csv", "bench.json"), _bench, True
 STEPS = (
     BENCH,
     Step("grid", ("grid.csv", "grid.json"), _grid, True),
-    Step("tuning", ("tuning.csv",), _tuning),
     Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda setup: _peers(setup, 0)),
     Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda setup: _peers(setup, 1)),
-    Step("yardsticks", ("yardsticks.csv", "packing.csv", "warm_ttft.csv", "yardsticks.json"), _yardsticks),
+    Step("yardsticks", ("yardsticks.csv", "yardsticks.json"), _yardsticks),
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
     Step("formats", ("formats.csv", "formats.json"), _formats),
     Step("snapshot file", ("snapshot_file.json",), _snapshot_file),

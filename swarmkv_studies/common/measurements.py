@@ -31,18 +31,6 @@ def _runs(path: Path) -> pd.DataFrame:
     return pd.DataFrame([as_today(row) for row in table(path).to_dict("records")])
 
 
-def _formats(path: Path) -> pd.DataFrame:
-    frame = table(path)
-    if (
-        "raw_prefill_ms" in frame
-    ):  # of November 2026, with times that are not as measured, and no range of those that are
-        works = ["prefill", "branch", "token"]
-        frame = frame.assign(**{f"{work}_ms": frame.pop(f"raw_{work}_ms") for work in works})
-        frame["prefill_min_ms"] = frame["prefill_max_ms"] = np.nan
-        frame["prefill_tokens_per_s"] = 1e3 * frame.n_tokens / frame.prefill_ms
-    return frame
-
-
 def _report(path: Path) -> dict[str, Any]:
     report = _json(path)
     runs = [as_today(row) for row in report["runs"]]
@@ -75,16 +63,10 @@ def _caption(path: Path) -> str:
     return ", ".join([*(env["model"] for env in others), caption(last)])
 
 
-def _peaks(path: Path) -> dict[str, Any]:
-    return _json(path)["peaks"]
-
-
 # What is not the table in NAME.csv: the file, and what makes an attribute of it.
 _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bench": ("bench.json", _report),  # its summary is made of its runs
     "grid": ("grid.csv", _runs),
-    "formats": ("formats.csv", _formats),
-    "peaks": ("formats.json", _peaks),
     "snapshot_file": ("snapshot_file.json", _json),
     "study": ("study.csv", read_study),
 }

@@ -35,10 +35,6 @@ class Profile:
     """tokens of the document whose positions are shifted"""
     live_depths: tuple[int, ...] = (64, 128, 256, 384)
     """depths of the grid that a notebook measures while a reader waits; a cost model needs three"""
-    formats: tuple[str, ...] = ("bf16", "q8_0", "q4_0")
-    """weight formats to compare with the model's own"""
-    formats_depth: int = 256
-    """tokens that are prefilled in each of them"""
 
     @property
     def rounds(self) -> list[Round]:
@@ -61,11 +57,10 @@ PROFILES = {
         ),
         Profile(
             "smoke", 128, 128, 1, 1, 4, _SMOKE, ((64, 1),), 128,
-            positions=128, live_depths=(16, 32, 48), formats=("q8_0",), formats_depth=64,
+            positions=128, live_depths=(16, 32, 48),
         ),
         Profile(
             "full", 3501, 3501, 8, 2, 16, _FULL, ((1024, 2), (3501, 2)), 5000,
-            formats=("f16", "bf16", "q8_0", "q4_0", "iq4_nl"), formats_depth=1024,
         ),
     )
 }  # fmt: skip

@@ -56,7 +56,6 @@ def measure_gpu(
             _measure_snapshots(data, model, tokens, depth)
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
             sweep_rounds(asked, points, path=data / "grid.csv")
-    once(folder / "peaks.json", studies.peaks)
 
 
 def _measure_snapshots(data: Path, model: lab.Model, tokens: np.ndarray, depth: int) -> None:

@@ -3,19 +3,15 @@
 import json
 import subprocess
 import time
-import timeit
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
-from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
+from swarmkv_lab.fanout.watermarks import DOCUMENT
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler
@@ -24,8 +20,6 @@ from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.geometry import UBATCH
 from swarmkv_studies.common.summary import OURS
 from swarmkv_studies.peers.build import program
-from swarmkv_studies.peers.prompts import shared_prefix
-from swarmkv_studies.peers.server import LlamaServer
 
 
 def yardsticks(
@@ -61,37 +55,6 @@ def yardsticks(
                 rate = _batched_bench(model, plan, len(tokens), n, n_tokens)
                 rows.append(("generation", n, "llama-batched-bench", repeat, rate))
     frame = pd.DataFrame(rows, columns=["work", "n_agents", "program", "repeat", "tokens_per_s"])
-    return frame[frame.repeat > 0].reset_index(drop=True)
-
-
-def warm_ttft(model: Model, tokens: np.ndarray, agents: Prompts, *, repeats: int = 5, **settings: Any) -> pd.DataFrame:
-    """TTFT in ms of questions over a document that is already in the cache: ours and llama-server's warm slot.
-
-    Columns program ("shared" or "server_warm"), agent, repeat, ttft_ms. The two take turns question by question, so
-    that a change of the processor's clock affects both. Tokens that all questions begin with belong to the document.
-    """
-    prefix, branches = shared_prefix(tokens, named_prompts(model, agents))
-    n_ctx = len(prefix) + max(map(len, branches.values())) + 2
-    plan = ContextSettings(n_ctx, **settings)
-    rows = []
-    with model.context(n_ctx, n_seq_max=2, **settings) as ctx, LlamaServer(model, plan, 1) as server:
-        ctx.decode(prefix, DOCUMENT)
-        server.complete(prefix.tolist(), 1)
-        sampler = Sampler()
-
-        def ours(prompt: np.ndarray) -> None:
-            ctx.share(DOCUMENT, BRANCH)
-            ctx.decode(prompt, BRANCH)
-            sampler.sample(ctx.pop_logits(BRANCH))
-
-        def theirs(prompt: np.ndarray) -> None:
-            server.complete([*prefix.tolist(), *prompt.tolist()], 1)
-
-        turns = [(repeat, name) for repeat in range(repeats + 1) for name in branches]  # the first repeat warms up
-        for (repeat, name), (program, ask) in product(turns, (("shared", ours), ("server_warm", theirs))):
-            seconds = timeit.timeit(partial(ask, branches[name]), number=1)
-            rows.append((program, name, repeat, seconds * 1e3))
-    frame = pd.DataFrame(rows, columns=["program", "agent", "repeat", "ttft_ms"])
     return frame[frame.repeat > 0].reset_index(drop=True)
 
 
