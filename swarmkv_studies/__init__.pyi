@@ -21,13 +21,9 @@ from .common.style import save as save
 from .common.speedup import ratios as ratios, speedups as speedups
 from .common.sweep import sweep as sweep
 from .common.twins import twin as twin
-from .depth_and_agents.explorer import LatencyExplorer as LatencyExplorer, latency_explorer as latency_explorer
-from .depth_and_agents.figures import break_even as break_even, memory_held as memory_held, packing as packing
-from .depth_and_agents.figures import predicted_against_measured as predicted_against_measured
-from .depth_and_agents.figures import speedup_against_agents as speedup_against_agents, speedup_map as speedup_map
-from .depth_and_agents.latency_figure import METRICS as METRICS, latency as latency
-from .depth_and_agents.latency_figure import latency_against_agents as latency_against_agents
-from .depth_and_agents.latency_figure import latency_against_depth as latency_against_depth
+from .depth_and_agents.figures import break_even as break_even, latency_against_depth as latency_against_depth
+from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map
+from .depth_and_agents.figures import speedup_against_agents as speedup_against_agents
 from .kv_sizing.explorer import SizingExplorer as SizingExplorer, sizing_explorer as sizing_explorer
 from .kv_sizing.fidelity import kv_type_fidelity as kv_type_fidelity
 from .kv_sizing.figures import agents_that_fit as agents_that_fit, bytes_per_token as bytes_per_token
@@ -52,13 +48,11 @@ from .peers.formats import weight_formats as weight_formats
 from .pipeline.critical_path import critical_path_ms as critical_path_ms
 from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline
-from .pipeline.stream import Stream as Stream, stream as stream
 from .snapshot_and_rope.figures import keys_and_values as keys_and_values
 from .snapshot_and_rope.figures import position_error_figure as position_error_figure
 from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
 from .snapshot_and_rope.rope import Rope as Rope
-from .snapshot_file.inspector import SnapshotInspector as SnapshotInspector, snapshot_inspector as snapshot_inspector
 from .snapshot_file.limits import load_against_read as load_against_read
 from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
 from .snapshot_file.windows import window_difference as window_difference

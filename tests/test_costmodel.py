@@ -67,30 +67,18 @@ def test_the_bound_is_naives_own(runs):
     assert model.bound([2048], [1])[0, 0] == pytest.approx(1)
 
 
-def test_break_even(runs):
-    assert studies.CostModel.fit(runs).break_even("swarmkv", 2) == 1  # the second prefill pays for a snapshot at once
-    assert studies.CostModel.fit(runs).break_even("swarmkv", 1) is None  # nobody else uses it
-    dear = runs.strategy == "swarmkv"  # 900 ms more for each agent: a longer prefill has to be saved
-    changed = {"activation_ms": runs.activation_ms.where(~dear, runs.activation_ms + 900)}
-    changed["end_to_end_ms"] = runs.end_to_end_ms.where(~dear, runs.end_to_end_ms + runs.n_agents * 900)
-    model = studies.CostModel.fit(runs.assign(**changed))
-    even = model.break_even("swarmkv", 2)
-    before, after = model.speedup([even - 1, even], [2], "swarmkv")[:, 0]
-    assert before <= 1 < after
-    assert 500 < even < 700  # 2 x 900 ms = 20 + 3 d + 5e-4 d^2 - copies
-
-
-def test_break_even_of_a_faster_prefill_by_hand(runs):
+def test_copies_stop_paying_where_a_prefill_is_as_fast_as_they_are(runs):
     """swarmkv's capture, copies and restores: 2e-3 d + N 4e-3 d; naive's rest is the same, and N - 1 prefills saved."""
     model = studies.CostModel.fit(runs)
-    table = model.break_evens([100, 80_000, 101_000], [1, 2], ["swarmkv"]).set_index(["n_agents", "tokens_per_s"])
-    assert table.loc[1].depth.isna().all()  # a snapshot without a use
-    assert table.loc[(2, 100), "depth"] == 1
-    assert table.loc[2].depth.isna().tolist() == [False, False, True]  # 1e3 / 101,000 < 10e-3 ms per token
-    with pytest.raises(lab.SwarmKVError, match="above 0"):
-        model.break_even("swarmkv", 2, tokens_per_s=0)
-    with pytest.raises(lab.SwarmKVError, match="and not 'mine'"):
-        model.break_even("mine")
+    slow, fast = (model.speedup([3501], [2], "swarmkv", speed)[0, 0] for speed in (98_000, 102_000))
+    assert slow > 1 > fast  # 1e3 / 100,000 = 10e-3 ms per token
+    assert model.speedup([3501], [2], "swarmkv", 1.0)[0, 0] == pytest.approx(2, rel=1e-3)
+    even = [model.speedup([3501], [1], "swarmkv", speed)[0, 0] for speed in (10, 1000, 100_000)]
+    assert max(even) < 1  # a snapshot without a use never pays
+    with pytest.raises(lab.SwarmKVError):
+        model.speedup([3501], [2], "swarmkv", 0)
+    figure = studies.break_even({"made up": runs})
+    assert "below a prefill of 100,000 tokens" in figure.get_label()
 
 
 def test_the_gpus_gain_with_two_agents_is_predicted_from_its_grid():

@@ -104,16 +104,3 @@ def test_the_graph_and_the_timeline_are_drawn(pipeline):
         assert str(n_tokens) in ax.get_title(loc="left")
         assert [label.get_text() for label in ax.get_yticklabels()] == [agent]
         assert longest_ms <= ax.get_xlim()[1] <= 1.1 * longest_ms
-
-
-def test_a_stream_shows_what_the_agents_say_and_why_one_says_nothing(pipeline, monkeypatch):
-    widget = studies.stream(pipeline, strategy="shared")
-    widget.run_button.click()
-    assert widget.wait(60)
-    assert widget.progress.value == 1
-    assert all(answer in widget.answers.value for answer in widget.run.answers.values())
-    assert set(widget.data().agent) == {"prefix", "early", "whole", "reviewer"}
-    monkeypatch.setattr(lab.Context, "logits", lambda *_: (_ for _ in ()).throw(lab.SwarmKVError("no logits")))
-    widget.run_button.click()
-    assert widget.wait(60)
-    assert "early failed: no logits" in widget.message.value

@@ -1,27 +1,16 @@
 """The explorers: what they show is the package's own number, and it follows every control."""
 
-import base64
 import html
-import re
-import shutil
-import sys
 import time
 from datetime import UTC, datetime
 
-import numpy as np
-import pandas as pd
 import pytest
-from conftest import load_shape
 
 import swarmkv_lab as lab
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
-from swarmkv_studies import latency_explorer, race_widget, sizing_explorer, snapshot_inspector
-from swarmkv_studies.common.costmodel import CostModel
-from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies import race_widget, sizing_explorer
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, agents_bytes
 
-explorer_module = sys.modules["swarmkv_studies.common.widgets.explorer"]
-measurements_module = sys.modules["swarmkv_studies.common.measurements"]
 ALERT = "role='alert'"
 
 
@@ -57,20 +46,16 @@ def test_a_figure_says_in_words_what_it_shows(explorer):
     assert f'alt="{html.escape(alt)}"' in bundle["text/html"]
 
 
-@pytest.mark.parametrize(("widget", "control", "value"), [
-    ("explorer", "model", "gemma-3-27b"), ("explorer", "tokens", 32_768), ("explorer", "agents", 33),
-    ("explorer", "key_type", "q8_0"), ("explorer", "value_type", "q4_0"), ("explorer", "budget", 24),
-    ("latency", "metric", "end_to_end_ms"), ("latency", "against", "n_agents"), ("latency", "depth", 1024),
-    ("latency", "agents", 16), ("latency", "log_axes", False),
-    ("inspector", "layer", 1), ("inspector", "head", 1), ("inspector", "first", 1),
+@pytest.mark.parametrize(("control", "value"), [
+    ("model", "gemma-3-27b"), ("tokens", 32_768), ("agents", 33), ("key_type", "q8_0"), ("value_type", "q4_0"),
+    ("budget", 24),
 ])  # fmt: skip
-def test_every_control_changes_the_picture(request, widget, control, value):
-    widget = request.getfixturevalue(widget)
-    before = widget.picture.value
-    getattr(widget, control).value = value
-    assert widget.picture.value != before
-    assert 'src="data:image/png;base64,iVBOR' in widget.picture.value
-    assert ALERT not in widget.message.value
+def test_every_control_changes_the_picture(explorer, control, value):
+    before = explorer.picture.value
+    getattr(explorer, control).value = value
+    assert explorer.picture.value != before
+    assert 'src="data:image/png;base64,iVBOR' in explorer.picture.value
+    assert ALERT not in explorer.message.value
 
 
 def test_every_model_can_be_shown(explorer, monkeypatch):
@@ -78,106 +63,6 @@ def test_every_model_can_be_shown(explorer, monkeypatch):
     for name in catalogue().index:
         explorer.model.value = name
         assert f"{explorer.numbers['shared_fit']}" in explorer.words(), name
-
-
-@pytest.fixture
-def runs_folder(tmp_path, monkeypatch):
-    """A reader's measurements, in a folder of the test's."""
-    for module in (explorer_module, measurements_module):
-        monkeypatch.setattr(module, "RUNS", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def latency(runs_folder):
-    return latency_explorer()
-
-
-def test_its_predictions_are_the_cost_models(latency):
-    model = CostModel.fit(measurements("reference").grid)
-    row = model.predict([3501], [4], ["shared"]).iloc[0]
-    for ms in (row.last_ttft_ms, row.end_to_end_ms, row.activation_ms):
-        assert f">{ms:,.1f}<" in latency.message.value or f">{ms:,.0f}<" in latency.message.value
-    data = latency.data()
-    assert set(data.kind) == {"measured", "predicted"}
-    assert set(data[data.kind == "measured"].n_agents) == {4}
-
-
-def test_a_strategy_that_is_not_chosen_is_not_drawn(latency):
-    latency.shown["naive"].value = False
-    assert "naive" not in set(latency.data().strategy)
-    for box in latency.shown.values():
-        box.value = False
-    assert ALERT in latency.message.value
-    latency.shown["shared"].value = True
-    assert "alert" not in latency.message.value
-
-
-def test_the_articles_numbers(latency):
-    latency.source.value = "published"
-    assert "10,275" in latency.message.value
-    assert all(control.disabled for control in (latency.metric, latency.against, latency.depth, latency.agents))
-    assert [name for name, box in latency.shown.items() if not box.disabled] == ["naive", "swarmkv"]
-    assert list(latency.data().end_to_end_ms) == [10_275, 5_272]
-    assert set(latency.data().kind) == {"published"}
-    latency.shown["naive"].value = latency.shown["swarmkv"].value = False
-    assert ALERT in latency.message.value
-    latency.source.value = "reference"
-    assert not any(control.disabled for control in latency.controls)
-
-
-def test_numbers_of_ones_own_are_offered_once_there_are_some(latency, runs_folder):
-    assert "mine" not in latency.source.options
-    with pytest.raises(lab.SwarmKVError):
-        latency_explorer(source="mine")
-    (runs_folder / "quick").mkdir()
-    grid = measurements("reference").grid
-    grid[grid.n_agents < 4].to_csv(runs_folder / "quick" / "grid.csv", index=False)
-    mine = latency_explorer(source="mine", agents=2).data()
-    assert set(mine[mine.kind == "measured"].n_agents) == {2}
-
-
-def test_export_keeps_figure_and_data(latency, runs_folder):
-    latency.export_button.click()
-    latency.export_button.click()
-    names = sorted(path.name for path in (runs_folder / "exports").iterdir())
-    assert names == [f"latency-{i}.{ending}" for i in (1, 2) for ending in ("csv", "png", "svg")]
-    kept = pd.read_csv(runs_folder / "exports/latency-1.csv")
-    pd.testing.assert_frame_equal(kept, latency.data(), check_dtype=False, rtol=1e-12)
-    assert "latency-2.png" in latency.exported.value
-    shutil.rmtree(runs_folder / "exports")
-    (runs_folder / "exports").write_text("a file in the folder's place")
-    latency.export_button.click()
-    assert ALERT in latency.exported.value
-
-
-@pytest.fixture
-def inspector(twin, document, runs_folder):
-    with twin.context(512) as ctx:
-        ctx.decode(document)
-        snapshot = lab.KVSnapshot.capture(ctx, document)
-    return snapshot_inspector(twin, snapshot)
-
-
-def test_the_inspector_shows_the_snapshots_own_numbers(inspector, twin):
-    inspector.layer.value, inspector.head.value, inspector.first.value = 1, 1, 250
-    data = inspector.data()
-    assert list(data.position) == list(range(250, 300))
-    keys = inspector.snapshot.state().keys(1)[250:, 1]
-    np.testing.assert_array_equal(data.filter(like="k"), keys)
-    assert "tokens 250 to 299" in inspector.picture.value
-    assert f"{inspector.snapshot.nbytes:,} bytes" in inspector.message.value
-
-
-def test_the_inspector_of_a_windowed_layer_begins_where_the_layer_does(document, runs_folder, tmp_path):
-    with load_shape("sliding window", tmp_path) as model, model.context(512) as ctx:
-        ctx.decode(document)
-        widget = snapshot_inspector(model, lab.KVSnapshot.capture(ctx, document))
-    assert list(widget.data().position) == list(range(300 - 32, 300))  # layer 0 slides
-    widget.layer.value, widget.first.value = 2, 290
-    assert list(widget.data().position) == list(range(290, 300))
-    widget.layer.value = 3
-    assert list(widget.data().position) == list(range(290, 300))
 
 
 def wait_for(condition, seconds=60):
@@ -188,7 +73,7 @@ def wait_for(condition, seconds=60):
 
 
 @pytest.fixture
-def racing(speaker, runs_folder):
+def racing(speaker):
     widget = race_widget(speaker, depth=128)
     widget.max_tokens.value = 4
     widget.questions.value = "\n".join(widget.questions.value.splitlines()[:2])
@@ -212,8 +97,7 @@ def test_a_race_shows_timelines_and_answers(racing):
     for text in racing.runs["naive"].answers.values():
         assert html.escape(text) in racing.answers.value
     assert (racing.run_button.disabled, racing.stop_button.disabled) == (False, True)
-    assert set(racing.data().strategy) == set(racing.runs)
-    assert len(racing.export()) == 3
+    assert set(racing.timelines()) == set(racing.runs)
 
 
 def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
@@ -223,7 +107,7 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
     racing.stop_button.click()
     assert racing.wait(60)
     assert (racing.runs, racing.run_button.disabled) == ({}, False)
-    assert set(racing.data().phase) <= {"context", "prefill"}  # what was under way is still shown
+    assert set(racing.timelines()["naive"].phase) <= {"context", "prefill"}  # what was under way is still shown
     racing.depth.value = 128
     only(racing, "shared")
     racing.run_button.click()
@@ -249,7 +133,7 @@ def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, monkeypatch):
     assert racing.wait(60)
     assert ALERT in racing.message.value
     assert (racing.picture.value, racing.answers.value) == ("the last picture", "the last answers")
-    assert racing.runs  # and they can be exported
+    assert racing.runs
     assert not racing.run_button.disabled
 
 
@@ -261,7 +145,7 @@ def uploaded(name, data):
 LIGHTHOUSE = "The keeper is Ada Lind.\nA visit costs 12 euros."
 
 
-def test_a_race_over_a_file_of_ones_own(speaker, runs_folder, tmp_path):
+def test_a_race_over_a_file_of_ones_own(speaker, tmp_path):
     (tmp_path / "my.md").write_text(LIGHTHOUSE)
     widget = race_widget(speaker, document=tmp_path / "my.md")
     n = len(speaker.read(LIGHTHOUSE))
@@ -276,7 +160,7 @@ def test_a_race_over_a_file_of_ones_own(speaker, runs_folder, tmp_path):
     assert ALERT in race_widget(speaker, document="nowhere.txt").message.value
 
 
-def test_a_race_takes_a_pasted_text_and_an_upload(speaker, runs_folder):
+def test_a_race_takes_a_pasted_text_and_an_upload(speaker):
     widget = race_widget(speaker, depth=300)
     dossier, questions = len(speaker.read(lab.load_document("dossier"))), widget.questions.value
     assert (widget.depth.value, widget.depth.options[-1][1]) == (300, dossier)
@@ -303,14 +187,6 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker, runs_folder):
     assert (widget.questions.value, widget.depth.options[-1][1]) == ("Mine?", dossier)
 
 
-def test_every_control_has_a_label(explorer, latency, inspector):
-    for widget in (explorer, latency, inspector, race_widget().document):
+def test_every_control_has_a_label(explorer):
+    for widget in (explorer, race_widget().document):
         assert all(control.description for control in widget.controls)
-
-
-def test_an_export_links_to_its_files(explorer, runs_folder):
-    paths = explorer.export()
-    links = re.findall(r'<a download="([^"]+)" href="data:[^,]*;base64,([^"]+)">', explorer.exported.value)
-    assert [(name, base64.b64decode(data)) for name, data in links] == [
-        (path.name, path.read_bytes()) for path in paths
-    ]

@@ -6,7 +6,6 @@ linearly with d, because each of their tokens attends to d tokens of the documen
 cells.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 
 Array = np.ndarray
@@ -78,11 +77,16 @@ class CostModel:
         """The strategies that were measured."""
         return [name for part, name in self.coefficients if part == "rest" and name is not None]
 
-    def predict(self, depths: Counts, n_agents: Counts, strategies: Sequence[str] = ()) -> pd.DataFrame:
+    def predict(
+        self, depths: Counts, n_agents: Counts, strategies: Sequence[str] = (), tokens_per_s: float | None = None
+    ) -> pd.DataFrame:
         """Predicted times in ms, a row per (depth, agents, strategy), columns as in a sweep; default: all strategies.
 
-        Raises SwarmKVError for a strategy that was not measured, and for a depth or a number of agents below 1.
+        tokens_per_s: of a prefill on another machine, the same at every depth, with all other times of this one. Raises
+        SwarmKVError for a strategy that was not measured, and for a depth, number of agents or speed that cannot be.
         """
+        if tokens_per_s is not None and not tokens_per_s > 0:
+            raise SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
         if unknown := set(strategies) - set(self.strategies):
             raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {sorted(unknown)}")
         for name, values in {"depths": depths, "n_agents": n_agents}.items():
@@ -90,12 +94,14 @@ class CostModel:
             if axis.ndim != 1 or axis.dtype.kind not in "iuf" or not axis.size or not axis.min() >= 1:
                 raise SwarmKVError(f"{name}={values!r:.60}: numbers of at least 1, and at least one of them")
         d, n = (axis.ravel().astype(float) for axis in np.meshgrid(depths, n_agents, indexing="ij"))
-        frames = [self._predict(name, d, n) for name in strategies or self.strategies]
+        frames = [self._predict(name, d, n, tokens_per_s) for name in strategies or self.strategies]
         return pd.concat(frames, ignore_index=True)
 
-    def speedup(self, depths: Counts, n_agents: Counts, strategy: str) -> Array:
-        """Naive's end-to-end time divided by the strategy's: array (depths, agents)."""
-        naive, ours = (self.predict(depths, n_agents, [name]).end_to_end_ms for name in ("naive", strategy))
+    def speedup(self, depths: Counts, n_agents: Counts, strategy: str, tokens_per_s: float | None = None) -> Array:
+        """Naive's end-to-end time divided by the strategy's: array (depths, agents). Arguments as in ``predict``."""
+        naive, ours = (
+            self.predict(depths, n_agents, [name], tokens_per_s).end_to_end_ms for name in ("naive", strategy)
+        )
         return (naive / ours).to_numpy().reshape(len(depths), len(n_agents))
 
     def bound(self, depths: Counts, n_agents: Counts) -> Array:
@@ -103,65 +109,13 @@ class CostModel:
         naive = self.predict(depths, n_agents, ["naive"]).assign(sample_ms=self.sample_ms)
         return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
 
-    def break_even(
-        self, strategy: str, n_agents: int = 2, deepest: int = 8192, tokens_per_s: float | None = None
-    ) -> int | None:
-        """The depth in tokens from which on the strategy is faster than naive, end to end; None beyond ``deepest``.
-
-        It saves N - 1 of N agents' prefills, and pays for it with captures, copies and restores: from (N-1) P(d) > K(d)
-        on. None for one agent: nothing is used again. The agents' own work counts only if it is packed, as it is the
-        same otherwise. tokens_per_s: of a prefill on another machine, the same at every depth, with this one's K.
-        """
-        if whole_number("n_agents", n_agents, 1) == 1:
-            return None
-        d = np.arange(1, whole_number("deepest", deepest, 1, 1 << 20) + 1, dtype=float)
-        extra = self._extra(strategy, d, np.full_like(d, n_agents))
-        slower = d[(n_agents - 1) * self._prefill(d, tokens_per_s) <= extra]
-        first = int(slower.max(initial=0)) + 1
-        return first if first <= deepest else None
-
-    def break_evens(
-        self,
-        tokens_per_s: Sequence[float] | np.ndarray,
-        n_agents: Counts = (2,),
-        strategies: Sequence[str] = ("swarmkv", "pooled", "shared"),
-        deepest: int = 32_768,
-    ) -> pd.DataFrame:
-        """``break_even`` at each speed of a prefill: columns strategy, n_agents, tokens_per_s, depth (NaN: never)."""
-        points = itertools.product(strategies, n_agents, tokens_per_s)
-        rows = [(name, n, speed, self.break_even(name, int(n), deepest, speed)) for name, n, speed in points]
-        table = pd.DataFrame(rows, columns=["strategy", "n_agents", "tokens_per_s", "depth"])
-        return table.astype({"depth": float})
-
-    def _prefill(self, d: Array, tokens_per_s: float | None = None) -> Array:
-        """The document's prefill, ms."""
-        if tokens_per_s is None:
-            return self.coefficients["prefill", None] @ np.array(_BASES["quadratic"](d, d))
-        if not tokens_per_s > 0:
-            raise SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
-        return 1e3 * d / tokens_per_s
-
-    def _parts(self, strategy: str, d: Array, n: Array) -> list[Array]:
-        """(capture, activation without a prefill, branch, answer, rest), ms."""
-        if strategy not in self.strategies:
-            raise SwarmKVError(f"the cost model knows {', '.join(self.strategies)}, and not {strategy!r:.40}")
+    def _predict(self, strategy: str, d: Array, n: Array, tokens_per_s: float | None) -> pd.DataFrame:
+        packed = strategy in self.packed
         bases = {name: np.array(basis(d, n)) for name, basis in _BASES.items()}
-        packed = strategy in self.packed
-        return [self.coefficients[part, strategy] @ bases[_basis(part, packed)] for part in _PARTS]
-
-    def _extra(self, strategy: str, d: Array, n: Array) -> Array:
-        """What a strategy takes longer than naive for n agents, ms, but for prefills."""
-        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
-        _, context, naive_branch, naive_answer, naive_rest = self._parts(BASELINE, d, n)
-        extra = capture + n * (activation - context) + rest - naive_rest
-        if strategy in self.packed:
-            extra = extra + branch + answer - n * (naive_branch + naive_answer) - (n - 1) * self.sample_ms
-        return extra
-
-    def _predict(self, strategy: str, d: Array, n: Array) -> pd.DataFrame:
-        packed = strategy in self.packed
-        prefill = self._prefill(d)
-        capture, activation, branch, answer, rest = self._parts(strategy, d, n)
+        parts = (self.coefficients[part, strategy] @ bases[_basis(part, packed)] for part in _PARTS)
+        capture, activation, branch, answer, rest = parts
+        here = self.coefficients["prefill", None] @ bases["quadratic"]
+        prefill = here if tokens_per_s is None else 1e3 * d / tokens_per_s
         once = prefill + capture
         if strategy == BASELINE:
             once, activation = np.zeros_like(d), activation + prefill

@@ -1,6 +1,6 @@
-"""Figures of grids: speed-up, packing and memory by depth and number of agents, and the cost model's errors."""
+"""Figures of grids: latency, speed-up and packing by depth and number of agents, and where copies stop paying."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import cycle
 
 import matplotlib as mpl
@@ -8,24 +8,52 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.speedup import ROUND, speedups
-from swarmkv_studies.common.style import (
-    BASELINE,
-    DOTTED,
-    OURS,
-    STRATEGY,
-    headline,
-    plain_numbers,
-    sheet,
-    strategy_key,
-    ticks_at,
-)
-from swarmkv_studies.depth_and_agents.latency_figure import AXES, METRICS, at_point
+from swarmkv_studies.common.style import DOTTED, STRATEGY, headline, plain_numbers, sheet, strategy_key, ticks_at
 
 _PAYS = 1.1  # packing pays from 10 percent less work on: repeats of the same work differ by less
-_DASHES = ("-", "--", ":", "-.")
+
+
+def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = "") -> Figure:
+    """The last agent's TTFT and end to end, s from the call, against the document's depth, for one number of agents.
+
+    Points are measured (bars: smallest and largest of the repeats), curves predicted. runs: of a sweep with naive and
+    shared. Raises SwarmKVError for a number of agents that was not measured.
+    """
+    at = runs[runs.n_agents == n_agents]
+    if at.empty:
+        raise SwarmKVError(f"{n_agents} agents were not measured; choose one of {sorted(runs.n_agents.unique())}")
+    deepest = at.depth.max()
+    times = {"last_ttft_ms": "last agent's first token", "end_to_end_ms": "end to end, all agents"}
+    gain = {time: speedups(at, time)["median"][deepest, n_agents, "shared"] for time in times}
+    curves = CostModel.fit(runs).predict(np.geomspace(at.depth.min(), deepest, 40), [n_agents])
+    with sheet(3.9, caption) as figure:
+        for ax, (time, title) in zip(figure.subplots(1, 2), times.items(), strict=True):
+            for name, rows in at.groupby("strategy"):
+                colour, marker = STRATEGY[name]
+                line = curves[curves.strategy == name]
+                ax.plot(line.depth, line[time] / 1e3, color=colour, linewidth=1.3)
+                seconds = rows.groupby("depth")[time].agg(["min", "median", "max"]) / 1e3
+                ax.vlines(seconds.index, seconds["min"], seconds["max"], color=colour, linewidth=1)
+                ax.plot(seconds.index, seconds["median"], marker, color=colour, markeredgecolor="white")
+            ax.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s", title=title)
+            ticks_at(ax.xaxis, sorted(at.depth.unique()))
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            plain_numbers(ax.yaxis)
+            ax.grid()
+            ax.set_axisbelow(True)
+        key = strategy_key(at.strategy) | {
+            "measured": Line2D([], [], color="#666666", marker="o", linestyle=""),
+            "predicted": Line2D([], [], color="#666666", linewidth=1.2),
+        }
+        first, all_of_it = gain.values()
+        message = f"{n_agents} agents, {deepest:,} tokens, shared: all first tokens {first:.1f}x as early, "
+        headline(figure, f"{message}all answers {all_of_it:.1f}x", key)
+    return figure
 
 
 def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
@@ -33,7 +61,7 @@ def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") ->
 
     Points are medians over the rounds, lines through them the quartiles.
     """
-    gains = speedups(at_point(runs, "depth", depth)).loc[depth]
+    gains = speedups(runs[runs.depth == depth]).loc[depth]
     counts = sorted(gains.index.unique("n_agents"))
     agents = np.arange(1, counts[-1] + 1)
     bound = pd.Series(CostModel.fit(runs).bound([depth], agents)[0], agents)
@@ -72,34 +100,13 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
         for (depth, n), factor in measured.items():
             ax.text(depth, n, f"{factor:.1f}", ha="center", va="center", fontsize=8, bbox=box)
-        ax.set(xscale="log", yscale="log", xlabel=AXES["depth"], ylabel=AXES["n_agents"])
+        ax.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="agents")
         ax.set(xlim=(depths[0] * 0.88, depths[-1] * 1.14), ylim=(0.88, agents[-1] * 1.14))
         ticks_at(ax.xaxis, sorted(runs.depth.unique()))
         ticks_at(ax.yaxis, sorted(runs.n_agents.unique()))
         figure.colorbar(mesh, ax=ax, label="times faster (predicted; boxes: measured)")
         message = f"{depths[-1]:,} tokens, {strategy}: {few} agents, {most} (predicted)"
         headline(figure, message)
-    return figure
-
-
-def predicted_against_measured(table: pd.DataFrame, caption: str = "") -> Figure:
-    """Predictions of held-out points against measurements, with a band of 10 %; table: from costmodel.held_out."""
-    errors = {metric: table[f"error_{metric}"].abs().median() for metric in ("last_ttft_ms", "end_to_end_ms")}
-    with sheet(4, caption) as figure:
-        for ax, (metric, error) in zip(figure.subplots(1, 2), errors.items(), strict=True):
-            both = table[[metric, f"predicted_{metric}"]]
-            ends = np.array([both.min(axis=None) * 0.7, both.max(axis=None) * 1.4])
-            ax.fill_between(ends, ends * 0.9, ends * 1.1, color="#DDDDDD", linewidth=0)
-            ax.plot(ends, ends, color="#888888", linewidth=0.8)
-            for name, rows in table.groupby("strategy"):
-                colour, marker = STRATEGY[name]
-                ax.plot(rows[metric], rows[f"predicted_{metric}"], marker, color=colour, markersize=5.5,
-                        markeredgecolor="white", markeredgewidth=0.5)  # fmt: skip
-            ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel="measured, ms", ylabel="predicted, ms")
-            ax.set_title(f"{METRICS[metric]}: error {error:.1%}")
-            plain_numbers(ax.xaxis, ax.yaxis)
-        message = f"Points that the model has not seen: predicted within {max(errors.values()):.1%} (median)"
-        headline(figure, message, strategy_key(table.strategy) | {"within 10 %": "#DDDDDD"})
     return figure
 
 
@@ -137,69 +144,35 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
     return figure
 
 
-def break_even(
-    grids: Mapping[str, pd.DataFrame], n_agents: Sequence[int] = (2, 16), caption: str = "", deepest: int = 32_768
-) -> Figure:
-    """The length of a document from which each strategy is faster than naive, against the speed of a prefill.
+def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: int = 2, caption: str = "") -> Figure:
+    """The speed-up over naive if a prefill were as fast as the x axis says, with the copies of each machine. Predicted.
 
-    grids: a sweep's runs by the machine whose copies they count; a panel each, with the machine's own prefill dotted.
-    deepest: where a line leaves the panel, no document up to so many tokens is long enough.
+    grids: a sweep's runs by machine; a dot marks the machine's own prefill. Below 1 a strategy does not pay.
     """
-    speeds = np.geomspace(100, 200_000, 60)
-    limits = []
-    with sheet(4.1, caption) as figure:
-        panels = figure.subplots(1, len(grids), squeeze=False, sharey=True)[0]
-        for ax, (machine, runs) in zip(panels, grids.items(), strict=True):
-            table = CostModel.fit(runs).break_evens(speeds, n_agents, deepest=deepest)
-            for (name, n), rows in table.groupby(["strategy", "n_agents"], sort=False):
-                pays = rows.depth.notna().to_numpy()
-                shown = slice(None if pays.all() else pays.argmin() + 1)  # to the first that leaves the panel
-                look = {"color": STRATEGY[name][0], "linestyle": _DASHES[list(n_agents).index(n)]}
-                width = 3 if name == "pooled" else 1.5  # it may lie under shared
-                ax.plot(rows.tokens_per_s[shown], rows.depth.fillna(deepest * 10)[shown], linewidth=width, **look)
-            limits.append(
-                table[(table.strategy == "swarmkv") & table.depth.notna()].groupby("n_agents").tokens_per_s.max()
-            )
-            own = 1e3 * float((runs.depth / runs.prefill_ms).median())
-            ax.axvline(own, **DOTTED)
-            to_left = own > np.sqrt(speeds[0] * speeds[-1])
-            ax.annotate(f"its own prefill:\n{own:,.0f}", (own, 0.97), (-3 if to_left else 3, 0), va="top", fontsize=8.5,
-                        ha="right" if to_left else "left", xycoords=("data", "axes fraction"), color="#444444",
-                        textcoords="offset points")  # fmt: skip
-            ax.set(xscale="log", yscale="log", ylim=(0.8, deepest), xlabel="prefill, tokens per second")
-            ax.set_title(machine, fontsize=8.5, weight="normal")
-            plain_numbers(ax.xaxis, ax.yaxis)
-            ax.grid()
-        panels[0].set_ylabel("pays from so many tokens on (predicted)")
-        few = n_agents[0]
-        ends = " and ".join(f"{float(f'{limit.get(few, 0):.2g}'):,.0f}" for limit in limits)
-        message = f"{few} agents: copies pay below a prefill of {ends} tokens per second"
-        lines = zip(n_agents, _DASHES, strict=False)
-        key = {f"{n} agents": Line2D([], [], color="#666666", linestyle=line) for n, line in lines}
-        headline(figure, message, strategy_key(table.strategy) | key)
+    speeds = np.geomspace(100, 300_000, 120)  # tokens per second
+    ends = []
+    with sheet(4.0, caption) as figure:
+        ax = figure.subplots()
+        key = strategy_key(["swarmkv", "pooled", "shared"])
+        for (machine, runs), line in zip(grids.items(), ("-", "--", ":"), strict=False):
+            model, own = CostModel.fit(runs), 1e3 * float((runs.depth / runs.prefill_ms).median())
+            for name in ("swarmkv", "pooled", "shared"):
+                here, *gains = (model.speedup([depth], [n_agents], name, speed)[0, 0] for speed in (own, *speeds))
+                ax.plot(speeds, gains, line, color=STRATEGY[name][0], linewidth=1.6)
+                ax.plot(own, here, STRATEGY[name][1], color=STRATEGY[name][0], markersize=7, markeredgecolor="white")
+                if name == "swarmkv":
+                    ends.append(np.exp(np.interp(-1, -np.array(gains), np.log(speeds))))  # the gain falls
+            key[machine] = Line2D([], [], color="#666666", linestyle=line)
+        ax.axhline(1, **DOTTED)
+        ax.set(xscale="log", xlabel="prefill, tokens per second (marks: each machine's own)", ylim=(0.8, n_agents))
+        ax.set_ylabel("times as early as naive (predicted)")
+        ticks_at(ax.xaxis, [10**n for n in range(2, 6)])
+        ax.grid()
+        at = " and ".join(f"{float(f'{end:.2g}'):,.0f}" for end in ends)
+        headline(figure, f"{n_agents} agents: copies pay below a prefill of {at} tokens/s", key)
     return figure
 
 
 def _span(values: pd.Series | pd.Index) -> str:
     """The smallest and the largest value, or one of them where they are the same."""
     return " to ".join(f"{value:,g}" for value in dict.fromkeys([values.min(), values.max()]))
-
-
-def memory_held(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """KV memory of agents that are all alive at once, with one cache per agent and with one shared cache."""
-    at = runs[runs.depth == depth].groupby(["strategy", "n_agents"]).kv_bytes.max() / 1e6
-    agents = np.array(sorted(at["batched"].index))
-    copied, shared = at["naive"].iloc[0] * agents, at["batched"][agents]
-    y = np.arange(len(agents))
-    with sheet(3.4, caption) as figure:
-        ax = figure.subplots()
-        for shift, values, colour in ((-0.2, copied, BASELINE), (0.2, shared, OURS)):
-            ax.bar_label(ax.barh(y + shift, values, 0.38, color=colour), fmt=" {:,.0f} MB", fontsize=9)
-        ax.set(xlabel="MB of KV cache", ylabel="agents alive at once", xlim=(0, copied.max() * 1.13))
-        ax.set_yticks(y, agents)
-        ax.invert_yaxis()
-        less = copied.max() / shared.max()
-        message = f"{agents[-1]} agents over {depth:,} tokens: sharing takes {less:.1f}x less memory"
-        key = {"one cache per agent": BASELINE, "one shared cache (both predicted, to the byte)": OURS}
-        headline(figure, message, key)
-    return figure

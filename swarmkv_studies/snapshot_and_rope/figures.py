@@ -69,16 +69,15 @@ def _apart(ends: Mapping[str, float], room: float) -> dict[str, float]:
     return {name: float(np.exp(at - middle)) for name, at in placed.items()}
 
 
-def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "", first: int = 0) -> Figure:
-    """One head's keys and values as images: float (n_tokens, head_dim) each; first: number of the first token."""
-    with sheet(3.7, layout=False) as figure:
+def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "") -> Figure:
+    """One head's keys and values as images: float (n_tokens, head_dim) each."""
+    with sheet(3.7) as figure:
         left, right = figure.subplots(1, 2)
-        figure.subplots_adjust(left=0.07, right=0.98, top=0.82, bottom=0.13, wspace=0.2)
         for ax, rows, name in ((left, keys, "keys"), (right, values, "values")):
             limit = float(np.abs(rows).max()) or 1.0
-            _image(ax, rows, limit, first)
+            _image(ax, rows, limit)
             ax.set(xlabel="token")
-            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}", y=1.0)  # y: no search
+            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}")
         left.set_ylabel("element of the head")
         headline(figure, title)
     return figure
@@ -117,6 +116,6 @@ def rotation(
     return figure
 
 
-def _image(ax: Axes, rows: np.ndarray, limit: float, first: int = 0) -> None:
+def _image(ax: Axes, rows: np.ndarray, limit: float) -> None:
     look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
-    ax.imshow(rows.T, extent=(first - 0.5, first + len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)
+    ax.imshow(rows.T, extent=(-0.5, len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)

@@ -1,10 +1,14 @@
 """The race: run strategies one after another on a document and your own questions, live."""
 
+import threading
+import time
+from html import escape
 from pathlib import Path
 
 import ipywidgets
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError
 from swarmkv_lab.fanout.documents import load_agents
@@ -13,18 +17,27 @@ from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.rounds import measure, plan, rounds
+from swarmkv_studies.common.style import as_html
 from swarmkv_studies.common.widgets.document import DocumentChoice
-from swarmkv_studies.common.widgets.explorer import LOOK, StrategyBoxes, alert, html_table, row
-from swarmkv_studies.common.widgets.live import Live
+from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, StrategyBoxes, alert, html_table, row
+from swarmkv_studies.naive_vs_fanout.figures import lanes
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
 _OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
 _OF_ANY = ["What is this text about?", "Who is named in it?", "Which dates and amounts does it give?"]
 
 
-class Race(Live):
+_REDRAW_S = 0.7  # seconds; a run's clock is stopped while a picture is drawn, but the reader waits
+
+
+class Stopped(Exception):
+    """The reader pressed Stop."""
+
+
+class Race(Explorer):
     """Choose document, depth, questions and strategies; Run shows the growing timeline and the answers side by side.
 
+    It runs in a thread, so that Stop responds; ``wait()`` waits for its end.
     document: "dossier", "article", a file's path or a text (see DocumentChoice); others can be pasted and uploaded.
     ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
     """
@@ -35,6 +48,9 @@ class Race(Live):
         self.model = model
         self.runs: dict[str, Run] = {}
         self._live: Run | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._drawn = 0.0
         self._names: list[str] = []
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
@@ -45,8 +61,15 @@ class Race(Live):
         )
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
         self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
+        self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
+        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, tooltip="Stop after the current batch")
+        self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
+        self.run_button.on_click(lambda _: self.start())
+        self.stop_button.on_click(lambda _: self.stop())
+        self.answers = ipywidgets.HTML(layout=WIDE)
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
-        super().__init__(rows, "race")
+        super().__init__([], [*rows, row(self.run_button, self.stop_button), self.progress])
+        self.children = [*self.children, self.answers]
         for control in self.document.controls:
             control.observe(lambda _: self._new_document(), names="value")
         self._new_document()
@@ -59,30 +82,78 @@ class Race(Live):
             timelines[live.strategy] = live.timeline
         return timelines
 
-    def work(self) -> None:
+    def figure(self) -> Figure:
+        """The timelines so far. Raises SwarmKVError before the first run."""
+        timelines = self.timelines()
+        if not timelines:
+            raise SwarmKVError("nothing has run yet: press Run")
+        return lanes(timelines)
+
+    def redraw(self) -> None:
+        """Draw the timelines; before the first run there is nothing to draw."""
+        if self.timelines():
+            self.picture.value = as_html(self.figure())
+
+    def start(self) -> None:
+        """Start the race, unless it is running."""
+        if self._thread and self._thread.is_alive():
+            return
+        self._stop.clear()
+        self.run_button.disabled, self.stop_button.disabled = True, False
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the current batch; finished results stay."""
+        self._stop.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the race, at most ``timeout`` seconds; return whether it has ended."""
+        if self._thread:
+            self._thread.join(timeout)
+        return not (self._thread and self._thread.is_alive())
+
+    def _run(self) -> None:
+        try:
+            self._work()
+            self._say("finished")
+        except Stopped:
+            self._say("stopped")
+        except SwarmKVError as error:
+            self.message.value = alert(error)
+        except Exception as error:  # unexpected errors are shown too, and the buttons work again
+            self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
+        finally:
+            self.run_button.disabled, self.stop_button.disabled = False, True
+
+    def _work(self) -> None:
         """Run every strategy once, after a warm-up."""
         names = self.shown.ticked
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
             raise SwarmKVError("there is no question: write at least one, one per line")
-        self.say("warming up")
+        self._say("warming up")
         if self.model is None:
             self.model = load_model()
         tokens = self._tokens if self._tokens is not None else self._read()
         depth = min(self.depth.value, len(tokens))
 
         def callback(run: Run) -> None:
+            if self._stop.is_set():
+                raise Stopped
             if len(run.tokens) < depth:  # the warm-up
-                self.look(draw=False)
                 return
-            if run is not self._live:
-                self._live, self._drawn = run, 0  # say at once what is running now
-            self.look()
+            if run is not self._live or time.monotonic() - self._drawn > _REDRAW_S:
+                self._live = run
+                self.redraw()
+                self._report(run)
+                self._drawn = time.monotonic()
 
         once = rounds([depth], [len(questions)], 1)
         how = {"max_tokens": self.max_tokens.value, "callback": callback}
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
-        self.begin()
+        self.picture.value = self.answers.value = ""  # only now, as nothing is left to be refused
+        self.progress.value = 0
         self.runs, self._live, self._names = {}, None, names
         for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
@@ -90,12 +161,16 @@ class Race(Live):
             self.answers.value = self._answers()
         self.progress.value = 1
 
-    def report(self) -> None:
+    def _report(self, run: Run) -> None:
         """The strategy that is running, and how many have finished."""
-        answered = sum(len(branch.tokens) for branch in self._live.branches)
+        answered = sum(len(branch.tokens) for branch in run.branches)
         self.progress.value = len(self.runs) / len(self._names)
         of = f"{len(self.runs) + 1} of {len(self._names)}"
-        self.say(f"{self._live.strategy} is running, {of} strategies; {answered:,} tokens answered")
+        self._say(f"{run.strategy} is running, {of} strategies; {answered:,} tokens answered")
+
+    def _say(self, what: str) -> None:
+        """Show a sentence above the picture."""
+        self.message.value = f"<p role='status'>{escape(what)}</p>"
 
     def _new_document(self) -> None:
         """Read the document, if it is there and can be counted; let depths and questions follow it."""
@@ -117,7 +192,7 @@ class Race(Live):
         limited = len(self._tokens) < self.depth.value < INT32_MAX
         if limited or not self.document.is_bundled:
             so = ", so the depth is all of it" if limited else ""
-            self.say(f"{self.document.name} has {len(self._tokens):,} tokens{so}")
+            self._say(f"{self.document.name} has {len(self._tokens):,} tokens{so}")
         self._offer_depths(len(self._tokens))
         return self._tokens
 

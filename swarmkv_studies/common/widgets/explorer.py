@@ -1,6 +1,5 @@
-"""Explorer: a figure that follows its controls, its numbers as text, and a button that exports both."""
+"""Explorer: a figure that follows its controls, and its numbers as text."""
 
-import base64
 from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
@@ -8,12 +7,10 @@ from typing import Any
 
 import anywidget
 import ipywidgets
-import pandas as pd
 from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.files import RUNS
-from swarmkv_studies.common.style import STRATEGY, as_html, save
+from swarmkv_studies.common.style import STRATEGY, as_html
 
 WIDE = ipywidgets.Layout(width="min(100% - 4px, 46em)")  # a control has margins of 2 px
 LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
@@ -52,7 +49,7 @@ class Page(anywidget.AnyWidget):
 
 
 class Explorer(ipywidgets.VBox):
-    """The base of all explorers. A subclass defines ``figure()``, ``data()`` and ``words()``.
+    """The base of all explorers. A subclass defines ``figure()`` and ``words()``.
 
     ``message``: HTML, the words or an error. ``picture``: HTML, the figure with its title as alt text.
     """
@@ -64,11 +61,7 @@ class Explorer(ipywidgets.VBox):
         self.controls = tuple(controls)
         self.message = ipywidgets.HTML()
         self.picture = ipywidgets.HTML()
-        self.export_button = ipywidgets.Button(description="Export", tooltip="Save this figure and its data")
-        self.export_button.on_click(lambda _: self.export())
-        self.exported = ipywidgets.HTML()
-        keep = row(self.export_button, self.exported)
-        super().__init__([*(rows or controls), self.message, self.picture, keep, Page()])
+        super().__init__([*(rows or controls), self.message, self.picture, Page()])
         self.add_class("swarmkv-explorer")
         for control in self.controls:
             control.observe(lambda _: self.redraw(), names="value")
@@ -76,10 +69,6 @@ class Explorer(ipywidgets.VBox):
 
     def figure(self) -> Figure:
         """The figure for the current values of the controls."""
-        raise NotImplementedError
-
-    def data(self) -> pd.DataFrame:
-        """The numbers that the figure shows."""
         raise NotImplementedError
 
     def words(self) -> str:
@@ -98,37 +87,9 @@ class Explorer(ipywidgets.VBox):
         except SwarmKVError as error:
             self.message.value = alert(error)
 
-    def export(self) -> list[Path]:
-        """Write the figure as PNG and SVG and its data as CSV to data/runs/exports, and link to them.
-
-        Return the paths, [] on error.
-        """
-        folder = RUNS / "exports"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            taken = {path.stem for path in folder.iterdir()}
-            name = next(stem for i in range(1, len(taken) + 2) if (stem := f"{self.name}-{i}") not in taken)
-            paths = [*save(self.figure(), folder, name), folder / f"{name}.csv"]
-            self.data().to_csv(paths[-1], index=False)
-        except (SwarmKVError, OSError) as error:
-            self.exported.value = alert(error)
-            return []
-        links = ", ".join(map(download, paths))
-        self.exported.value = (
-            f"<span role='status'>wrote {links} to data/runs/exports (a name downloads the file)</span>"
-        )
-        return paths
-
 
 def _shown(control: ipywidgets.Widget) -> str:
     return f"{getattr(control, 'label', None) or control.value}"
-
-
-def download(path: Path) -> str:
-    """A link that holds a file: it works wherever the widget is shown, whatever the server there serves."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = escape(path.name, quote=True)
-    return f'<a download="{name}" href="data:application/octet-stream;base64,{data}">{name}</a>'
 
 
 def alert(error: Exception) -> str:
