@@ -6,8 +6,6 @@ from .answers.quality import accuracy as accuracy, differences as differences
 from .answers.questions import Question as Question, load_questions as load_questions
 from .answers.score import score as score
 from .answers.study import study as study
-from .best_of_n.best_of import best_of as best_of
-from .best_of_n.figures import best_answers as best_answers, fork_bytes as fork_bytes
 from .common.bench import bench as bench
 from .common.costmodel import CostModel as CostModel, held_out as held_out
 from .common.drawings import broadcast as broadcast, size_by_steps as size_by_steps
@@ -45,8 +43,8 @@ from .naive_vs_fanout.figures import lanes as lanes, published_parts as publishe
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import verdict as verdict, yardsticks as yardsticks
 from .peers.formats import weight_formats as weight_formats
-from .pipeline.critical_path import critical_path_ms as critical_path_ms
-from .pipeline.figures import first_answers as first_answers, graph as graph, pipeline_timeline as pipeline_timeline
+from .pipeline.best_of import best_of as best_of
+from .pipeline.figures import graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline
 from .snapshot_and_rope.figures import keys_and_values as keys_and_values
 from .snapshot_and_rope.figures import position_error_figure as position_error_figure

@@ -1,4 +1,4 @@
-"""A pipeline measured and shown: arms in turns, watermarks and waiting, the critical path, the stream."""
+"""A pipeline measured and shown: arms in turns, watermarks and waiting."""
 
 import pandas as pd
 import pytest
@@ -7,8 +7,6 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_studies.common.summary import pipeline_table
 from swarmkv_studies.pipeline.bench import VARIANTS, compare_pipeline, what_if
-from swarmkv_studies.pipeline.critical_path import longest_path_ms, own_ms
-from swarmkv_studies.pipeline.tables import early_and_late
 
 
 @pytest.fixture
@@ -24,21 +22,6 @@ def recorded(*spans):
     return pd.DataFrame(spans, columns=["agent", "phase", "start_ms", "end_ms"])
 
 
-def test_the_critical_path_is_the_longest_way_through_the_graph(pipeline):
-    def longest(*spans):
-        return longest_path_ms(recorded(*spans), pipeline.after, pipeline.watermarks)
-
-    to_64, to_256 = ("prefix", "prefill", 2, 12), ("prefix", "prefill", 20, 50)
-    early, whole = ("early", "generate", 12, 20), ("whole", "generate", 50, 55)
-    last = ("reviewer", "generate", 55, 60)
-    assert longest(("prefix", "context", 0, 2), to_64, early, to_256, whole, last) == (2 + 10 + 30) + 5 + 5
-    assert longest(("prefix", "prefill", 0, 10), ("early", "branch", 10, 90), ("prefix", "prefill", 90, 120)) == 90
-    assert longest(("early", "prefill", 0, 10), ("whole", "prefill", 10, 50), ("reviewer", "prefill", 50, 95)) == 85
-    # three decode together for 6 ms, two for 4 more, one for 3 more: nobody is charged all 13
-    packed = recorded(*((name, "generate", 10, end) for name, end in zip("abc", (16, 20, 23), strict=True)))
-    assert own_ms(packed).tolist() == [2, 2 + 2, 2 + 2 + 3]
-
-
 def test_arms_take_turns_and_are_compared_with_naive(pipeline):
     rows, timelines = compare_pipeline(pipeline, repeats=2)
     turns = rows[["repeat", "variant"]].drop_duplicates().itertuples(index=False)
@@ -52,15 +35,9 @@ def test_arms_take_turns_and_are_compared_with_naive(pipeline):
     share = rows.groupby("variant").prefill_before_first.max()
     assert share["naive"] == 0 < share["batched"] < 1
     assert share["batched, waiting"] == pytest.approx(1)
-    assert (rows.critical_path_ms <= rows.end_to_end_ms).all()
     table = pipeline_table(rows)
     assert table.index.tolist() == list(VARIANTS)
     assert table.same_tokens["shared"] == 1
-    assert early_and_late(rows)[["agent", "reads", "reads, waiting"]].to_numpy().tolist() == [["early", 64, 256]]
-    with pytest.raises(lab.SwarmKVError):
-        early_and_late(rows[rows.variant == "batched"])
-    fan_outs, naive = studies.first_answers(rows).axes
-    assert [len(ax.lines) for ax in (fan_outs, naive)] == [3, 1]
 
 
 def test_an_interrupt_keeps_whole_rounds(pipeline, monkeypatch):

@@ -204,13 +204,6 @@ EXHIBITS = (
             {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
             m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
             m.pipeline_caption)),
-    Exhibit("first_answers", "06_pipeline", "data/reference/pipeline.csv",
-        "When each agent's answer begins: at its watermark, or after the prefill of the whole document (waiting); "
-        "and, on an axis of its own, after a prefill for each agent (naive).",
-        "Two panels of dots by agent on axes of seconds. Left, filled dots (with watermarks) are far to the left for "
-        "the first two agents, hollow dots (waiting) all near the end of the prefill. Right, naive's dots are further "
-        "to the right from agent to agent.",
-        lambda m: studies.first_answers(m.pipeline, m.pipeline_caption)),
     Exhibit("ship_or_recompute", "08_many_machines", "data/reference/join.csv",
         "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
         "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill that was "

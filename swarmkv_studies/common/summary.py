@@ -166,9 +166,8 @@ def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
 def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Medians over the rounds, a row per variant: times in seconds, shares, and the tokens that all agents answered.
 
-    read_before_first: share of the prefill done before the first answer. over_critical: end-to-end time over the
-    critical path, minus 1. speedup and same_tokens: against naive. rows: from measure.pipeline_bench.compare_pipeline.
-    Raises SwarmKVError if rows is empty.
+    read_before_first: share of the prefill done before the first answer. speedup and same_tokens: against naive.
+    rows: from compare_pipeline. Raises SwarmKVError if rows is empty.
     """
     if rows.empty:
         raise SwarmKVError("nothing was measured: pass the rows of compare_pipeline")
@@ -176,13 +175,11 @@ def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:
         first_s=("first_token_at_ms", "min"),
         prefill_s=("prefill_ms", "first"),
         end_to_end_s=("end_to_end_ms", "first"),
-        critical_s=("critical_path_ms", "first"),
         read_before_first=("prefill_before_first", "first"),
         answer_tokens=("answer_tokens", "sum"),
     )
     seconds = [name for name in runs if name.endswith("_s")]
     runs[seconds] /= 1e3
-    runs["over_critical"] = runs.end_to_end_s / runs.critical_s - 1
     if BASELINE in rows.variant.to_numpy():
         naive = runs.end_to_end_s.xs(BASELINE, level="variant")
         runs["speedup"] = naive.reindex(runs.index, level="repeat") / runs.end_to_end_s

@@ -11,7 +11,6 @@ from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.progress import tqdm
-from swarmkv_studies.pipeline.critical_path import critical_path_ms
 
 WAITING = ", waiting"
 """Ends the name of a variant in which no agent begins before the whole document is prefilled."""
@@ -85,7 +84,6 @@ def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
         prefill_ms=prefill_ms,
         prefill_before_first=(before.end_ms - before.start_ms).sum() / prefill_ms,
         end_to_end_ms=run.metrics["end_to_end_ms"],
-        critical_path_ms=critical_path_ms(run),
         kv_bytes=run.metrics["kv_bytes"],
     )
     return rows if naive is None else rows.merge(run.compare(naive), on="agent")

@@ -5,12 +5,10 @@ from graphlib import TopologicalSorter
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_lab.fanout.recorder import BASELINE as NAIVE
 from swarmkv_lab.fanout.recorder import PREFIX
-from swarmkv_studies.common.style import BASELINE, OURS, STRATEGY, headline, phase_key, plain_numbers, sheet
+from swarmkv_studies.common.style import BASELINE, OURS, headline, phase_key, plain_numbers, sheet
 from swarmkv_studies.naive_vs_fanout.figures import draw_lanes
 
 
@@ -116,35 +114,3 @@ def _timeline_message(timelines: Mapping[str, pd.DataFrame], others: Sequence[st
         return f"The first answer begins {first[last]:.1f} s after the call, and the last one ends after {end:.1f} s"
     rival = "without watermarks" if "waiting" in others[0] else f"with {others[0]}"
     return f"{last}: the first answer begins after {first[last]:.1f} s; {rival} after {first[others[0]]:.1f} s"
-
-
-def first_answers(rows: pd.DataFrame, caption: str = "") -> Figure:
-    """When each agent's answer begins, a mark per variant (medians over the rounds): fan-outs, and beside them naive.
-
-    rows: from ``compare_pipeline``.
-    """
-    seconds = rows.groupby(["agent", "variant"], sort=False).first_token_at_ms.median().unstack() / 1e3
-    read = rows[rows.prefill_before_first > 0].groupby("variant").prefill_before_first.median()
-    waits = read.index.str.endswith(", waiting")
-    fan_outs = [variant for variant in seconds if variant != NAIVE]
-    panels = {"fan-outs": fan_outs} | ({"every agent prefills (naive)": [NAIVE]} if NAIVE in seconds else {})
-    with sheet(1.9 + 0.42 * len(seconds), caption) as figure:
-        axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=[1.6, 1][: len(panels)])[0]
-        marks = {}
-        for ax, (title, variants) in zip(axes, panels.items(), strict=True):
-            for variant in variants:
-                strategy, _, waiting = variant.partition(",")
-                colour, marker = STRATEGY[strategy]
-                look = {"color": colour, "marker": marker, "linestyle": ""}
-                look["markerfacecolor"] = "none" if waiting else colour
-                ax.plot(seconds[variant], seconds.index, **look, markersize=9 if waiting else 6, zorder=3)
-                marks[variant] = Line2D([], [], **look)
-            ax.hlines(seconds.index, 0, seconds[variants].max(axis=1), color="#DDDDDD", linewidth=1)
-            ax.set(ylim=(len(seconds) - 0.5, -0.5), xlim=(0, None), xlabel="seconds (measured)")
-            ax.set_title(title, fontsize=9)
-        axes[0].set_xlabel("seconds from the call to an answer's first token (measured)")
-        message = f"The first answer begins at {read[~waits].min():.0%} of the prefill"
-        if waits.any():
-            message += f", without watermarks at {read[waits].min():.0%}"
-        headline(figure, message, marks)
-    return figure

@@ -1,1 +1,0 @@
-"""06b: many answers to one question."""
