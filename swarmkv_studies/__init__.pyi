@@ -38,8 +38,8 @@ from .many_machines.pages import save_in_pages as save_in_pages
 from .many_machines.shipping import break_even_bandwidth as break_even_bandwidth
 from .many_machines.workers_figure import workers_timeline as workers_timeline
 from .naive_vs_fanout.article_table import article_table as article_table
-from .naive_vs_fanout.figures import article as article, exactness as exactness, first_touch as first_touch
-from .naive_vs_fanout.figures import lanes as lanes, published_parts as published_parts, strategies as strategies
+from .naive_vs_fanout.figures import article as article, exactness as exactness, lanes as lanes
+from .naive_vs_fanout.figures import strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import verdict as verdict, yardsticks as yardsticks
 from .peers.formats import weight_formats as weight_formats
@@ -51,7 +51,6 @@ from .snapshot_and_rope.figures import position_error_figure as position_error_f
 from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
 from .snapshot_and_rope.rope import Rope as Rope
-from .snapshot_file.limits import load_against_read as load_against_read
 from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
 from .snapshot_file.windows import window_difference as window_difference
 from .tour.race import Race as Race, race_widget as race_widget

@@ -7,9 +7,7 @@ from matplotlib.text import Text
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_studies.common.bench import bench
-from swarmkv_studies.common.style import PHASES
 from swarmkv_studies.common.summary import race_table
-from swarmkv_studies.naive_vs_fanout.article_table import PARTS, gpu_parts
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +57,6 @@ def test_the_timeline_has_a_lane_an_agent_and_its_factor_in_the_title(measured):
     assert lanes == [["a", "b", "c"], ["prefix", "a", "b", "c"], ["a", "b", "c"]]  # the last is the close-up
     ends = {run.strategy: run.timeline.end_ms.max() for run in runs}
     assert f"{ends['naive'] / ends['shared']:.2f}x" in figure.legends[0].get_title().get_text()
-
-
-def test_each_phase_of_an_activation_has_a_colour_of_its_own():
-    colours = [PHASES[phase][1] for phase in ("prefill", *PARTS)]
-    assert len(set(colours)) == len(colours)
-
-
-def test_the_parts_that_are_drawn_are_those_of_the_gpus_runs():
-    parts, caption = gpu_parts()
-    figure = studies.published_parts(parts, caption)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert "not taken apart" in texts
-    assert any(text.endswith(f"= {parts.loc['swarmkv'].sum():.2g} ms") for text in texts)
-    assert "H200" in figure.get_supxlabel()
 
 
 def test_the_timeline_says_how_far_its_prefills_differ(measured):

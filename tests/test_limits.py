@@ -7,8 +7,7 @@ import pytest
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.llama.sampling import Sampler
-from swarmkv_studies.snapshot_file import limits
-from swarmkv_studies.snapshot_file.limits import _pieces, fresh_memory
+from swarmkv_studies.snapshot_file.limits import _pieces
 
 
 def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
@@ -50,24 +49,9 @@ def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
     assert {name: measured[name] for name in medians} == pytest.approx(medians)
 
 
-def test_loading_is_measured_beside_reading(twin, document):
-    measured = studies.load_against_read(twin, document, rounds=2)
-    assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))
-    assert list(measured) == ["bytes", "load_ms", "restore_ms", "read_ms", "ratio"]
-
-
 def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
     logits = np.array([0, 3, -np.inf, 3], np.float32)
     assert Sampler().sample(logits) == 1
     for damaged in (np.full(4, -np.inf), np.array([0, np.nan, 3, 1])):
         with pytest.raises(lab.SwarmKVError, match="the model's weights or its KV cache are damaged"):
             Sampler().sample(damaged.astype(np.float32))
-
-
-def test_fresh_memory_is_timed_beside_warm():
-    measured = fresh_memory(1 << 26, rounds=3)
-    assert min(measured[f"{name}_ms"] for name in ("first", "again", "warm")) > 0
-    if limits.resource:  # new memory is provided page by page, each time
-        assert measured["warm_faults"] < min(measured["first_faults"], measured["again_faults"])
-    with pytest.raises(lab.SwarmKVError, match="n_bytes"):
-        fresh_memory(0)

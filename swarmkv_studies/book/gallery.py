@@ -20,7 +20,7 @@ from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
 from swarmkv_studies.many_machines.shipping import break_even_table
-from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, activation_by_agent, gpu_parts
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
 FIGURES = ROOT / "figures"
 _FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
@@ -123,18 +123,6 @@ EXHIBITS = (
         "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
         "as long as the first. For the activation it is a few percent of the first.",
         lambda m: studies.article(m.bench, m.caption)),
-    Exhibit("first_touch", "03_naive_vs_fanout", "timelines.csv",
-        "The same copy, agent by agent. The first agent's is into new memory: the system, and a virtual machine's "
-        "host, must provide each page. The second agent gets pages that the first gave back.",
-        "Two stacked horizontal bars: copy, new context and restore. The first agent's copy is many times as long as "
-        "the second's; the other parts are alike.",
-        lambda m: studies.first_touch(activation_by_agent(m.timelines["swarmkv"]), m.caption)),
-    Exhibit("published_parts", "03_naive_vs_fanout", "data/gpu/qwen2.5-7b/bench.json",
-        "The activation that the article published for its second agent, in one piece, beside the parts of ours on a "
-        "GPU, of a cache with the same bytes. Compare the parts, not the sums: the machines are far apart.",
-        "Four horizontal bars. The published one is not taken apart. swarmkv's has copy, new context, restore and "
-        "question; pooled's only restore and question; shared's almost only the question.",
-        lambda m: studies.published_parts(*gpu_parts())),
     Exhibit("exactness", "03_naive_vs_fanout", "data/reference/peers_1024.csv",
         "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
         "bit. Packing (batched) changes the shape of the batches, and so the rounding.",

@@ -31,7 +31,6 @@ from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, prog
 from swarmkv_studies.peers.formats import weight_formats
 from swarmkv_studies.peers.yardsticks import yardsticks
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
-from swarmkv_studies.snapshot_file.limits import fresh_memory
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
@@ -162,16 +161,6 @@ def _formats(setup: Setup) -> None:
         once(setup.data / "formats.json", lambda: environment(source))
 
 
-def _snapshot_file(setup: Setup) -> None:
-    """A snapshot's file and its memory."""
-
-    def measured() -> dict[str, Any]:
-        file = studies.load_against_read(setup.model, setup.tokens[: setup.chosen.depth])
-        return {"snapshot_file": file, "fresh_memory": fresh_memory(file["bytes"]), **environment(setup.model)}
-
-    once(setup.data / "snapshot_file.json", measured)
-
-
 def _positions(setup: Setup) -> None:
     once(
         setup.data / "positions.csv",
@@ -265,7 +254,6 @@ STEPS = (
     Step("yardsticks", ("yardsticks.csv", "yardsticks.json"), _yardsticks),
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
     Step("formats", ("formats.csv", "formats.json"), _formats),
-    Step("snapshot file", ("snapshot_file.json",), _snapshot_file),
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
     Step("join", ("join.csv", "join.json"), _join),
     Step("cluster", ("cluster.csv", "exactness.csv", "cluster.json"), _cluster),

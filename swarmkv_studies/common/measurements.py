@@ -67,7 +67,6 @@ def _caption(path: Path) -> str:
 _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bench": ("bench.json", _report),  # its summary is made of its runs
     "grid": ("grid.csv", _runs),
-    "snapshot_file": ("snapshot_file.json", _json),
     "study": ("study.csv", read_study),
 }
 

@@ -32,8 +32,6 @@ PUBLISHED_RUNS = pd.DataFrame(
     {"strategy": ["naive", "swarmkv"], "depth": 3501, "n_agents": 2, "end_to_end_ms": PUBLISHED["end_to_end"]}
 )
 OURS = "swarmkv"
-PARTS = ("copy", "context", "restore", "share", "branch")
-"""the phases of an agent's work until the first logits after its question, without a prefill of its own"""
 
 
 class Pair(NamedTuple):
@@ -106,27 +104,6 @@ def article_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def activation_by_agent(timeline: pd.DataFrame) -> pd.DataFrame:
-    """What each of swarmkv's agents waits for: its copy, context and restore in ms, a row per agent.
-
-    timeline: Run.timeline, or one of Measurements.timelines.
-    """
-    phases = ["copy", "context", "restore"]
-    spans = timeline[timeline.phase.isin(phases) & (timeline.agent != "prefix")]
-    ms = spans.assign(ms=spans.end_ms - spans.start_ms)
-    return ms.pivot_table("ms", "agent", "phase", aggfunc="sum", sort=False)[phases]
-
-
-def activation_parts(runs: pd.DataFrame) -> pd.DataFrame:
-    """What an agent waits for until the first logits after its question: medians in ms, a row per strategy.
-
-    runs: of a bench, a row per run. Columns: PARTS. Naive, which waits for its prefill, is left out.
-    """
-    others = runs[runs.strategy != BASELINE]
-    medians = others.groupby("strategy", sort=False)[[f"{part}_ms" for part in PARTS]].median()
-    return medians.rename(columns=lambda name: name.removesuffix("_ms"))
-
-
 def on_gpus() -> dict[str, Measurements]:
     """What the maintainers measured on a GPU, by model (columns: data/README.md)."""
     return {
@@ -134,12 +111,6 @@ def on_gpus() -> dict[str, Measurements]:
         for folder in sorted((DATA / "gpu").iterdir())
         if folder.is_dir()
     }
-
-
-def gpu_parts(name: str = "qwen2.5-7b") -> tuple[pd.DataFrame, str]:
-    """The parts of an agent's activation on the GPU (``activation_parts``) with this model, and a figure's caption."""
-    there = measurements(f"gpu/{name}")
-    return activation_parts(there.bench_runs), there.caption
 
 
 def gpu_table(here: Mapping[str, Any]) -> pd.DataFrame:

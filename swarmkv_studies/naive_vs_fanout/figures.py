@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_studies.common.speedup import times, with_spread
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, STRATEGY, headline, phase_key, sheet
-from swarmkv_studies.naive_vs_fanout.article_table import PARTS, PUBLISHED, measured, published
+from swarmkv_studies.naive_vs_fanout.article_table import measured, published
 
 _EDGE = {"edgecolor": "white", "linewidth": 0.3}
 
@@ -135,62 +135,6 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
 
 def _note(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
     ax.text(x, y, text, va="center", fontsize=9, **look)
-
-
-def _stacked(ax: Axes, frame: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Draw a bar per row, its columns (phases, ms) one after another. Returns the legend's entries."""
-    key = {}
-    left = np.zeros(len(frame))
-    for phase in frame:
-        label, colour, hatch = PHASES[phase]
-        width = frame[phase].to_numpy(float)
-        ax.barh(frame.index, width, left=left, height=0.62, color=colour, hatch=hatch, **_EDGE)
-        left += width
-        if width.max() > 0:
-            key[label] = (colour, hatch)
-    return key
-
-
-def first_touch(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """What swarmkv's agents wait for, agent by agent: the first copy is into new memory; frame: activation_by_agent."""
-    ordered = frame.set_axis([f"{name}, agent {turn}" for turn, name in enumerate(frame.index, 1)]).iloc[::-1]
-    with sheet(2.3, caption) as figure:
-        ax = figure.subplots()
-        key = _stacked(ax, ordered)
-        for name, row in ordered.iterrows():
-            parts = ", ".join(f"{PHASES[phase][0]} {ms:,.0f}" for phase, ms in row.items())
-            _note(ax, row.sum(), name, f"  {parts} ms")
-        ax.set(xlabel="ms until an agent's context holds the document (measured, one run)")
-        ax.set_xlim(0, ordered.sum(axis=1).max() * 1.6)
-        ax.tick_params(axis="y", length=0)
-        first, second = frame["copy"].iloc[0], frame["copy"].iloc[1]
-        headline(
-            figure, f"Copying the same bytes: {first:,.0f} ms for the first agent, {second:,.0f} for the second", key
-        )
-    return figure
-
-
-def published_parts(parts: pd.DataFrame, caption: str = "") -> Figure:
-    """The article's activation of its second agent, beside the parts of ours; parts: from activation_parts."""
-    ours = parts.loc[["shared", "pooled", "swarmkv"], list(PARTS)]
-    published, total = PUBLISHED["activation"][1], ours.sum(axis=1)
-    with sheet(3.0, caption) as figure:
-        ax = figure.subplots()
-        key = _stacked(ax, ours.rename(index=lambda name: f"{name}, measured"))
-        ax.barh("article, published", published, height=0.62, color="white", edgecolor="#444444", linewidth=1)
-        _note(ax, published / 2, "article, published", "not taken apart", ha="center")
-        _note(ax, published, "article, published", f"  {published} ms, on a GTX 1080")
-        for name, ms in total.items():
-            each = [f"{part:.2g}" for part in ours.loc[name] if part]
-            _note(ax, ms, f"{name}, measured", f"  {' + '.join(each)} = {ms:.2g} ms")
-        ax.set(xlabel="ms until the first logits after a question (published; measured, medians)")
-        ax.set_xlim(0, max(published, total.max()) * 1.5)
-        ax.tick_params(axis="y", length=0)
-        largest = ours.loc["swarmkv"].idxmax()
-        share = ours[largest]["swarmkv"] / total["swarmkv"]
-        message = f"The largest part of what swarmkv does here is the {PHASES[largest][0]}: {share:.0%} of the time"
-        headline(figure, message, key)
-    return figure
 
 
 def article(report: Mapping[str, Any], caption: str = "") -> Figure:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from swarmkv_lab.fanout.fan_out import named_prompts
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
 from swarmkv_studies.common.kept import kept_bench, once
-from swarmkv_studies.common.provenance import environment
 from swarmkv_studies.common.rounds import Round, plan, rounds
 from swarmkv_studies.common.sweep import sweep_rounds
 
@@ -53,16 +53,14 @@ def measure_gpu(
             kept_bench(data, model, tokens, depth=depth, repeats=repeats, agents=agents, **_ASKED)
             deepest = min(len(tokens), model.n_ctx_train - 1024)
             points = [this for this in grid if this.depth <= deepest]
-            _measure_snapshots(data, model, tokens, depth)
+            once(data / "snapshots.csv", partial(_snapshots, model, min(len(tokens), model.n_ctx_train), depth))
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
             sweep_rounds(asked, points, path=data / "grid.csv")
 
 
-def _measure_snapshots(data: Path, model: lab.Model, tokens: np.ndarray, depth: int) -> None:
-    """Their bytes and times. The JSON is written last."""
-    depths = [n for n in (1024, depth, 4 * depth) if n <= min(len(tokens), model.n_ctx_train)]
-    once(data / "snapshots.csv", lambda: pd.DataFrame([studies.measure_kv(model, n) for n in depths]))
-    once(data / "snapshots.json", lambda: studies.load_against_read(model, tokens[:depth]) | environment(model))
+def _snapshots(model: lab.Model, most: int, depth: int) -> pd.DataFrame:
+    """Their bytes and times at some depths of at most so many tokens."""
+    return pd.DataFrame([studies.measure_kv(model, n) for n in (1024, depth, 4 * depth) if n <= most])
 
 
 @contextmanager

@@ -1,22 +1,15 @@
-"""Limits: a restore cannot be faster than a copy of its bytes in memory, nor a load than reading its file."""
+"""Limits: a restore cannot be faster than a copy of its bytes in memory."""
 
-import tempfile
 import timeit
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import whole_number
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
-
-resource: Any = import_module("resource") if find_spec("resource") else None  # Windows has none
 
 
 def restore_against_memcpy(
@@ -46,61 +39,6 @@ def restore_against_memcpy(
         )
     times = {"restore_ms": restore, "memcpy_ms": memcpy, "pieces_ms": in_pieces if pieces else None}
     return {"bytes": snapshot.nbytes, **times, "ratio": restore / memcpy}
-
-
-def load_against_read(
-    model: Model,
-    tokens: Sequence[int] | np.ndarray,
-    rounds: int = 9,
-    settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
-) -> dict[str, Any]:
-    """Time loading and restoring a saved snapshot, and reading its file into warm memory, in turns: medians in ms.
-
-    The file is in the page cache. ratio: load_ms (with its checks, into fresh memory) and restore_ms over read_ms.
-    """
-    with model.open_context(settings.sized(len(tokens))) as ctx, tempfile.TemporaryDirectory() as folder:
-        ctx.decode(tokens)
-        snapshot = KVSnapshot.capture(ctx, tokens)
-        path = Path(folder) / "doc.kv.safetensors"
-        snapshot.save(path)
-        warm = memoryview(bytearray(path.stat().st_size))
-
-        def read() -> None:
-            with path.open("rb") as file:
-                file.readinto(warm)
-
-        load, restore, plain = _medians_ms(
-            rounds, lambda: KVSnapshot.load(path, model), lambda: snapshot.restore(ctx), read
-        )
-    times = {"load_ms": load, "restore_ms": restore, "read_ms": plain}
-    return {"bytes": snapshot.nbytes, **times, "ratio": (load + restore) / plain}
-
-
-def fresh_memory(n_bytes: int, rounds: int = 5) -> dict[str, Any]:
-    """The time to copy n_bytes into memory that is new, and into memory that is not, and the page faults of each copy.
-
-    first_ms: into new memory, the first time; again_ms: into new memory again, median; warm_ms: into memory that was
-    written before, median. ..._faults: how often the system had to provide memory during such a copy, median; None
-    where it does not say so (Windows). On a virtual machine the first time is the longest: its host provides the pages
-    only then, and the system gives the same pages out again afterwards.
-    """
-    source = np.ones(whole_number("n_bytes", n_bytes, 1), np.uint8)
-
-    def measured(copy: Callable[[], Any]) -> tuple[float, int]:
-        before = _page_faults()
-        return 1e3 * timeit.timeit(copy, number=1), _page_faults() - before
-
-    copies = {"first": [measured(source.copy)], "again": [measured(source.copy) for _ in range(rounds)]}
-    target = source.copy()
-    copies["warm"] = [measured(lambda: np.copyto(target, source)) for _ in range(rounds)]
-    medians = {name: np.median(pairs, axis=0).tolist() for name, pairs in copies.items()}
-    faults = {f"{name}_faults": int(n) if resource else None for name, (_, n) in medians.items()}
-    return {"bytes": n_bytes} | {f"{name}_ms": ms for name, (ms, _) in medians.items()} | faults
-
-
-def _page_faults() -> int:
-    """Of this process since its start; 0 where the system does not say."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
 
 def _medians_ms(rounds: int, *calls: Callable[[], Any]) -> list[float]:
