@@ -28,7 +28,7 @@ from .kv_sizing.figures import agents_that_fit as agents_that_fit, bytes_per_tok
 from .kv_sizing.figures import fidelity as fidelity, memory_against_agents as memory_against_agents
 from .kv_sizing.measured import measure_kv as measure_kv
 from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
-from .llama_guard.figures import guards as guards, outcomes as outcomes, spinning as spinning
+from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards
 from .llama_guard.spinning import compare_spinning as compare_spinning
 from .many_machines.figures import join_race as join_race

@@ -63,7 +63,6 @@ def test_one_trial_of_each_outcome(monkeypatch):
     trials = guards.trials_without_guard(None, [1], [[2]], trials=4)
     assert list(trials.outcome) == list(ends) == list(guards.OUTCOMES)
     assert trials.how[1] == "it died of SIGSEGV"
-    assert "3 of 4 processes went wrong" in studies.outcomes(trials).get_label()
 
 
 def test_each_way_to_wait_is_set_before_its_process_starts(twin, monkeypatch):
@@ -77,13 +76,12 @@ def test_each_way_to_wait_is_set_before_its_process_starts(twin, monkeypatch):
     assert (frame[["prompt_ms", "single_ms"]] > 0).all(axis=None)
 
 
-def test_a_bounded_spin_helps_a_busy_machine_and_the_title_says_by_how_much():
+def test_a_bounded_spin_helps_a_busy_machine():
     frame = table(REFERENCE / "spinning.csv")
     seconds = (frame.prompt_ms + SINGLE * frame.single_ms) / 1e3
     median = seconds.groupby([frame.busy, frame.waiting]).median()
     gain = median[10, "libgomp's default"] / median[10, "the lab's"]
     assert gain > 2
-    assert f"{gain:.1f}x" in studies.spinning(frame).get_label()
 
 
 def test_the_guards_are_put_back(twin, document, question):

@@ -40,8 +40,8 @@ def measure_gpu(
     """Bench, snapshots and grid of each model, in a folder of its own (columns: data/README.md).
 
     names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
-    Points of the grid that are deeper than the model or the
-    dossier are left out. Data that is there is kept: an interrupted call, as by timeout -s INT 300, can be continued.
+    Points of the grid that are deeper than the model or the dossier are left out. Data that is there is
+    kept: an interrupted call, as by timeout -s INT 300, can be continued.
     Raises SwarmKVError where llama.cpp finds no GPU.
     """
     if not gpus():
