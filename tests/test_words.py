@@ -26,7 +26,8 @@ THINKING = (
 FORMS = {
     "a default system prompt": SYSTEM,
     "white space stripped": "{{ bos_token }}{% for m in messages %}[{{ m.content | trim }}]{% endfor %}",
-    "content as a list of parts": "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}",
+    "content as a list of parts": "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>"
+    "{% endfor %}{% endfor %}",
     "content of either kind": "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}"
     "{% for p in m.content %}p{{ p['text'] }}{% endfor %}{% endif %}{% endfor %}",
     "a day, a namespace and a loop that is left": "{% set ns = namespace(n=0) %}{{ strftime_now('%Y') }} {% for m in "
