@@ -7,7 +7,7 @@ import functools
 import operator
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +112,7 @@ class Kind:
 
     arch: str
     layers: list[Tensors]
-    keys: Mapping[str, object] = field(default_factory=dict)
+    keys: dict[str, object] = field(default_factory=dict)
     outside: Tensors = field(default_factory=lambda: TOP)
     family: str = "plain"
     """plain, windowed, hybrid, recurrent; encoder and diffusion have no memory"""
@@ -139,6 +139,13 @@ GPT_OSS |= {"attn_sinks": (H,), "attn_output.bias": (E,)}
 DEEPSEEK = TWO_NORMS | {"attn_q": (H * (D + ROPE), E)} | LATENT_KV | dense()
 QWEN35 = norms("attn_norm", "post_attention_norm") | dense()
 PHI3 = TWO_NORMS | {"attn_qkv": (E + 2 * D, E), "attn_output": (E, E), "ffn_up": (2 * F, E), "ffn_down": (E, F)}
+LFM2 = Kind(
+    "lfm2",
+    [TWO_NORMS | SHORTCONV | dense(), LLAMA | QK_NORMS],
+    HEADS_OF_SOME | {"shortconv.l_cache": 3},
+    {"token_embd_norm": (E,), "output": (V, E)},
+    "hybrid",
+)
 
 KINDS: dict[str, Kind] = {
     "llama": Kind("llama", [LLAMA] * 2),
@@ -187,20 +194,8 @@ KINDS: dict[str, Kind] = {
         {**ssm(DELTA_KEYS), "full_attention_interval": 2, "rope.dimension_sections": [4, 4, 8, 0]},
         family="hybrid",
     ),
-    "lfm2": Kind(
-        "lfm2",
-        [TWO_NORMS | SHORTCONV | dense(), LLAMA | QK_NORMS],
-        HEADS_OF_SOME | {"shortconv.l_cache": 3},
-        {"token_embd_norm": (E,), "output": (V, E)},
-        "hybrid",
-    ),
-    "lfm2-window": Kind(
-        "lfm2",
-        [TWO_NORMS | SHORTCONV | dense(), LLAMA | QK_NORMS],
-        HEADS_OF_SOME | SWA | {"shortconv.l_cache": 3},
-        {"token_embd_norm": (E,), "output": (V, E)},
-        "hybrid",
-    ),
+    "lfm2": LFM2,
+    "lfm2-window": replace(LFM2, keys=LFM2.keys | SWA),
     "granitehybrid": Kind(
         "granitehybrid", [MAMBA | norms("ffn_norm") | dense(), LLAMA], HEADS_OF_SOME | ssm(MAMBA_KEYS), family="hybrid"
     ),
