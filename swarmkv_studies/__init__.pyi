@@ -27,6 +27,7 @@ from .kv_sizing.fidelity import kv_type_fidelity as kv_type_fidelity
 from .kv_sizing.figures import agents_that_fit as agents_that_fit, bytes_per_token as bytes_per_token
 from .kv_sizing.figures import fidelity as fidelity, memory_against_agents as memory_against_agents
 from .kv_sizing.measured import measure_kv as measure_kv
+from .kv_sizing.today import todays_sizes as todays_sizes
 from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards

@@ -1,5 +1,6 @@
 """Hollow models: any architecture's sizes from a header alone, of a file or behind a URL, are the real model's."""
 
+import re
 import threading
 import time
 from functools import partial
@@ -14,7 +15,8 @@ from zoo import KINDS, write
 import swarmkv_lab as lab
 from swarmkv_lab.sizing import hollow as hollows
 from swarmkv_lab.sizing import remote as remotes
-from swarmkv_lab.sizing.gguf_header import read_whole_header
+from swarmkv_lab.sizing.catalogue import catalogue, header_path, headers
+from swarmkv_lab.sizing.gguf_header import made_header, read_header, read_whole_header
 from swarmkv_lab.sizing.hollow import hollow
 from swarmkv_studies.cli import main
 from swarmkv_studies.common.twins import twin as cached_twin
@@ -131,6 +133,21 @@ def test_what_llama_cpp_does_not_load_or_dies_of_is_one_error(tmp_path, name):
         lab.snapshot_bytes(tmp_path / "m.gguf", 10)
 
 
+@pytest.mark.parametrize("drafts", [0, 1])
+def test_layers_for_drafts_have_no_cache(tmp_path, drafts):
+    """Also of an architecture for whose drafts llama.cpp makes no tensors without a file (bailingmoe2)."""
+    experts = {"count": 2, "used_count": 1, "feed_forward_length": 8, "shared_count": 1, "weights_scale": 1.0}
+    header = {"architecture": "bailingmoe2", "embedding_length": 64, "context_length": 4096} | {
+        "block_count": 2 + drafts, "nextn_predict_layers": drafts, "leading_dense_block_count": 1,
+        "attention": {"head_count": 4, "head_count_kv": 2}, **{f"expert_{key}": n for key, n in experts.items()},
+        "expert_gating_func": 2,
+    }  # fmt: skip
+    path = tmp_path / "m.gguf"
+    path.write_bytes(made_header(header))
+    assert lab.snapshot_bytes(path, 100) == lab.geometry(path).snapshot_bytes(100)
+    assert lab.geometry(path).n_layer == 2
+
+
 def test_a_program_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     (tmp_path / "m.gguf").write_bytes(gguf(*LOADS, u32("llama.rope.dimension_count", 8)))
     monkeypatch.setattr(hollows, "_TIMEOUT_S", 0.01)
@@ -145,6 +162,27 @@ def test_a_loaded_model_without_a_formula_and_its_measure(tmp_path):
         assert lab.snapshot_bytes(model, 50) == lab.snapshot_bytes(path, 50)
         for source in (model, path):
             assert measure_kv(source, 50, n_gpu_layers=0)["difference"] == 0
+
+
+# -- models of today, without their files
+
+
+@pytest.mark.parametrize("name", headers())
+def test_a_published_header_has_a_size_and_a_source(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", headers()[name]["source"])
+    assert name not in catalogue().index
+    few, many = hollow(header_path(name), 2000, [200, 2000])["snapshot_bytes"]
+    assert 0 < few < many < 10 * few
+    assert read_header(header_path(name))["general.architecture"] == headers()[name]["architecture"]
+    with pytest.raises(lab.SwarmKVError, match=name):
+        lab.geometry(name)
+
+
+def test_gemma_4_31b_as_anybody_counts_it():
+    """Ten layers keep all tokens in 4 heads of 512, fifty a window of 1,024 in 16 of 256; and cells' heads."""
+    rows = 10 * 4 * 512 * 2 * 2 * 8192 + 50 * 16 * 256 * 2 * 2 * 1024
+    assert lab.snapshot_bytes("gemma-4-31b", 8192) == rows + 12 * (8192 + 1024) + 24 * 60 + 24 + 16
 
 
 # -- behind a URL

@@ -9,6 +9,7 @@ import swarmkv_lab as lab
 from swarmkv_lab.cli.options import RUNS_MODEL, checked, cut, open_model, option, options, output
 from swarmkv_lab.cli.program import Asked, Command, Group, report, table
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.sizing.catalogue import headers
 
 SOURCE = click.argument("source", required=False, metavar="NAME_OR_GGUF")
 TOKENS = click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
@@ -55,6 +56,7 @@ def predictions(asked: Asked) -> tuple[list[dict[str, Any]], str]:
     frame.insert(3, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])
     text = table(frame, bytes_per_token="{:,}".format, gguf=lambda known: "yes" if known else "")
     says = f"{len(frame)} models; bytes per token of {asked.tokens:,}; those with a gguf are also names for --model"
+    says += f"\nwhose size llama.cpp says, from a header: {', '.join(headers())}"
     return frame.reset_index().to_dict("records"), f"{text}\n{says}"
 
 

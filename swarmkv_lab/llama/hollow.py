@@ -30,7 +30,7 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
     """Sizes of a context and of states: see ``swarmkv_lab.sizing.hollow``."""
     asked = json.loads(settings)
     cleared = _lazy_memory()
-    model = _model(header)
+    model = _model(header, asked.get("overrides", {}))
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
         raise SystemExit("it is not a decoder-only model: it has no prefix to share")
     params = llama_cpp.llama_context_default_params()
@@ -58,12 +58,16 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
     return sizes
 
 
-def _model(header: bytes) -> Any:
+def _model(header: bytes, overrides: dict[str, int]) -> Any:
     """The model of a header. llama.cpp makes all tensors that the architecture knows, and nobody fills them."""
     read = _ggml.gguf_init_from_buffer
     read.restype, read.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_size_t, _Init]
     metadata = read(header, len(header), _Init(True, None)) or sys.exit("llama.cpp cannot read the header")
     params = llama_cpp.llama_model_default_params()
+    pairs = (llama_cpp.llama_model_kv_override * (len(overrides) + 1))()  # the last one, empty, ends the list
+    for pair, (key, value) in zip(pairs, overrides.items(), strict=False):
+        pair.tag, pair.key, pair.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, key.encode(), value
+    params.kv_overrides, params.load_mtp = pairs, True  # of layers for drafts it makes tensors too, but no cache
     params.n_gpu_layers, params.devices = 0, ctypes.addressof(_keep((ctypes.c_void_p * 1)()))
     fill = _keep(llama_cpp.llama_model_set_tensor_data_t(lambda tensor, data: None))
     return llama_cpp.llama_model_init_from_user(metadata, fill, None, params) or sys.exit("llama.cpp made no model")

@@ -3,7 +3,7 @@
 import math
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -56,12 +56,45 @@ def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return _read(path, lambda reader: (reader.header(), reader.tensors()))
 
 
-def read_whole_header(path: str | Path) -> bytes:
-    """All bytes of a GGUF in front of its weights: what llama.cpp reads of it. Raises as read_header.
+def read_whole_header(path: str | Path) -> tuple[dict[str, Any], bytes]:
+    """(the pairs as read_header gives them, all bytes in front of the weights). Raises as read_header.
 
     Of a model in several files the first one's header says all; another one's is refused.
     """
     return _read(path, lambda reader: reader.whole())
+
+
+def made_header(pairs: Mapping[str, Any]) -> bytes:
+    """A GGUF without tensors or a vocabulary, of (tables of) pairs; the architecture's name is not in their keys."""
+    general = {"general.architecture": pairs["architecture"], "tokenizer.ggml.model": "no_vocab"}
+    widths = {"vocab_size": 256, "feed_forward_length": 32, "expert_shared_feed_forward_length": 32}
+    own = widths | {"attention.layer_norm_rms_epsilon": 1e-6} | _flat(pairs)
+    del own["architecture"]
+    whole = general | {f"{pairs['architecture']}.{key}": value for key, value in own.items()}
+    packed = [_text(key) + struct.pack("<I", _kind(value)) + _value(value) for key, value in whole.items()]
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(packed)) + b"".join(packed)
+
+
+def _flat(pairs: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {}
+    for key, value in pairs.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        flat.update({key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()})
+    return flat
+
+
+def _kind(value: Any) -> int:
+    return {bool: 7, int: 4, float: 6, str: _STRING, list: _ARRAY}[type(value)]
+
+
+def _value(value: Any) -> bytes:
+    if isinstance(value, list):
+        return struct.pack("<IQ", _kind(value[0]), len(value)) + b"".join(map(_value, value))
+    return _text(value) if isinstance(value, str) else struct.pack(f"<{_SCALARS[_kind(value)]}", value)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
 
 
 class _File(Protocol):
@@ -117,7 +150,7 @@ class _Reader:
             pairs[key] = self.value(self.scalar(4))
         return {key: value for key, value in pairs.items() if value is not None}
 
-    def whole(self) -> bytes:
+    def whole(self) -> tuple[dict[str, Any], bytes]:
         pairs = self.header()
         if part := pairs.get("split.no"):
             raise _Malformed(f"it is number {part} of {pairs.get('split.count')}, counted from 0: give number 0")
@@ -126,7 +159,7 @@ class _Reader:
         alignment = pairs.get("general.alignment")
         padding = -end % alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else -end % 32
         self.file.seek(0, os.SEEK_SET)
-        return self.take(end) + bytes(padding)  # the weights begin after it
+        return pairs, self.take(end) + bytes(padding)  # the weights begin after it
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that follow the header, once that is read."""

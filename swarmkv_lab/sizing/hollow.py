@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +84,35 @@ def hollow(
         "swa_full": bool(swa_full),
         "depths": list(depths),
     }
-    header, settings = read_whole_header(path), json.dumps(asked)
-    known = hashlib.sha256(header).hexdigest(), settings
+    pairs, header = read_whole_header(path)
+    known = hashlib.sha256(header).hexdigest(), json.dumps(asked)
     if known not in _known:
-        _known[known] = _told(path, settings.encode() + b"\n" + header)
+        done = _told(path, header, asked)
+        if done.returncode and (without := _changed(pairs)):
+            done = _told(path, header, asked | {"overrides": without})
+        if done.returncode:
+            said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+            reason = "; ".join(said[-3:]) or "it said nothing"
+            raise SwarmKVError(
+                f"{path}: llama.cpp cannot say its sizes (it ended with {done.returncode}): {reason:.400}"
+            )
+        _known[known] = json.loads(done.stdout)
     return _known[known]
 
 
-def _told(path: str | Path, asked: bytes) -> dict[str, Any]:
-    """The answer of the program."""
-    how: dict[str, Any] = {"input": asked, "capture_output": True, "timeout": _TIMEOUT_S}
+def _changed(pairs: Mapping[str, Any]) -> dict[str, int]:
+    """Without what no cache depends on and llama.cpp makes no hollow tensors of: drafts' layers, hashes of tokens."""
+    arch = pairs.get("general.architecture")
+    drafts, hashes, layers = f"{arch}.nextn_predict_layers", f"{arch}.hash_layer_count", f"{arch}.block_count"
+    changed = {key: 0 for key in (drafts, hashes) if pairs.get(key)}
+    return changed | ({layers: pairs.get(layers, 0) - pairs[drafts]} if drafts in changed else {})
+
+
+def _told(path: str | Path, header: bytes, asked: Mapping[str, Any]) -> "subprocess.CompletedProcess[bytes]":
+    """The program, at its end."""
+    how: dict[str, Any] = {"input": json.dumps(asked).encode() + b"\n" + header, "capture_output": True}
+    how["env"] = os.environ | {"GGML_NO_BACKTRACE": "1"}  # a debugger's view takes seconds and tells a user nothing
     try:
-        # Without a debugger's view of where it failed, which takes seconds and tells a user nothing.
-        done = subprocess.run([sys.executable, "-P", _PROGRAM], env=os.environ | {"GGML_NO_BACKTRACE": "1"}, **how)
+        return subprocess.run([sys.executable, "-P", _PROGRAM], timeout=_TIMEOUT_S, **how)
     except subprocess.TimeoutExpired as error:
         raise SwarmKVError(f"{path}: llama.cpp did not say its sizes within {_TIMEOUT_S} s") from error
-    if done.returncode:
-        said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        reason = "; ".join(said[-3:]) or "it said nothing"
-        raise SwarmKVError(f"{path}: llama.cpp cannot say its sizes (it ended with {done.returncode}): {reason:.400}")
-    return dict(json.loads(done.stdout))
