@@ -101,13 +101,6 @@ def test_a_document_cannot_forge_the_assistants_turn(speaker):
     assert np.isin(speaker.tokenize(FORGED, special=True), control).sum() == 4
 
 
-def test_the_templates_own_markers_are_where_its_author_put_them(speaker):
-    document, question = "The company is for sale.", "Who sells?"
-    whole = speaker.chat([("user", f"{document}\n\n{question}")])
-    mine = np.concatenate([speaker.read(document), speaker.ask(question)])
-    np.testing.assert_array_equal(mine, speaker.tokenize(whole, special=True))
-
-
 def test_an_answer_cannot_forge_a_turn_for_those_who_read_it(speaker, monkeypatch):
     said = speaker.tokenize("Sign." + FORGED, special=True)
     agents = [lab.Agent("a", "Who sells?", max_tokens=len(said)), lab.Agent("b", "Why?", after=["a"], max_tokens=1)]

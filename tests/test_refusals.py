@@ -338,16 +338,8 @@ def test_text_that_cannot_be_tokenized(real, monkeypatch):
         real.tokenize("text")
 
 
-def test_messages_that_a_template_would_cut_and_a_template_that_is_not_known(twin, monkeypatch):
-    monkeypatch.setattr(twin, "chat_template", "nobody's")
-    for text, says in (("hello\0 secret", "NUL"), ("\ud800", "character 0"), ("Who?", "does not know")):
+def test_messages_that_a_template_does_not_take(twin, monkeypatch):
+    monkeypatch.setattr(twin, "chat_template", "{{ raise_exception('not these') }}")
+    for text, says in (("\ud800", "character 0"), ("Who?", "not these")):
         with pytest.raises(Refused, match=says):
             twin.chat([("user", text)])
-
-
-def test_a_chat_of_many_short_turns(twin, monkeypatch):
-    """The template's own words are then longer than the messages'."""
-    monkeypatch.setattr(twin, "chat_template", "<|im_start|>")
-    text = twin.chat([("user", "")] * 200)
-    assert text.count("<|im_start|>user\n<|im_end|>\n") == 200
-    assert text.endswith("<|im_start|>assistant\n")

@@ -121,11 +121,11 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
         lambda widget: setattr(widget.questions, "value", " \n"),
         lambda widget: only(widget, None),
         lambda widget: setattr(widget.questions, "value", "why? " * 5000),
-        lambda widget: setattr(type(widget.model), "tokenize", lambda *_, **__: 1 / 0),  # nobody foresaw it
+        lambda widget: setattr(type(widget.model), "read", lambda *_, **__: 1 / 0),  # nobody foresaw it
     ],
 )
 def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, monkeypatch):
-    monkeypatch.setattr(type(racing.model), "tokenize", type(racing.model).tokenize)  # put back at the end
+    monkeypatch.setattr(type(racing.model), "read", type(racing.model).read)  # put back at the end
     racing._tokens = None
     racing.picture.value, racing.answers.value, racing.runs = "the last picture", "the last answers", {"naive": 1}
     change(racing)
@@ -179,8 +179,8 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker):
     assert widget.document.children[1] is widget.document.upload
     widget.document.upload.value = uploaded("a.pdf", b"%PDF-")
     assert ALERT in widget.message.value
-    widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 20)
-    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.read(LIGHTHOUSE * 20))]
+    widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 15)
+    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.read(LIGHTHOUSE * 15))]
 
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"

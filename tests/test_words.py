@@ -19,15 +19,11 @@ SYSTEM = """{%- if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou h
     {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-THINKING = (
-    SYSTEM
-    + """{%- if enable_thinking is defined and enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
-)
+THINKING = SYSTEM + "{%- if enable_thinking is false %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
 FORMS = {
     "a default system prompt": SYSTEM,
     "white space stripped": "{{ bos_token }}{% for m in messages %}[{{ m.content | trim }}]{% endfor %}",
-    "content as a list of parts": "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>"
-    "{% endfor %}{% endfor %}",
+    "content as a list of parts": "{% for p in messages[0].content %}<{{ p.text }}>{% endfor %}",
     "content of either kind": "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}"
     "{% for p in m.content %}p{{ p['text'] }}{% endfor %}{% endif %}{% endfor %}",
     "a day, a namespace and a loop that is left": "{% set ns = namespace(n=0) %}{{ strftime_now('%Y') }} {% for m in "
@@ -136,9 +132,9 @@ def test_thinking_is_an_option_that_the_template_must_know(speaker, words):
     assert words.detokenize(thought) == words.detokenize(plain) + "<think>\n\n</think>\n\n"
     with pytest.raises(lab.SwarmKVError, match="enable_thinking"):
         words.says(SYSTEM).ask("Who?")
-    with lab.load_model(speaker.path, chat_options={"enable_thinking": False}) as model:
-        with pytest.raises(lab.SwarmKVError, match="enable_thinking"):
-            model.read("a document")
+    model = lab.load_model(speaker.path, chat_options={"enable_thinking": False})
+    with model, pytest.raises(lab.SwarmKVError, match="enable_thinking"):
+        model.read("a document")
     with pytest.raises(lab.SwarmKVError, match="enable_thinking"):
         words.says(None).read("a document")
 
@@ -151,16 +147,12 @@ def test_the_default_system_prompt_is_read(speaker):
     assert "\0" in speaker.chat([("user", "a\0b")])
 
 
-def test_other_templates_of_a_file_are_not_taken(speaker):
-    assert speaker.metadata["tokenizer.chat_template"] == speaker.chat_template
-
-
 def test_the_seam_is_shown(words):
     words.says(SYSTEM)
     assert [len(tokens) for tokens in words.seam("It is for sale.", "Who?")] == [0, 0]
     cut, whole = words.seam("It is for sale.\n", "Who?")
-    assert words.detokenize(cut) == words.detokenize(whole) == "\n\n\n"
-    assert cut.tolist() != whole.tolist()
+    assert words.detokenize(cut) == words.detokenize(whole) == "\n\n"
+    assert (len(cut), len(whole)) == (2, 1)
 
 
 # -- vocabularies
@@ -184,16 +176,11 @@ def test_pieces_of_sentencepiece_have_no_space_of_their_own(tmp_path):
 
 def test_one_bos_and_no_eos(tmp_path):
     path = write_spm(tmp_path / "spm.gguf", add_bos_token=True, add_eos_token=True)
-    for template in (
-        "{{ messages[0].content }}",
-        "{{ bos_token }}{{ messages[0].content }}",
-        "<s>{{ messages[0].content }}",
-    ):
+    said = "{{ messages[0].content }}"
+    for template in (said, "{{ bos_token }}" + said, "<s>" + said):
         tokens = [*Vocabulary(path, template).read("who"), *Vocabulary(path, template).ask("who")]
         assert (tokens.count(1), tokens.count(2), tokens[0]) == (1, 0, 1)
-    without = Vocabulary(
-        write_spm(tmp_path / "none.gguf", add_bos_token=False), "{{ bos_token }}{{ messages[0].content }}"
-    )
+    without = Vocabulary(write_spm(tmp_path / "none.gguf", add_bos_token=False), "{{ bos_token }}" + said)
     assert without.read("who").tolist().count(1) == 1
     assert without.says(None).read("who").tolist().count(1) == 0
 

@@ -32,9 +32,9 @@ def fan_out(
 ) -> Run:
     """All agents answer over one document (``tokens``, its prefix) by one of STRATEGIES, or by a Strategy of one's own.
 
-    tokens: or the document in words, as model.read reads them; or a snapshot, which every strategy but naive restores instead of prefilling. max_tokens: of each
-    answer. settings: as in Context; n_ctx is by default what the budget needs. callback: called with the run before
-    each llama_decode; what it raises ends the run.
+    tokens: or the document in words, as model.read reads it; or a snapshot, which every strategy but naive restores
+    instead of prefilling. max_tokens: of each answer. settings: as in Context; n_ctx is by default what the budget
+    needs. callback: called with the run before each llama_decode; what it raises ends the run.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
     """
     snapshot = tokens if isinstance(tokens, KVSnapshot) else None
