@@ -179,8 +179,8 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker):
     assert widget.document.children[1] is widget.document.upload
     widget.document.upload.value = uploaded("a.pdf", b"%PDF-")
     assert ALERT in widget.message.value
-    widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 15)
-    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.read(LIGHTHOUSE * 15))]
+    widget.document.upload.value = uploaded("a.md", LIGHTHOUSE.encode() * 17)
+    assert [value for _, value in widget.depth.options] == [128, 256, len(speaker.read(LIGHTHOUSE * 17))]
 
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"

@@ -80,7 +80,7 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "--model": ("MODEL", _MODELS, {"show_default": "SmolLM2-135M"}),
     "--n-gpu-layers": ("N", "layers on the GPU; -1: as many as it can", {"type": click.IntRange(-1), "default": -1}),
     "--strategy": ("NAME", "naive, swarmkv, pooled, shared or batched", {"callback": _strategy, "default": "shared"}),
-    "--thinking": ("WHETHER", "on or off", {"type": click.Choice(["on", "off"]), "show_default": "the model's own"}),
+    "--thinking": ("MODE", "on or off", {"type": click.Choice(["on", "off"]), "show_default": "the model's own"}),
     "--threads": ("N", "threads of llama.cpp", {"type": click.IntRange(1, 512), "show_default": "the physical cores"}),
     "--weights": ("FORMAT", "requantize to it, as q8_0", {"callback": _weights, "show_default": "the model's"}),
 }
