@@ -27,34 +27,9 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _runs(path: Path) -> pd.DataFrame:
-    return pd.DataFrame([as_today(row) for row in table(path).to_dict("records")])
-
-
 def _report(path: Path) -> dict[str, Any]:
     report = _json(path)
-    runs = [as_today(row) for row in report["runs"]]
-    return report | {"runs": runs, "summary": summarize(runs)}
-
-
-def as_today(row: dict[str, Any]) -> dict[str, Any]:
-    """A run, or an agent of one, in today's columns (data/README.md).
-
-    Files of November 2026 counted ttft_ms and last_ttft_ms from the start of an agent's turn, and from the call only
-    first_token_at_ms (an agent's) and last_first_token_ms.
-    """
-    if "sample_ms" in row:
-        return row
-    row = row | {"sample_ms": row["ttft_ms"] - row["activation_ms"] - row["branch_ms"]}
-    if "first_token_at_ms" in row:
-        return row | {"ttft_ms": row["first_token_at_ms"]}
-    row["last_turn_ttft_ms"], row["last_ttft_ms"] = row["last_ttft_ms"], row.pop("last_first_token_ms")
-    del row["ttft_ms"]
-    if "agents" in row:
-        row["agents"] = [as_today(agent) for agent in row["agents"]]
-        ttft = [agent["ttft_ms"] for agent in row["agents"]]
-        row |= {"first_ttft_ms": min(ttft), "ttft_ms": float(np.median(ttft))}
-    return row
+    return report | {"summary": summarize(report["runs"])}
 
 
 def _caption(path: Path) -> str:
@@ -66,7 +41,6 @@ def _caption(path: Path) -> str:
 # What is not the table in NAME.csv: the file, and what makes an attribute of it.
 _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bench": ("bench.json", _report),  # its summary is made of its runs
-    "grid": ("grid.csv", _runs),
     "study": ("study.csv", read_study),
 }
 
@@ -117,7 +91,7 @@ class Measurements:
     @cached_property
     def peers(self) -> pd.DataFrame:
         """The comparisons with peers, a row per run."""
-        return pd.concat(map(_runs, self._peers), ignore_index=True)
+        return pd.concat(map(table, self._peers), ignore_index=True)
 
     @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
