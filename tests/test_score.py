@@ -256,10 +256,10 @@ def few(tmp_path):
         Question("door", "security", "easy", "Is the door open?", [["open"]], ["2"]),
     ]
     how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
-    return asked, how | {"path": tmp_path / "study.csv"}
+    return asked, how
 
 
-def test_the_arms_answer_as_they_should(speaker, few):
+def test_the_arms_answer_as_they_should(speaker, few, tmp_path):
     asked, how = few
     frame = studies.study(speaker, asked, **how)
     assert len(frame) == 9 * 3
@@ -267,12 +267,9 @@ def test_the_arms_answer_as_they_should(speaker, few):
     assert list(naive.part) == [1, 2, 2]
     for arm in ("swarmkv", "pooled", "shared"):
         assert frame[frame.arm == arm].set_index("id").token_hash.equals(naive.token_hash)
-    pd.testing.assert_frame_equal(frame, quality.read_study(how["path"]), check_dtype=False)
-    again = studies.study(speaker, asked, **how)  # nothing is left to do
-    pd.testing.assert_frame_equal(frame, again, check_dtype=False)
+    frame.to_csv(tmp_path / "study.csv", index=False)
+    pd.testing.assert_frame_equal(frame, quality.read_study(tmp_path / "study.csv"), check_dtype=False)
     assert set(studies.score(frame, asked).columns) >= {"right", "why"}
-    with pytest.raises(lab.SwarmKVError, match=r"'max_tokens': 2.*'max_tokens': 7"):
-        studies.study(speaker, asked, **how | {"max_tokens": 7})
 
 
 def test_early_agents_read_to_the_end_of_their_section(speaker, few):
@@ -286,23 +283,10 @@ def test_early_agents_read_to_the_end_of_their_section(speaker, few):
     assert "fee" not in read
 
 
-@pytest.mark.parametrize("csv", ["x,y\n1,2\n", "", "model,repeat\nm,zero\n"])
-def test_files_that_are_no_studys_stay_as_they_are(speaker, few, csv):
-    asked, how = few
-    how["path"].write_text(csv)
+def test_a_file_that_is_no_studys_is_refused(tmp_path):
+    (tmp_path / "study.csv").write_text("model,repeat\nm,zero\n")
     with pytest.raises(lab.SwarmKVError):
-        studies.study(speaker, asked, **how)
-    assert how["path"].read_text() == csv
-
-
-def test_half_an_arm_is_asked_again(speaker, few):
-    """As an interrupt leaves it."""
-    asked, how = few
-    whole = studies.study(speaker, asked, arms=["shared", "shared"], **how)
-    assert list(whole.id) == ["key", "fee", "door"]
-    lines = how["path"].read_text().splitlines(keepends=True)
-    how["path"].write_text("".join(lines[:-1]))
-    pd.testing.assert_frame_equal(studies.study(speaker, asked, arms=["shared"], **how), whole, check_dtype=False)
+        quality.read_study(tmp_path / "study.csv")
 
 
 def test_accepted_answers_can_be_mended_without_asking_again():
@@ -312,7 +296,7 @@ def test_accepted_answers_can_be_mended_without_asking_again():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"arms": ["naive", "magic"]}, {"n_parts": 0}, {"repeats": 0}, {"path": "study.json"},
+    {"arms": ["naive", "magic"]}, {"n_parts": 0}, {"repeats": 0},
 ])  # fmt: skip
 def test_what_cannot_be_studied(speaker, few, wrong):
     asked, how = few

@@ -17,19 +17,15 @@ from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.files import as_json, read_text, replacing, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts, sections
 from swarmkv_studies.common.provenance import environment
 
 INSTRUCTION = "Answer in one short sentence, with the exact words or numbers of the text."
 _TOGETHER = 8  # agents of one batch
-# What the answers depend on: a file is only gone on with if these are the same.
-_SAME = ("model_hash", "llama_cpp", "settings")
 _COLUMNS = ("model", "repeat", "arm", "part", "id", "n_prefix", "answer", "n_tokens", "token_hash")
 
 
@@ -65,7 +61,6 @@ def study(
     max_tokens: int = 40,
     repeats: int = 1,
     n_threads: int | None = None,
-    path: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
@@ -76,10 +71,7 @@ def study(
     read their part to its end. Columns: model, repeat, arm, part, id, n_prefix (tokens that the agent reads), answer,
     n_tokens, and token_hash of the answer's token ids. questions: what load_questions takes.
 
-    path: a CSV file, to which each arm's answers over a part are written once they are there; the same call goes on
-    with it after an interrupt, also for another model, one at a time, and a file of other settings is refused. All
-    answers of the model in it are returned. Raises SwarmKVError for unknown arms, and for a question whose sections are
-    missing or in several parts.
+    Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
     """
     for name in arms:
         if name not in ARMS:
@@ -89,9 +81,7 @@ def study(
     text = load_document(document)
     texts = parts(text, whole_number("n_parts", n_parts, 1))
     asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, _by_part(questions, text, texts), strict=True)]
-    about = {"n_parts": n_parts, "max_tokens": max_tokens, "instruction": INSTRUCTION}
-    about |= {"document_hash": fingerprint(text), "questions_hash": asked_hash(questions)}
-    kept = _Kept(path, model, about)
+    rows: list[dict[str, Any]] = []
     todo = [
         key for key in product(range(repeats), dict.fromkeys(arms), range(1, n_parts + 1)) if asked[key[2] - 1].prompts
     ]
@@ -99,12 +89,18 @@ def study(
     with tqdm(total=total, desc=f"study, {model.name}", unit="answer", disable=not progress) as bar:
         for repeat, name, part in todo:
             bar.set_postfix_str(f"{name}, part {part}")
-            before, prompts = bar.n, asked[part - 1].prompts
-            if not kept.has(repeat, name, part, prompts):
-                answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
-                kept.add([_row(model, repeat, name, part, branch) for branch in answered])
-            bar.update(before + len(prompts) - bar.n)
-    return kept.frame()
+            before = bar.n
+            answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
+            rows += [_row(model, repeat, name, part, branch) for branch in answered]
+            bar.update(before + len(answered) - bar.n)
+    return pd.DataFrame(rows)
+
+
+def about_study(model: Model) -> dict[str, Any]:
+    """Where the dossier's questions were asked, ready for JSON; its settings say what the answers depend on."""
+    asked: dict[str, Any] = {"document_hash": fingerprint(load_document("dossier"))}
+    asked |= {"questions_hash": asked_hash(load_questions()), "instruction": INSTRUCTION}
+    return environment(model, n_parts=4, max_tokens=40, **asked)
 
 
 def asked_hash(questions: Sequence[Question]) -> str:
@@ -169,53 +165,6 @@ class _Asked:
         tokens = self._model.read(text)
         alike = tokens == self._prefix[: len(tokens)]
         return len(tokens) if alike.all() else int(np.argmin(alike))
-
-
-class _Kept:
-    """The answers so far: in a CSV file, if there is a path, beside which a JSON file says what each model ran on."""
-
-    def __init__(self, path: str | Path | None, model: Model, settings: dict[str, Any]) -> None:
-        self._model = model.name
-        self._path = None if path is None else user_path(path)
-        self.rows: list[dict[str, Any]] = []
-        if self._path is None:
-            return
-        if self._path.suffix != ".csv":
-            raise SwarmKVError(f"{self._path}: a study is saved in a file whose name ends in .csv")
-        if self._path.exists():
-            self.rows = read_study(self._path).to_dict("records")
-            if self.rows and list(self.rows[0]) != list(_COLUMNS):
-                raise SwarmKVError(f"{self._path} has {', '.join(self.rows[0])}, and a study {', '.join(_COLUMNS)}")
-        beside = self._path.with_suffix(".json")
-        everyone = json.loads(read_text(beside)) if beside.exists() else {}
-        now = json.loads(as_json(environment(model, **settings)))
-        known = everyone.setdefault(model.name, now)
-        for name in _SAME:
-            if known[name] != now[name]:
-                raise SwarmKVError(
-                    f"{self._path} has answers of {model.name} with {name} {known[name]}, and now it is "
-                    f"{now[name]}: pass another path"
-                )
-        with replacing(beside) as file:
-            file.write((as_json(everyone, indent=1) + "\n").encode())
-
-    def has(self, repeat: int, arm: str, part: int, prompts: Mapping[str, Any]) -> bool:
-        """Whether all of these answers are there; if only some are, they are forgotten."""
-        key = (self._model, repeat, arm, part)
-        found = [row for row in self.rows if (row["model"], row["repeat"], row["arm"], row["part"]) == key]
-        if sorted(row["id"] for row in found) == sorted(prompts):
-            return True
-        self.rows = [row for row in self.rows if row not in found]
-        return False
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        self.rows += rows
-        if self._path is not None:
-            with replacing(self._path) as file:
-                file.write(pd.DataFrame(self.rows).to_csv(index=False).encode())
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame([row for row in self.rows if row["model"] == self._model])
 
 
 def fingerprint(text: str) -> str:

@@ -15,6 +15,8 @@ import pandas as pd
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_studies.answers.quality import read_study
+from swarmkv_studies.answers.study import ARMS, about_study
 from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
 from swarmkv_studies.common.measurements import Measurements, machine
 from swarmkv_studies.common.profiles import Profile
@@ -216,13 +218,18 @@ def _cluster(setup: Setup) -> None:
 def _study(setup: Setup) -> None:
     """The study by both models, strategies that are exact twice; and what becomes of a review if a finding changes.
 
-    Answers that are there already are not asked for again.
+    Each arm is a file of its own until all are there, so that an interrupt costs one of them.
     """
-    path = setup.data / "study.csv"
+    parts, about = [], {}
     for source in READERS:
         with lab.load_model(source) as model:
-            studies.study(model, path=path)
-            studies.study(model, arms=("swarmkv", "pooled", "shared"), repeats=2, path=path)
+            about[model.name] = about_study(model)
+            for arm in ARMS:
+                parts.append(setup.data / f"study-{model.name}-{arm}.csv")
+                repeats = 2 if arm in ("swarmkv", "pooled", "shared") else 1
+                once(parts[-1], partial(studies.study, model, arms=[arm], repeats=repeats))
+    once(setup.data / "study.csv", lambda: pd.concat(map(read_study, parts)))
+    once(setup.data / "study.json", lambda: about)
 
     def review() -> pd.DataFrame:
         with lab.load_model(READERS[-1]) as model:
@@ -230,6 +237,8 @@ def _study(setup: Setup) -> None:
             return what_if(studies.load_pipeline("dossier", model), {"security": other})
 
     once(setup.data / "review.csv", review)
+    for part in parts:
+        part.unlink()
 
 
 def _require_peers() -> None:
