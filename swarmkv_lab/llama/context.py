@@ -435,7 +435,8 @@ class Context:
         A sequence's state has only the window's, so that is written and read back. Not where it shares cells already,
         as they would be doubled: those that it had then were freed then.
         """
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+        # Of a hybrid llama.cpp says where its running state is, not where its cells begin.
+        first = 0 if self.model.kind.recurrent else llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
         if not self.window or first >= self.n_past(seq_id) - self.window:
             return
         if not any(seq_id in pair for pair in self._shares):

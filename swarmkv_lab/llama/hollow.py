@@ -44,6 +44,11 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
     if not llama_cpp.llama_get_memory(context):
         raise SystemExit("its architecture keeps no memory of what it has read: it has no state to size")
     window = llama_cpp.llama_model_n_swa(model)
+    # As Context writes states: of one sequence llama.cpp leaves out what a window has passed, and of all it does not.
+    keeps_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+    name = ctypes.create_string_buffer(64)
+    llama_cpp.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
+    all_of_it = name.value == b"deepseek4" and params.n_seq_max == 1
     # What is cleared first is not the cache, but the outputs' rows.
     sizes = {"context_bytes": sum(list(cleared.values())[1:]), "window": window, "snapshot_bytes": []}
     tokens, n_past = (ctypes.c_int32 * params.n_ubatch)(), 0
@@ -53,7 +58,7 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
             if code := llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, n)):
                 raise SystemExit(f"llama.cpp's decode of tokens {n_past:,} to {n_past + n:,} returned {code}")
             n_past += n
-        whole = asked["swa_full"] and 0 < window < depth  # of one sequence it leaves out what the window has passed
+        whole = all_of_it or (asked["swa_full"] and not keeps_state and 0 < window < depth)
         sizes["snapshot_bytes"].append(llama_cpp.llama_state_seq_get_size(context, -1 if whole else 0))
     return sizes
 
