@@ -9,7 +9,6 @@ import swarmkv_lab as lab
 from swarmkv_lab.cli.options import RUNS_MODEL, checked, cut, open_model, option, options, output
 from swarmkv_lab.cli.program import Asked, Command, Group, report, table
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.sizing.catalogue import headers
 
 SOURCE = click.argument("source", required=False, metavar="NAME_OR_GGUF")
 TOKENS = click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
@@ -51,6 +50,8 @@ def prediction(asked: Asked) -> tuple[dict[str, Any], str]:
 
 def predictions(asked: Asked) -> tuple[list[dict[str, Any]], str]:
     """Bytes per token of all models of the catalogue, so that sliding windows count: records, and text."""
+    from swarmkv_lab.sizing.catalogue import headers
+
     frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]]
     n_bytes = [lab.geometry(name).snapshot_bytes(asked.tokens, asked.kv_type) for name in frame.index]
     frame.insert(3, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])

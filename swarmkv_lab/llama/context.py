@@ -297,7 +297,9 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} is empty: there is nothing to shift")
             whole_number("start", start, 0, n_past - 1)
             whole_number("delta", delta, 0, INT32_MAX - n_past)
-            if why := self.model.kind.rope:
+            why = self.model.kind.rope
+            if why or not llama_cpp.llama_memory_can_shift(self._memory):
+                why = why or "llama.cpp cannot shift it"
                 raise SwarmKVError(f"{self.model.name}: a shift would not give the keys of other positions: {why}")
             if (kv_type := self.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
                 raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")

@@ -10,7 +10,7 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 def prefill(
-    model: Model, document: str | Tokens, *, cache: bool = False, progress: bool = True, **settings: Any
+    model: Model, tokens: str | Tokens, *, cache: bool = False, progress: bool = True, **settings: Any
 ) -> KVSnapshot:
     """A snapshot of a document's KV state: its tokens, or its words, as model.read reads them.
 
@@ -20,7 +20,7 @@ def prefill(
     prefill the rest, and keep the result there. The bits are those of a prefill without it, as only whole batches of a
     shorter prefix are used (and none where layers have a sliding window, whose cells would lie in another order).
     """
-    ids = model.prefix(document)
+    ids = model.prefix(tokens)
     chosen = ContextSettings.of(**settings).sized(len(ids))
     kept = PrefixCache(model, chosen) if cache else None
     found = kept.find(ids) if kept else None
