@@ -1,11 +1,13 @@
 """fan_out: one strategy answers all agents once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
+from swarmkv_lab.errors import INT32_MAX, ContextBudgetError, SwarmKVError, whole_number
+from swarmkv_lab.fanout.composed import COMPOSED, begins_at, heads_of
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch, Schedule, check
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
@@ -17,16 +19,20 @@ from swarmkv_lab.snapshot.snapshot import KVSnapshot
 Prompt = str | Sequence[int] | np.ndarray
 Prompts = Sequence[Prompt] | Mapping[str, Prompt]
 """Agents' prompts, named or not: a question in words (the model's chat template is put around it) or token ids."""
+Roles = Mapping[str, tuple[Prompt, Prompt]]
+"""Agents with a prompt of their own before the document, by name: (system prompt, question)."""
 
 
 def fan_out(
     model: Model,
     tokens: str | Sequence[int] | np.ndarray | KVSnapshot,
-    agents: Prompts,
+    agents: Prompts | Roles,
     strategy: str | Strategy = "shared",
     *,
     max_tokens: int = 32,
     sampling: Sampling = GREEDY,
+    recompute: int = 32,
+    packed: bool = False,
     callback: Callable[[Run], None] | None = None,
     **settings: Any,
 ) -> Run:
@@ -35,18 +41,34 @@ def fan_out(
     tokens: or the document in words, as model.read reads it; or a snapshot, which every strategy but naive restores
     instead of prefilling. max_tokens: of each answer. settings: as in Context; n_ctx is by default what the budget
     needs. callback: called with the run before each llama_decode; what it raises ends the run.
+    Agents that have a prompt of their own before the document are (system prompt, question) by name; they are answered
+    by "composed", from what ``prefill(behind=...)`` gave or the document itself, and by naive, which prefills all of
+    each. recompute, packed: of composed, the document's first tokens that each agent decodes anew, and whether all
+    agents are answered in one batch.
     Raises ContextBudgetError, before any decode, when prefix, branches and max_tokens do not fit.
     """
     snapshot = tokens if isinstance(tokens, KVSnapshot) else None
     if snapshot is not None:
-        kept = snapshot.identity
-        settings = {"kv_type": kept.kv_type, "flash_attn": kept.flash_attn, "swa_full": kept.swa_full} | settings
-    chosen, prompts = strategy_named(strategy), named_prompts(model, agents)
-    ids = model.prefix(tokens.tokens if isinstance(tokens, KVSnapshot) else tokens)
-    lengths = {name: len(prompt) for name, prompt in prompts.items()}
-    sized = budget(model, chosen, len(ids), lengths, max_tokens, ContextSettings.of(**settings))
-    plan = Schedule([Branch(name, prompt, max_tokens, sampling, len(ids)) for name, prompt in prompts.items()])
-    return answered(model, ids, plan, chosen, sized, snapshot=snapshot, callback=callback)
+        kept = snapshot.identity.settings
+        names = ("kv_type", "flash_attn", "swa_full", "n_threads")
+        settings = {name: getattr(kept, name) for name in names} | settings
+    chosen = replace(COMPOSED, packs=packed) if strategy == COMPOSED.name else strategy_named(strategy)
+    heads, questions = heads_of(model, agents)
+    start, prompts = begins_at(chosen, heads, snapshot), named_prompts(model, questions)
+    source = tokens.tokens if isinstance(tokens, KVSnapshot) else tokens
+    ids = model.document(source) if heads else model.prefix(source)
+    again = whole_number("recompute", recompute, 0, INT32_MAX) if chosen.name == COMPOSED.name else 0
+    again = min(again, len(ids))
+    own = {
+        name: len(prompt) + again + (len(heads[name]) if packed and heads else 0) for name, prompt in prompts.items()
+    }
+    sized = budget(model, chosen, start + len(ids), own, max_tokens, ContextSettings.of(**settings))
+    branches = [
+        Branch(name, prompt, max_tokens, sampling, len(ids), heads.get(name, ids[:0]), ids)
+        for name, prompt in prompts.items()
+    ]
+    about: dict[str, Any] = {"snapshot": snapshot, "callback": callback, "recompute": again}
+    return answered(model, ids, Schedule(branches), chosen, sized, **about)
 
 
 def answered(

@@ -115,7 +115,7 @@ class Outcome:
             "ttft_ms": float(agents.ttft_ms.median()),
             "last_ttft_ms": float(agents.ttft_ms.max()),
             "end_to_end_ms": float(frame.end_ms.max()),
-            "prompt_tokens": sum(branch.n_prefix + len(branch.prompt) for branch in ok),
+            "prompt_tokens": sum(len(branch.head) + branch.n_prefix + len(branch.prompt) for branch in ok),
             "computed_tokens": _computed(frame, ok),
             "copied_bytes": int(frame.bytes.sum()),
             "kv_bytes": self.recorder.kv_bytes,
@@ -165,13 +165,19 @@ def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
 
 
 def _computed(frame: pd.DataFrame, branches: Sequence[Branch]) -> float:
-    """The prompt tokens that were decoded: a document per lane with a prefill of its own, and each agent's question."""
+    """The prompt tokens that were decoded: a document per lane with a prefill, and each agent's own part.
+
+    A document that is prefilled for all stands behind the first agent's head, where agents have heads.
+    """
     if not branches or any(branch.logits is None for branch in branches):
         return _NAN
-    own = {branch.name: branch.n_prefix for branch in branches}
+    own = {branch.name: len(branch.head) + branch.n_prefix for branch in branches}
     lanes = frame[frame.phase == "prefill"].filter(["agent", "worker"]).drop_duplicates().agent
-    documents = sum(own.get(agent, max(own.values())) for agent in lanes)
-    return documents + sum(len(branch.prompt) for branch in branches)
+    for_all = max(branch.n_prefix for branch in branches) + len(branches[0].head)
+    documents = sum(own.get(agent, for_all) for agent in lanes)
+    roles = set(frame[frame.phase == "role"].agent)
+    heads = sum(len(branch.head) + branch.recomputed for branch in branches if branch.name in roles)
+    return documents + heads + sum(len(branch.prompt) for branch in branches)
 
 
 def _first_difference(mine: Sequence[int], theirs: Sequence[int]) -> float:

@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 PREFIX = "prefix"  # the lane of the work done once for all agents
 BASELINE = "naive"  # the strategy that all others are compared with
-ACTIVATION = ("context", "prefill", "copy", "restore", "share")  # an agent's phases until its context holds the prefix
+ACTIVATION = (
+    "context",
+    "prefill",
+    "copy",
+    "restore",
+    "role",
+    "share",
+)  # an agent's phases until its context holds the prefix
 
 
 class Span(NamedTuple):

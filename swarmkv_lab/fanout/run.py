@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.outcome import Outcome
 from swarmkv_lab.fanout.schedule import Branch
@@ -23,6 +25,8 @@ class Run(Outcome):
     """of the tokens, when it was there before"""
     callback: "Callable[[Run], None] | None" = None
     on_token: Callable[[str, int], None] | None = None
+    recompute: int = 0
+    """of composed: tokens of the document that each agent decodes anew"""
 
     @property
     def answers(self) -> dict[str, str]:
@@ -49,7 +53,10 @@ class Run(Outcome):
     def prefill(self, ctx: Context, n_tokens: int, agent: Branch | None = None) -> None:
         """Prefill a context's first sequence on to the document's first n_tokens, for an agent or (None) for all."""
         with self.phase(agent, "prefill"):
-            ctx.decode(self.tokens[ctx.n_past() : n_tokens])
+            if agent and len(agent.head) and not ctx.n_past():
+                ctx.decode(np.concatenate([agent.head, self.tokens[:n_tokens]]))
+            else:
+                ctx.decode(self.tokens[ctx.n_past() : n_tokens])
 
     def capture(self, ctx: Context) -> KVSnapshot:
         """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""

@@ -22,9 +22,17 @@ class Branch:
     max_tokens: int = 0
     sampling: Sampling = GREEDY
     n_prefix: int = 0  # tokens of the document that it reads: its watermark
+    head: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 (n,): tokens before the document
+    document: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 (n,), whole
+    recomputed: int = 0  # tokens of the document that it decoded anew, behind its own head
     logits: np.ndarray | None = None  # float32 (n_vocab,): the first ones after the prompt
     tokens: list[int] = field(default_factory=list)  # the answer
     error: SwarmKVError | None = None  # why there is none
+
+    @property
+    def whole_prompt(self) -> np.ndarray:
+        """What a full prefill of this agent would decode, int32 (n,): head, document and prompt."""
+        return np.concatenate([self.head, self.document[: self.n_prefix], self.prompt])
 
 
 class Schedule:

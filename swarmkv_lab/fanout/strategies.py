@@ -117,5 +117,5 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if strategy not in STRATEGIES:
-        raise SwarmKVError(f"strategy {not_one_of(strategy, STRATEGIES)}")
+        raise SwarmKVError(f"strategy {not_one_of(strategy, [*STRATEGIES, 'composed'])}")
     return STRATEGIES[strategy]

@@ -63,6 +63,8 @@ class Context:
         self._changes: Counter[int] = Counter()
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
+        self.origins: dict[int, tuple[int, str]] = {}
+        """of sequences that begin elsewhere than at 0, or have cells that another prompt was before: where, and what"""
         self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
             require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
@@ -101,7 +103,7 @@ class Context:
 
         All or nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window
         lost what it would go back to). Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp
-        fails. start: a position of your own, to see that llama.cpp refuses any but the next one.
+        fails. start: the position at which an empty sequence begins; llama.cpp refuses any but the next one for others.
         """
         self.decode_many({seq_id: tokens}, starts={} if start is None else {seq_id: start}, progress=progress)
 
@@ -116,16 +118,16 @@ class Context:
                 raise SwarmKVError(f"llama.cpp decodes one sequence of {self.model.architecture} at a time")
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
+            first = past | {i: whole_number("start", at, 0, INT32_MAX // 2) for i, at in (starts or {}).items()}
             for seq_id, ids in rows.items():
-                if past[seq_id] + len(ids) > self.n_ctx_seq:
+                if first[seq_id] + len(ids) > self.n_ctx_seq:
                     raise ContextBudgetError(
-                        f"sequence {seq_id} holds {past[seq_id]:,} tokens and {len(ids):,} more do not fit "
+                        f"sequence {seq_id} ends at {first[seq_id]:,} tokens and {len(ids):,} more do not fit "
                         f"n_ctx={self.n_ctx_seq:,}: make the context larger or the input shorter"
                     )
             sizes = [len(ids) for ids in rows.values()]
             token = np.concatenate(list(rows.values()))
             seq = np.repeat(np.fromiter(rows, np.int32), sizes)
-            first = past | {i: whole_number("start", at, 0, INT32_MAX - len(token)) for i, at in (starts or {}).items()}
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             if self.model.kind.absolute and pos.max() >= self.model.n_ctx_train:  # it would end the process
@@ -148,6 +150,7 @@ class Context:
                         if bar is not None:
                             bar.update(stop - start)
                 self._changes.update(list(rows))
+                self.origins |= {i: (int(first[i]), "") for i in starts or {} if not past[i]}
             except BaseException:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
@@ -203,10 +206,14 @@ class Context:
         return self.model.kind.long_rope(self.n_ctx_seq)
 
     def n_past(self, seq_id: int = 0) -> int:
-        """The position of a sequence's next token, which is the number of its tokens unless it was shifted."""
+        """The position of a sequence's next token: the number of its tokens, if it begins at 0 and was not shifted."""
         with self.guard, self._inside:
             self._check_seq(seq_id)
             return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+
+    def origin(self, seq_id: int = 0) -> tuple[int, str]:
+        """(position of a sequence's first token, what its cells were computed behind if not behind its own tokens)."""
+        return self.origins.get(seq_id, (0, ""))
 
     def changes(self, seq_id: int = 0) -> int:
         """How often a sequence was changed: whoever goes on from it can tell whether it is what it was."""
@@ -214,10 +221,11 @@ class Context:
             self._check_seq(seq_id)
             return self._changes[seq_id]
 
-    def share(self, src: int, dst: int) -> None:
-        """Give sequence ``dst`` all the cells of ``src`` (llama_memory_seq_cp). What dst held is removed.
+    def share(self, src: int, dst: int, start: int = 0) -> None:
+        """Give sequence ``dst`` the cells of ``src`` (llama_memory_seq_cp), from position ``start`` on.
 
-        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``.
+        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``. Without a start
+        what dst held is removed; with one it must be empty, or end there.
         """
         with self.guard, self._inside:
             self._check_seq(src)
@@ -226,12 +234,51 @@ class Context:
                 raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
             if src == dst:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
-            self.clear(dst)
+            if start:
+                self._require_parts()
+                whole_number("start", start, self.origin(src)[0], self.n_past(src) - 1)
+                if self.n_past(dst) not in (0, start):
+                    raise SwarmKVError(
+                        f"sequence {dst} ends at {self.n_past(dst):,}, and cells from {start:,} on follow"
+                    )
+                self._logits.pop(dst, None)
+                self._changes[dst] += 1
+            else:
+                self.clear(dst)
+                if src in self._logits:
+                    self._logits[dst] = self._logits[src]
+            begins = self.origin(dst)[0] if self.n_past(dst) else start or self.origin(src)[0]
             self._drop_what_windows_left(src)
-            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, -1, -1)
+            llama_cpp.llama_memory_seq_cp(self._memory, src, dst, start or -1, -1)
             self._shares.add(frozenset((src, dst)))
-            if src in self._logits:
-                self._logits[dst] = self._logits[src]
+            self.origins[dst] = begins, self.origin(src)[1]
+
+    def splice(self, document: int, seq_id: int, recompute: Tokens = ()) -> None:
+        """Let a sequence go on with a document's cells, which another prompt was before when they were computed.
+
+        document: the sequence that holds them, as ``prefill(behind=...)`` gives it, restored. The other one must end
+        where the document begins, or within it, or be empty. recompute: the document's next tokens, as many as are to
+        be decoded in the sequence itself: that brings it closer to a prefill of the whole. No bytes move, and nothing
+        is rotated.
+        """
+        with self.guard, self._inside:
+            self._require_parts()
+            (start, about), end = self.origin(document), self.n_past(document)
+            joint = (self.n_past(seq_id) or start) + len(recompute)
+            if document == seq_id or not start <= joint - len(recompute) <= joint <= end:
+                raise SwarmKVError(
+                    f"sequence {seq_id} would go on at {joint:,}, and the document lies from {start:,} to {end:,}: "
+                    f"decode what stands before it with start={start:,} minus its number of tokens"
+                )
+            if len(recompute):
+                self.decode(recompute, seq_id, start=joint - len(recompute))
+            if joint < end:
+                self.share(document, seq_id, joint)
+                self.origins[seq_id] = self.origin(seq_id)[0], f"{about or 'a document'}, joined at {joint:,}"
+
+    def _require_parts(self) -> None:
+        if why := self.model.kind.no_parts:
+            raise SwarmKVError(f"{self.model.name}: a document's cells cannot stand behind another prompt: {why}")
 
     @contextmanager
     def fork(self, n: int, seq_id: int = 0) -> Iterator[list[int]]:
@@ -264,6 +311,7 @@ class Context:
                 self._logits.clear()
                 self._shares.clear()
                 self._moved.clear()
+                self.origins.clear()
                 self._changes.update(range(self.n_seq_max))
                 return
             self._check_seq(seq_id)
@@ -309,6 +357,8 @@ class Context:
             self._changes[seq_id] += 1
             self._logits.pop(seq_id, None)
             self._moved.add(seq_id)
+            if start <= self.origin(seq_id)[0]:
+                self.origins[seq_id] = self.origin(seq_id)[0] + delta, self.origin(seq_id)[1]
 
     # -- states
 
@@ -403,6 +453,7 @@ class Context:
         self._changes[seq_id] += 1
         self._logits.pop(seq_id, None)
         self._moved.discard(seq_id)
+        self.origins.pop(seq_id, None)
         self._shares = {pair for pair in self._shares if seq_id not in pair}
 
     # -- sliding windows

@@ -77,6 +77,15 @@ class Kind:
         )
 
     @property
+    def no_parts(self) -> str:
+        """Why a part of a sequence's cells cannot stand behind another prompt; "" where it can."""
+        if self.recurrent:
+            return "its running state is of the whole prompt"
+        if self.absolute:
+            return "its positions are not relative"
+        return "its state is one whole" if self.state_alone else ""
+
+    @property
     def has_axes(self) -> bool:
         """Whether a cell has several coordinates (M-RoPE), which a state then holds too."""
         return self.rope_type in _AXES

@@ -52,6 +52,24 @@ def turn(template: str, options: Mapping[str, Any]) -> Turn:
     raise SwarmKVError(f"its chat template cannot put a document and then a question in a user's turn: {reasons[0]}")
 
 
+def around_role(template: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """What the template puts before a system prompt, and between it and the user's words.
+
+    Raises SwarmKVError for a template that fails with one, or changes, drops, repeats or reorders it.
+    """
+    role, asked = (f"{secrets.token_hex(8)}{_KEPT}{secrets.token_hex(8)}" for _ in range(2))
+    forms = [(absent, parts) for absent in (False, True) for parts in (False, True)]
+    chats = [_chat([("system", role), ("user", asked)], *form) for form in forms]
+    reasons = []
+    for text, error in _rendered(template, chats, options):
+        before, found, rest = (text or "").partition(role)
+        between, there, after = rest.partition(asked)
+        if text is not None and found and there and role not in between + after and asked not in before + after:
+            return before, between
+        reasons.append(error if text is None else "it changes, drops, repeats or reorders a system prompt")
+    raise SwarmKVError(f"its chat template cannot put a system prompt before a document: {reasons[0]}")
+
+
 def chat(template: str, messages: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> str:
     """(role, content) pairs as the template renders them, up to where the assistant's answer begins."""
     chats = [_chat(messages, absent, parts=False) for absent in (False, True)]

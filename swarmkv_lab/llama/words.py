@@ -140,6 +140,30 @@ class Words:
         """A document's tokens, int32 (n,): words as ``read`` reads them, token ids as they are, checked."""
         return self.read(document) if isinstance(document, str) else self.check_tokens(document)
 
+    def document(self, document: str | Tokens) -> np.ndarray:
+        """A document's own tokens, int32 (n,), the same behind any ``head``; token ids as they are, checked."""
+        if not isinstance(document, str):
+            return self.check_tokens(document)
+        return self._tokens(self._before(document)[-1:], continued=True)
+
+    def head(self, role: str | Tokens) -> np.ndarray:
+        """What stands before a document for an agent with this system prompt, int32 (n,); token ids as they are.
+
+        Raises SwarmKVError where the model has no chat template, or one without system prompts.
+        """
+        if not isinstance(role, str):
+            return self.check_tokens(role) if len(role) else np.empty(0, np.int32)
+        if self.chat_template is None:
+            raise SwarmKVError(f"{self.name} has no chat template: give what stands before the document as token ids")
+        before, after = self._around_role
+        return np.concatenate([self._bos, self._tokens([(before, True), (role.strip(), False), (after, True)])])
+
+    @cached_property
+    def _around_role(self) -> tuple[str, str]:
+        with self._named():
+            before, after = template.around_role(str(self.chat_template), self._template_options)
+        return before.removeprefix(self.detokenize(self._bos, special=True)), after
+
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
 

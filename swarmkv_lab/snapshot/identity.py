@@ -38,6 +38,10 @@ class KVIdentity:
     llama_cpp: str
     """llama-cpp-python's and llama.cpp's versions: the state's version does not count every change of its meaning"""
     model_name: str = field(default="", compare=False)
+    start: int = field(default=0, compare=False)
+    """position of the first token"""
+    composed: str = field(default="", compare=False)
+    """of cells that were computed behind another prompt than they stand behind now: which, and where; else "\""""
 
     @property
     def settings(self) -> ContextSettings:
@@ -56,6 +60,11 @@ class KVIdentity:
     def of(cls, ctx: Context) -> "KVIdentity":
         """A context's identity."""
         return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated, long_rope=ctx.long_rope)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a prefill of its tokens from position 0 on gives these bits."""
+        return not self.start and not self.composed
 
     @classmethod
     def asked_for(cls, model: Model, settings: ContextSettings) -> "KVIdentity":

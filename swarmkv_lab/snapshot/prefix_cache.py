@@ -57,7 +57,7 @@ class PrefixCache:
                 continue
             try:
                 snapshot = KVSnapshot.load(path, self.model)
-                if not np.array_equal(snapshot.tokens, tokens[:n]):
+                if not snapshot.identity.exact or not np.array_equal(snapshot.tokens, tokens[:n]):
                     raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
                 _mark_used(path)
                 return snapshot

@@ -47,12 +47,14 @@ class KVSnapshot:
         """Copy a sequence's state to the host; ``tokens`` are the ones that it was decoded from."""
         ids = ctx.model.check_tokens(tokens).copy()
         with ctx.guard:
-            if ctx.n_past(seq_id) != len(ids):
+            start, composed = ctx.origin(seq_id)
+            if (n := ctx.n_past(seq_id) - start) != len(ids):
                 raise SwarmKVError(
-                    f"sequence {seq_id} holds {ctx.n_past(seq_id):,} tokens and {len(ids):,} were named: "
+                    f"sequence {seq_id} holds {n:,} tokens and {len(ids):,} were named: "
                     "capture right after the decode of exactly these tokens"
                 )
-            snapshot = cls(ctx.get_state(seq_id), ids, KVIdentity.of(ctx))
+            identity = replace(KVIdentity.of(ctx), start=start, composed=composed)
+            snapshot = cls(ctx.get_state(seq_id), ids, identity)
         snapshot._check()
         return snapshot
 
@@ -62,16 +64,16 @@ class KVSnapshot:
         Raises SnapshotMismatchError, ContextBudgetError or SnapshotCorruptError before a byte reaches llama.cpp.
         """
         self.identity.require(KVIdentity.of(ctx))
-        if len(self.tokens) > ctx.n_ctx_seq:
-            raise ContextBudgetError(
-                f"the snapshot holds {len(self.tokens):,} tokens and the context {ctx.n_ctx_seq:,}: make it larger"
-            )
+        if (end := self.identity.start + len(self.tokens)) > ctx.n_ctx_seq:
+            raise ContextBudgetError(f"the snapshot ends at {end:,} tokens and n_ctx={ctx.n_ctx_seq:,}: make it larger")
         self._check()
         with ctx.guard:
             ctx.set_state(self.data, seq_id)
-            if (n_past := ctx.n_past(seq_id)) != len(self.tokens):
+            end = self.identity.start + len(self.tokens)
+            if (n_past := ctx.n_past(seq_id)) != end:
                 ctx.clear(seq_id)
-                raise SnapshotCorruptError(f"the state ends at {n_past:,} tokens, not at its {len(self.tokens):,}")
+                raise SnapshotCorruptError(f"the state ends at position {n_past:,}, not at its {end:,}")
+            ctx.origins[seq_id] = self.identity.start, self.identity.composed
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: whole under its name, or not at all.
@@ -172,6 +174,7 @@ class KVSnapshot:
         if not self._checked and said.geometry is not None:
             self.state().require(
                 len(self.tokens),
+                start=said.start,
                 kv_type=said.kv_type,
                 flash_attn=said.flash_attn,
                 n_stream=said.n_stream,

@@ -42,17 +42,19 @@ class SequenceState:
         return _Predicted(geometry, n_tokens)
 
     def require(
-        self, n_tokens: int, *, kv_type: tuple[str, str], flash_attn: bool, n_stream: int, swa_full: bool
+        self, n_tokens: int, *, start: int, kv_type: tuple[str, str], flash_attn: bool, n_stream: int, swa_full: bool
     ) -> None:
         """Raise SnapshotCorruptError unless this is what capturing n_tokens with these settings gives.
 
-        Cells may lie in any order; each position from 0 on (in a window without swa_full: the last ones) is there once.
+        Cells may lie in any order; each position from ``start`` on (in a window without swa_full: the last ones) is
+        there once.
         """
         expected = self.geometry.caches(n_tokens, swa_full=swa_full)
         for (_, n), (streams, cells, transposed) in zip(expected, self._caches, strict=True):
-            if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(n_tokens - n, n_tokens)):
+            first, end = start + n_tokens - n, start + n_tokens
+            if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(first, end)):
                 raise SnapshotCorruptError(
-                    f"the state has {len(cells):,} cells whose positions are not {n_tokens - n:,} to {n_tokens - 1:,}"
+                    f"the state has {len(cells):,} cells whose positions are not {first:,} to {end - 1:,}"
                 )
             if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")

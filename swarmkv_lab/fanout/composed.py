@@ -1,0 +1,100 @@
+"""Composed: agents that have a prompt of their own before the document share its cells all the same.
+
+RoPE is relative. The document's cells are computed once, behind some prompt; each agent's own prompt is decoded so that
+it ends where the document begins, and the cells stand behind it as they are: nothing is rotated, no bytes move. What
+the document's tokens saw of the first prompt stays in them: the bits are not those of a prefill of the whole, and each
+agent decodes the document's first tokens anew, which brings them closer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.recorder import BASELINE
+from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.strategies import Strategy, answer
+from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.snapshot.prefill import place
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+
+Heads = Mapping[str, np.ndarray]
+"""{agent's name: the tokens before the document, int32 (n,)}"""
+
+
+def composed(run: Run) -> None:
+    """The document once, behind the first agent's head; then each agent's head, the document's cells, its question."""
+    groups = [run.branches] if run.packed else [[branch] for branch in run.branches]
+    first = run.tokens[: run.recompute]
+    with run.context(n_seq_max=1 << len(groups[0]).bit_length()) as ctx:
+        if run.snapshot:
+            run.restore(ctx, run.snapshot)
+        else:
+            with run.phase(None, "prefill"):
+                place(ctx, run.tokens, run.branches[0].head, max(len(branch.head) for branch in run.branches))
+        start, _ = ctx.origin(DOCUMENT)
+        for agents in groups:
+            branches = dict(enumerate(agents, BRANCH))
+            before = {seq_id: np.concatenate([agent.head, first]) for seq_id, agent in branches.items()}
+            starts = {seq_id: start - len(agent.head) for seq_id, agent in branches.items() if len(before[seq_id])}
+            try:
+                with run.phase(agents, "role"):
+                    if starts:
+                        ctx.decode_many({seq_id: before[seq_id] for seq_id in starts}, starts=starts)
+                with run.phase(agents, "share"):
+                    for seq_id, agent in branches.items():
+                        ctx.splice(DOCUMENT, seq_id)
+                        agent.recomputed = len(first)
+                answer(run, ctx, branches)
+            finally:
+                for seq_id in branches:
+                    ctx.clear(seq_id)
+
+
+COMPOSED = Strategy("composed", composed, shares=True)
+
+
+def heads_of(model: Model, agents: Any) -> tuple[Heads, Any]:
+    """({} or all agents' heads, their questions), for agents that are prompts or (system prompt, question) by name."""
+    if not isinstance(agents, Mapping):
+        return {}, agents
+    roles = {
+        name: one for name, one in agents.items() if isinstance(one, tuple) and len(one) == 2 and not _token(one[0])
+    }
+    if not roles:
+        return {}, agents
+    if len(roles) < len(agents):
+        other = next(name for name in agents if name not in roles)
+        raise SwarmKVError(
+            f"{other} has no prompt before the document, and others have: give all (system prompt, question)"
+        )
+    return {name: model.head(role) for name, (role, _) in roles.items()}, {
+        name: ask for name, (_, ask) in roles.items()
+    }
+
+
+def begins_at(strategy: Strategy, heads: Heads, snapshot: KVSnapshot | None) -> int:
+    """The position of the document's first token. SwarmKVError where strategy, agents and snapshot disagree."""
+    longest = max(map(len, heads.values()), default=0)
+    if heads and strategy.name not in (COMPOSED.name, BASELINE):
+        raise SwarmKVError(f"{strategy.name} shares what prompts begin with: where agents have their own, use composed")
+    if strategy.name == COMPOSED.name and not heads:
+        raise SwarmKVError("composed is for agents given as {name: (system prompt, question)}; others share exactly")
+    if snapshot is None or strategy.name == BASELINE:
+        return longest
+    if strategy.name != COMPOSED.name and not snapshot.identity.exact:
+        raise SwarmKVError(
+            f"the snapshot is a document at {snapshot.identity.start:,}, for composed alone: prefill again"
+        )
+    if longest > snapshot.identity.start:
+        raise SwarmKVError(
+            f"the document begins at {snapshot.identity.start:,}, and the longest prompt before it has {longest:,} "
+            f"tokens: prefill it with at={longest:,} or more"
+        )
+    return snapshot.identity.start
+
+
+def _token(value: Any) -> bool:
+    return isinstance(value, int | np.integer)
