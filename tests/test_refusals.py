@@ -63,7 +63,7 @@ CALLS = [
     (lambda ctx: ctx.decode([1, True]), "True"),
     (lambda ctx: ctx.decode_many({}), "nothing to decode"),
     (lambda ctx: ctx.decode([1], start=-1), "start=-1"),
-    (lambda ctx: ctx.decode(np.zeros(300, int)), "holds 60 tokens and 300 more do not fit n_ctx=256"),
+    (lambda ctx: ctx.decode(np.zeros(300, int)), "60 .*300 .*256"),
     (lambda ctx: ctx.decode([1], 2), "sequence 2 is outside this context's 0 to 1"),
     (lambda ctx: ctx.n_past(-1), "sequence -1"),
     (lambda ctx: ctx.logits(99), "sequence 99"),
@@ -189,7 +189,7 @@ def test_a_state_that_ends_elsewhere_is_not_kept(twin, document):
         whole = lab.KVSnapshot.capture(ctx, document)
         short = lab.KVSnapshot(whole.data, document[:-1].copy(), whole.identity)
         short._checked = True  # or this would be noticed before
-        with pytest.raises(Corrupt, match=r"300 tokens.* 299"):
+        with pytest.raises(Corrupt, match=r"300.* 299"):
             short.restore(ctx)
         assert ctx.n_past() == 0
         odd = lab.KVSnapshot(whole.data, whole.tokens, replace(whole.identity, geometry=None))
@@ -216,7 +216,7 @@ def test_a_context_is_filled_to_its_last_cell_and_no_further(twin, document):
         ctx.decode(document[:255])
         ctx.decode(document[:1])
         assert ctx.n_past() == ctx.n_ctx == 256
-        with pytest.raises(Budget, match="holds 256 tokens and 1 more"):
+        with pytest.raises(Budget, match="256 .* 1 more"):
             ctx.decode(document[:1])
         snapshot = lab.KVSnapshot.capture(ctx, [*document[:255], document[0]])
         snapshot.restore(ctx)
