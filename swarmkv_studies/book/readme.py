@@ -6,7 +6,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from swarmkv_lab.files import DATA, ROOT
+from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_studies.common.speedup import speedups
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
 
@@ -22,7 +22,7 @@ def rendered() -> str:
 
 def numbers() -> dict[str, str]:
     """What the template's places are filled with: texts, each computed from a file of data/."""
-    return {**_article(), **_exactness(), **_peers(), **_gpu()}
+    return {**_article(), **_exactness(), **_peers(), **_kinds(), **_gpu()}
 
 
 def _article() -> dict[str, str]:
@@ -80,6 +80,13 @@ def _peers() -> dict[str, str]:
         "in_turns": _times((end.server_warm / end.shared).median()),
         "transformers": _times((prefill.naive / prefill.transformers).median()),
     }
+
+
+def _kinds() -> dict[str, str]:
+    """Of tiny models of llama.cpp's architectures, how many have naive's bits in all three exact strategies."""
+    table = pd.read_csv(REFERENCE / "architectures.csv")
+    exact = (table[["swarmkv", "pooled", "shared"]] == 0).all(axis=1)
+    return {"kinds": f"{len(table)}", "kinds_exact": f"{exact.sum()}", "kinds_refused": f"{table.refused.notna().sum()}"}
 
 
 def _gpu() -> dict[str, str]:
