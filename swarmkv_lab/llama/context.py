@@ -493,9 +493,9 @@ class Context:
         if not self.window or first >= self.n_past(seq_id) - self.window:
             return
         if not any(seq_id in pair for pair in self._shares):
-            logits, changes = self._logits.get(seq_id), self._changes[seq_id]
+            logits, changes, origin = self._logits.get(seq_id), self._changes[seq_id], self.origin(seq_id)
             self.set_state(self.get_state(seq_id), seq_id)
-            self._changes[seq_id] = changes  # whoever goes on from it reads the same
+            self._changes[seq_id], self.origins[seq_id] = changes, origin  # whoever goes on from it reads the same
             if logits is not None:
                 self._logits[seq_id] = logits
 
