@@ -1,7 +1,5 @@
 """Dask clients: of a cluster that is started on this machine for a while, or of one that runs already."""
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,54 +7,38 @@ from typing import Any
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.api import default_threads
 
-_NEEDS = "a cluster needs Dask: pip install 'swarmkv-lab[cluster]'"
+try:
+    import dask
+    from distributed import Client, LocalCluster
+except ImportError as error:
+    raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
+
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""workers never hear Ctrl-C: it is this process's, which ends them without their say"""
 
 
 @contextmanager
-def local_cluster(n_workers: int, threads: int | None = 1) -> Iterator[Any]:
-    """A Dask client of a cluster on this machine, without a dashboard. Raises SwarmKVError without the extra.
+def local_cluster(n_workers: int, threads: int | None = 1) -> Iterator[Client]:
+    """A Dask client of a cluster on this machine, without a dashboard.
 
     threads: of each worker; None: its share of the physical cores.
     """
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise SwarmKVError(_NEEDS) from error
     threads = threads or max(1, default_threads() // n_workers)
     how: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None}
     how["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}  # of its HTTP server: any free port, not Dask's 8787
     with ExitStack() as stack:
         # Else a worker that is being started again 15 s after a death, perhaps another one, is given up for good.
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}))
-        with _deaf_to_interrupts():
-            workers = stack.enter_context(LocalCluster(**how, silence_logs=50))
+        workers = stack.enter_context(LocalCluster(**how, silence_logs=50, preload=_DEAF))
         yield stack.enter_context(Client(workers))
 
 
 @contextmanager
-def remote_cluster(scheduler: str) -> Iterator[Any]:
+def remote_cluster(scheduler: str) -> Iterator[Client]:
     """A Dask client of the cluster with this scheduler's address. SwarmKVError if it does not answer in 10 s."""
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise SwarmKVError(_NEEDS) from error
     try:
         client = Client(scheduler, timeout=10)
     except (OSError, ValueError) as error:
         raise SwarmKVError(f"the scheduler {scheduler} does not answer within 10 s: {error}") from error
     with client:
         yield client
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What starts in this block never hears Ctrl-C: it is this process's, which ends the others without their say."""
-    if threading.current_thread() is not threading.main_thread():  # Python sets signals there alone
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,10 +2,10 @@
 
 import asyncio
 import os
+import pickle
 import socket
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
@@ -36,7 +36,7 @@ class Identity(NamedTuple):
     """llama.cpp's version and instruction set; "" where the last bits may differ"""
 
 
-class Hello(NamedTuple):
+class WorkerInfo(NamedTuple):
     """Who a worker is."""
 
     identity: Identity
@@ -56,55 +56,45 @@ class Job:
     settings: ContextSettings
 
 
-class Stranger(SnapshotMismatchError):
+class UnfitWorkerError(SnapshotMismatchError):
     """A worker that has come later was given a task, and is not like those of the run: another one can do it."""
 
 
-class Done(NamedTuple):
-    """What a task of answers brings back."""
+class TaskRecord(NamedTuple):
+    """What a task has done."""
 
     worker: str
-    branches: Sequence[Branch]
-    texts: dict[str, str]
+    info: WorkerInfo
     started: float
     """time.time() at its start"""
     spans: list[Span]
     kv_bytes: int
     model_loads: int
+    branches: Sequence[Branch] = ()
+    texts: Mapping[str, str] = {}
 
 
-@dataclass(eq=False)
-class Captured:
-    """The document's snapshot on its way between workers: its parts, checked by the task that needs them.
+class Captured(NamedTuple):
+    """The document's snapshot on its way between workers: a pickle and its buffer, checked by the task that needs them.
 
-    Not while they are unpickled: a result that Dask cannot unpickle stops the worker that asked for it, without an
-    error (dask/distributed#6705). For the same reason what cannot be pickled is refused here, by SwarmKVError.
+    Not by Dask: a result that it cannot unpickle stops the worker that asked for it, without an error
+    (dask/distributed#6705).
     """
 
-    done: Done
-
-    def __init__(self, snapshot: KVSnapshot, done: Done) -> None:
-        self._made_of, (*self._begins, _) = snapshot.__reduce_ex__(5)
-        self._data, self._snapshot, self.done = snapshot.data, snapshot, done
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_snapshot": None}
+    record: TaskRecord
+    pickled: bytes
+    state: np.ndarray
 
     def snapshot(self) -> KVSnapshot:
-        """The snapshot, checked once in each process. Raises SnapshotCorruptError."""
-        if self._snapshot is None:
-            self._snapshot = self._made_of(*self._begins, self._data)
-        return self._snapshot
+        """The snapshot. Raises SnapshotCorruptError."""
+        snapshot: KVSnapshot = pickle.loads(self.pickled, buffers=[self.state])
+        return snapshot
 
 
 class _Resident:
-    """This process's model, and the one thread that uses it.
-
-    OpenMP keeps a team for each thread that has called llama.cpp, and more threads than cores sleep at every barrier.
-    """
+    """This process's model. loads: how often one was loaded."""
 
     def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, "swarmkv")
         self.loads = 0
         self._model: Model | None = None
         self._loaded: tuple[str | None, int] | None = None
@@ -120,100 +110,94 @@ class _Resident:
 
 
 _RESIDENT = _Resident()
-_MAKING = threading.Lock()  # Dask may give a process several threads
+_ONE_THREAD = ThreadPoolExecutor(1, "swarmkv")
+"""the one that uses it: OpenMP keeps a team for each that does, and more threads than cores sleep at every barrier"""
 
 
-def _in_one_thread(work: Callable[[], _Result]) -> _Result:
-    with _MAKING:
-        return _RESIDENT.thread.submit(work).result()
-
-
-async def hello(source: str | None, n_gpu_layers: int, exact: bool, dask_worker: Worker) -> Hello:
+async def identify(source: str | None, n_gpu_layers: int, exact: bool, dask_worker: Worker) -> WorkerInfo:
     """Load the model, and say who this worker is."""
-    load = lambda: _identity(_RESIDENT.model(source, n_gpu_layers), exact)  # noqa: E731
-    identity = await asyncio.to_thread(_in_one_thread, load)
-    return Hello(identity, f"{socket.gethostname()}:{os.getpid()}", dask_worker.state.nthreads)
+    loading = _ONE_THREAD.submit(lambda: _info(_RESIDENT.model(source, n_gpu_layers), exact, dask_worker))
+    return await asyncio.wrap_future(loading)
 
 
 def prepare(
-    job: Job, prompts: Prompts, max_tokens: int, together: int
-) -> tuple[ContextSettings, dict[str, np.ndarray]]:
-    """The settings with the cells that the largest task needs, and each agent's tokens. Errors as ``prepared``."""
-    return _in_one_thread(
-        lambda: prepared(_RESIDENT.model(job.source, job.n_gpu_layers), job, prompts, max_tokens, together)
-    )
+    job: Job, document: Any, prompts: Prompts, max_tokens: int, together: int
+) -> tuple[Job, dict[str, np.ndarray]]:
+    """The job with the document's tokens, checked, and the cells that the largest task needs; and each agent's tokens.
 
+    Raises ContextBudgetError before anything is decoded.
+    """
 
-def prepared(
-    model: Model, job: Job, prompts: Prompts, max_tokens: int, together: int
-) -> tuple[ContextSettings, dict[str, np.ndarray]]:
-    """As ``prepare``, with a model that is open. Raises ContextBudgetError before anything is decoded."""
-    n_tokens = len(model.check_tokens(job.tokens))
-    named = named_prompts(model, prompts)
-    longest_first = sorted(named, key=lambda name: len(named[name]), reverse=True)
-    largest = {name: len(named[name]) for name in longest_first[:together]}
-    return budget(model, strategy_named(job.strategy), n_tokens, largest, max_tokens, job.settings), named
+    def work(model: Model, *_: object) -> tuple[Job, dict[str, np.ndarray]]:
+        tokens, named = model.check_tokens(document), named_prompts(model, prompts)
+        largest = dict(sorted(((name, len(ids)) for name, ids in named.items()), key=lambda one: -one[1])[:together])
+        sized = budget(model, strategy_named(job.strategy), len(tokens), largest, max_tokens, job.settings)
+        return replace(job, tokens=tokens, settings=sized), named
+
+    return _in_one_thread(job, work)[0]
 
 
 def capture(job: Job) -> Captured:
     """The document prefilled and captured: Dask keeps the result, moves it between workers, and makes it again."""
-    worker, wanted, settings = _about(job)
 
-    def work() -> Captured:
-        model, recorder, started = _model(job), Recorder(), time.time()
+    def work(model: Model, settings: ContextSettings, recorder: Recorder, wanted: Callable[[], None]) -> KVSnapshot:
         own = replace(settings, n_ctx=len(job.tokens), n_seq_max=1)
         with recorder.phase([PREFIX], "prefill"), model.open_context(own) as ctx:
             ctx.callback = wanted
             ctx.decode(job.tokens)
-            snapshot = KVSnapshot.capture(ctx, job.tokens)
-        done = Done(worker, (), {}, started, recorder.spans, snapshot.nbytes, _RESIDENT.loads)
-        return Captured(snapshot, done)
+            return KVSnapshot.capture(ctx, job.tokens)
 
-    return _in_one_thread(work)
+    buffers: list[Any] = []
+    snapshot, record = _in_one_thread(job, work)
+    pickled = pickle.dumps(snapshot, protocol=5, buffer_callback=buffers.append)
+    return Captured(record._replace(kv_bytes=snapshot.nbytes), pickled, np.frombuffer(buffers[0], np.uint8))
 
 
-def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> Done:
-    """The answers of some agents, by the job's strategy; an agent's failure is in its branch.
+def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> list[TaskRecord]:
+    """The answers of some agents, by the job's strategy, and what came before; an agent's failure is in its branch.
 
     Raises SnapshotCorruptError or SnapshotMismatchError for a snapshot that is damaged, or another document's.
     """
-    worker, wanted, settings = _about(job)
-    strategy = strategy_named(job.strategy)
 
-    def work() -> Done:
-        model, recorder, started = _model(job), Recorder(), time.time()
+    def work(model: Model, settings: ContextSettings, recorder: Recorder, wanted: Callable[[], None]) -> Any:
         snapshot = captured.snapshot() if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
-        plan = Schedule(branches, tolerant=True)
-        about: dict[str, Any] = {"snapshot": snapshot, "callback": lambda run: wanted(), "recorder": recorder}
-        texts = answered(model, job.tokens, plan, strategy, settings, **about).answers
-        return Done(worker, branches, texts, started, recorder.so_far(), recorder.kv_bytes, _RESIDENT.loads)
+        how = model, job.tokens, Schedule(branches, tolerant=True), strategy_named(job.strategy), settings
+        return answered(*how, snapshot=snapshot, callback=lambda run: wanted(), recorder=recorder).answers
 
-    return _in_one_thread(work)
+    texts, record = _in_one_thread(job, work)
+    return [*([captured.record] if captured else []), record._replace(branches=branches, texts=texts)]
 
 
-def _about(job: Job) -> tuple[str, Callable[[], None], ContextSettings]:
-    """This worker's address; a check that raises when nobody waits for the task any more; settings with its threads."""
+def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, TaskRecord]:
+    """What work gives, done with the run's own model, and its record.
+
+    work is given the model, settings with this worker's threads, a Recorder, and a check that raises when nobody waits
+    for the task any more. Raises UnfitWorkerError where this worker has another model, or another llama.cpp.
+    """
     worker = get_worker()
     key = worker.get_current_task()
+    settings = replace(job.settings, n_threads=job.settings.n_threads or worker.state.nthreads)
 
     def wanted() -> None:
         task = worker.state.tasks.get(key)
         if task is None or task.state == "cancelled":
             raise SwarmKVError("the run was ended: nobody waits for this answer")
 
-    return worker.address, wanted, replace(job.settings, n_threads=job.settings.n_threads or worker.state.nthreads)
+    def run() -> tuple[_Result, TaskRecord]:
+        model = _RESIDENT.model(job.source, job.n_gpu_layers)
+        info = _info(model, bool(job.identity.build), worker)
+        if info.identity != job.identity:
+            raise UnfitWorkerError(f"this worker has {info.identity}, and the run {job.identity}: it cannot take part")
+        recorder, started = Recorder(), time.time()
+        result = work(model, settings, recorder, wanted)
+        spans, peak = recorder.so_far(), recorder.kv_bytes
+        return result, TaskRecord(worker.address, info, started, spans, peak, _RESIDENT.loads)
+
+    return _ONE_THREAD.submit(run).result()
 
 
-def _model(job: Job) -> Model:
-    """The run's own model. Raises Stranger where this worker has another one, or another llama.cpp."""
-    model = _RESIDENT.model(job.source, job.n_gpu_layers)
-    mine = _identity(model, exact=bool(job.identity.build))
-    if mine != job.identity:
-        raise Stranger(f"this worker has {mine}, and the run {job.identity}: it cannot take part")
-    return model
-
-
-def _identity(model: Model, exact: bool) -> Identity:
-    return Identity(model.content_hash, build() if exact else "")
+def _info(model: Model, exact: bool, worker: Worker) -> WorkerInfo:
+    identity = Identity(model.content_hash, build() if exact else "")
+    return WorkerInfo(identity, f"{socket.gethostname()}:{os.getpid()}", worker.state.nthreads)

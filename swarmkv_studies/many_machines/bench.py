@@ -64,10 +64,10 @@ def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any,
     killed: list[str] = []
 
     def kill(run: ClusterRun) -> None:
-        at_work = [worker for worker, keys in client.processing().items() if keys and worker in run.hellos]
+        at_work = [worker for worker, keys in client.processing().items() if keys and worker in run.infos]
         if not killed and sum(map(bool, run.answers.values())) >= 2 and at_work:
             killed.append(at_work[0])
-            os.kill(int(run.hellos[killed[0]].process.rpartition(":")[2]), signal.SIGKILL)
+            os.kill(int(run.infos[killed[0]].process.rpartition(":")[2]), signal.SIGKILL)
 
     run = cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
     if not killed:

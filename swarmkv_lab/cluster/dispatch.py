@@ -1,0 +1,129 @@
+"""Dispatch: a run's tasks given to those of Dask's workers that may take them, and again where a worker has died."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distributed import Client, Future, KilledWorker, wait
+from distributed.comm import CommClosedError
+
+from swarmkv_lab.cluster import tasks
+from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
+from swarmkv_lab.fanout.recorder import BASELINE
+from swarmkv_lab.fanout.schedule import Branch
+
+if TYPE_CHECKING:
+    from swarmkv_lab.cluster.fan_out import ClusterRun
+
+_LOOK_EVERY_S = 1.0
+"""whether those who were given tasks are still there"""
+_NOBODY_FOR_S = 60.0
+"""a worker that has died may be started again"""
+
+
+@dataclass
+class Dispatch:
+    """A run's tasks on a cluster. asked: the arguments of tasks.identify. told: called with n agents' answers there."""
+
+    client: Client
+    run: "ClusterRun"
+    asked: tuple[str | None, int, bool]
+    told: Callable[[int], None]
+    identity: tasks.Identity | None = None
+    captured: "Future[tasks.Captured] | None" = None
+
+    def agree(self, known: str | None) -> tasks.Identity:
+        """What all must agree in: as the first worker that has the client's model, or any where the client has none.
+
+        Raises SwarmKVError where there is no worker, SnapshotMismatchError where none has the model.
+        """
+        if not self._greet():
+            raise SwarmKVError("the cluster has no workers: start some, and call this again")
+        theirs = {worker: info.identity for worker, info in self.run.infos.items()}
+        self.identity = next((mine for mine in theirs.values() if known in (None, mine.model)), None)
+        if self.identity is None:
+            raise SnapshotMismatchError(f"no worker has the model {known or ''}: {theirs | self.run.refused}")
+        return self.identity
+
+    def able(self) -> list[str] | None:
+        """Who may take tasks now; None for all, also those that come later. Raises SwarmKVError after a minute of none.
+
+        They are named, since Dask has no way to except others: it lets a task wait for ever for a worker that has gone.
+        """
+        until = time.monotonic() + _NOBODY_FOR_S
+        while True:
+            here, refused = self._greet(), self.run.refused
+            if able := [worker for worker in here if worker in self.run.infos and worker not in refused]:
+                return able if refused else None
+            if time.monotonic() > until:
+                nobody = f"for {_NOBODY_FOR_S:.0f} s no worker could go on, of {len(here)}: start some ({refused})"
+                raise SwarmKVError(nobody)
+            time.sleep(_LOOK_EVERY_S)
+
+    def answer(self, job: tasks.Job, groups: Sequence[Sequence[Branch]]) -> None:
+        """Have all agents answered, a task per group; and those that a death has left, one at a time."""
+        try:
+            suspects = self._without_the_dead(job, groups)
+            if not self.run.packed:
+                suspects = [[branch] for group in suspects for branch in group]
+            for group in suspects:
+                if self._without_the_dead(job, [group]):  # whose worker dies now is to blame
+                    self.run.fail(group, SwarmKVError("each worker that took it has died"))
+                    self.told(len(group))
+        except (CancelledError, CommClosedError) as error:
+            raise SwarmKVError(f"the scheduler is gone, or has dropped the tasks: connect again ({error})") from error
+        finally:
+            self.client.cancel([self.captured] if self.captured else [])
+
+    def _without_the_dead(self, job: tasks.Job, groups: Sequence[Sequence[Branch]]) -> list[Sequence[Branch]]:
+        """Have groups answered, by other workers where those that were able have gone. Returns whose workers died."""
+        died, left = [], list(groups)
+        while left:
+            how: dict[str, Any] = {"workers": (able := self.able()), "pure": False}
+            if job.strategy != BASELINE and (self.captured is None or self.captured.status == "error"):
+                self.captured = self.client.submit(tasks.capture, job, **how)
+            waiting = {self.client.submit(tasks.answer, job, self.captured, group, **how): group for group in left}
+            left, patience = [], _LOOK_EVERY_S
+            try:
+                while waiting:
+                    with suppress(TimeoutError):
+                        wait(list(waiting), timeout=_LOOK_EVERY_S, return_when="FIRST_COMPLETED")
+                    for future in [future for future in waiting if future.done()]:
+                        group = waiting.pop(future)
+                        try:
+                            self.run.add(future.result(timeout=patience))
+                        except TimeoutError:  # it is still on its way, or was lost with its worker
+                            waiting[future], patience = group, 2 * patience
+                            continue
+                        except KilledWorker as error:  # Dask suspects all tasks that a dead worker had
+                            if self.captured is not None and self.captured.status == "error":
+                                raise SwarmKVError("each worker that took the document has died") from error
+                            died.append(group)
+                            continue
+                        except tasks.UnfitWorkerError:
+                            left.append(group)
+                            continue
+                        except SwarmKVError as error:
+                            self.run.fail(group, error)
+                        self.told(len(group))
+                    if able and not self.client.nthreads().keys() & able:
+                        self.captured, left = None, [*left, *waiting.values()]
+                        break
+            finally:
+                self.client.cancel(list(waiting))
+        return died
+
+    def _greet(self) -> list[str]:
+        """Ask all workers who they are, each time, as a model's file may have been replaced: their addresses."""
+        said = self.client.run(tasks.identify, *self.asked, on_error="return")
+        for worker, answer in said.items():
+            if isinstance(answer, tasks.WorkerInfo):
+                self.run.infos[worker] = answer
+                if self.identity not in (None, answer.identity):
+                    self.run.refused[worker] = f"it has {answer.identity}"
+            elif not isinstance(answer, OSError):  # else it has died just now
+                self.run.refused[worker] = str(answer)
+        return list(said)
