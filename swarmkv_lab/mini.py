@@ -13,7 +13,6 @@ from typing import Any
 import llama_cpp as llama
 import numpy as np
 
-N_BATCH = 512  # tokens of one llama_decode
 DOCUMENT, AGENT = 0, 1  # sequences of a context
 QUIET = llama.llama_log_callback(lambda level, text, data: None)
 
@@ -55,7 +54,7 @@ def fan_out(path: str, document: str, question: str, n_document: int = 1024, n_a
 def new_context(model: Any, n_ctx: int) -> Any:
     """A KV cache of n_ctx cells that both sequences share."""
     params = llama.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_seq_max, params.kv_unified = n_ctx, N_BATCH, 2, True
+    params.n_ctx, params.n_batch, params.n_seq_max, params.kv_unified = n_ctx, n_ctx, 2, True
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED  # on a CPU it makes questions twice as slow
     return need(llama.llama_init_from_model(model, params), "context")
 
@@ -65,15 +64,12 @@ def decode(model: Any, ctx: Any, tokens: list[int], start: int, sequence: int) -
 
     Returns the last token's logits, float32 (n_vocab,): what the model expects to come next.
     """
-    batch = llama.llama_batch_init(N_BATCH, 0, 1)
-    for begin in range(0, len(tokens), N_BATCH):
-        chunk = tokens[begin : begin + N_BATCH]
-        batch.n_tokens = len(chunk)
-        for i, token in enumerate(chunk):
-            batch.token[i], batch.pos[i] = token, start + begin + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
-            batch.logits[i] = begin + i == len(tokens) - 1
-        need(llama.llama_decode(ctx, batch) == 0, "decode")
+    batch = llama.llama_batch_init(len(tokens), 0, 1)
+    batch.n_tokens = len(tokens)
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, i == len(tokens) - 1
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+    need(llama.llama_decode(ctx, batch) == 0, "decode")
     llama.llama_batch_free(batch)
     n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     return np.ctypeslib.as_array(need(llama.llama_get_logits_ith(ctx, -1), "logits"), (n_vocab,)).copy()
