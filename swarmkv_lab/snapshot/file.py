@@ -6,7 +6,7 @@ covered: the header is the one rendering of its contents; one checksum covers it
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -90,16 +90,13 @@ class SnapshotHeader:
                 raise ValueError("metadata that is not text")
         except _MALFORMED as error:
             raise corrupt(f"its header cannot be read ({type(error).__name__}: {str(error)[:80]})") from error
-        if header.end != size:
-            raise corrupt(f"it should have {header.end:,} bytes and has {size:,}")
+        if (end := len(raw) + 4 * header.n_tokens + header.kv_bytes) != size:
+            raise corrupt(f"it should have {end:,} bytes and has {size:,}")
         tokens = np.frombuffer(file.read(4 * header.n_tokens), "<i4")
         if len(tokens) != header.n_tokens or sealed != header._seal(tokens):
             raise corrupt("the checksum of its header and tokens does not fit")
         if form != FORMAT:
-            raise SnapshotMismatchError(
-                f"{name} has the format {form!r}, and this lab reads {FORMAT!r}: use the lab that wrote it, or prefill "
-                "again"
-            )
+            raise SnapshotMismatchError(f"{name} has the format {form!r}, and this lab reads {FORMAT!r}: prefill again")
         return header, tokens
 
     def read_state(self, file: BinaryIO) -> np.ndarray:
@@ -107,17 +104,15 @@ class SnapshotHeader:
         require_memory(self.kv_bytes, "a snapshot's state")
         data = np.empty(self.kv_bytes, np.uint8)
         n_read = file.readinto(data.data)  # type: ignore[attr-defined]  # fewer where the file was cut meanwhile
-        self.require_state(data[:n_read])
-        return data
+        return self.checked(data[:n_read])
 
-    def require_state(self, data: np.ndarray) -> None:
-        """Raise SnapshotCorruptError unless these bytes have the header's checksum."""
+    def checked(self, data: np.ndarray) -> np.ndarray:
+        """These bytes. Raises SnapshotCorruptError unless they have the header's checksum."""
         found = xxhash.xxh3_128_hexdigest(data.data)
         if data.nbytes != self.kv_bytes or found != self.metadata["checksum"]:
-            raise SnapshotCorruptError(
-                f"the snapshot's state has the checksum {found} and was saved with {self.metadata['checksum']}: "
-                "it was damaged; prefill again"
-            )
+            said = self.metadata["checksum"]
+            raise SnapshotCorruptError(f"a state was saved with the checksum {said} and has {found}: prefill again")
+        return data
 
     def render(self) -> bytes:
         """The bytes at the beginning of the file, padded so that the state begins on a page."""
@@ -132,19 +127,16 @@ class SnapshotHeader:
         return len(text).to_bytes(8, "little") + text
 
     @property
-    def end(self) -> int:
-        """Bytes of the whole file."""
-        return len(self.render()) + 4 * self.n_tokens + self.kv_bytes
-
-    @property
     def identity(self) -> KVIdentity:
         """What the state belongs to.
 
         Raises SnapshotCorruptError where the header does not say it.
         """
         try:
-            said = {name: self.metadata[_KEYS.get(name, name)] for name in _FIELDS}
-            identity = KVIdentity(**{name: read(said[name]) for name, read in _FIELDS.items()})
+            said = {
+                one.name: _value(one.type, self.metadata[_KEYS.get(one.name, one.name)]) for one in fields(KVIdentity)
+            }
+            identity = KVIdentity(**said)
             identity.settings  # noqa: B018 raises when no context can have them
             return identity
         except _MALFORMED as error:
@@ -155,33 +147,19 @@ class SnapshotHeader:
         return xxhash.xxh3_128_hexdigest(unsealed.render() + tokens.tobytes())
 
 
-def _of(kind: type) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        value = json.loads(text)
-        if type(value) is not kind:
-            raise TypeError(f"{text[:40]} is no {kind.__name__}")
+def _value(kind: Any, text: str) -> Any:
+    """What the metadata says of a field of this type."""
+    value = text if kind is str else json.loads(text)
+    if type(value) is kind or (kind == _GEOMETRY and value is None):
         return value
-
-    return read
-
-
-def _geometry(text: str) -> KVGeometry | None:
-    if text == "null":
-        return None
-    values: dict[str, Any] = _of(dict)(text)
-    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    for value in values.values():
-        if not all(type(n) in (int, bool) for n in (value if isinstance(value, tuple) else (value,))):
-            raise TypeError(f"{value!r:.40} are no numbers")
-    return KVGeometry(**values)
+    if kind == tuple[str, str] and isinstance(value, list):
+        return kv_types(tuple(value))
+    if kind == _GEOMETRY and isinstance(value, dict):
+        rows: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+        if all(type(n) in (int, bool) for one in rows.values() for n in (one if isinstance(one, tuple) else [one])):
+            return KVGeometry(**rows)
+    raise TypeError(f"{text[:40]} is no {kind}")
 
 
+_GEOMETRY = KVGeometry | None
 _KEYS = {"kv_rotated": "mixed"}  # what the format calls it
-_READERS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    bool: _of(bool),
-    int: _of(int),
-    tuple[str, str]: lambda text: kv_types(tuple(_of(list)(text))),
-    KVGeometry | None: _geometry,
-}
-_FIELDS = {one.name: _READERS[one.type] for one in fields(KVIdentity)}

@@ -115,33 +115,26 @@ class KVSnapshot:
         return cls._read(io.BytesIO(data), len(data), "the buffer")[0]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        if protocol < 5:
-            return KVSnapshot.from_bytes, (self.to_bytes(),)
-        header = self._parts()[0]  # the state itself travels beside the pickle, without a copy
-        return KVSnapshot._from_parts, (bytes(header), self.tokens.tobytes(), pickle.PickleBuffer(self.data.data))
+        header, tokens, state = self._parts()  # from protocol 5 on the state travels beside the pickle, without a copy
+        return KVSnapshot._from_parts, (header, bytes(tokens), (pickle.PickleBuffer if protocol >= 5 else bytes)(state))
 
     @classmethod
     def _from_parts(cls, header: bytes, tokens: bytes, data: Any) -> "KVSnapshot":
         """What a pickle holds, checked as a file is."""
-        state = np.frombuffer(data, np.uint8)
-        begins = header + tokens
-        parsed, ids = SnapshotHeader.read(io.BytesIO(begins), len(begins) + state.nbytes, "the pickle")
-        parsed.require_state(state)
-        snapshot = cls(state, ids, parsed.identity)
-        snapshot._check()
-        return snapshot
+        begins, state = header + tokens, np.frombuffer(data, np.uint8)
+        return cls._read(io.BytesIO(begins), len(begins) + state.nbytes, "the pickle", state=state)[0]
 
     @classmethod
     def _read(
-        cls, file: BinaryIO, size: int, name: str, model: Model | None = None
+        cls, file: BinaryIO, size: int, name: str, model: Model | None = None, state: np.ndarray | None = None
     ) -> tuple["KVSnapshot", dict[str, str]]:
-        """(the snapshot, what its file says of it)."""
+        """(the snapshot, what its file says of it). state: where it does not follow in the file."""
         header, tokens = SnapshotHeader.read(file, size, name)
         identity = header.identity
         if model is not None:
             asked = KVIdentity.asked_for(model, identity.settings)
             identity.require(replace(asked, long_rope=identity.long_rope))  # that is the context's, which is not here
-        snapshot = cls(header.read_state(file), tokens, identity)
+        snapshot = cls(header.read_state(file) if state is None else header.checked(state), tokens, identity)
         snapshot._check()
         return snapshot, header.metadata
 

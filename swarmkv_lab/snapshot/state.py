@@ -27,12 +27,11 @@ class SequenceState:
         self._at = 0
         self._parts: list[dict[str, Any]] = []
         self._rows: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
-        self._positions: dict[int, np.ndarray] = {}
         self._caches: list[tuple[int, np.ndarray, int]] = []  # of each cache: streams, cells, whether V is transposed
         self._number("magic", "<u4", _MAGIC)
         self.seq_id = self._number("sequence", "<i4")
         for layers, _ in geometry.caches():
-            self._positions |= dict.fromkeys(layers, self._read_cache(layers))
+            self._caches.append(self._read_cache(layers))
         if self._at != data.nbytes:
             raise SnapshotCorruptError(f"the state should end at byte {self._at:,}, and has {data.nbytes:,}")
 
@@ -78,11 +77,13 @@ class SequenceState:
     @property
     def positions(self) -> np.ndarray:
         """The positions of all that is held, int32 (n,)."""
-        return max(self._positions.values(), key=len)
+        return max((cells for _, cells, _ in self._caches), key=len)[:, 0]
 
     def positions_of(self, layer: int) -> np.ndarray:
         """The positions that a layer holds, int32 (n,): a windowed one has only the last ones."""
-        return self._positions[whole_number("layer", layer, 0, self.geometry.n_layer - 1)]
+        whole_number("layer", layer, 0, self.geometry.n_layer - 1)
+        holds = zip(self.geometry.caches(), self._caches, strict=True)
+        return next(cells[:, 0] for (layers, _), (_, cells, _) in holds if layer in layers)
 
     def keys(self, layer: int) -> np.ndarray:
         """A layer's keys, float32 (n, n_head_kv, head_dim_k), rotated to their positions."""
@@ -103,8 +104,8 @@ class SequenceState:
         elements = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
         return _unrotated(elements, which) if is_quantized(kv_type) else elements
 
-    def _read_cache(self, layers: list[int]) -> np.ndarray:
-        """One of llama.cpp's caches: what each of its streams holds of the sequence. Returns the positions."""
+    def _read_cache(self, layers: list[int]) -> tuple[int, np.ndarray, int]:
+        """One of llama.cpp's caches: (its streams, the sequence's cells, whether its values are transposed)."""
         n_stream = self._number("streams", "<u4")
         if n_stream > _MOST_STREAMS:
             raise SnapshotCorruptError(f"the state has {n_stream:,} streams, and a context at most {_MOST_STREAMS}")
@@ -117,12 +118,11 @@ class SequenceState:
                 )
             if n:
                 cells, transposed = self._read_stream(layers, n)
-        self._caches.append((n_stream, cells, transposed))
-        return cells[:, 0]
+        return n_stream, cells, transposed
 
     def _read_stream(self, layers: list[int], n: int) -> tuple[np.ndarray, int]:
         """(cells, whether values are transposed): n cells, then all layers' keys, then all layers' values."""
-        cells = self._take("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
+        cells = self._bytes("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
         transposed = self._number("values transposed", "<u4")
         if transposed not in (0, 1):
             raise SnapshotCorruptError(f"values transposed is {transposed}, and it is 0 or 1")
@@ -144,27 +144,26 @@ class SequenceState:
         if transposed:  # one element's bytes, the number of elements, and for each element all cells
             size = self._number(f"{name}: element bytes", "<u4", expected // width)
             self._number(f"{name}: elements", "<u4", width)
-            rows = self._take(name, n * expected).reshape(width, n, size).transpose(1, 0, 2)
+            rows = self._bytes(name, n * expected).reshape(width, n, size).transpose(1, 0, 2)
         else:
             self._number(f"{name}: row bytes", "<u8", expected)
-            rows = self._take(name, n * expected).reshape(n, 1, expected)
+            rows = self._bytes(name, n * expected).reshape(n, 1, expected)
         self._rows[which, layer] = rows, _TYPES[number]
 
     def _number(self, part: str, dtype: str, expected: int | None = None) -> int:
-        value = int(self._take(part, np.dtype(dtype).itemsize).view(dtype)[0])
+        value = int(self._bytes(part, np.dtype(dtype).itemsize).view(dtype)[0])
         if expected is not None and value != expected:
             raise SnapshotCorruptError(f"{part} is {value:,} in the state, and {expected:,} in one of this model")
         self._parts[-1]["value"] = value
         return value
 
-    def _take(self, part: str, n_bytes: int) -> np.ndarray:
+    def _bytes(self, part: str, n_bytes: int) -> np.ndarray:
         end = self._at + n_bytes
         if end > self.data.nbytes:
             raise SnapshotCorruptError(f"the state has {self.data.nbytes:,} bytes, and {part} would end at {end:,}")
         self._parts.append({"part": part, "offset": self._at, "bytes": n_bytes, "value": None})
-        taken = self.data[self._at : end]
         self._at = end
-        return taken
+        return self.data[end - n_bytes : end]
 
 
 class _Predicted(SequenceState):
@@ -175,7 +174,7 @@ class _Predicted(SequenceState):
         super().__init__(np.zeros(geometry.snapshot_bytes(n_tokens), np.uint8), geometry)
 
     def _number(self, part: str, dtype: str, expected: int | None = None) -> int:
-        self._take(part, np.dtype(dtype).itemsize)
+        self._bytes(part, np.dtype(dtype).itemsize)
         if expected is None:
             known = {"sequence": 0, "streams": 1, "cells": self._cells[len(self._caches)], "values transposed": 1}
             expected = known[part] if part in known else int(ggml_type("f16"))
