@@ -11,14 +11,14 @@ from pathlib import Path, PurePath
 from types import SimpleNamespace
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError, did_you_mean
+from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.files import DATA, open_regular, read_text, reason
 
 _FOLDER = DATA / "documents"
 _MOST_BYTES = 100_000_000  # some tens of millions of tokens: no model reads more
 _KINDS = {".txt": "text", ".md": "text", **dict.fromkeys((".html", ".htm", ".xhtml"), "HTML"), ".pdf": "PDF"}
 SUFFIXES = tuple(_KINDS)  # of these files' names, as a rule
-_OTHERS = b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"PK\3\4", b"\xd0\xcf\x11\xe0", b"{\\rtf", b"%!PS"
+_OTHERS = b"PK\3\4", b"{\\rtf", b"%!PS"  # which may pass for text; pictures and Office's older files do not
 _PAGE = re.compile(rb"(?>\s|<\?xml[^>]*>|<!--.*?-->)*+<(!doctype\s+html|html|head|body|title|meta)\b", re.I | re.S)
 _PAGE_SAYS = re.compile(rb"""<(?:meta|\?xml)\b[^>]*?(?:charset|encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 # What browsers leave out by the page's own marks. Style sheets are not read: what those alone hide stays.
@@ -36,45 +36,23 @@ ARTICLE_REPEATS = 400
 def load_document(name: str | Path, data: bytes | None = None) -> str:
     """The text of a document: "dossier", "article" (one sentence repeated), or any text, Markdown, HTML or PDF file.
 
-    name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. HTML and
-    PDF need the extra ``documents``. Warns of a PDF's pages without text, and of its faults. Raises SwarmKVError for a
-    file that is none of these, encrypted, damaged, too large, without text, or in an encoding that it does not say.
+    name: or the path of the file. data: the file's bytes, where they come from elsewhere, as an upload's do. Its first
+    bytes tell the kind, or its name does. HTML and PDF need the extra ``documents``. Warns of a PDF's pages without
+    text, and of its faults. Raises SwarmKVError for a file that is none of these, encrypted, damaged, too large,
+    without text, or in an encoding that it does not say.
     """
-    bundled = {path.stem: path for path in _FOLDER.glob("*.md")}
-    if data is None:
-        if name == "article":
-            return ARTICLE_SENTENCE * ARTICLE_REPEATS
-        try:
-            with open_regular(bundled.get(str(name), name)) as file:
-                data = file.read(_MOST_BYTES + 1)
-        except FileNotFoundError as error:
-            known = sorted([*bundled, "article"])
-            what = f"{str(name)!r} is neither a file nor one of {', '.join(known)}{did_you_mean(name, known)}"
-            raise SwarmKVError(f"document {what}") from error
-        except OSError as error:
-            raise SwarmKVError(f"{name} could not be read: {reason(error)}") from error
+    if data is None and name == "article":
+        return ARTICLE_SENTENCE * ARTICLE_REPEATS
+    data = _bytes_of(name) if data is None else data
     if len(data) > _MOST_BYTES:
         raise SwarmKVError(f"{name} has more than {_MOST_BYTES:,} bytes, which is too much: cut it in parts")
-    return _text_of(data, str(name))
-
-
-def load_agents(name: str = "dossier") -> dict[str, str]:
-    """The prompts that come with a document, by the agents' names."""
-    path = _FOLDER / f"{name}.agents.json"
-    if not path.is_file():
-        raise SwarmKVError(f"document {name!r} comes with no agents: pass prompts of your own")
-    agents: dict[str, str] = json.loads(read_text(path))
-    return agents
-
-
-def _text_of(data: bytes, name: str) -> str:
-    """What a file says. Its first bytes tell the kind, or its name does; SwarmKVError for what is none of them."""
-    suffix, start = PurePath(name).suffix.lower(), data[:4096].translate(None, b"\xef\xbb\xbf\xff\xfe\0").lstrip()
-    kind = "PDF" if start.startswith(b"%PDF-") else "HTML" if _PAGE.match(start) else _KINDS.get(suffix, "text")
+    start = data[:4096].translate(None, b"\xef\xbb\xbf\xff\xfe\0").lstrip()
+    named = _KINDS.get(PurePath(name).suffix.lower(), "text")
+    kind = "PDF" if start.startswith(b"%PDF-") else "HTML" if _PAGE.match(start) else named
     read = {"PDF": _from_pdf, "HTML": _from_html, "text": _from_text}[kind]
     try:
         if data.startswith(_OTHERS):
-            raise ValueError("it is a picture (have it recognised), or an Office, zip, RTF or PostScript file")
+            raise ValueError("it is an Office, zip, RTF or PostScript file")
         text = read(data) if data.strip() else ""
     except ImportError as error:
         raise SwarmKVError(f"{name}: {kind} needs the documents extra: pip install 'swarmkv-lab[documents]'") from error
@@ -86,17 +64,35 @@ def _text_of(data: bytes, name: str) -> str:
     return text
 
 
+def _bytes_of(name: str | Path) -> bytes:
+    """The bytes of a document that comes with the lab, or of a file."""
+    bundled = {path.stem: path for path in _FOLDER.glob("*.md")}
+    try:
+        with open_regular(bundled.get(str(name), name)) as file:
+            return file.read(_MOST_BYTES + 1)
+    except FileNotFoundError as error:
+        raise SwarmKVError(f"document {not_one_of(str(name), [*bundled, 'article'])}, and no file") from error
+    except OSError as error:
+        raise SwarmKVError(f"{name} could not be read: {reason(error)}") from error
+
+
+def load_agents(name: str = "dossier") -> dict[str, str]:
+    """The prompts that come with a document, by the agents' names."""
+    path = _FOLDER / f"{name}.agents.json"
+    if not path.is_file():
+        raise SwarmKVError(f"document {name!r} comes with no agents: pass prompts of your own")
+    agents: dict[str, str] = json.loads(read_text(path))
+    return agents
+
+
 def _from_text(data: bytes, declared: str = "") -> str:
-    # Windows' editors begin a file with a mark, and so does whoever writes UTF-16.
+    # Windows' editors begin a file with a mark, and so does whoever writes UTF-16. No encoding is guessed.
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        if wide or not declared:  # of those that fit, the likeliest is wrong as often as right: the reader knows better
-            import charset_normalizer
-
-            fit = [match.encoding for match in charset_normalizer.from_bytes(data)]
-            raise ValueError(f"it is not UTF-8, but perhaps {', '.join(fit[:4]) or 'no text at all'}") from error
+        if wide or not declared:
+            raise ValueError("it is not UTF-8, and does not say what it is") from error
         text = data.decode(declared)
     if "\0" in text or "\x1b$" in text:  # UTF-32 begins as UTF-16 does; Japanese mail (ISO 2022) hides in ASCII
         raise ValueError("it holds characters that no text has")
@@ -157,14 +153,12 @@ def _from_pdf(data: bytes) -> str:
     if lost := [fault.getMessage() for fault in heard.buffer if fault.name == "pypdf.filters"]:
         raise ValueError(f"it is damaged: {lost[0]}")
     if heard.buffer:
-        warnings.warn(f"a PDF has faults, and may lack text: {heard.buffer[0].getMessage()}", stacklevel=4)
+        warnings.warn(f"a PDF has faults, and may lack text: {heard.buffer[0].getMessage()}", stacklevel=3)
     filled = [(field.alternate_name or name, field.value) for name, field in fields if field.value]
     forms = [f"{name}: {str(value).lstrip('/')}" for name, value in filled if isinstance(value, str | list)]
     scans = [number for number, text in enumerate(texts, 1) if not text.strip("\ufffd \n")]  # or in a font that is lost
     if scans and any(texts + forms):
-        warnings.warn(
-            f"{len(scans)} of a PDF's {len(texts)} pages have no text, first {scans[0]}: scans?", stacklevel=4
-        )
+        warnings.warn(f"{len(scans)} of a PDF's {len(texts)} pages have no text, first {scans[0]}", stacklevel=3)
     # Fonts may name halves of a character: two of them become one, and one alone a mark.
     text = "\n\n".join(filter(None, texts + forms)).replace("\0", "")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
