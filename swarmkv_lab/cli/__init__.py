@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from swarmkv_lab.cli.ask import ask
 from swarmkv_lab.cli.cluster import cluster
-from swarmkv_lab.cli.program import program, run
+from swarmkv_lab.cli.program import run
 from swarmkv_lab.cli.snapshots import cache, size
 
 COMMANDS = (ask, size, cache, cluster)
@@ -12,4 +12,4 @@ COMMANDS = (ask, size, cache, cluster)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the helper's commands: its exit status, as of ``run``."""
-    return run(program(*COMMANDS), argv)
+    return run(COMMANDS, argv)

@@ -25,17 +25,21 @@ def ask(asked: Asked) -> None:
     The document (--document) is read once and kept; or it is in a FILE that "cache save" wrote. Every question is asked
     by an agent of its own.
     """
+    from swarmkv_lab.fanout.documents import SUFFIXES
+
     start = time.perf_counter()
     questions = asked.words if asked.document is not None else asked.words[1:]
     if not questions:
         raise SwarmKVError("there is no question: write at least one, in quotation marks")
-    text = None if asked.document is None else lab.load_document(asked.document)
-    if text is None:
-        _require_snapshot(asked.words[0], asked)
+    file, text = asked.words[0], None if asked.document is None else lab.load_document(asked.document)
+    if text is None and file.lower().endswith(SUFFIXES):
+        raise SwarmKVError(f"{file} is not a file that cache save wrote: ask about a document with --document {file}")
+    if text is None and asked.depth is not None:
+        raise SwarmKVError("--depth is for --document: a file that cache save wrote is used as it is")
     with open_model(asked) as model:
         loaded = time.perf_counter()
         if text is None:
-            snapshot = lab.KVSnapshot.load(asked.words[0], model)
+            snapshot = lab.KVSnapshot.load(file, model)
         else:
             tokens = _that_fit(model, model.read(text), questions, asked)
             snapshot = lab.prefill(model, tokens, cache=True, n_threads=asked.threads)
@@ -54,16 +58,6 @@ def ask(asked: Asked) -> None:
         f"{times['end_to_end_ms']:,.0f} ms"
     )
     report(asked, record, "\n".join(texts))
-
-
-def _require_snapshot(file: str, asked: Asked) -> None:
-    """Raise SwarmKVError for a file that is a document by its name, and for an option that is for documents."""
-    from swarmkv_lab.fanout.documents import SUFFIXES
-
-    if file.lower().endswith(SUFFIXES):
-        raise SwarmKVError(f"{file} is not a file that cache save wrote: ask about a document with --document {file}")
-    if asked.depth is not None:
-        raise SwarmKVError("--depth is for --document: a file that cache save wrote is used as it is")
 
 
 def _that_fit(model: "lab.Model", tokens: Any, questions: tuple[str, ...], asked: Asked) -> Any:

@@ -34,19 +34,14 @@ class Group(click.Group):
     command_class = Command
 
 
-def program(*commands: click.Command) -> Group:
-    """All that one program can do."""
-    about = "Prefill a document once, fan its KV cache out to many agents, and measure what that saves."
-    named = {str(command.name): command for command in commands}
-    whole = Group(NAME, named, help=about)
-    return click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")(whole)
-
-
-def run(whole: Group, argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Without a command it prints the help.
+def run(commands: Sequence[click.Command], argv: Sequence[str] | None = None) -> int:
+    """Run one of a program's commands and return its exit status. Without a command it prints the help.
 
     2, with one line on stderr, for what the user can mend; 130 after Ctrl-C; 1 if who reads stdout has read enough.
     """
+    about = "Prefill a document once, fan its KV cache out to many agents, and measure what that saves."
+    whole = Group(NAME, {str(command.name): command for command in commands}, help=about)
+    click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s")(whole)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # on Windows a pipe's is cp1252, which not every answer fits into
             stream.reconfigure(errors="backslashreplace")
@@ -82,22 +77,18 @@ def complain(error: object) -> None:
     print(f"{NAME}:", *str(error).splitlines(), file=sys.stderr)
 
 
-def say(asked: Asked, text: str) -> None:
-    """Print what people read; not where --json has stdout to itself."""
-    if asked.json != STDOUT:
-        print(text)
-
-
 def report(asked: Asked, result: Any, text: str) -> None:
     """A command's result: as text, and as JSON where --json says."""
     from swarmkv_lab.files import as_json, replacing
 
-    say(asked, text)
-    if asked.json == STDOUT:
-        print(as_json(result, indent=1))
-    elif asked.json is not None:
+    if asked.json is None:
+        print(text)
+        return
+    whole = as_json(result, indent=1)
+    print(whole if asked.json == STDOUT else text)
+    if asked.json != STDOUT:
         with replacing(asked.json) as file:
-            file.write(f"{as_json(result, indent=1)}\n".encode())
+            file.write(f"{whole}\n".encode())
 
 
 def table(frame: Any, **looks: Any) -> str:

@@ -25,38 +25,36 @@ def size(asked: Asked) -> None:
 
     Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: its header is enough.
     """
-    report(asked, *(predictions(asked) if asks_for_list(asked) else prediction(asked)))
+    report(asked, *predicted(asked))
 
 
-def asks_for_list(asked: Asked) -> bool:
-    """Whether it is the catalogue that is asked for, and not one model."""
+def predicted(asked: Asked) -> tuple[Any, str]:
+    """The bytes of one model's snapshot, or (--list) bytes per token of the whole catalogue: records, and text."""
     if asked.list == (asked.source is not None):
         raise click.UsageError("give either NAME_OR_GGUF or --list", click.get_current_context())
-    return bool(asked.list)
-
-
-def prediction(asked: Asked) -> tuple[dict[str, Any], str]:
-    """The bytes of one model's snapshot, as a record and as text."""
+    if asked.list:
+        return _catalogue(asked.tokens, asked.kv_type)
     kv_type = asked.kv_type if isinstance(asked.kv_type, str) else ",".join(asked.kv_type)
-    n_bytes, per_token = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type), None
+    n_bytes = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type)
+    per_token, each = None, f"{round(n_bytes / asked.tokens):,} per token on average"
     with suppress(SwarmKVError):  # where no formula is known
         per_token = lab.geometry(asked.source).bytes_per_token(asked.kv_type)
+        each = f"{per_token:,} per token"
     record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}
     text = f"{asked.source}, {asked.tokens:,} tokens, KV in {kv_type}\n"
-    each = f"{per_token:,} per token" if per_token else f"{round(n_bytes / asked.tokens):,} per token on average"
     text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {each}"
     return record | {"bytes_per_token": per_token}, text
 
 
-def predictions(asked: Asked) -> tuple[list[dict[str, Any]], str]:
-    """Bytes per token of all models of the catalogue, so that sliding windows count: records, and text."""
+def _catalogue(n_tokens: int, kv_type: Any) -> tuple[list[dict[str, Any]], str]:
+    """Bytes per token of all models, of so many, as sliding windows count."""
     from swarmkv_lab.sizing.catalogue import headers
 
     frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]]
-    n_bytes = [lab.geometry(name).snapshot_bytes(asked.tokens, asked.kv_type) for name in frame.index]
-    frame.insert(3, "bytes_per_token", [round(n / asked.tokens) for n in n_bytes])
+    n_bytes = [lab.geometry(name).snapshot_bytes(n_tokens, kv_type) for name in frame.index]
+    frame.insert(3, "bytes_per_token", [round(n / n_tokens) for n in n_bytes])
     text = table(frame, bytes_per_token="{:,}".format, gguf=lambda known: "yes" if known else "")
-    says = f"{len(frame)} models; bytes per token of {asked.tokens:,}; those with a gguf are also names for --model"
+    says = f"{len(frame)} models; bytes per token of {n_tokens:,}; those with a gguf are also names for --model"
     says += f"\nwhose size llama.cpp says, from a header: {', '.join(headers())}"
     return frame.reset_index().to_dict("records"), f"{text}\n{says}"
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from swarmkv_lab.cli import COMMANDS
-from swarmkv_lab.cli.program import program, run
+from swarmkv_lab.cli.program import run
 from swarmkv_studies.cli import commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: its exit status, as of ``run``."""
-    return run(program(*COMMANDS, commands.bench, commands.reproduce, commands.size), argv)
+    return run([*COMMANDS, commands.bench, commands.reproduce, commands.size], argv)

@@ -9,7 +9,7 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.cli.options import checked, option, options, require_one_of
 from swarmkv_lab.cli.program import STDOUT, Asked, Command, report
-from swarmkv_lab.cli.snapshots import LIST, SOURCE, TOKENS, asks_for_list, prediction, predictions
+from swarmkv_lab.cli.snapshots import LIST, SOURCE, TOKENS, predicted
 
 Known = Callable[[], Mapping[str, Any]]
 
@@ -76,12 +76,10 @@ def size(asked: Asked) -> None:
     Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: the prediction needs its
     header alone.
     """
-    if asks_for_list(asked):
-        report(asked, *predictions(asked))
-        return
-    record, text = prediction(asked)
-    record["measured_bytes"] = None
-    if asked.measure:
+    record, text = predicted(asked)
+    if not asked.list:
+        record["measured_bytes"] = None
+    if asked.measure and not asked.list:
         how = {"n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads, "progress": asked.json != STDOUT}
         measured = studies.measure_kv(asked.source, asked.tokens, asked.kv_type, **how)["measured_bytes"]
         off = measured - record["snapshot_bytes"]
