@@ -5,7 +5,6 @@ Writing goes to a temporary file beside the target, which is flushed to disk and
 
 import io
 import json
-import math
 import os
 import secrets
 import stat
@@ -84,16 +83,8 @@ def read_text(path: str | Path) -> str:
 
 def as_json(value: Any, indent: int | None = None) -> str:
     """JSON text with null for NaN and infinity, which standard JSON does not have."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        value = value.item() if hasattr(value, "item") else value  # numpy's scalars
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(value), indent=indent, allow_nan=False)
+    text = json.dumps(value, default=lambda number: number.item())  # numpy's scalars
+    return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=indent)
 
 
 @contextmanager

@@ -7,14 +7,8 @@ from typing import NamedTuple
 
 PREFIX = "prefix"  # the lane of the work done once for all agents
 BASELINE = "naive"  # the strategy that all others are compared with
-ACTIVATION = (
-    "context",
-    "prefill",
-    "copy",
-    "restore",
-    "role",
-    "share",
-)  # an agent's phases until its context holds the prefix
+# an agent's phases until its context holds the prefix
+ACTIVATION = ("context", "prefill", "copy", "restore", "role", "share")
 
 
 class Span(NamedTuple):
