@@ -73,6 +73,11 @@ def hooked(client, before):
     client.register_plugin(Hook())
 
 
+def job_of(run, gguf, document):
+    info, *_ = run.infos.values()
+    return tasks.Job(gguf, -1, True, "shared", ContextSettings(n_ctx=512), info.identity, document)
+
+
 def assert_same(run, reference):
     exact = run.compare(reference)
     assert exact.max_abs_logit_diff.max() == 0
@@ -170,14 +175,12 @@ def test_a_pickled_snapshot_is_checked_again(twin, document):
 
 def test_a_worker_refuses_another_model_and_another_documents_snapshot(client, gguf, document, prompts, monkeypatch):
     run = there(client, gguf, document, prompts, max_tokens=2)
-    (info, *_) = run.infos.values()
-    settings = ContextSettings(n_ctx=512)
-    job = tasks.Job(gguf, -1, info.identity, document, "shared", settings)
-    foreign = tasks.Job(gguf, -1, info.identity._replace(model="another"), document, "shared", settings)
+    job = job_of(run, gguf, document)
+    foreign = dataclasses.replace(job, identity=job.identity._replace(model="another"))
     with pytest.raises(SnapshotMismatchError):
         client.submit(tasks.capture, foreign, pure=False).result()
     captured = client.submit(tasks.capture, job, pure=False)
-    other = tasks.Job(gguf, -1, info.identity, document[::-1].copy(), "shared", settings)
+    other = dataclasses.replace(job, tokens=document[::-1].copy())
     with pytest.raises(SnapshotMismatchError):
         client.submit(tasks.answer, other, captured, run.branches[:1], pure=False).result()
 
@@ -190,8 +193,7 @@ def test_bytes_that_change_on_their_way_to_a_worker_are_refused_there(gguf, docu
         first, second = client.nthreads()
         run = there(client, gguf, document, prompts, max_tokens=2)
         client.run(spoil, workers=[first])
-        (info, *_) = run.infos.values()
-        job = tasks.Job(gguf, -1, info.identity, document, "shared", ContextSettings(n_ctx=512))
+        job = job_of(run, gguf, document)
         captured = client.submit(tasks.capture, job, workers=[first], pure=False)
         for worker, refused in ((first, nullcontext()), (second, pytest.raises(SnapshotCorruptError))):
             with refused:
@@ -264,9 +266,7 @@ def test_a_worker_killed_while_it_works(gguf, document, prompts):
 
 def test_the_snapshot_is_made_again_when_its_only_holder_dies(gguf, document, prompts):
     with local_cluster(2) as client:
-        info, *_ = client.run(tasks.identify, gguf, -1, True).values()
-        settings = ContextSettings(n_ctx=512)
-        job = tasks.Job(gguf, -1, info.identity, document, "shared", settings)
+        job = job_of(there(client, gguf, document, {"one": [1]}, max_tokens=1), gguf, document)
         captured = client.submit(tasks.capture, job, pure=False)
         distributed.wait(captured)
         (holders,) = client.who_has(captured).values()

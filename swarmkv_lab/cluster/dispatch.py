@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed import Client, Future, KilledWorker, wait
@@ -26,27 +26,26 @@ _NOBODY_FOR_S = 60.0
 
 @dataclass
 class Dispatch:
-    """A run's tasks on a cluster. asked: the arguments of tasks.identify. told: called with n agents' answers there."""
+    """A run's tasks on a cluster. told: called with the number of agents whose answers have come."""
 
     client: Client
     run: "ClusterRun"
-    asked: tuple[str | None, int, bool]
+    job: tasks.Job
     told: Callable[[int], None]
-    identity: tasks.Identity | None = None
     captured: "Future[tasks.Captured] | None" = None
 
-    def agree(self, known: str | None) -> tasks.Identity:
-        """What all must agree in: as the first worker that has the client's model, or any where the client has none.
+    def agree(self, known: str | None) -> None:
+        """The job's identity, in which all must agree: the first worker's that has the model that is known, if any is.
 
         Raises SwarmKVError where there is no worker, SnapshotMismatchError where none has the model.
         """
         if not self._greet():
             raise SwarmKVError("the cluster has no workers: start some, and call this again")
         theirs = {worker: info.identity for worker, info in self.run.infos.items()}
-        self.identity = next((mine for mine in theirs.values() if known in (None, mine.model)), None)
-        if self.identity is None:
+        fits = [mine for mine in theirs.values() if known in (None, mine.model)]
+        if not fits:
             raise SnapshotMismatchError(f"no worker has the model {known or ''}: {theirs | self.run.refused}")
-        return self.identity
+        self.job = replace(self.job, identity=fits[0])
 
     def able(self) -> list[str] | None:
         """Who may take tasks now; None for all, also those that come later. Raises SwarmKVError after a minute of none.
@@ -63,14 +62,14 @@ class Dispatch:
                 raise SwarmKVError(nobody)
             time.sleep(_LOOK_EVERY_S)
 
-    def answer(self, job: tasks.Job, groups: Sequence[Sequence[Branch]]) -> None:
+    def answer(self, groups: Sequence[Sequence[Branch]]) -> None:
         """Have all agents answered, a task per group; and those that a death has left, one at a time."""
         try:
-            suspects = self._without_the_dead(job, groups)
+            suspects = self._without_the_dead(groups)
             if not self.run.packed:
                 suspects = [[branch] for group in suspects for branch in group]
             for group in suspects:
-                if self._without_the_dead(job, [group]):  # whose worker dies now is to blame
+                if self._without_the_dead([group]):  # whose worker dies now is to blame
                     self.run.fail(group, SwarmKVError("each worker that took it has died"))
                     self.told(len(group))
         except (CancelledError, CommClosedError) as error:
@@ -78,14 +77,14 @@ class Dispatch:
         finally:
             self.client.cancel([self.captured] if self.captured else [])
 
-    def _without_the_dead(self, job: tasks.Job, groups: Sequence[Sequence[Branch]]) -> list[Sequence[Branch]]:
+    def _without_the_dead(self, groups: Sequence[Sequence[Branch]]) -> list[Sequence[Branch]]:
         """Have groups answered, by other workers where those that were able have gone. Returns whose workers died."""
         died, left = [], list(groups)
         while left:
             how: dict[str, Any] = {"workers": (able := self.able()), "pure": False}
-            if job.strategy != BASELINE and (self.captured is None or self.captured.status == "error"):
-                self.captured = self.client.submit(tasks.capture, job, **how)
-            waiting = {self.client.submit(tasks.answer, job, self.captured, group, **how): group for group in left}
+            if self.job.strategy != BASELINE and (self.captured is None or self.captured.status == "error"):
+                self.captured = self.client.submit(tasks.capture, self.job, **how)
+            waiting = {self.client.submit(tasks.answer, self.job, self.captured, group, **how): group for group in left}
             left, patience = [], _LOOK_EVERY_S
             try:
                 while waiting:
@@ -118,11 +117,11 @@ class Dispatch:
 
     def _greet(self) -> list[str]:
         """Ask all workers who they are, each time, as a model's file may have been replaced: their addresses."""
-        said = self.client.run(tasks.identify, *self.asked, on_error="return")
+        said = self.client.run(tasks.identify, self.job, on_error="return")
         for worker, answer in said.items():
             if isinstance(answer, tasks.WorkerInfo):
                 self.run.infos[worker] = answer
-                if self.identity not in (None, answer.identity):
+                if self.job.identity not in (None, answer.identity):
                     self.run.refused[worker] = f"it has {answer.identity}"
             elif not isinstance(answer, OSError):  # else it has died just now
                 self.run.refused[worker] = str(answer)

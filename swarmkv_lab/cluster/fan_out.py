@@ -140,16 +140,17 @@ def fan_out(
             if callback:
                 callback(run)
 
-        workers = dispatch.Dispatch(client, run, (source, n_gpu_layers, exact), told)
-        identity = workers.agree(known)
+        job = tasks.Job(source, n_gpu_layers, exact, chosen.name, asked)
+        workers = dispatch.Dispatch(client, run, job, told)
+        workers.agree(known)
         if asked.uses_flash_attn(on_gpu=False):  # with it the number of threads decides a single token's last bits
             asked = replace(asked, n_threads=asked.n_threads or min(info.n_threads for info in run.infos.values()))
-        job = tasks.Job(source, n_gpu_layers, identity, run.tokens, chosen.name, asked)
+        job = replace(workers.job, settings=asked)
         where = {"workers": workers.able(), "pure": False}
-        job, named = client.submit(tasks.prepare, job, tokens, agents, max_tokens, together, **where).result()
-        run.tokens = job.tokens
-        branches = [Branch(name, prompt, max_tokens, sampling, len(job.tokens)) for name, prompt in named.items()]
+        workers.job, named = client.submit(tasks.prepare, job, tokens, agents, max_tokens, together, **where).result()
+        run.tokens = workers.job.tokens
+        branches = [Branch(name, prompt, max_tokens, sampling, len(run.tokens)) for name, prompt in named.items()]
         run.schedule, bar.total = Schedule(branches, tolerant=True), len(branches)
         size = together if chosen.packs else min(together, -(-len(branches) // (2 * len(run.infos))))
-        workers.answer(job, [branches[i : i + size] for i in range(0, len(branches), size)])
+        workers.answer([branches[i : i + size] for i in range(0, len(branches), size)])
     return run

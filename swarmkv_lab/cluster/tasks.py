@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -46,14 +46,15 @@ class WorkerInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of a run are told."""
+    """What all tasks of a run are told. identity, tokens: once they are known."""
 
     source: str | None
     n_gpu_layers: int
-    identity: Identity
-    tokens: np.ndarray
+    exact: bool
     strategy: str
     settings: ContextSettings
+    identity: Identity | None = None
+    tokens: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 class UnfitWorkerError(SnapshotMismatchError):
@@ -114,10 +115,9 @@ _ONE_THREAD = ThreadPoolExecutor(1, "swarmkv")
 """the one that uses it: OpenMP keeps a team for each that does, and more threads than cores sleep at every barrier"""
 
 
-async def identify(source: str | None, n_gpu_layers: int, exact: bool, dask_worker: Worker) -> WorkerInfo:
+async def identify(job: Job, dask_worker: Worker) -> WorkerInfo:
     """Load the model, and say who this worker is."""
-    loading = _ONE_THREAD.submit(lambda: _info(_RESIDENT.model(source, n_gpu_layers), exact, dask_worker))
-    return await asyncio.wrap_future(loading)
+    return await asyncio.wrap_future(_ONE_THREAD.submit(_info, job, dask_worker))
 
 
 def prepare(
@@ -186,8 +186,7 @@ def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, Tas
             raise SwarmKVError("the run was ended: nobody waits for this answer")
 
     def run() -> tuple[_Result, TaskRecord]:
-        model = _RESIDENT.model(job.source, job.n_gpu_layers)
-        info = _info(model, bool(job.identity.build), worker)
+        info, model = _info(job, worker), _RESIDENT.model(job.source, job.n_gpu_layers)
         if info.identity != job.identity:
             raise UnfitWorkerError(f"this worker has {info.identity}, and the run {job.identity}: it cannot take part")
         recorder, started = Recorder(), time.time()
@@ -198,6 +197,7 @@ def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, Tas
     return _ONE_THREAD.submit(run).result()
 
 
-def _info(model: Model, exact: bool, worker: Worker) -> WorkerInfo:
-    identity = Identity(model.content_hash, build() if exact else "")
+def _info(job: Job, worker: Worker) -> WorkerInfo:
+    model = _RESIDENT.model(job.source, job.n_gpu_layers)
+    identity = Identity(model.content_hash, build() if job.exact else "")
     return WorkerInfo(identity, f"{socket.gethostname()}:{os.getpid()}", worker.state.nthreads)
