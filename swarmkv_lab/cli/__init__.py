@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from swarmkv_lab.cli.ask import ask
+from swarmkv_lab.cli.cache import cache
 from swarmkv_lab.cli.cluster import cluster
 from swarmkv_lab.cli.program import run
-from swarmkv_lab.cli.snapshots import cache, size
 
-COMMANDS = (ask, size, cache, cluster)
+COMMANDS = (ask, cache, cluster)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

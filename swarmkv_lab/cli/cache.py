@@ -1,62 +1,11 @@
-"""The commands size and cache: what snapshots take, those that the lab keeps, and those in files of one's own."""
-
-from contextlib import suppress
-from typing import Any
+"""The command cache: snapshots that the lab keeps, and those in files of one's own."""
 
 import click
 
 import swarmkv_lab as lab
 from swarmkv_lab.cli.options import RUNS_MODEL, checked, cut, open_model, option, options, output
-from swarmkv_lab.cli.program import Asked, Command, Group, report, table
+from swarmkv_lab.cli.program import Asked, Group, report, table
 from swarmkv_lab.errors import SwarmKVError
-
-SOURCE = click.argument("source", required=False, metavar="NAME_OR_GGUF")
-TOKENS = click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
-LIST = click.option("--list", is_flag=True, help="all models of the catalogue, instead of one")
-
-
-@click.command(cls=Command, epilog="example: swarmkv-lab size qwen2.5-7b --tokens 3501 --kv-type q8_0")
-@SOURCE
-@LIST
-@TOKENS
-@options("--kv-type", "--json")
-def size(asked: Asked) -> None:
-    """Predict the bytes of a snapshot; needs no weights.
-
-    Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: its header is enough.
-    """
-    report(asked, *predicted(asked))
-
-
-def predicted(asked: Asked) -> tuple[Any, str]:
-    """The bytes of one model's snapshot, or (--list) bytes per token of the whole catalogue: records, and text."""
-    if asked.list == (asked.source is not None):
-        raise click.UsageError("give either NAME_OR_GGUF or --list", click.get_current_context())
-    if asked.list:
-        return _catalogue(asked.tokens, asked.kv_type)
-    kv_type = asked.kv_type if isinstance(asked.kv_type, str) else ",".join(asked.kv_type)
-    n_bytes = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type)
-    per_token, each = None, f"{round(n_bytes / asked.tokens):,} per token on average"
-    with suppress(SwarmKVError):  # where no formula is known
-        per_token = lab.geometry(asked.source).bytes_per_token(asked.kv_type)
-        each = f"{per_token:,} per token"
-    record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}
-    text = f"{asked.source}, {asked.tokens:,} tokens, KV in {kv_type}\n"
-    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {each}"
-    return record | {"bytes_per_token": per_token}, text
-
-
-def _catalogue(n_tokens: int, kv_type: Any) -> tuple[list[dict[str, Any]], str]:
-    """Bytes per token of all models, of so many, as sliding windows count."""
-    from swarmkv_lab.sizing.catalogue import headers
-
-    frame = lab.catalogue()[["billions", "attention", "n_ctx_train", "gguf"]]
-    n_bytes = [lab.geometry(name).snapshot_bytes(n_tokens, kv_type) for name in frame.index]
-    frame.insert(3, "bytes_per_token", [round(n / n_tokens) for n in n_bytes])
-    text = table(frame, bytes_per_token="{:,}".format, gguf=lambda known: "yes" if known else "")
-    says = f"{len(frame)} models; bytes per token of {n_tokens:,}; those with a gguf are also names for --model"
-    says += f"\nwhose size llama.cpp says, from a header: {', '.join(headers())}"
-    return frame.reset_index().to_dict("records"), f"{text}\n{says}"
 
 
 @click.group(cls=Group, no_args_is_help=False)

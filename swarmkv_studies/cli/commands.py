@@ -6,10 +6,8 @@ from typing import Any
 import click
 
 import swarmkv_lab as lab
-import swarmkv_studies as studies
 from swarmkv_lab.cli.options import checked, option, options, require_one_of
-from swarmkv_lab.cli.program import STDOUT, Asked, Command, report
-from swarmkv_lab.cli.snapshots import LIST, SOURCE, TOKENS, predicted
+from swarmkv_lab.cli.program import Asked, Command
 
 Known = Callable[[], Mapping[str, Any]]
 
@@ -65,9 +63,9 @@ def reproduce(asked: Asked) -> None:
 
 
 @click.command(cls=Command, epilog="example: swarmkv-lab size qwen2.5-7b --tokens 3501 --measure")
-@SOURCE
-@LIST
-@TOKENS
+@click.argument("source", required=False, metavar="NAME_OR_GGUF")
+@click.option("--list", is_flag=True, help="all models of the catalogue, instead of one")
+@click.option("--tokens", type=click.IntRange(1), default=3501, metavar="N", help="tokens in the snapshot")
 @click.option("--measure", is_flag=True, help="also measure with llama.cpp: the GGUF itself, or a twin of its shape")
 @options("--kv-type", "--threads", "--n-gpu-layers", "--json")
 def size(asked: Asked) -> None:
@@ -76,13 +74,6 @@ def size(asked: Asked) -> None:
     Of a catalogue name such as qwen2.5-7b, or of a GGUF's path or URL, of any architecture: the prediction needs its
     header alone.
     """
-    record, text = predicted(asked)
-    if not asked.list:
-        record["measured_bytes"] = None
-    if asked.measure and not asked.list:
-        how = {"n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads, "progress": asked.json != STDOUT}
-        measured = studies.measure_kv(asked.source, asked.tokens, asked.kv_type, **how)["measured_bytes"]
-        off = measured - record["snapshot_bytes"]
-        record["measured_bytes"] = measured
-        text += f"\n  measured   {measured:>18,} bytes, {off:+,} from the prediction"
-    report(asked, record, text)
+    from swarmkv_studies.cli.size import run_size
+
+    run_size(asked)
