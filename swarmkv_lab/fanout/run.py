@@ -84,7 +84,7 @@ class Run(Outcome):
         except SwarmKVError as error:
             self.schedule.fail(branch, error)
 
-    def take(self, branch: Branch, token: int) -> None:
+    def add_token(self, branch: Branch, token: int) -> None:
         """The next token of an agent's answer."""
         branch.tokens.append(token)
         if self.on_token:

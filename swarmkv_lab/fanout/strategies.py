@@ -82,7 +82,7 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
             for step in steps:
                 for seq_id, branch in branches.items():
                     if seq_id in step:
-                        run.take(branch, step[seq_id])
+                        run.add_token(branch, step[seq_id])
                     if seq_id not in step or len(branch.tokens) == branch.max_tokens:
                         end(branch.name)  # the others may go on for longer
 
