@@ -39,11 +39,11 @@ def refused(capsys, *arguments):
 # -- quick: what needs no model loads nothing for one
 
 COUNTED = """
-import os, sys
+import sys
 from swarmkv_studies.cli import main
 status = main(sys.argv[1:])
 heavy = [name for name in ("numpy", "pandas", "matplotlib", "llama_cpp", "tqdm") if name in sys.modules]
-print(status, sum(os.times()[:2]), *heavy, file=sys.stderr)
+print(status, *heavy, file=sys.stderr)
 """
 
 
@@ -51,11 +51,9 @@ print(status, sum(os.times()[:2]), *heavy, file=sys.stderr)
     ("", 0), ("--version", 0), ("--help", 0), ("bench --help", 0), ("ask --help", 0), ("cache show --help", 0),
     ("bnech", 2), ("--hepl", 2), ("bench --agnets 3", 2), ("cache lst", 2), ("ask", 2), ("size", 2),
 ])  # fmt: skip
-def test_help_and_typos_take_no_time(arguments, status):
+def test_help_and_typos_load_nothing_heavy(arguments, status):
     done = subprocess.run([sys.executable, "-c", COUNTED, *arguments.split()], capture_output=True, text=True, cwd=ROOT)
-    found, seconds, *heavy = done.stderr.splitlines()[-1].split()
-    assert (int(found), heavy) == (status, [])
-    assert float(seconds) < 0.3  # of CPU time; about 0.05
+    assert done.stderr.splitlines()[-1].split() == [str(status)]
     assert bool(done.stdout) == (status == 0)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pickle
 import shutil
 import signal
 import time
@@ -157,20 +156,6 @@ def test_tls_on_loopback(gguf, document, prompts):
 
 
 # -- what is not as it should be
-
-
-def test_a_pickled_snapshot_is_checked_again(twin, document):
-    snapshot = lab.prefill(twin, document)
-    buffers = []
-    data = pickle.dumps(snapshot, protocol=5, buffer_callback=buffers.append)
-    same = pickle.loads(data, buffers=buffers)
-    assert np.array_equal(same.data, snapshot.data)
-    assert same.identity == snapshot.identity
-    damaged = bytearray(buffers[0].raw())
-    damaged[1000] ^= 1
-    for broken in (damaged, damaged[:-1]):
-        with pytest.raises(SnapshotCorruptError):
-            pickle.loads(data, buffers=[broken])
 
 
 def test_a_worker_refuses_another_model_and_another_documents_snapshot(client, gguf, document, prompts, monkeypatch):

@@ -96,6 +96,13 @@ def test_a_damaged_pickle_is_refused(snapshot):
     for at in (len(whole) - 1000, len(whole) - snapshot.nbytes - 200):  # in the state, and in the tokens
         with pytest.raises(lab.SnapshotCorruptError):
             pickle.loads(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    buffers = []
+    data = pickle.dumps(snapshot, protocol=5, buffer_callback=buffers.append)
+    state = bytes(buffers[0])
+    np.testing.assert_array_equal(pickle.loads(data, buffers=[state]).data, snapshot.data)
+    for broken in (state[:-1], bytes(1) + state[1:]):
+        with pytest.raises(lab.SnapshotCorruptError):
+            pickle.loads(data, buffers=[broken])
 
 
 def test_what_cannot_be_pickled_says_so(twin, document):

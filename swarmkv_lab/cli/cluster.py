@@ -38,11 +38,10 @@ def cluster(asked: Asked) -> int:
     with workers as client:
         run = lab.cluster.fan_out(client, path, tokens, prompts, asked.strategy, **how)
     texts = [f"> {name}: {agents[name]}\n{answer.strip()}\n" for name, answer in run.answers.items()]
-    end_s = run.metrics["end_to_end_ms"] / 1e3
-    texts += [
-        table(run.workers.set_index("worker")),
-        f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {end_s:.1f} s",
-    ]
+    about = (
+        f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s"
+    )
+    texts += [table(run.workers.set_index("worker")), about]
     errors = {name: str(error) for name, error in run.errors.items()}
     tables = {"agents": run.agents.to_dict("records"), "workers": run.workers.to_dict("records")}
     report(asked, {**run.metrics, **tables, "answers": run.answers, "errors": errors}, "\n".join(texts))

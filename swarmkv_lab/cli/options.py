@@ -40,11 +40,8 @@ def output(path: str) -> str:
     """A file that is written at the end: refused at once where that would fail."""
     from swarmkv_lab.files import writable
 
-    folder = writable(path).parent
-    if not os.path.isdir(folder):
-        raise SwarmKVError(f"the folder of {path!r:.200} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise SwarmKVError(f"nothing can be written in the folder of {path!r:.200}")
+    if not os.access(writable(path).parent, os.W_OK):
+        raise SwarmKVError(f"the folder of {path!r:.200} does not exist, or nothing can be written in it")
     return path
 
 

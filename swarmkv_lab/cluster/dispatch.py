@@ -18,10 +18,8 @@ from swarmkv_lab.fanout.schedule import Branch
 if TYPE_CHECKING:
     from swarmkv_lab.cluster.fan_out import ClusterRun
 
-_LOOK_EVERY_S = 1.0
-"""whether those who were given tasks are still there"""
-_NOBODY_FOR_S = 60.0
-"""a worker that has died may be started again"""
+_LOOK_EVERY_S = 1.0  # whether those who were given tasks are still there
+_NOBODY_FOR_S = 60.0  # a worker that has died may be started again
 
 
 @dataclass
