@@ -150,7 +150,8 @@ def fan_out(
         workers.job, named = client.submit(tasks.prepare, job, tokens, agents, max_tokens, together, **where).result()
         run.tokens = workers.job.tokens
         branches = [Branch(name, prompt, max_tokens, sampling, len(run.tokens)) for name, prompt in named.items()]
-        run.schedule, bar.total = Schedule(branches, tolerant=True), len(branches)
+        run.schedule = Schedule(branches, tolerant=True)
+        bar.reset(total=len(branches))
         size = together if chosen.packs else min(together, -(-len(branches) // (2 * len(run.infos))))
         workers.answer([branches[i : i + size] for i in range(0, len(branches), size)])
     return run
