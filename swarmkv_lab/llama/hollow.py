@@ -23,19 +23,20 @@ _CALLS, _ALLOC = 6, 1  # functions of a ggml_backend_buffer_type, and which of t
 _BUFFER_CALLS, _CLEAR = 11, 9  # those of a ggml_backend_buffer, and which of them fills it
 # Of more than the machine has; Python before 3.13 has no name for that flag.
 _RESERVE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000} if sys.platform == "linux" else {}
+_BATCH = 512  # tokens, llama.cpp's default
 _kept: list[Any] = []  # what llama.cpp holds bare pointers to
 
 
-def main(settings: bytes, header: bytes) -> dict[str, Any]:
-    """Sizes of a context and of states: see ``swarmkv_lab.sizing.hollow``."""
+def main(settings: bytes, header: bytes) -> tuple[list[int], int]:
+    """Sizes of states, and the window: see ``swarmkv_lab.sizing.hollow``."""
     asked = json.loads(settings)
-    cleared = _lazy_memory()
+    _lazy_memory()
     model = _model(header, asked.get("overrides", {}))
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
         raise SystemExit("it is not a decoder-only model: it has no prefix to share")
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_seq_max, params.n_batch = asked["n_ctx"], asked["n_seq_max"], asked["n_batch"]
-    params.n_ubatch, params.n_outputs_max = asked["n_ubatch"], asked["n_seq_max"]
+    params.n_ctx, params.n_seq_max, params.n_outputs_max = asked["n_ctx"], asked["n_seq_max"], asked["n_seq_max"]
+    params.n_batch = params.n_ubatch = _BATCH
     params.type_k, params.type_v, params.flash_attn_type = asked["type_k"], asked["type_v"], int(asked["flash_attn"])
     params.kv_unified, params.swa_full, params.offload_kqv = asked["kv_unified"], asked["swa_full"], False
     params.n_threads = params.n_threads_batch = 1
@@ -49,9 +50,7 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
     name = ctypes.create_string_buffer(64)
     llama_cpp.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
     all_of_it = name.value == b"deepseek4" and params.n_seq_max == 1
-    # What is cleared first is not the cache, but the outputs' rows.
-    sizes = {"context_bytes": sum(list(cleared.values())[1:]), "window": window, "snapshot_bytes": []}
-    tokens, n_past = (ctypes.c_int32 * params.n_ubatch)(), 0
+    sizes, tokens, n_past = [], (ctypes.c_int32 * _BATCH)(), 0
     for depth in asked["depths"]:
         while n_past < depth:
             n = min(depth - n_past, len(tokens))
@@ -59,8 +58,8 @@ def main(settings: bytes, header: bytes) -> dict[str, Any]:
                 raise SystemExit(f"llama.cpp's decode of tokens {n_past:,} to {n_past + n:,} returned {code}")
             n_past += n
         whole = all_of_it or (asked["swa_full"] and not keeps_state and 0 < window < depth)
-        sizes["snapshot_bytes"].append(llama_cpp.llama_state_seq_get_size(context, -1 if whole else 0))
-    return sizes
+        sizes.append(llama_cpp.llama_state_seq_get_size(context, -1 if whole else 0))
+    return sizes, window
 
 
 def _model(header: bytes, overrides: dict[str, int]) -> Any:
@@ -84,20 +83,14 @@ class _Init(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def _lazy_memory() -> dict[int, int]:
-    """Let buffers be memory that is reserved, and no more, unless it is touched; the bytes of those that are cleared.
+def _lazy_memory() -> None:
+    """Let buffers be memory that is reserved, and no more, unless it is touched.
 
     A cache is cleared when it is made: that is left out, since fresh pages are zero.
     """
     of_pointer = _ggml.ggml_backend_cpu_buffer_from_ptr
     of_pointer.restype, of_pointer.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t]
-    cleared: dict[int, int] = {}  # by address; some are cleared twice
-    sizes: dict[int, int] = {}
-
-    def clear(buffer: int, _value: int) -> None:
-        cleared[buffer] = sizes[buffer]
-
-    clear_pointer = _pointer(clear, None, ctypes.c_void_p, ctypes.c_uint8)
+    clear = _pointer(lambda buffer, value: None, None, ctypes.c_void_p, ctypes.c_uint8)
 
     def alloc(_kind: int, size: int) -> int | None:
         try:
@@ -106,14 +99,12 @@ def _lazy_memory() -> dict[int, int]:
             print(f"{size:,} bytes could not be reserved: {error}", file=sys.stderr)
             return None
         buffer = int(of_pointer(ctypes.addressof(ctypes.c_char.from_buffer(pages)), size))
-        (ctypes.c_void_p * _BUFFER_CALLS).from_address(buffer)[_CLEAR] = clear_pointer
-        sizes[buffer] = size
+        (ctypes.c_void_p * _BUFFER_CALLS).from_address(buffer)[_CLEAR] = clear
         return buffer
 
     _ggml.ggml_backend_cpu_buffer_type.restype = ctypes.c_void_p
     kind = (ctypes.c_void_p * _CALLS).from_address(_ggml.ggml_backend_cpu_buffer_type())
     kind[_ALLOC] = _pointer(alloc, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-    return cleared
 
 
 def _log(level: int, text: bytes, _data: Any) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import tomllib
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA, cache_folder, replacing
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType, every_nth_full
-from swarmkv_lab.sizing.gguf_header import made_header
+from swarmkv_lab.sizing.gguf_header import write_header
 from swarmkv_lab.sizing.hollow import hollow_snapshot_bytes
 from swarmkv_lab.sizing.remote import is_url
 
@@ -55,14 +54,11 @@ def headers() -> dict[str, dict[str, Any]]:
 
 
 def header_path(name: str) -> Path:
-    """A GGUF that is the header of one of ``headers`` and nothing else, written into the cache folder on first use."""
-    path = cache_folder("headers") / f"{name}.gguf"
-    header = made_header({key: value for key, value in headers()[name].items() if key not in ("source", "keeps")})
-    with suppress(OSError):
-        if path.read_bytes() == header:
-            return path
+    """A GGUF that is the header of one of ``headers`` and nothing else, written into the cache folder."""
+    pairs = dict(headers()[name])
+    path, architecture = cache_folder("headers") / f"{name}.gguf", pairs.pop("architecture")
     with replacing(path) as file:
-        file.write(header)
+        write_header(Path(file.name), architecture, {key: pairs[key] for key in pairs.keys() - {"source", "keeps"}})
     return path
 
 
@@ -81,17 +77,14 @@ def snapshot_bytes(
     errors); of a URL the header alone is fetched. Also for one of ``headers``. A name of the catalogue, a loaded model
     or a KVGeometry: the formula of KVGeometry, or for a model where none is known the file's hollow model.
     """
-    how: dict[str, Any] = {"kv_type": kv_type, "n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full}
-    if isinstance(source, str | Path):
-        if is_file(source):
-            return hollow_snapshot_bytes(source, n_tokens, **how)
-        if source in headers():
-            return hollow_snapshot_bytes(header_path(str(source)), n_tokens, **how)
-    elif not isinstance(source, KVGeometry) and not getattr(source, "sized", True):
-        source.require_unchanged()
-        return hollow_snapshot_bytes(source.path, n_tokens, **how)
-    n_stream = 1 if kv_unified else n_seq_max
-    return geometry(source).snapshot_bytes(n_tokens, kv_type, n_stream, swa_full=swa_full)
+    found = _found(source)
+    if not isinstance(found, str | Path | KVGeometry):
+        found.require_unchanged()
+        found = found.geometry if found.sized else found.path
+    if isinstance(found, KVGeometry):
+        return found.snapshot_bytes(n_tokens, kv_type, 1 if kv_unified else n_seq_max, swa_full=swa_full)
+    how: dict[str, Any] = {"n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full}
+    return hollow_snapshot_bytes(found, n_tokens, kv_type, **how)
 
 
 def is_file(source: str | Path) -> bool:
@@ -105,21 +98,26 @@ def geometry(source: str | Path | Sized | KVGeometry) -> KVGeometry:
 
     Raises SwarmKVError for anything else, and as KVGeometry.from_header.
     """
-    if isinstance(source, KVGeometry):
-        return source
+    found = _found(source)
+    if isinstance(found, str | Path):
+        return KVGeometry.from_gguf(found)
+    return found if isinstance(found, KVGeometry) else found.geometry
+
+
+def _found(source: str | Path | Sized | KVGeometry) -> str | Path | Sized | KVGeometry:
+    """What is behind a name: a geometry of the catalogue, or the path of a header. Anything else as it is."""
     if not isinstance(source, str | Path):
-        if not hasattr(source, "geometry"):
+        if not isinstance(source, KVGeometry) and not hasattr(source, "sized"):
             raise SwarmKVError(f"{source!r} is neither a catalogue name, a GGUF's path, a Model nor a KVGeometry")
-        return source.geometry
+        return source
     if source in catalogue().index:
         row = catalogue().loc[str(source)]
-        counts = {name: int(row[name]) for name in _COUNTS}
         swa = every_nth_full(int(row.n_layer), int(row.every_nth_full)) if row.window else ()
-        return KVGeometry(**counts, swa=swa)
-    if is_file(source):
-        return KVGeometry.from_gguf(source)
+        return KVGeometry(**{name: int(row[name]) for name in _COUNTS}, swa=swa)
     if source in headers():
-        raise SwarmKVError(f"no formula is known for {source}; snapshot_bytes needs none")
+        return header_path(str(source))
+    if is_file(source):
+        return source
     names = [*catalogue().index, *headers()]
     meant = did_you_mean(source, names) or f": {', '.join(names)}"
     raise SwarmKVError(f"{source!r} is neither a GGUF's path nor in the catalogue{meant}")

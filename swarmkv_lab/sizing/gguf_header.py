@@ -1,25 +1,25 @@
 """A GGUF's metadata and the shapes of its tensors, without its weights; safe for broken and hostile files."""
 
 import math
-import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
-from swarmkv_lab.sizing.remote import is_url, remote
+from swarmkv_lab.sizing.remote import beginning, is_url
 
+MOST_BYTES = 1 << 26  # a header with the largest vocabulary of today has about 20 MB
 MAX_ENTRIES = 1 << 16
-MAX_STRING = 1 << 24  # bytes; the longest useful value, a chat template, has about 10 KB
 MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
 MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
-_STRING, _ARRAY = 8, 9
-_What = TypeVar("_What")
+_BLOCK = 1 << 18
+_UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 # GGUF value types by number: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64, int64, float64
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
@@ -42,18 +42,25 @@ class Tensor(NamedTuple):
         return int(math.prod(self.shape) // block * n_bytes)
 
 
+class _Header(NamedTuple):
+    pairs: dict[str, Any]
+    tensors: dict[str, Tensor]
+    data: bytes
+    """all bytes in front of the weights"""
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists. Other arrays are left out.
 
     path: of a file, or its http(s) URL. Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF
-    header (versions 2 and 3), and as ``remote``.
+    header (versions 2 and 3) of at most MOST_BYTES, and as ``beginning`` of a URL.
     """
-    return _read(path, lambda reader: reader.header())
+    return _read(path).pairs
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(the pairs as read_header gives them, the tensors by name). Raises as read_header."""
-    return _read(path, lambda reader: (reader.header(), reader.tensors()))
+    return _read(path)[:2]
 
 
 def read_whole_header(path: str | Path) -> tuple[dict[str, Any], bytes]:
@@ -61,68 +68,49 @@ def read_whole_header(path: str | Path) -> tuple[dict[str, Any], bytes]:
 
     Of a model in several files the first one's header says all; another one's is refused.
     """
-    return _read(path, lambda reader: reader.whole())
+    pairs, _, data = _read(path)
+    if part := pairs.get("split.no"):
+        raise ModelNotFoundError(f"{path} is number {part} of {pairs.get('split.count')}, from 0 on: give number 0")
+    return pairs, data
 
 
-def made_header(pairs: Mapping[str, Any]) -> bytes:
-    """A GGUF without tensors or a vocabulary, of (tables of) pairs; the architecture's name is not in their keys."""
-    general = {"general.architecture": pairs["architecture"], "tokenizer.ggml.model": "no_vocab"}
+def write_header(path: Path, architecture: str, pairs: Mapping[str, Any]) -> None:
+    """Write a GGUF without tensors or a vocabulary; the architecture's name is not in the pairs' keys."""
     widths = {"vocab_size": 256, "feed_forward_length": 32, "expert_shared_feed_forward_length": 32}
-    own = widths | {"attention.layer_norm_rms_epsilon": 1e-6} | _flat(pairs)
-    del own["architecture"]
-    whole = general | {f"{pairs['architecture']}.{key}": value for key, value in own.items()}
-    packed = [_text(key) + struct.pack("<I", _kind(value)) + _value(value) for key, value in whole.items()]
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(packed)) + b"".join(packed)
+    with closing(GGUFWriter(path, architecture)) as writer:
+        writer.add_tokenizer_model("no_vocab")
+        for key, value in (widths | {"attention.layer_norm_rms_epsilon": 1e-6} | dict(pairs)).items():
+            kind = GGUFValueType.UINT32 if type(value) is int else GGUFValueType.get_type(value)
+            writer.add_key_value(f"{architecture}.{key}", value, kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
 
 
-def _flat(pairs: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {}
-    for key, value in pairs.items():
-        inner = _flat(value) if isinstance(value, Mapping) else None
-        flat.update({key: value} if inner is None else {f"{key}.{name}": one for name, one in inner.items()})
-    return flat
+def _read(path: str | Path) -> _Header:
+    return _read_remote(path) if is_url(path) else _read_once(path)
 
 
-def _kind(value: Any) -> int:
-    return {bool: 7, int: 4, float: 6, str: _STRING, list: _ARRAY}[type(value)]
-
-
-def _value(value: Any) -> bytes:
-    if isinstance(value, list):
-        return struct.pack("<IQ", _kind(value[0]), len(value)) + b"".join(map(_value, value))
-    return _text(value) if isinstance(value, str) else struct.pack(f"<{_SCALARS[_kind(value)]}", value)
-
-
-def _text(text: str) -> bytes:
-    return struct.pack("<Q", len(text.encode())) + text.encode()
-
-
-class _File(Protocol):
-    def read(self, n: int) -> bytes: ...
-    def seek(self, offset: int, whence: int) -> int: ...
-    def tell(self) -> int: ...
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[tuple[_File, int]]:
-    """A file or URL to read from its beginning, and its bytes."""
-    if is_url(path):
-        file = remote(str(path))
-        file.seek(0, os.SEEK_SET)
-        yield file, file.size
-    else:
-        with open_regular(path) as local:
-            yield local, os.fstat(local.fileno()).st_size
-
-
-def _read(path: str | Path, what: "Callable[[_Reader], _What]") -> _What:
+def _read_once(path: str | Path) -> _Header:
     try:
-        with _opened(path) as (file, size):
-            return what(_Reader(file, size))
+        with _chunks(path) as chunks:
+            return _Reader(chunks).header()
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     except _Malformed as error:
         raise ModelNotFoundError(f"{path} has no readable GGUF header: {error}") from error
+
+
+_read_remote = lru_cache(maxsize=4)(_read_once)  # it is not asked for again
+
+
+@contextmanager
+def _chunks(path: str | Path) -> Iterator[Iterator[bytes]]:
+    if is_url(path):
+        with beginning(str(path), MOST_BYTES) as chunks:
+            yield chunks
+    else:
+        with open_regular(path) as file:
+            yield iter(partial(file.read, _BLOCK), b"")
 
 
 class _Malformed(Exception):
@@ -130,100 +118,70 @@ class _Malformed(Exception):
 
 
 class _Reader:
-    """Reads the file in order, and checks every count against the file's size before it is used."""
+    """Reads a header in order; whatever it claims, no more than MOST_BYTES of it are held."""
 
-    def __init__(self, file: _File, size: int) -> None:
-        self.file = file
-        self.size = size
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks = chunks
+        self.data = bytearray()
+        self.at = 0
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> _Header:
         if (magic := self.take(4)) != b"GGUF":
             raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
-        if (version := self.scalar(4)) not in (2, 3):
+        if (version := self.scalar(_UINT32)) not in (2, 3):
             raise _Malformed(f"its version is {version}, only 2 and 3 are supported")
-        self.n_tensors = self.scalar(10)
-        if (count := self.scalar(10)) > MAX_ENTRIES:
-            raise _Malformed(f"it claims {count:,} entries, more than {MAX_ENTRIES:,}")
-        pairs = {}
-        for _ in range(count):
-            key = self.text()
-            pairs[key] = self.value(self.scalar(4))
-        return {key: value for key, value in pairs.items() if value is not None}
-
-    def whole(self) -> tuple[dict[str, Any], bytes]:
-        pairs = self.header()
-        if part := pairs.get("split.no"):
-            raise _Malformed(f"it is number {part} of {pairs.get('split.count')}, counted from 0: give number 0")
-        self.tensors()
-        end = self.file.tell()
+        n_tensors, n_pairs = self.scalar(_UINT64), self.scalar(_UINT64)
+        if max(n_tensors, n_pairs) > MAX_ENTRIES:
+            raise _Malformed(f"it claims {n_tensors:,} tensors and {n_pairs:,} pairs, more than {MAX_ENTRIES:,}")
+        pairs = {self.text(): self.value(self.scalar(_UINT32)) for _ in range(n_pairs)}
+        pairs = {key: value for key, value in pairs.items() if value is not None}
+        tensors = {self.text(): self.tensor() for _ in range(n_tensors)}
         alignment = pairs.get("general.alignment")
-        padding = -end % alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else -end % 32
-        self.file.seek(0, os.SEEK_SET)
-        return pairs, self.take(end) + bytes(padding)  # the weights begin after it
+        padding = -self.at % (alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else 32)
+        return _Header(pairs, tensors, bytes(self.data[: self.at]) + bytes(padding))  # the weights begin after it
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Those that follow the header, once that is read."""
-        if self.n_tensors > MAX_ENTRIES:
-            raise _Malformed(f"it claims {self.n_tensors:,} tensors, more than {MAX_ENTRIES:,}")
-        return dict(self.tensor() for _ in range(self.n_tensors))
-
-    def tensor(self) -> tuple[str, Tensor]:
-        name, n_dims = self.text(), self.scalar(4)
-        if n_dims > MAX_DIMENSIONS:
-            raise _Malformed(f"{name:.40} has {n_dims:,} dimensions, more than {MAX_DIMENSIONS}")
-        shape = tuple(self.scalar(10) for _ in range(n_dims))
-        tensor = Tensor(shape, self.scalar(4))
-        self.scalar(10)  # where its data begins
-        return name, tensor
+    def tensor(self) -> Tensor:
+        if (n_dims := self.scalar(_UINT32)) > MAX_DIMENSIONS:
+            raise _Malformed(f"a tensor has {n_dims:,} dimensions, more than {MAX_DIMENSIONS}")
+        tensor = Tensor(tuple(self.scalar(_UINT64) for _ in range(n_dims)), self.scalar(_UINT32))
+        self.scalar(_UINT64)  # where its data begins
+        return tensor
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.text()
-        return self.array() if kind == _ARRAY else self.scalar(kind)
+        return self.array(self.scalar(_UINT32), self.scalar(_UINT64)) if kind == _ARRAY else self.scalar(kind)
 
-    def array(self) -> list[Any] | None:
-        kind, count = self.scalar(4), self.scalar(10)
+    def array(self, kind: int, count: int) -> list[Any] | None:
         if kind == _STRING:
-            if count * 8 > self.left():
-                raise _Malformed(f"it claims an array of {count:,} strings with {self.left():,} bytes left")
-            read, seek, length = self.file.read, self.file.seek, struct.Struct("<Q").unpack
-            left = self.left()  # counted here: a vocabulary has up to a million strings
             for _ in range(count):
-                (n,) = length(read(8)) if left >= 8 else (left,)
-                if (left := left - 8 - n) < 0:
-                    raise _Malformed(f"it ends {-left:,} bytes early")
-                seek(n, os.SEEK_CUR)
+                self.skip(self.scalar(_UINT64))
             return None
-        width = struct.calcsize(self.code(kind))
-        if count > MAX_ARRAY:
-            self.skip(count * width)
-            return None
-        return list(struct.unpack(f"<{count}{self.code(kind)}", self.take(count * width)))
+        packed = struct.Struct(f"<{min(count, MOST_BYTES)}{self.code(kind)}")
+        data = self.take(packed.size)
+        return list(packed.unpack(data)) if count <= MAX_ARRAY else None
 
     def scalar(self, kind: int) -> Any:
-        code = self.code(kind)
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
-
-    def text(self) -> str:
-        length = self.scalar(10)
-        if length > MAX_STRING:
-            raise _Malformed(f"it claims a string of {length:,} bytes, more than {MAX_STRING:,}")
-        return self.take(length).decode("utf-8", "replace")
+        code = f"<{self.code(kind)}"
+        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
 
     def code(self, kind: int) -> str:
         if kind not in _SCALARS:
             raise _Malformed(f"it has a value of unknown type {kind}")
         return _SCALARS[kind]
 
-    def left(self) -> int:
-        return self.size - self.file.tell()
+    def text(self) -> str:
+        return self.take(self.scalar(_UINT64)).decode("utf-8", "replace")
 
     def take(self, n: int) -> bytes:
-        if n > self.left():
-            raise _Malformed(f"it ends {n - self.left():,} bytes early")
-        return self.file.read(n)
+        self.skip(n)
+        return bytes(self.data[self.at - n : self.at])
 
     def skip(self, n: int) -> None:
-        if n > self.left():
-            raise _Malformed(f"it ends {n - self.left():,} bytes early")
-        self.file.seek(n, os.SEEK_CUR)
+        self.at += n
+        if self.at > MOST_BYTES:
+            raise _Malformed(f"it claims more than {MOST_BYTES:,} bytes")
+        while self.at > len(self.data):
+            if not (chunk := next(self.chunks, b"")):
+                raise _Malformed(f"it ends {self.at - len(self.data):,} bytes early")
+            self.data += chunk

@@ -13,73 +13,63 @@ from pathlib import Path
 from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.sizing.geometry import UBATCH, KVType, ggml_type, is_quantized, kv_types, pad
+from swarmkv_lab.sizing.geometry import KVType, ggml_type, is_quantized, kv_types, pad
 from swarmkv_lab.sizing.gguf_header import read_whole_header
 
-MEASURED = (
-    32_768  # tokens; llama.cpp's mask has a number for every pair of them, so twice as many take four times as long
-)
+MEASURED = 32_768  # tokens; llama.cpp's mask has a number for every pair: twice as many take four times as long
 PERIOD = 8_192  # tokens; windows and compressed caches of today repeat after so many
 _STEP = 512
 _TIMEOUT_S = 300
 _MOST_TOKENS = 1 << 40
 _PROGRAM = Path(__file__).parents[1] / "llama" / "hollow.py"
-_known: dict[tuple[str, str], dict[str, Any]] = {}  # by the sha256 of a header, and settings
+_known: dict[tuple[str, str], tuple[list[int], int]] = {}  # by the sha256 of a header, and settings
 
 
-def hollow_snapshot_bytes(path: str | Path, n_tokens: int, **settings: Any) -> int:
+def hollow_snapshot_bytes(path: str | Path, n_tokens: int, kv_type: KVType = "f16", **layout: Any) -> int:
     """Bytes of a snapshot of n_tokens, as llama.cpp says of a hollow model; path: of a GGUF or its header, or a URL.
 
-    Settings as in ``hollow``. More than MEASURED tokens are not decoded: up to there the size must have grown by the
-    same number in every PERIOD, and goes on so. Raises SwarmKVError, with llama.cpp's reason, for a model
-    that it cannot load or that keeps no state, and where the size does not grow evenly; ModelNotFoundError as
-    read_header.
+    Layout as in ``hollow``. More than MEASURED tokens are not decoded: up to there the size must have grown by the
+    same number in every PERIOD, and goes on so. Raises SwarmKVError, with llama.cpp's reason, for a model that it
+    cannot load or that keeps no state, and where the size does not grow evenly; ModelNotFoundError as read_header.
     """
     whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
     if n_tokens <= MEASURED:
-        return int(hollow(path, n_tokens, [n_tokens], **settings)["snapshot_bytes"][0])
+        return hollow(path, [n_tokens], kv_type, **layout)[0][0]
     periods = -((MEASURED - n_tokens) // PERIOD)
     last = n_tokens - periods * PERIOD
     depths = range(last - 2 * PERIOD, last + 1, _STEP)
-    said = hollow(path, last, depths, **settings)
-    sizes = said["snapshot_bytes"]
+    sizes, window = hollow(path, depths, kv_type, **layout)
     grown = {after - before for before, after in zip(sizes, sizes[PERIOD // _STEP :], strict=False)}
-    if len(grown) > 1 or said["window"] > depths[0]:
+    if len(grown) > 1 or window > depths[0]:
         raise SwarmKVError(
             f"{path}: the size at {n_tokens:,} tokens is not known: up to {last:,} it does not grow by the same number "
             f"every {PERIOD:,} tokens; ask for {MEASURED:,} or fewer"
         )
-    return int(sizes[-1] + periods * grown.pop())
+    return sizes[-1] + periods * grown.pop()
 
 
 def hollow(
     path: str | Path,
-    n_ctx: int,
-    depths: Sequence[int] = (),
-    *,
+    depths: Sequence[int],
     kv_type: KVType = "f16",
+    *,
     n_seq_max: int = 1,
     kv_unified: bool = True,
     swa_full: bool = False,
-    flash_attn: bool = False,
-    n_batch: int = UBATCH,
-) -> dict[str, Any]:
-    """What llama.cpp says of a context of n_ctx tokens a sequence on a hollow model, and of states in it.
+) -> tuple[list[int], int]:
+    """(bytes of a sequence's state at each of ``depths`` tokens, which ascend; its sliding window, 0 for none).
 
-    context_bytes: of its cache, which is not allocated here. window: positions that layers with a sliding window keep,
-    0 for none. snapshot_bytes: of a sequence of each of ``depths`` tokens, which ascend. Settings as in Context, errors
-    as in hollow_snapshot_bytes. Takes about a second; what was asked once is remembered.
+    As llama.cpp says of a hollow model, in a context as long as the deepest; settings as in Context, errors as in
+    hollow_snapshot_bytes. Takes about a second; what was asked once is remembered.
     """
     key, value = kv_types(kv_type)
-    cells = pad(whole_number("n_ctx", max(n_ctx, 1), 1))
+    cells = pad(max(depths[-1], 1)) * (1 if kv_unified else whole_number("n_seq_max", n_seq_max, 1))
     asked = {
-        "n_ctx": cells if kv_unified else cells * n_seq_max,
+        "n_ctx": whole_number("n_ctx", cells, 1),
         "n_seq_max": whole_number("n_seq_max", n_seq_max, 1),
-        "n_batch": whole_number("n_batch", n_batch, 1),
-        "n_ubatch": min(n_batch, UBATCH),
         "type_k": ggml_type(key),
         "type_v": ggml_type(value),
-        "flash_attn": bool(flash_attn or is_quantized(value)),
+        "flash_attn": is_quantized(value),
         "kv_unified": bool(kv_unified),
         "swa_full": bool(swa_full),
         "depths": list(depths),
@@ -97,7 +87,8 @@ def hollow(
                 f"{path}: llama.cpp cannot say its sizes (it ended with {done.returncode}): {reason:.400}"
             )
         _known[known] = json.loads(done.stdout)
-    return _known[known]
+    sizes, window = _known[known]
+    return sizes, window
 
 
 def _changed(pairs: Mapping[str, Any]) -> dict[str, int]:
