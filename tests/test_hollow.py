@@ -259,7 +259,7 @@ def test_of_a_url_the_header_alone_is_fetched(tmp_path, serve, capsys):
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [("half", "9 bytes"), ("another part", "GGUF"), ("absent", "404"), ("nothing", "4 bytes"), ("slow", r"0\.2 s")],
+    [("half", "6 bytes"), ("another part", "GGUF"), ("absent", "404"), ("nothing", "4 bytes"), ("slow", r"0\.2 s")],
 )
 def test_a_server_that_gives_no_header(serve, monkeypatch, how, number):
     monkeypatch.setattr(remotes, "DEADLINE_S", 0.2 if how == "slow" else 60)

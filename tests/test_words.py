@@ -68,8 +68,9 @@ def short(monkeypatch, tmp_path):
 
 
 def text_of(words, document, question):
-    turn = words._turn
-    return turn.before + (document.lstrip() if turn.strips else document) + f"\n\n{question}" + turn.after
+    (before, after), strips = words._around("user")
+    before = before.removeprefix(words.detokenize(words._bos, special=True))
+    return before + (document.lstrip() if strips else document) + f"\n\n{question}" + after
 
 
 def by_jinja(words, content):
@@ -78,7 +79,7 @@ def by_jinja(words, content):
     for variables in ({"tools": None, "documents": None}, {}):
         for given in (content, parts):
             try:
-                text = plain_jinja(words.chat_template, given, words._template_options, **variables)
+                text = plain_jinja(words.chat_template, given, words._template.options, **variables)
             except Exception:
                 continue
             if content.strip() in text:
@@ -141,7 +142,7 @@ def test_thinking_is_an_option_that_the_template_must_know(speaker, words):
 
 def test_the_default_system_prompt_is_read(speaker):
     text = speaker.detokenize([*speaker.read("It is for sale."), *speaker.ask("Who sells?")], special=True)
-    assert text == plain_jinja(speaker.chat_template, "It is for sale.\n\nWho sells?", speaker._template_options)
+    assert text == plain_jinja(speaker.chat_template, "It is for sale.\n\nWho sells?", speaker._template.options)
     assert text.startswith("<|im_start|>system\n")
     assert text == speaker.chat([("user", "It is for sale.\n\nWho sells?")])
     assert "\0" in speaker.chat([("user", "a\0b")])

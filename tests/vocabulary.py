@@ -43,7 +43,7 @@ class Vocabulary(Words):
     def says(self, template):
         """The same words with another template."""
         self.chat_template = template
-        self.__dict__.pop("_turn", None)
+        self.__dict__.pop("_around", None)
         return self
 
     def __del__(self):

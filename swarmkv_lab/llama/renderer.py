@@ -54,12 +54,10 @@ def rendered(template: str, chats: list[Any], options: dict[str, Any]) -> dict[s
         return {"unknown": [], "rendered": [[None, _said(error)]] * len(chats)}
     texts: list[tuple[str | None, str]] = []
     for given in chats:
-        text = ""
         try:
-            for piece in parsed.generate(**given, **options):
-                text += piece
-                if len(text) > MOST_TEXT:
-                    raise TemplateError(f"it gives more than {MOST_TEXT:,} characters")
+            text = parsed.render(**given, **options)
+            if len(text) > MOST_TEXT:
+                raise TemplateError(f"it gives more than {MOST_TEXT:,} characters")
             texts.append((text, ""))
         except Exception as error:  # whatever a template's expressions raise
             texts.append((None, _said(error)))

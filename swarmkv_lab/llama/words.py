@@ -3,20 +3,21 @@
 import ctypes
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, utf8, whole_number
-from swarmkv_lab.llama import template
 from swarmkv_lab.llama.api import pointer
 from swarmkv_lab.llama.context import Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
+from swarmkv_lab.llama.template import ChatTemplate
 
 MOST_TEXT = 1 << 26  # characters: more than any context holds
 MOST_LINE = 1 << 19  # characters; see _stack_for
@@ -67,8 +68,7 @@ class Words:
         special: read ``<|im_end|>`` and the like as the tokens of these names, as what ``chat`` renders needs. Never
         for text of others: a document could end the user's turn and answer in the assistant's name.
         """
-        tokens = self._tokens([(text, special)], continued)
-        return np.concatenate([self._bos, tokens]) if add_bos and not continued else tokens
+        return self._tokens([(text, special)], continued, add_bos)
 
     def detokenize(self, tokens: Tokens, special: bool = False) -> str:
         """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
@@ -120,12 +120,9 @@ class Words:
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> str:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
-        if self.chat_template is None:
-            raise SwarmKVError(f"{self.name} has no chat template: write the prompt as plain text")
         for role, content in messages:
             utf8("a role", role), utf8("a message", content)
-        with self._named():
-            return template.chat(self.chat_template, messages, self._template_options)
+        return self._template.chat(messages)
 
     def read(self, document: str) -> np.ndarray:
         """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
@@ -134,7 +131,7 @@ class Words:
         the model first read, where it names a date). Only the template's own markers become control tokens, not those
         that the document spells out.
         """
-        return np.concatenate([self._bos, self._tokens(self._before(document))])
+        return self._tokens(self._before(document))
 
     def prefix(self, document: str | Tokens) -> np.ndarray:
         """A document's tokens, int32 (n,): words as ``read`` reads them, token ids as they are, checked."""
@@ -153,16 +150,8 @@ class Words:
         """
         if not isinstance(role, str):
             return self.check_tokens(role) if len(role) else np.empty(0, np.int32)
-        if self.chat_template is None:
-            raise SwarmKVError(f"{self.name} has no chat template: give what stands before the document as token ids")
-        before, after = self._around_role
-        return np.concatenate([self._bos, self._tokens([(before, True), (role.strip(), False), (after, True)])])
-
-    @cached_property
-    def _around_role(self) -> tuple[str, str]:
-        with self._named():
-            before, after = template.around_role(str(self.chat_template), self._template_options)
-        return before.removeprefix(self.detokenize(self._bos, special=True)), after
+        (before, between, _), _ = self._around("system", "user")
+        return self._tokens([(before, True), (role.strip(), False), (between, True)])
 
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
@@ -177,63 +166,50 @@ class Words:
         Both are empty where nothing changes. A full stop and the blank line after it are one token of some
         vocabularies, and two of theirs here; so is white space at the document's end.
         """
-        cut = np.concatenate([self._tokens(self._before(document)), self.ask(question)])
-        whole = self._tokens([*self._before(document), *self._after(question)])
-        most = min(len(cut), len(whole))
-        alike = int(np.argmin([*(cut[:most] == whole[:most]), False]))
-        end = int(np.argmin([*(cut[::-1][: most - alike] == whole[::-1][: most - alike]), False]))
-        return cut[alike : len(cut) - end], whole[alike : len(whole) - end]
+        before, after = self._before(document), self._after(question)
+        cut, whole = [*self._tokens(before), *self._tokens(after, continued=True)], [*self._tokens(before + after)]
+        begin = _n_alike(cut, whole)
+        end = _n_alike(cut[begin:][::-1], whole[begin:][::-1])
+        first, second = (np.array(tokens[begin : len(tokens) - end], np.int32) for tokens in (cut, whole))
+        return first, second
 
     def _before(self, document: str) -> list[tuple[str, bool]]:
-        if self._turn is None:
+        if self._is_plain:
             return [(document, False)]
-        return [(self._turn.before, True), (document.lstrip() if self._turn.strips else document, False)]
+        (before, _), strips = self._around("user")
+        return [(before, True), (document.lstrip() if strips else document, False)]
 
     def _after(self, question: str) -> list[tuple[str, bool]]:
         if not question.strip():
             raise SwarmKVError("an agent's prompt is empty: give it at least one word")
-        asked = template.BETWEEN + question.strip()
-        return [(f"{asked}\n", False)] if self._turn is None else [(asked, False), (self._turn.after, True)]
-
-    @cached_property
-    def _turn(self) -> template.Turn | None:
-        if self.chat_template is None:
-            if self.chat_options:
-                raise SwarmKVError(
-                    f"{self.name} has no chat template for chat_options={self.chat_options}: leave them out"
-                )
-            return None
-        with self._named():
-            turn = template.turn(self.chat_template, self._template_options)
-        bos = self.detokenize(self._bos, special=True)
-        return turn._replace(before=turn.before.removeprefix(bos))  # which goes first anyway
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except SwarmKVError as error:
-            raise SwarmKVError(f"{self.name}: {error}") from error
+        asked = f"\n\n{question.strip()}"
+        return [(f"{asked}\n", False)] if self._is_plain else [(asked, False), (self._around("user")[0][1], True)]
 
     @property
-    def _template_options(self) -> dict[str, Any]:
+    def _is_plain(self) -> bool:
+        return self.chat_template is None and not self.chat_options
+
+    @cached_property
+    def _around(self) -> Callable[..., tuple[list[str], bool]]:
+        """ChatTemplate.around, which renders once."""
+        return cache(self._template.around)
+
+    @property
+    def _template(self) -> ChatTemplate:
+        if self.chat_template is None:
+            about = f"for roles or chat_options={self.chat_options}: write plain text, or token ids"
+            raise SwarmKVError(f"{self.name} has no chat template {about}")
         eos = llama_cpp.llama_vocab_eos(self._vocab)
         bos_token, eos_token = (self.detokenize(ids, special=True) for ids in (self.bos, [eos] if eos >= 0 else []))
-        return {"bos_token": bos_token, "eos_token": eos_token, **self.chat_options}
+        given = {"bos_token": bos_token, "eos_token": eos_token, **self.chat_options}
+        return ChatTemplate(self.name, self.chat_template, given)
 
     # -- tokens
 
     @cached_property
     def _bos(self) -> np.ndarray:
-        """What a text begins with: the BOS, int32 (1,), of a vocabulary that puts one there, or nothing."""
-        kind, none = llama_cpp.llama_vocab_type(self._vocab), self.bos[:0]
-        if kind in (
-            llama_cpp.LLAMA_VOCAB_TYPE_NONE,
-            llama_cpp.LLAMA_VOCAB_TYPE_RWKV,
-            llama_cpp.LLAMA_VOCAB_TYPE_PLAMO2,
-        ):
-            return none
-        return self.bos if llama_cpp.llama_vocab_get_add_bos(self._vocab) else none
+        """What llama.cpp begins a text with: the BOS, int32 (1,), or nothing."""
+        return self.bos if self._llama("", add_special=True)[:1] == self.bos.tolist() else self.bos[:0]
 
     @cached_property
     def _specials(self) -> list[Special]:
@@ -255,24 +231,24 @@ class Words:
             if special.has(_SPECIAL) and len(special.text.strip(f"{_SPACES}▁")) > 1
         }
 
-    def _tokens(self, parts: Sequence[tuple[str, bool]], continued: bool = False) -> np.ndarray:
+    def _tokens(self, parts: list[tuple[str, bool]], continued: bool = False, add_bos: bool = True) -> np.ndarray:
         """The tokens of parts of one text, int32 (n,), each (text, whether a template's): as if it were in one piece.
 
-        continued: it goes on where another text ended.
+        continued: it goes on where another text ended. A BOS that a template's words begin with is the one of add_bos.
         """
         whole_number("characters of text", sum(len(text) for text, _ in parts), most=MOST_TEXT)
         for text, _ in parts:
             utf8("the text", text)
         if not self.has_vocabulary:
             raise SwarmKVError(f"{self.name} has no vocabulary (a twin): pass token ids instead of text")
-        pieces: list[str | Special] = []
-        for text, trusted in parts:
-            for piece in self._split(text) if trusted else [text]:
-                if isinstance(piece, str) and pieces and isinstance(before := pieces[-1], str):
-                    pieces[-1] = before + piece
-                else:
-                    pieces.append(piece)
+        add_bos = add_bos and not continued
+        if add_bos and parts[0][1]:
+            parts = [(parts[0][0].removeprefix(self.detokenize(self._bos, special=True)), True), *parts[1:]]
         tokens: list[int] = []
+        pieces: list[str | Special] = []
+        found = (piece for text, trusted in parts for piece in (self._split(text) if trusted else [text]))
+        for is_text, run in groupby(found, lambda piece: isinstance(piece, str)):
+            pieces += ["".join(map(str, run))] if is_text else list(run)
         for last, piece, following in zip([None, *pieces], pieces, [*pieces[1:], None], strict=False):
             if isinstance(piece, Special):
                 tokens.append(piece.token)
@@ -282,22 +258,13 @@ class Words:
             if isinstance(following, Special) and following.has(llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP):
                 piece = piece.rstrip(_SPACES)
             tokens += self._plain(piece, spaced=last is not None or not continued)
-        return np.array(tokens, np.int32)
+        return np.array([*self._bos, *tokens] if add_bos else tokens, np.int32)
 
     def _split(self, text: str) -> list[str | Special]:
-        """A template's words at the special tokens in them, as llama.cpp splits them."""
-        pieces: list[str | Special] = [text] if text else []
-        for special in self._specials:
-            if special.text in text:
-                split: list[str | Special] = []
-                for piece in pieces:
-                    if isinstance(piece, str):
-                        first, *rest = piece.split(special.text)
-                        split += [first, *(one for other in rest for one in (special, other))]
-                    else:
-                        split.append(piece)
-                pieces = [piece for piece in split if piece]
-        return pieces
+        """A template's words at the special tokens in them: of several that begin together, the longest."""
+        inside = {special.text: special for special in self._specials if special.text in text}
+        split = re.split(f"({'|'.join(map(re.escape, inside))})", text) if inside else [text]
+        return [inside.get(piece, piece) for piece in split if piece]
 
     def _plain(self, text: str, *, spaced: bool) -> list[int]:
         """Tokens of text that has no special tokens: where it spells one out, it is cut after the first character.
@@ -305,18 +272,13 @@ class Words:
         llama.cpp itself finds user-defined tokens in any text, and lets SentencePiece's merges end in control tokens.
         """
         tokens = self._piece(text, spaced) if text else []
-        if not (found := set(tokens) & self._markers.keys()):
-            return tokens
-        names = {name for token in found for name in (self._markers[token].text, self._spelled(token))}
-        cuts = sorted({at + 1 for name in names for at in _places(name, text)})
-        if not cuts:  # the sign for what a vocabulary does not know
+        names = {self._markers[token].text for token in set(tokens) & self._markers.keys()}
+        names |= {name.replace("▁", " ") for name in names}  # as SentencePiece writes a space
+        cuts = [at.end() + 1 for at in re.finditer(f"(?={'|'.join(map(re.escape, names))})", text)] if names else []
+        if not cuts:  # as of the sign for what a vocabulary does not know
             return tokens
         pieces = [text[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         return [token for i, piece in enumerate(pieces) for token in self._plain(piece, spaced=spaced and not i)]
-
-    def _spelled(self, token: int) -> str:
-        """SentencePiece writes a space as this sign, and finds the sign where a text has a space."""
-        return self._markers[token].text.replace("▁", " ")
 
     def _piece(self, text: str, spaced: bool) -> list[int]:
         """llama.cpp's tokens of a piece of text. spaced: with the space before it that a text begins with, if any."""
@@ -332,27 +294,24 @@ class Words:
 
     @cached_property
     def _adds_space(self) -> bool:
-        kind = llama_cpp.llama_vocab_type(self._vocab)
-        if kind == llama_cpp.LLAMA_VOCAB_TYPE_UGM:
-            return bool(self.metadata.get("tokenizer.ggml.add_space_prefix"))
-        return (
-            kind == llama_cpp.LLAMA_VOCAB_TYPE_SPM and self.metadata.get("tokenizer.ggml.add_space_prefix") is not False
-        )
+        kind, spm = llama_cpp.llama_vocab_type(self._vocab), llama_cpp.LLAMA_VOCAB_TYPE_SPM
+        said = self.metadata.get("tokenizer.ggml.add_space_prefix", kind == spm)
+        return said is not False and kind in (spm, llama_cpp.LLAMA_VOCAB_TYPE_UGM)
 
-    def _llama(self, text: str) -> list[int]:
+    def _llama(self, text: str, add_special: bool = False) -> list[int]:
         data = text.encode()
-        n, arguments = len(data) + 2, (self._vocab, data, len(data))  # rarely are there more tokens than bytes
+        n = len(data) + 2  # rarely are there more tokens than bytes
         with self._text_guard, interrupts_wait():
             while True:
                 tokens = np.empty(n, np.int32)
-                called = partial(llama_cpp.llama_tokenize, *arguments, pointer(tokens, ctypes.c_int32), n, False, False)
-                found = _on_large_stack(called, self._stack_for(text))
+                arguments = (self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), n, add_special, False)
+                found = _on_large_stack(partial(llama_cpp.llama_tokenize, *arguments), self._stack_for(text))
                 if not -INT32_MAX <= found < -n:
                     break
                 n = -found
         if found < 0:
             raise SwarmKVError(f"llama.cpp could not tokenize {len(data)} bytes of text (returned {found})")
-        return [int(token) for token in tokens[:found]]
+        return list(map(int, tokens[:found]))
 
     def _stack_for(self, text: str) -> int:
         """Bytes of stack that llama.cpp may need for a text; 0 for so few that every thread has them.
@@ -371,30 +330,23 @@ class Words:
         return longest * _STACK if longest > _SHORT_LINE else 0
 
 
-def _places(name: str, text: str) -> Iterator[int]:
-    """Where a name begins in a text, overlaps included."""
-    at = text.find(name)
-    while at >= 0:
-        yield at
-        at = text.find(name, at + 1)
+def _n_alike(some: Sequence[int], others: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(some, others, strict=False)))
 
 
 def _on_large_stack(call: Callable[[], int], n_bytes: int) -> int:
     """What a call returns, made in a thread with so much stack; in this one for 0 bytes."""
     if not n_bytes:
         return call()
-    returned: list[int] = []
-    thread = threading.Thread(target=lambda: returned.append(call()), daemon=True)
     try:
-        with _stack_size:
+        with _stack_size, ThreadPoolExecutor(1) as thread:
             before = threading.stack_size((n_bytes >> 16) + 16 << 16)
             try:
-                thread.start()
+                returned = thread.submit(call)
             finally:
                 threading.stack_size(before)
+            return returned.result()
     except RuntimeError as error:
         raise SwarmKVError(
             f"no thread with {n_bytes:,} bytes of stack, which a long line of text needs: {error}"
         ) from error
-    thread.join()
-    return returned[0]
