@@ -28,18 +28,17 @@ _kept: list[Any] = []  # what llama.cpp holds bare pointers to
 
 
 def main(settings: bytes, header: bytes) -> tuple[list[int], int]:
-    """Sizes of states, and the window: see ``swarmkv_lab.sizing.hollow``."""
+    """Sizes of states at ``depths``, and the window, in a context of ``params``, which llama.cpp names."""
     asked = json.loads(settings)
     _lazy_memory()
     model = _model(header, asked.get("overrides", {}))
     if llama_cpp.llama_model_has_encoder(model) or not llama_cpp.llama_model_has_decoder(model):
         raise SystemExit("it is not a decoder-only model: it has no prefix to share")
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_seq_max, params.n_outputs_max = asked["n_ctx"], asked["n_seq_max"], asked["n_seq_max"]
+    for name, value in asked["params"].items():
+        setattr(params, name, value)
     params.n_batch = params.n_ubatch = _BATCH
-    params.type_k, params.type_v, params.flash_attn_type = asked["type_k"], asked["type_v"], int(asked["flash_attn"])
-    params.kv_unified, params.swa_full, params.offload_kqv = asked["kv_unified"], asked["swa_full"], False
-    params.n_threads = params.n_threads_batch = 1
+    params.offload_kqv, params.n_threads, params.n_threads_batch = False, 1, 1
     params.cb_eval = _keep(llama_cpp.ggml_backend_sched_eval_callback(lambda node, ask, data: bool(ask)))
     context = llama_cpp.llama_init_from_model(model, params) or sys.exit("llama.cpp made no context")
     if not llama_cpp.llama_get_memory(context):
@@ -57,7 +56,7 @@ def main(settings: bytes, header: bytes) -> tuple[list[int], int]:
             if code := llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(tokens, n)):
                 raise SystemExit(f"llama.cpp's decode of tokens {n_past:,} to {n_past + n:,} returned {code}")
             n_past += n
-        whole = all_of_it or (asked["swa_full"] and not keeps_state and 0 < window < depth)
+        whole = all_of_it or (params.swa_full and not keeps_state and 0 < window < depth)
         sizes.append(llama_cpp.llama_state_seq_get_size(context, -1 if whole else 0))
     return sizes, window
 

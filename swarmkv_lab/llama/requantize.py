@@ -14,7 +14,6 @@ from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing
 from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.gguf_header import read_header
 
 _NAMES = ["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq4_nl", "q3_k_m", "q2_k"]
@@ -24,7 +23,6 @@ WEIGHT_FORMATS: dict[str, int] = {"f32": llama_cpp.LLAMA_FTYPE_ALL_F32} | {
 """Formats by name, and llama.cpp's numbers for them. Those that need an importance matrix are left out."""
 SOURCE_KEY, SOURCE_SHA256_KEY = "swarmkv.source", "swarmkv.source_sha256"
 _IN_A_NAME = re.compile(rf"[.-]({'|'.join(WEIGHT_FORMATS)})$", re.IGNORECASE)
-_COUNTED = re.compile(r"\[ *(\d+)/ *(\d+)\]")
 _FALLBACK = re.compile(r"(\d+) of (\d+) tensor\(s\) required fallback")
 _MOST_TEXT = 127  # bytes of a text in llama.cpp's overrides
 
@@ -34,14 +32,17 @@ def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
 
     It lies in the cache folder, by the sha256 of its source, which its metadata names too (SOURCE_KEY,
     SOURCE_SHA256_KEY); its own stands beside it. The same source and format give the same bytes, with any number of
-    threads. Warns of tensors that the format cannot hold. Raises SwarmKVError if llama.cpp cannot make it.
+    threads. progress: say that it begins. Warns of tensors that the format cannot hold. Raises SwarmKVError if
+    llama.cpp cannot make it.
     """
     check_format(weights)
     digest = sha256(source)
     target = requantized_path(source.name, digest, weights)
     if not is_whole(target):
+        if progress:
+            print(f"{source.name} is turned into {weights}, once", file=sys.stderr, flush=True)
         with replacing(target) as file:
-            _quantize(source, Path(file.name), weights, digest, progress)
+            _quantize(source, Path(file.name), weights, digest)
         with replacing(_sum(target)) as file:
             file.write(f"{sha256(target)}  {target.name}\n".encode())
     return target
@@ -84,33 +85,19 @@ def _sum(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _quantize(source: Path, target: Path, weights: str, digest: str, progress: bool) -> None:
+def _quantize(source: Path, target: Path, weights: str, digest: str) -> None:
     named = source.name.encode()[:_MOST_TEXT].decode("utf-8", "ignore")
     command = [
         *(sys.executable, "-P", quantizer.__file__, str(source), str(target)),
         *(str(WEIGHT_FORMATS[weights]), str(default_threads())),
         *(f"{SOURCE_KEY}={named}", f"{SOURCE_SHA256_KEY}={digest}"),
     ]
-    said: list[str] = []
-    pipe = subprocess.PIPE
-    with (
-        subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace") as process,
-        tqdm(desc=f"{source.name} to {weights}", unit="tensor", leave=False, disable=not progress) as bar,
-    ):
-        try:
-            for line in process.stdout or ():
-                said.append(line.strip())
-                if counted := _COUNTED.match(line):
-                    done, bar.total = map(int, counted.groups())
-                    bar.update(done - bar.n)
-        except BaseException:  # such as Ctrl-C
-            process.kill()
-            raise
-    if process.returncode:
-        reason = next((line for line in reversed(said) if line), "it said nothing")
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+    if done.returncode:
+        reason = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
         raise SwarmKVError(
-            f"llama.cpp could not turn {source.name} into {weights} (it ended with {process.returncode}): {reason}"
+            f"llama.cpp could not turn {source.name} into {weights} (it ended with {done.returncode}): {reason}"
         )
-    if fallback := next(filter(None, map(_FALLBACK.search, said)), None):
+    if fallback := _FALLBACK.search(done.stdout):
         about = f"{fallback[1]} of {fallback[2]} tensors of {source.name} are in a larger format than {weights}"
         warnings.warn(f"{about}: their rows are not multiples of 256, as llama.cpp's k formats need", stacklevel=4)

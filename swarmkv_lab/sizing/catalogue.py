@@ -18,21 +18,14 @@ from swarmkv_lab.sizing.remote import is_url
 _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
 
 
-class Sized(Protocol):
-    """A loaded model, as far as sizing is concerned."""
-
+class _Model(Protocol):  # a loaded one, as far as sizing is concerned
     path: Path
 
     @property
-    def sized(self) -> bool:
-        """Whether ``geometry`` is known."""
-
+    def sized(self) -> bool: ...
     @property
-    def geometry(self) -> KVGeometry:
-        """Its KV geometry."""
-
-    def require_unchanged(self) -> None:
-        """Raise SwarmKVError if its file is another one now."""
+    def geometry(self) -> KVGeometry: ...
+    def require_unchanged(self) -> None: ...
 
 
 @cache
@@ -63,7 +56,7 @@ def header_path(name: str) -> Path:
 
 
 def snapshot_bytes(
-    source: str | Path | Sized | KVGeometry,
+    source: str | Path | _Model | KVGeometry,
     n_tokens: int,
     kv_type: KVType = "f16",
     *,
@@ -93,7 +86,7 @@ def is_file(source: str | Path) -> bool:
     return not known and (is_url(source) or str(source).endswith(".gguf") or os.path.exists(source))
 
 
-def geometry(source: str | Path | Sized | KVGeometry) -> KVGeometry:
+def geometry(source: str | Path | _Model | KVGeometry) -> KVGeometry:
     """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or URL, or a loaded model; no weights are read.
 
     Raises SwarmKVError for anything else, and as KVGeometry.from_header.
@@ -104,7 +97,7 @@ def geometry(source: str | Path | Sized | KVGeometry) -> KVGeometry:
     return found if isinstance(found, KVGeometry) else found.geometry
 
 
-def _found(source: str | Path | Sized | KVGeometry) -> str | Path | Sized | KVGeometry:
+def _found(source: str | Path | _Model | KVGeometry) -> str | Path | _Model | KVGeometry:
     """What is behind a name: a geometry of the catalogue, or the path of a header. Anything else as it is."""
     if not isinstance(source, str | Path):
         if not isinstance(source, KVGeometry) and not hasattr(source, "sized"):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +108,7 @@ class KVGeometry:
             raise SwarmKVError(f"{path}: {about}; snapshot_bytes of the file needs none")
 
         def get(key: str, default: Any = None) -> Any:
-            value = header.get(f"{arch}.{key}", default)
-            if value is None:
+            if (value := header.get(f"{arch}.{key}", default)) is None:
                 raise ModelNotFoundError(f"{path}: its header has no {arch}.{key}")
             return value
 
@@ -119,7 +117,7 @@ class KVGeometry:
                 raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
             return value
 
-        def count(key: str, default: int | None = None, least: int = 1, most: int = _MOST) -> int:
+        def count(key: str, default: Any = None, least: int = 1, most: int = _MOST) -> int:
             return checked(key, get(key, default), least, most)
 
         n_block = count("block_count", most=MOST_LAYERS)
@@ -130,13 +128,12 @@ class KVGeometry:
         per_layer = tuple(checked("attention.head_count_kv", n) for n in heads)
         if len(per_layer) != n_block:
             raise ModelNotFoundError(f"{path}: {len(per_layer)} head counts for {n_block} layers")
-        head_dim = None
+        head_dim, window = None, 0
+        swa: tuple[bool, ...] = ()
         if f"{arch}.attention.key_length" not in header:
             queries = get("attention.head_count")
             most = max(queries, default=0) if isinstance(queries, list) else queries
             head_dim = count("embedding_length") // checked("attention.head_count", most)
-        window = 0
-        swa: tuple[bool, ...] = ()
         if arch in WINDOWED:
             n, default = WINDOWED[arch]
             window = count("attention.sliding_window", default, least=0)
@@ -206,9 +203,13 @@ class KVGeometry:
         size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
         spare = min(pad(n_ctx), n_batch, UBATCH)
         windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
-        cells = (size, size if swa_full else windowed)
-        per_cell = _cell_bytes(self, kv_types(kv_type), flash_attn)
-        return sum(n * size for n, size in zip(cells, per_cell, strict=False)) * (1 if unified else n_seq_max)
+        total = 0
+        for (layers, _), cells in zip(self.caches(), (size, size if swa_full else windowed), strict=False):
+            keys, values = self._rows(layers, kv_type)
+            if not flash_attn:
+                values = len(layers) * row_bytes(max(self.heads) * self.head_dim_v, kv_types(kv_type)[1])
+            total += cells * (keys + values)
+        return total * (1 if unified else n_seq_max)
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes per token of the K rows and of the V rows in these layers."""
@@ -226,18 +227,6 @@ class KVGeometry:
         full = [layer for layer in layers if not self.swa[layer]]
         kept = n_tokens if swa_full else min(n_tokens, self.window)
         return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], kept)]
-
-
-@lru_cache(maxsize=4096)  # a slider asks for hundreds of cache sizes of one geometry
-def _cell_bytes(geometry: KVGeometry, kv_type: tuple[str, str], flash_attn: bool) -> list[int]:
-    """Bytes per cell in each of llama.cpp's caches."""
-    per_cell = []
-    for layers, _ in geometry.caches(1):
-        key, value = geometry._rows(layers, kv_type)
-        if not flash_attn:
-            value = len(layers) * row_bytes(max(geometry.heads) * geometry.head_dim_v, kv_type[1])
-        per_cell.append(key + value)
-    return per_cell
 
 
 def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:

@@ -63,17 +63,12 @@ def hollow(
     hollow_snapshot_bytes. Takes about a second; what was asked once is remembered.
     """
     key, value = kv_types(kv_type)
-    cells = pad(max(depths[-1], 1)) * (1 if kv_unified else whole_number("n_seq_max", n_seq_max, 1))
-    asked = {
-        "n_ctx": whole_number("n_ctx", cells, 1),
-        "n_seq_max": whole_number("n_seq_max", n_seq_max, 1),
-        "type_k": ggml_type(key),
-        "type_v": ggml_type(value),
-        "flash_attn": is_quantized(value),
-        "kv_unified": bool(kv_unified),
-        "swa_full": bool(swa_full),
-        "depths": list(depths),
-    }
+    n_seq_max = whole_number("n_seq_max", n_seq_max, 1)
+    cells = pad(max(depths[-1], 1)) * (1 if kv_unified else n_seq_max)
+    params = {"n_ctx": whole_number("n_ctx", cells, 1), "n_seq_max": n_seq_max, "n_outputs_max": n_seq_max}
+    params |= {"type_k": ggml_type(key), "type_v": ggml_type(value), "flash_attn_type": int(is_quantized(value))}
+    params |= {"kv_unified": bool(kv_unified), "swa_full": bool(swa_full)}
+    asked = {"params": params, "depths": list(depths)}
     pairs, header = read_whole_header(path)
     known = hashlib.sha256(header).hexdigest(), json.dumps(asked)
     if known not in _known:
