@@ -1,5 +1,6 @@
 """A model's files: one GGUF, or all parts of a split one: which they are, and a hash of every byte of them."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +14,6 @@ from swarmkv_lab.files import cache_folder, open_regular, reason, replacing
 from swarmkv_lab.sizing.gguf_header import read_header
 
 _PART = re.compile(r"(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
-_CHUNK = 1 << 24
 _LARGE = 1 << 26  # bytes; hashing less takes a few milliseconds, which need not be remembered
 Version = tuple[tuple[int, int, int, int], ...]
 """of each part: device, inode, size, time of the last change"""
@@ -65,12 +65,10 @@ def _digest(path: Path) -> str:
                     digest = (cache_folder("hashes") / remembered).read_text("ascii")
                     if re.fullmatch("[0-9a-f]{32}", digest):
                         return digest
-            whole = xxhash.xxh3_128()
-            while chunk := file.read(_CHUNK):
-                whole.update(chunk)
+            digest = hashlib.file_digest(file, xxhash.xxh3_128).hexdigest()  # type: ignore[arg-type]  # its stubs
     except OSError as error:
         raise ModelNotFoundError(f"{path} cannot be read: {reason(error)}") from error
     if status.st_size >= _LARGE:
         with suppress(SwarmKVError), replacing(cache_folder("hashes") / remembered) as out:
-            out.write(whole.hexdigest().encode())
-    return whole.hexdigest()
+            out.write(digest.encode())
+    return digest

@@ -36,10 +36,6 @@ class Special(NamedTuple):
     text: str
     attributes: int
 
-    def has(self, attribute: int) -> bool:
-        """Whether it has one of llama.cpp's LLAMA_TOKEN_ATTR_*."""
-        return bool(self.attributes & attribute)
-
 
 class Words:
     """What a Model knows of text: its vocabulary and its chat template.
@@ -112,7 +108,7 @@ class Words:
             marker = self._markers.get(token)
             if marker is None:
                 kept.append(token)
-            elif not marker.has(llama_cpp.LLAMA_TOKEN_ATTR_CONTROL):
+            elif not marker.attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
                 kept += self._plain(marker.text, spaced=False)
         return np.array(kept, np.int32)
 
@@ -228,7 +224,7 @@ class Words:
         return {
             special.token: special
             for special in self._specials
-            if special.has(_SPECIAL) and len(special.text.strip(f"{_SPACES}▁")) > 1
+            if special.attributes & _SPECIAL and len(special.text.strip(f"{_SPACES}▁")) > 1
         }
 
     def _tokens(self, parts: list[tuple[str, bool]], continued: bool = False, add_bos: bool = True) -> np.ndarray:
@@ -253,9 +249,9 @@ class Words:
             if isinstance(piece, Special):
                 tokens.append(piece.token)
                 continue
-            if isinstance(last, Special) and last.has(llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP):
+            if isinstance(last, Special) and last.attributes & llama_cpp.LLAMA_TOKEN_ATTR_RSTRIP:
                 piece = piece.lstrip(_SPACES)
-            if isinstance(following, Special) and following.has(llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP):
+            if isinstance(following, Special) and following.attributes & llama_cpp.LLAMA_TOKEN_ATTR_LSTRIP:
                 piece = piece.rstrip(_SPACES)
             tokens += self._plain(piece, spaced=last is not None or not continued)
         return np.array([*self._bos, *tokens] if add_bos else tokens, np.int32)
@@ -284,8 +280,6 @@ class Words:
         """llama.cpp's tokens of a piece of text. spaced: with the space before it that a text begins with, if any."""
         if spaced or not self._adds_space:
             return self._llama(text)
-        if text[0] == " " and len(text) > 1:
-            return self._llama(text[1:])
         guard = "\ue000"  # in no vocabulary, so that nothing merges with it
         tokens, before = self._llama(guard + text), self._llama(guard)
         if tokens[: len(before)] != before:

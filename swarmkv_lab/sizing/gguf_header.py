@@ -1,6 +1,5 @@
 """A GGUF's metadata and the shapes of its tensors, without its weights; safe for broken and hostile files."""
 
-import math
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -8,7 +7,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType, GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
@@ -24,27 +23,9 @@ _UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-class Tensor(NamedTuple):
-    """One tensor of a GGUF."""
-
-    shape: tuple[int, ...]
-    """as ggml has it: of a matrix (inputs, outputs), of experts' matrices (inputs, outputs, experts)"""
-    kind: int
-    """ggml's number for its type"""
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of its weights. Raises ModelNotFoundError for a type that is not known here."""
-        try:
-            block, n_bytes = GGML_QUANT_SIZES[GGMLQuantizationType(self.kind)]
-        except ValueError as error:
-            raise ModelNotFoundError(f"a tensor is of ggml's type {self.kind}, whose size is not known here") from error
-        return int(math.prod(self.shape) // block * n_bytes)
-
-
 class _Header(NamedTuple):
     pairs: dict[str, Any]
-    tensors: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
     data: bytes
     """all bytes in front of the weights"""
 
@@ -58,8 +39,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return _read(path).pairs
 
 
-def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(the pairs as read_header gives them, the tensors by name). Raises as read_header."""
+def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """(the pairs as read_header gives them, the tensors' shapes by name). Raises as read_header.
+
+    Shapes as ggml has them: of a matrix (inputs, outputs), of experts' matrices (inputs, outputs, experts).
+    """
     return _read(path)[:2]
 
 
@@ -135,17 +119,17 @@ class _Reader:
             raise _Malformed(f"it claims {n_tensors:,} tensors and {n_pairs:,} pairs, more than {MAX_ENTRIES:,}")
         pairs = {self.text(): self.value(self.scalar(_UINT32)) for _ in range(n_pairs)}
         pairs = {key: value for key, value in pairs.items() if value is not None}
-        tensors = {self.text(): self.tensor() for _ in range(n_tensors)}
+        shapes = {self.text(): self.shape() for _ in range(n_tensors)}
         alignment = pairs.get("general.alignment")
         padding = -self.at % (alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else 32)
-        return _Header(pairs, tensors, bytes(self.data[: self.at]) + bytes(padding))  # the weights begin after it
+        return _Header(pairs, shapes, bytes(self.data[: self.at]) + bytes(padding))  # the weights begin after it
 
-    def tensor(self) -> Tensor:
+    def shape(self) -> tuple[int, ...]:
         if (n_dims := self.scalar(_UINT32)) > MAX_DIMENSIONS:
             raise _Malformed(f"a tensor has {n_dims:,} dimensions, more than {MAX_DIMENSIONS}")
-        tensor = Tensor(tuple(self.scalar(_UINT64) for _ in range(n_dims)), self.scalar(_UINT32))
-        self.scalar(_UINT64)  # where its data begins
-        return tensor
+        shape = tuple(self.scalar(_UINT64) for _ in range(n_dims))
+        self.skip(4 + 8)  # its type, and where its data begins
+        return shape
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
