@@ -80,7 +80,7 @@ def study(
     questions = load_questions(questions)
     text = load_document(document)
     texts = parts(text, whole_number("n_parts", n_parts, 1))
-    asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, _by_part(questions, text, texts), strict=True)]
+    asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, by_part(questions, text, texts), strict=True)]
     rows: list[dict[str, Any]] = []
     todo = [
         key for key in product(range(repeats), dict.fromkeys(arms), range(1, n_parts + 1)) if asked[key[2] - 1].prompts
@@ -108,7 +108,7 @@ def asked_hash(questions: Sequence[Question]) -> str:
     return fingerprint(json.dumps([[one.id, one.question, list(one.sections)] for one in questions]))
 
 
-def _by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> list[list[Question]]:
+def by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> list[list[Question]]:
     """The questions of each part of a text: each part that has all of their sections."""
     sections(text)  # no two of one name
     held = [sections(part) for part in texts]

@@ -1,0 +1,1 @@
+"""Composing: agents with prompts of their own before one document: how good, what is computed, how early."""

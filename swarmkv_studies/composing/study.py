@@ -1,0 +1,238 @@
+"""The same questions by agents with roles of their own, over cells that were computed behind something else."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xxhash
+
+from swarmkv_lab.errors import SwarmKVError, not_one_of
+from swarmkv_lab.fanout.documents import load_document
+from swarmkv_lab.fanout.outcome import kl_divergence
+from swarmkv_lab.files import replacing
+from swarmkv_lab.llama.context import Context
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
+from swarmkv_lab.snapshot.prefill import prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.answers.quality import read_study
+from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts
+from swarmkv_studies.answers.study import INSTRUCTION, by_part
+
+FULL = "full"
+NEUTRAL = "You are a helpful assistant. You read with care the text that the user gives you, and answer from it."
+ROLES = {
+    "short": "You are an auditor. Be exact.",
+    "middle": "You advise a buyer. You look for what could cost the buyer money: contracts that end, licences that "
+    "bind, invoices that grow. You quote amounts and dates as they stand in the text.",
+    "long": "You are the technical reviewer of a due-diligence team. You check source code, configuration, backups, "
+    "alerts and incidents. Your readers are lawyers and accountants: they need short sentences, without jargon. You "
+    "never guess. Where the text gives a number, a name, a version or a date, you repeat it exactly as it is written. "
+    "Where the text does not answer a question, you say that it is not stated, and nothing more. You do not greet, "
+    "you do not sum up, and you do not offer further help.",
+}
+_OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
+_FORCED = 16  # tokens of the reference's answer, after each of which predictions are compared
+_AGENT, _BRANCH, _CELLS = 0, 1, 2  # sequences
+
+
+class Arm(NamedTuple):
+    """How an agent gets role, document and question together.
+
+    behind: what the document's cells were computed behind; None: the agent's own role, a full prefill. recompute: of
+    the document's tokens, its first or (middle) those from its middle on, decoded in the agent's own sequence.
+    documents: 0, the whole part, or 1 and 2, its halves as two documents, in this order. on: positions before the role.
+    """
+
+    behind: str | None = None
+    recompute: int = 0
+    middle: bool = False
+    documents: tuple[int, ...] = (0,)
+    on: int = 0
+    flash_attn: bool = False
+    document_first: bool = False
+
+    @property
+    def reference(self) -> str:
+        """The name of the arm that it is compared with: a full prefill of the same prompt."""
+        return FULL if len(self.documents) == 1 else _two(self.documents, FULL)
+
+
+def _two(order: tuple[int, ...], how: str) -> str:
+    return f"two documents, {'in order' if order == (1, 2) else 'swapped'}: {how}"
+
+
+_BEHIND = ("nothing", "a neutral prompt", "another role")
+ARMS = {
+    FULL: Arm(),
+    "full, 64 positions on": Arm(on=64),
+    "full, flash attention": Arm(flash_attn=True),
+    "document first": Arm(document_first=True),
+    **{f"behind {who}, k = {k}": Arm(who, k) for who, k in product(_BEHIND, (0, 8, 32, 128))},
+    **{f"behind {who}, 32 in the middle": Arm(who, 32, middle=True) for who in ("nothing", "another role")},
+    **{_two(order, FULL): Arm(documents=order) for order in ((1, 2), (2, 1))},
+    **{
+        _two(order, f"apart, k = {k}"): Arm("a neutral prompt", k, documents=order)
+        for order, k in product(((1, 2), (2, 1)), (0, 32, 128))
+    },
+}
+
+
+def composed_study(
+    model: Model,
+    questions: Questions = None,
+    document: str | Path = "dossier",
+    *,
+    arms: Sequence[str] = tuple(ARMS),
+    n_parts: int = 4,
+    max_tokens: int = 40,
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
+
+    A question is asked over the part of the document that holds its sections, by an agent with one of ROLES, in turns;
+    of two documents (a part's halves) every third one. kl: nats from the arm's reference, mean over the question's last
+    token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
+    path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown arms.
+    """
+    for name in arms:
+        if name not in ARMS:
+            raise SwarmKVError(f"arm {not_one_of(name, ARMS)}")
+    questions = load_questions(questions)
+    text = load_document(document)
+    texts = parts(text, n_parts)
+    kept = Path(path) if path is not None else None
+    rows = read_study(kept).to_dict("records") if kept is not None and kept.exists() else []
+    done = {(row["model"], row["arm"], row["part"]) for row in rows}
+    bar = tqdm(total=n_parts * len(arms), desc=f"composed, {model.name}", unit="arm", disable=not progress)
+    for part, (of_it, asked) in enumerate(zip(texts, by_part(questions, text, texts), strict=True), 1):
+        one = _Part(model, of_it, asked, max_tokens)
+        for name in arms:
+            ids = {question.id: question for question in one.asked(ARMS[name])}
+            if ids and (model.name, name, part) not in done:
+                common = {"model": model.name, "repeat": 0, "arm": name, "part": part}
+                rows += [common | row for row in one.answers(ARMS[name])]
+                if kept is not None:
+                    with replacing(kept) as file:
+                        file.write(pd.DataFrame(rows).to_csv(index=False).encode())
+            bar.update()
+    bar.close()
+    return pd.DataFrame([row for row in rows if row["model"] == model.name])
+
+
+class _Answer(NamedTuple):
+    id: str
+    tokens: list[int]
+    logits: list[np.ndarray]
+    """after the question, and after each of the reference's tokens"""
+    own_tokens: int
+
+
+class _Part:
+    """A part of the document, whole and as two, and its questions with their roles."""
+
+    def __init__(self, model: Model, text: str, questions: Sequence[Question], max_tokens: int) -> None:
+        self.model, self.max_tokens = model, max_tokens
+        self.questions = list(questions)
+        self.role = {question.id: list(ROLES)[i % len(ROLES)] for i, question in enumerate(questions)}
+        self.heads = {name: model.head(role) for name, role in ROLES.items()}
+        self.first = model.read(text)  # as it begins a prompt
+        self.documents = [model.document(one) for one in (text, *parts(text, 2))]
+        self.at = max(map(len, self.heads.values()))
+        self.cells = cache(self._cells)
+        self.reference = cache(self._reference)
+
+    def asked(self, arm: Arm) -> list[Question]:
+        return self.questions[:: 1 if len(arm.documents) == 1 else 3]
+
+    def answers(self, arm: Arm) -> list[dict[str, Any]]:
+        """The rows of an arm."""
+        reference = self.reference(ARMS[arm.reference])
+        rows = []
+        for it in reference if arm == ARMS[arm.reference] else self._answered(arm, reference):
+            against = next(one for one in reference if one.id == it.id)
+            kl = float(np.mean([kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
+            row = {"id": it.id, "role": self.role[it.id], "own_tokens": it.own_tokens, "kl": float(f"{kl:.3e}")}
+            row |= {"answer": self.model.detokenize(it.tokens).strip(), "n_tokens": len(it.tokens)}
+            rows.append(row | {"token_hash": xxhash.xxh3_64_hexdigest(np.array(it.tokens, np.int32).data)})
+        return rows
+
+    def _reference(self, arm: Arm) -> list["_Answer"]:
+        return list(self._answered(arm))
+
+    def _answered(self, arm: Arm, reference: Sequence["_Answer"] = ()) -> Iterator["_Answer"]:
+        along = {one.id: one.tokens[:_FORCED] for one in reference}
+        documents = [self.documents[i] for i in arm.documents]
+        n_ctx = arm.on + self.at + sum(map(len, documents)) + 512
+        with self.model.context(n_ctx, n_seq_max=3 + len(documents), flash_attn=arm.flash_attn) as ctx:
+            for role in ROLES:
+                asked = [question for question in self.asked(arm) if self.role[question.id] == role]
+                own = self._prepare(ctx, arm, role, documents) if asked else 0
+                for question in asked:
+                    words = f"{question.question} {INSTRUCTION}"
+                    prompt = self.model.ask(f"{ROLES[role]}\n\n{words}" if arm.document_first else words)
+                    ctx.share(_AGENT, _BRANCH)
+                    tokens, logits = self._read(ctx, prompt, along.get(question.id))
+                    yield _Answer(question.id, tokens, logits, own + len(prompt))
+
+    def _prepare(self, ctx: Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
+        """Have role and documents in the agent's sequence; the number of tokens that were decoded for this agent."""
+        if arm.document_first:
+            if not ctx.n_past():
+                ctx.decode(self.first)
+            return 0
+        ctx.clear()
+        head = self.heads[role]
+        if arm.behind is None:
+            ctx.decode(np.concatenate([head, *documents]), start=arm.on)
+            return ctx.n_past() - arm.on
+        at = self.at
+        for i, document in enumerate(documents):
+            before = _OTHER[role] if arm.behind == "another role" else arm.behind
+            self.cells(arm.documents[i], before, at).restore(ctx, _CELLS + i)
+            at += len(document)
+        ctx.decode(head, start=self.at - len(head))
+        for i, document in enumerate(documents):
+            begins = len(document) // 2 if arm.middle else 0
+            if begins:
+                joint = ctx.n_past() + begins
+                ctx.splice(_CELLS + i, _AGENT)
+                ctx.truncate(joint, _AGENT)
+            ctx.splice(_CELLS + i, _AGENT, document[begins : begins + arm.recompute])
+        return len(head) + arm.recompute * len(documents)
+
+    def _cells(self, document: int, behind: str, at: int) -> KVSnapshot:
+        """A document's cells from a position on."""
+        before = (ROLES | {"a neutral prompt": NEUTRAL}).get(behind)
+        return prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
+
+    def _read(self, ctx: Context, prompt: np.ndarray, forced: list[int] | None) -> tuple[list[int], list[np.ndarray]]:
+        """The greedy answer, and the predictions along forced tokens (None: along the answer's own first ones)."""
+        ctx.decode(prompt, _BRANCH)
+        end, logits = ctx.n_past(_BRANCH), [ctx.logits(_BRANCH)]
+        answer: list[int] = []
+        while forced is None and len(answer) < self.max_tokens:
+            token = int(logits[-1].argmax())
+            if self.model.is_eog(token):
+                break
+            answer.append(token)
+            ctx.decode([token], _BRANCH)
+            logits.append(ctx.logits(_BRANCH))
+        if forced is None:
+            return answer, logits[: _FORCED + 1]
+        for token in forced:
+            ctx.decode([token], _BRANCH)
+            logits.append(ctx.logits(_BRANCH))
+        alike = next((i for i, token in enumerate(forced) if logits[i].argmax() != token), len(forced))
+        answer = forced[:alike]
+        if not self.model.is_eog(token := int(logits[alike].argmax())) and alike < self.max_tokens:
+            if alike < len(forced):
+                ctx.truncate(end + alike, _BRANCH)
+            ctx.decode([token], _BRANCH)
+            answer = [*answer, token, *ctx.stream(self.max_tokens - alike - 1, seq_id=_BRANCH)]
+        return answer, logits
