@@ -19,6 +19,11 @@ from .common.style import save as save
 from .common.speedup import ratios as ratios, speedups as speedups
 from .common.sweep import sweep as sweep
 from .common.twins import twin as twin
+from .composing.figures import RightAligned as RightAligned, composed_quality_figure as composed_quality_figure
+from .composing.figures import composed_seam_figure as composed_seam_figure, right_aligned as right_aligned
+from .composing.quality import composed_quality as composed_quality, composed_seam as composed_seam
+from .composing.rounds import composed_rounds as composed_rounds, role_agents as role_agents
+from .composing.study import composed_study as composed_study
 from .depth_and_agents.figures import break_even as break_even, latency_against_depth as latency_against_depth
 from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map
 from .depth_and_agents.figures import speedup_against_agents as speedup_against_agents

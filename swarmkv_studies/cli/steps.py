@@ -1,8 +1,10 @@
 """Steps: what reproduce measures, one after another, each file by one of them. An interrupted run is continued.
 
-``make reference`` runs all steps, a reader's ``make reproduce`` those that are for readers.
+``make reference`` runs all steps, a reader's ``make reproduce`` those that are for readers, and
+``python -m swarmkv_studies.cli.steps NAME...`` these alone, for the reference.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +16,8 @@ import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, not_one_of
+from swarmkv_lab.files import REFERENCE
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.study import ARMS, about_study
 from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
@@ -241,6 +244,23 @@ def _study(setup: Setup) -> None:
         part.unlink()
 
 
+def _composed(setup: Setup) -> None:
+    """Answers over a document's cells behind other prompts; and where those cells are other ones."""
+    studies.composed_study(setup.model, path=setup.data / "composed.csv")
+    once(setup.data / "composed_seam.csv", lambda: studies.composed_seam(setup.model))
+
+
+def _composed_rounds(setup: Setup) -> None:
+    """Eight agents with eight roles, end to end."""
+    document = setup.model.document(lab.load_document("dossier"))[: setup.chosen.depth]
+
+    def measured() -> pd.DataFrame:
+        return studies.composed_rounds(setup.model, document, repeats=setup.chosen.repeats)
+
+    once(setup.data / "composed_rounds.csv", measured)
+    once(setup.data / "composed_rounds.json", lambda: environment(setup.model, depth=len(document)))
+
+
 def _require_peers() -> None:
     """Raise SwarmKVError if a peer is missing; which ones, and why, is on stderr."""
     if len(peer_strategies.available()) < len(peer_strategies.PEERS):
@@ -267,6 +287,8 @@ STEPS = (
     Step("join", ("join.csv", "join.json"), _join),
     Step("cluster", ("cluster.csv", "exactness.csv", "cluster.json"), _cluster),
     Step("spinning", ("spinning.csv", "spinning.json"), _spinning),
+    Step("composed rounds", ("composed_rounds.csv", "composed_rounds.json"), _composed_rounds),
+    Step("composed", ("composed.csv", "composed_seam.csv", "composed.json"), _composed),
     Step("study", ("study.csv", "review.csv", "study.json"), _study),
 )
 
@@ -274,3 +296,19 @@ STEPS = (
 def chosen_steps(reference: bool) -> Iterable[Step]:
     """All steps for the reference; otherwise those of the article's experiment, the grid and the positions."""
     return [step for step in STEPS if reference or step.for_readers]
+
+
+def main(names: Sequence[str]) -> None:
+    """Measure some steps for the reference, by their names."""
+    by_name = {step.name: step for step in STEPS}
+    for name in names:
+        if name not in by_name:
+            raise SwarmKVError(f"step {not_one_of(name, by_name)}")
+    with lab.load_model() as model:
+        setup = Setup(model, model.read(lab.load_document("dossier")), studies.profile("full"), REFERENCE)
+        for name in names:
+            run_step(by_name[name], setup)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -42,6 +42,7 @@ def _caption(path: Path) -> str:
 _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bench": ("bench.json", _report),  # its summary is made of its runs
     "study": ("study.csv", read_study),
+    "composed": ("composed.csv", read_study),
 }
 
 

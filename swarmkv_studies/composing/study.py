@@ -35,7 +35,7 @@ ROLES = {
     "Where the text does not answer a question, you say that it is not stated, and nothing more. You do not greet, "
     "you do not sum up, and you do not offer further help.",
 }
-_OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
+OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
 _FORCED = 16  # tokens of the reference's answer, after each of which predictions are compared
 _AGENT, _BRANCH, _CELLS = 0, 1, 2  # sequences
 
@@ -66,13 +66,13 @@ def _two(order: tuple[int, ...], how: str) -> str:
     return f"two documents, {'in order' if order == (1, 2) else 'swapped'}: {how}"
 
 
-_BEHIND = ("nothing", "a neutral prompt", "another role")
+BEHIND = ("nothing", "a neutral prompt", "another role")
 ARMS = {
     FULL: Arm(),
     "full, 64 positions on": Arm(on=64),
     "full, flash attention": Arm(flash_attn=True),
     "document first": Arm(document_first=True),
-    **{f"behind {who}, k = {k}": Arm(who, k) for who, k in product(_BEHIND, (0, 8, 32, 128))},
+    **{f"behind {who}, k = {k}": Arm(who, k) for who, k in product(BEHIND, (0, 8, 32, 128))},
     **{f"behind {who}, 32 in the middle": Arm(who, 32, middle=True) for who in ("nothing", "another role")},
     **{_two(order, FULL): Arm(documents=order) for order in ((1, 2), (2, 1))},
     **{
@@ -193,7 +193,7 @@ class _Part:
             return ctx.n_past() - arm.on
         at = self.at
         for i, document in enumerate(documents):
-            before = _OTHER[role] if arm.behind == "another role" else arm.behind
+            before = OTHER[role] if arm.behind == "another role" else arm.behind
             self.cells(arm.documents[i], before, at).restore(ctx, _CELLS + i)
             at += len(document)
         ctx.decode(head, start=self.at - len(head))

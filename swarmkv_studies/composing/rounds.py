@@ -1,0 +1,61 @@
+"""Rounds: agents with roles of their own over one document, composed and by full prefills, in turns."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from swarmkv_lab.errors import whole_number
+from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
+from swarmkv_studies.answers.questions import load_questions
+from swarmkv_studies.composing.study import ROLES
+
+_FOR = ("the buyer", "the seller", "a bank", "an insurer", "the board", "a regulator", "the press", "a court")
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "full": ("naive", {}),
+    "composed": ("composed", {}),
+    "composed, packed": ("composed", {"packed": True}),
+}
+_KEPT = ["end_to_end_ms", "first_ttft_ms", "last_ttft_ms", "prefill_ms", "share_ms"]
+_KEPT += ["prompt_tokens", "computed_tokens", "copied_bytes"]
+
+
+def role_agents(n: int = 8) -> dict[str, tuple[str, str]]:
+    """So many agents, each with a role of its own, of three lengths: {name: (role, question)}."""
+    roles = [f"You work for {who}. {list(ROLES.values())[i % len(ROLES)]}" for i, who in enumerate(_FOR)]
+    asked = load_questions()[: whole_number("n", n, 1, len(roles))]
+    return {one.id: (role, one.question) for one, role in zip(asked, roles, strict=False)}
+
+
+def composed_rounds(
+    model: Model,
+    document: np.ndarray,
+    *,
+    repeats: int = 8,
+    n_agents: int = 8,
+    max_tokens: int = 16,
+    recompute: int = 32,
+    progress: bool = True,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
+
+    A row per run; all three take turns in a round (repeat), after a warm-up. The composed runs prefill the document
+    too, once, behind the first agent's role. kl: of the first logits, the largest of all agents; same_answers: how many
+    are the full prefill's. settings: as in fan_out.
+    """
+    agents, rows = role_agents(n_agents), []
+    for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress):
+        reference = None
+        for variant, (strategy, how) in _VARIANTS.items():
+            ids = document if repeat >= 0 else document[:64]
+            asked = how | settings | {"max_tokens": max_tokens, "recompute": recompute}
+            run = fan_out(model, ids, agents, strategy, **asked)
+            reference = reference or run
+            exact = run.compare(reference)
+            about = {"repeat": repeat, "variant": variant, "depth": len(ids), "n_agents": len(agents)}
+            same = {"kl": exact.kl.max(), "same_answers": exact.same_tokens.sum()}
+            rows.append(about | {name: run.metrics[name] for name in _KEPT} | same)
+    return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
