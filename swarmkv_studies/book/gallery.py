@@ -211,5 +211,14 @@ EXHIBITS = (
         "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
         "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
         lambda m: studies.join_race(m.join, m.join_caption)),
+    Exhibit("composed_quality", "10_own_prompts", "data/reference/composed.csv",
+        "Agents that each have a prompt of their own before the document: what it costs to take the document's cells "
+        "from behind something else, against the tokens that each agent then computes. The band is what other "
+        "positions or kernels change in a full prefill.",
+        "KL against tokens, logarithmic axes. Three falling curves, for cells computed behind nothing, a neutral "
+        "prompt and another agent's role, all far left of a dotted line at the full prefill. A star above them: the "
+        "document put first. Grey points above: two documents computed apart.",
+        lambda m: studies.composed_quality_figure(
+            studies.composed_quality(studies.score(m.composed)), m.composed_caption)),
 )
 # fmt: on

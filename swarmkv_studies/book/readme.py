@@ -7,7 +7,11 @@ import jinja2
 import pandas as pd
 
 from swarmkv_lab.files import DATA, REFERENCE, ROOT
+from swarmkv_studies.answers.quality import read_study
+from swarmkv_studies.answers.score import score
 from swarmkv_studies.common.speedup import speedups
+from swarmkv_studies.composing.quality import composed_quality
+from swarmkv_studies.composing.study import FULL
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
 
 TEMPLATE = Path(__file__).with_name("README.md.j2")
@@ -22,7 +26,7 @@ def rendered() -> str:
 
 def numbers() -> dict[str, str]:
     """What the template's places are filled with: texts, each computed from a file of data/."""
-    return {**_article(), **_exactness(), **_peers(), **_kinds(), **_gpu()}
+    return {**_article(), **_exactness(), **_peers(), **_composed(), **_kinds(), **_gpu()}
 
 
 def _article() -> dict[str, str]:
@@ -87,6 +91,18 @@ def _kinds() -> dict[str, str]:
     table = pd.read_csv(REFERENCE / "architectures.csv")
     exact = (table[["swarmkv", "pooled", "shared"]] == 0).all(axis=1)
     return {"kinds": f"{len(table)}", "kinds_exact": f"{exact.sum()}", "kinds_refused": f"{table.refused.notna().sum()}"}
+
+
+def _composed() -> dict[str, str]:
+    """Tokens that an agent with a role of its own computes, of a full prefill's, and what that changes, by KL."""
+    quality = composed_quality(score(read_study(DATA / "reference/composed.csv"))).set_index("arm")
+    mine = quality.loc["behind another role, k = 32"]
+    return {
+        "composed_share": f"{mine.own_tokens / quality.own_tokens[FULL]:.0%}",
+        "composed_kl": f"{mine.kl:.2g} ({mine.kl_low:.2g} to {mine.kl_high:.2g})",
+        "composed_floor": f"{quality.kl['full, 64 positions on']:.1g}",
+        "composed_first": f"{quality.kl['document first']:.2g}",
+    }
 
 
 def _gpu() -> dict[str, str]:

@@ -28,9 +28,9 @@ def right_aligned(
     with sheet(1.5 + 0.5 * len(roles), caption) as figure:
         ax = figure.subplots()
         for y, n in enumerate(roles.values()):
-            for left, width, colour in (
-                (at, shown, "#DDDDDD"), (at, min(recompute, shown), OURS), (at - n, n, BASELINE), (end, question, _GREEN),
-            ):  # fmt: skip
+            pieces = {(at, shown): "#DDDDDD", (at, min(recompute, shown)): OURS}
+            pieces |= {(at - n, n): BASELINE, (end, question): _GREEN}
+            for (left, width), colour in pieces.items():
                 ax.barh(y, width, left=left, color=colour, height=0.62)
             total = n + recompute + question
             share = total / (n + document + question)

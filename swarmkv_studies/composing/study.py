@@ -16,6 +16,7 @@ from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.files import replacing
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
@@ -169,7 +170,9 @@ class _Part:
         along = {one.id: one.tokens[:_FORCED] for one in reference}
         documents = [self.documents[i] for i in arm.documents]
         n_ctx = arm.on + self.at + sum(map(len, documents)) + 512
-        with self.model.context(n_ctx, n_seq_max=3 + len(documents), flash_attn=arm.flash_attn) as ctx:
+        # One thread a token: with flash attention the bits depend on how many there are, and machines differ.
+        threads = {"n_threads": 1, "n_threads_batch": ContextSettings().threads}
+        with self.model.context(n_ctx, n_seq_max=4, flash_attn=arm.flash_attn, **threads) as ctx:
             for role in ROLES:
                 asked = [question for question in self.asked(arm) if self.role[question.id] == role]
                 own = self._prepare(ctx, arm, role, documents) if asked else 0
