@@ -38,13 +38,6 @@ def test_a_notebook_leads_to_its_neighbours_and_to_the_glossary(name):
     assert len(re.findall(rf"\(https://[^)]*/notebooks/{name}\.ipynb\)", text.source)) == 2
 
 
-def test_the_readmes_badges_lead_where_the_first_notebooks_links_do():
-    first = nbformat.read(NOTEBOOKS[0], as_version=4).cells[0].source
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\[(?:Binder|Colab)\]\((.*?)\)", first):
-        assert f".svg)]({link})" in readme
-
-
 def test_links_that_are_old_are_replaced_and_a_second_time_changes_nothing():
     once = with_navigation(notebook(), "01_first", NAMES)
     again = with_navigation(copy.deepcopy(once), "01_first", NAMES)

@@ -53,27 +53,6 @@ def test_an_architecture_that_is_not_sized_still_runs(twin, document, question, 
             assert run.compare(naive).max_abs_logit_diff.max() == 0
 
 
-def test_a_window_that_was_left_behind_is_emptied_rather_than_wrong(tmp_path, document, monkeypatch):
-    """A decode that is interrupted late has overwritten the window that it would go back to."""
-    with load_shape("sliding window", tmp_path) as model, model.context(2048, n_batch=64) as ctx:
-        for chunks, left in ((1, 100), (12, 0)):
-            ctx.clear()
-            ctx.decode(document[:100])
-            fill, calls = ctx._batch.fill, []
-
-            def interrupted(*rows, fill=fill, calls=calls, chunks=chunks):
-                calls.append(rows)
-                if len(calls) > chunks:
-                    raise KeyboardInterrupt
-                return fill(*rows)
-
-            with monkeypatch.context() as patch:
-                patch.setattr(ctx._batch, "fill", interrupted)
-                with pytest.raises(KeyboardInterrupt):
-                    ctx.decode(np.tile(document, 4))
-            assert ctx.n_past() == left
-
-
 @pytest.mark.parametrize(("n_tokens", "n_batch"), [(256, 64), (800, 512), (1500, 64)])
 def test_a_shared_window_leaves_room_for_those_who_share_it(tmp_path, rng, n_tokens, n_batch):
     """llama.cpp never reuses a cell of two sequences: a windowed cache that was full when it was shared had no cell.
@@ -170,15 +149,6 @@ def test_a_seed_gives_the_same_tokens_and_another_seed_others(twin, document):
             ctx.decode(document)
             answers.append(list(ctx.stream(12, lab.Sampling(temperature=2.0, top_k=0, top_p=1, min_p=0, seed=seed))))
     assert answers[0] == answers[1] != answers[2]
-
-
-def test_top_k_one_is_greedy(twin, document):
-    answers = []
-    for sampling in (lab.Sampling(), lab.Sampling(temperature=1.5, top_k=1, seed=3)):
-        with twin.context(512) as ctx:
-            ctx.decode(document)
-            answers.append(list(ctx.stream(8, sampling)))
-    assert answers[0] == answers[1]
 
 
 def test_a_decode_that_fails_half_way_is_rolled_back(twin, document, question):

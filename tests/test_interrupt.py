@@ -2,6 +2,9 @@
 
 import signal
 import threading
+from contextlib import suppress
+from itertools import product
+from unittest.mock import Mock
 
 import llama_cpp
 import numpy as np
@@ -10,7 +13,8 @@ from conftest import needs
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import api
-from swarmkv_lab.llama.interrupt import LONG
+from swarmkv_lab.llama.interrupt import LONG, Stopped
+from swarmkv_lab.llama.sampling import Sampler
 
 
 def is_free(guard) -> bool:
@@ -99,6 +103,15 @@ def test_a_handler_that_does_not_raise_stops_nothing(twin, document):
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_a_decode_that_is_not_needed_any_more_ends(twin, document):
+    asked = []
+    with twin.context(512) as ctx:
+        ctx.decode(document[:100])
+        with pytest.raises(Stopped), ctx.stopping(lambda: asked.append(1) or len(asked) > 3):
+            ctx.decode(document[100:])
+        assert ctx.n_past() == 100  # as before that decode; the context is good: see above
+
+
 @pytest.mark.parametrize("n", [LONG - 1, LONG])
 def test_being_asked_changes_no_bit(twin, document, n, monkeypatch):
     with twin.context(512) as ctx:
@@ -112,40 +125,33 @@ def test_being_asked_changes_no_bit(twin, document, n, monkeypatch):
 
 # -- in any phase of a run: before its work, and after it, when what it made is not yet anybody's
 
-PHASES = {
-    "context": ("swarmkv_lab.llama.model.Model.open_context", list(lab.STRATEGIES)),
-    "decode": ("swarmkv_lab.llama.context.Context._decode_chunk", list(lab.STRATEGIES)),
-    "capture": ("swarmkv_lab.llama.context.Context.get_state", ["swarmkv", "pooled"]),
-    "copy": ("swarmkv_lab.snapshot.snapshot.KVSnapshot.copy", ["swarmkv"]),
-    "restore": ("swarmkv_lab.llama.context.Context.set_state", ["swarmkv", "pooled"]),
-    "share": ("swarmkv_lab.llama.context.Context.share", ["shared", "batched"]),
-    "sample": ("swarmkv_lab.llama.sampling.Sampler.sample", list(lab.STRATEGIES)),
-}
-ONCE = {
-    ("context", "pooled"),
-    ("context", "shared"),
-    ("context", "batched"),
-    ("capture", "swarmkv"),
-    ("capture", "pooled"),
-}
+PHASES = [
+    (lab.Model, "open_context"),
+    (lab.Context, "_decode_chunk"),
+    (lab.Context, "get_state"),
+    (lab.Context, "set_state"),
+    (lab.Context, "share"),
+    (lab.Context, "_go_back"),  # only after a decode that failed
+    (lab.KVSnapshot, "copy"),
+    (Sampler, "sample"),
+]
 
 
-def interrupt(monkeypatch, where, at, after):
-    """The at-th call of a method raises KeyboardInterrupt, before its work or after it."""
-    owner, _, name = where.rpartition(".")
-    module, _, kind = owner.rpartition(".")
-    kind = getattr(__import__(module, fromlist=[kind]), kind)
-    original, calls = getattr(kind, name), []
+class Calls:
+    """Of a method: the at-th call raises KeyboardInterrupt, before its work or after it; 0: none does."""
 
-    def interrupted(*args, **how):
-        calls.append(name)
-        if len(calls) != at:
-            return original(*args, **how)
-        if after:
-            original(*args, **how)
-        raise KeyboardInterrupt
+    def __init__(self, monkeypatch, kind, name, at=0, after=False):
+        self.n, original = 0, getattr(kind, name)
 
-    monkeypatch.setattr(kind, name, interrupted)
+        def counted(*args, **how):
+            self.n += 1
+            if self.n != at:
+                return original(*args, **how)
+            if after:
+                original(*args, **how)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(kind, name, counted)
 
 
 def assert_nothing_is_held(model):
@@ -153,20 +159,30 @@ def assert_nothing_is_held(model):
     assert [ctx for ctx in model._contexts if ctx._free.alive] == []
 
 
-@pytest.mark.parametrize(
-    ("phase", "strategy"), [(phase, name) for phase, (_, names) in PHASES.items() for name in names]
-)
-@pytest.mark.parametrize("after", [False, True])
-def test_an_interrupt_in_any_phase(twin, document, question, strategy, phase, after, monkeypatch):
-    prompts = [question, question[:4]]
-    expected = lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
-    interrupt(monkeypatch, PHASES[phase][0], 1 if (phase, strategy) in ONCE else 2, after)
-    with pytest.raises(KeyboardInterrupt):
-        lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
-    monkeypatch.undo()
-    assert_nothing_is_held(twin)
-    again = lab.fan_out(twin, document, prompts, strategy, max_tokens=3)
-    assert again.compare(expected).max_abs_logit_diff.max() == 0
+@pytest.mark.parametrize("strategy", lab.STRATEGIES)
+@pytest.mark.parametrize(("kind", "name"), PHASES, ids=[name for _, name in PHASES])
+def test_an_interrupt_in_any_phase(twin, document, question, strategy, kind, name):
+    def run():
+        return lab.fan_out(twin, document, [question, question[:4]], strategy, max_tokens=3)
+
+    def failing(patch):
+        if name == "_go_back":
+            patch.setattr(lab.Context, "_decode_chunk", Mock(side_effect=lab.DecodeError("returned -3")))
+
+    expected = run()
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch, kind, name)
+        failing(patch)
+        with suppress(lab.DecodeError):
+            run()
+    for at, after in product({*range(1, calls.n + 1)} & {1, 2, calls.n}, (False, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            Calls(patch, kind, name, at, after)
+            failing(patch)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        assert_nothing_is_held(twin)
+    assert run().compare(expected).max_abs_logit_diff.max() == 0
 
 
 def press(pressed):
@@ -201,21 +217,3 @@ def test_an_interrupt_while_llama_cpp_logs_is_raised_when_the_call_is_through(
     assert is_free(twin.guard)
     with twin.context(512) as ctx:
         snapshot.restore(ctx)
-
-
-@pytest.mark.parametrize("strategy", lab.STRATEGIES)
-@pytest.mark.parametrize("after", [False, True])
-def test_an_interrupt_while_a_failed_decode_is_rolled_back(twin, document, question, strategy, after, monkeypatch):
-    expected = lab.fan_out(twin, document, [question], strategy, max_tokens=3)
-
-    def fail(*_args):
-        raise lab.DecodeError("llama_decode returned -3")
-
-    monkeypatch.setattr(lab.Context, "_decode_chunk", fail)
-    interrupt(monkeypatch, "swarmkv_lab.llama.context.Context._go_back", 1, after)
-    with pytest.raises(KeyboardInterrupt):
-        lab.fan_out(twin, document, [question], strategy, max_tokens=3)
-    monkeypatch.undo()
-    assert_nothing_is_held(twin)
-    again = lab.fan_out(twin, document, [question], strategy, max_tokens=3)
-    assert again.compare(expected).max_abs_logit_diff.max() == 0

@@ -10,7 +10,6 @@ import pytest
 from conftest import SHAPES, load_shape
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama.interrupt import Stopped
 from swarmkv_studies.many_machines import join as joining
 from swarmkv_studies.many_machines.join import join, load_pages
 from swarmkv_studies.many_machines.pages import PageReader, assembled, save_in_pages
@@ -105,22 +104,6 @@ def test_every_cut_gives_the_same_bits(twin, document, tmp_path, monkeypatch, pa
     np.testing.assert_array_equal(joined.data, snapshot.data)
     assert joined.identity == snapshot.identity
     assert sum(decoded) <= max(PAGE, 300 - PAGE * (pages - 1)) if pages else sum(decoded) == 300
-
-
-def test_a_decode_that_is_not_needed_any_more_ends(twin, document):
-    asked = []
-    with twin.context(512) as ctx:
-        ctx.decode(document[:100])
-        with pytest.raises(Stopped), ctx.stopping(lambda: asked.append(1) or len(asked) > 3):
-            ctx.decode(document[100:])
-        assert len(asked) >= 4
-        assert ctx.n_past() == 100  # as before that decode
-        ctx.decode(document[100:])
-        row = ctx.logits()
-    with twin.context(512) as ctx:
-        ctx.decode(document[:100])
-        ctx.decode(document[100:])
-        np.testing.assert_array_equal(ctx.logits(), row)
 
 
 def test_a_damaged_page_is_computed_and_said(twin, paged):

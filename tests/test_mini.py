@@ -17,10 +17,10 @@ QUESTION = "How many customers does the company have?"
 @pytest.mark.real
 def test_raw_calls_and_the_package_have_the_same_bits(real):
     document = lab.load_document("dossier")
-    run = mini.fan_out(str(real.path), document, QUESTION, n_document=600, n_answer=4)
-    tokens = real.tokenize(document)[:600]
+    run = mini.fan_out(str(real.path), document, QUESTION, n_document=150, n_answer=3)
+    tokens = real.tokenize(document)[:150]
     asked = real.tokenize(f"\n\nQuestion: {QUESTION}\nAnswer:", add_bos=False)
-    package = lab.fan_out(real, tokens, {"one": asked}, "swarmkv", max_tokens=4)
+    package = lab.fan_out(real, tokens, {"one": asked}, "swarmkv", max_tokens=3)
     for how in ("restore", "share"):
         text, logits = run[how]
         assert np.array_equal(logits, package.branches[0].logits)

@@ -12,10 +12,9 @@ from pathlib import Path
 import llama_cpp
 import psutil
 import pytest
-from conftest import ROOT, SHAPES, needs
+from conftest import ROOT, needs
 
 import swarmkv_lab as lab
-import swarmkv_studies as studies
 from swarmkv_lab import files
 from swarmkv_lab.llama import api, loading
 from swarmkv_lab.llama import model as model_file
@@ -116,18 +115,6 @@ def test_a_cache_variable_that_leads_to_no_folder(monkeypatch, path, below):
         lab.model_path()
 
 
-def test_a_cached_file_that_is_damaged_is_written_again_and_a_folder_is_said(monkeypatch, tmp_path):
-    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
-    path = studies.twin(SHAPES["one layer"])
-    whole = path.read_bytes()
-    path.write_bytes(b"GGUF")
-    assert studies.twin(SHAPES["one layer"]).read_bytes() == whole
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(lab.SwarmKVError, match="it is a folder"):
-        studies.twin(SHAPES["one layer"])
-
-
 # -- processors and devices
 
 
@@ -146,12 +133,6 @@ def test_threads(monkeypatch, affinity, physical, sysctl, expected):
     monkeypatch.setattr(subprocess, "run", lambda *_args, **_how: types.SimpleNamespace(stdout=sysctl))
     assert api.default_threads() == expected
     api._fast_cores.cache_clear()
-
-
-def test_llama_cpp_says_which_devices_there_are():
-    found = api.devices()
-    assert any(device.kind == 0 and device.name == device.backend == "CPU" and device.description for device in found)
-    assert bool(api.gpus()) == llama_cpp.llama_supports_gpu_offload()
 
 
 @pytest.mark.parametrize(

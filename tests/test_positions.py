@@ -15,6 +15,8 @@ def test_rotation_is_relative_and_keeps_what_does_not_turn(rng):
         keys, query = rng.normal(size=(30, 64)), rng.normal(size=64)
         np.testing.assert_allclose(rope.rotate(keys, 777) @ rope.rotate(query, 777), keys @ query, atol=1e-12)
         np.testing.assert_array_equal(rope.rotate(keys, 5)[:, 48:], keys[:, 48:])  # only the first n_rot turn
+        np.testing.assert_allclose(rope.rotate(np.eye(64)[4], rope.turn(4)), np.eye(64)[4], atol=1e-12)
+        assert rope.turn(48) == np.inf
 
 
 def test_rotation_by_its_definition():
@@ -44,11 +46,11 @@ def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
         np.testing.assert_array_equal(after.values(layer)[:300], before.values(layer))
 
 
-@pytest.mark.parametrize("start", [0, 299, 301])
+@pytest.mark.parametrize("start", [-1, 0, 299, 301])
 def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, document, question, start):
     with twin.context(512) as ctx:
         ctx.decode(document)
-        with pytest.raises(lab.DecodeError, match="-1"):
+        with pytest.raises(lab.SwarmKVError, match="-1"):
             ctx.decode(question, start=start)
         assert ctx.n_past() == 300
         ctx.decode(question, start=300)
@@ -63,9 +65,7 @@ def test_moving_everything_costs_rounding_and_a_gap_costs_more(twin, document):
     frame = position_error(twin, document, gaps=[1, 300, 3000], continuation=40)
     assert list(frame.shifted) == ["nothing", *["whole prefix", "second half", "seam"] * 3]
     mean = frame.set_index(["shifted", "gap"]).kl_mean
-    assert mean["whole prefix", 3000] < 1e-4
-    assert mean["second half", 3000] > mean["whole prefix", 3000]
-    assert mean["seam", 3000] > mean["whole prefix", 3000]
+    assert mean["whole prefix", 3000] < 1e-4 < min(mean["second half", 3000], mean["seam", 3000])
 
 
 def test_a_late_branch_finds_the_keys_as_they_were(twin, document, question):
@@ -86,45 +86,12 @@ def test_a_late_branch_finds_the_keys_as_they_were(twin, document, question):
     assert list(snapshot.state().positions) == list(range(300))  # the snapshot itself is as it was
 
 
-def test_keys_rotated_back_know_no_position(twin):
-    """In the first layer a key depends on its token alone, and on its position only through RoPE."""
-    with twin.context(512, kv_type="f32", flash_attn=True) as ctx:
-        ctx.decode([7] * 40)
-        state = lab.SequenceState(ctx.get_state(), twin.geometry)
-    rope, stored = studies.Rope.of(twin), state.keys(0)
-    back = rope.rotate(stored, -state.positions[:, None])
-    scale = np.abs(stored).max()
-    assert np.abs(stored - stored[0]).max() > 0.1 * scale
-    np.testing.assert_allclose(back, np.broadcast_to(back[0], back.shape), atol=1e-4 * scale)
-    np.testing.assert_allclose(rope.rotate(back, state.positions[:, None]), stored, atol=1e-6 * scale)
-
-
-def test_a_pair_turns_once_in_its_tokens():
-    for pairs, partner in (("plain", 5), ("halves", 28)):
-        rope = studies.Rope(48, 100.0, pairs)
-        vector = np.zeros(64)
-        vector[4] = 1.0
-        tokens = rope.turn(4)
-        assert rope.turn(partner) == tokens
-        np.testing.assert_allclose(rope.rotate(vector, tokens), vector, atol=1e-12)
-        assert np.abs(rope.rotate(vector, tokens / 2) + vector).max() < 1e-12
-        assert rope.turn(48) == np.inf
-
-
 @pytest.mark.parametrize(
     "change", [{"gaps": []}, {"gaps": [0]}, {"gaps": [3797]}, {"continuation": 0}, {"continuation": 299}]
 )
 def test_what_cannot_be_asked(twin, document, change):
     with pytest.raises(lab.SwarmKVError):
         position_error(twin, document, **change)
-
-
-def test_the_reference_says_what_a_wrong_position_costs():
-    """On the real model: moving everything is lost in the noise, a gap is not."""
-    frame = studies.measurements().positions
-    mean = frame[frame.gap.isin([0, 900])].set_index("shifted").kl_mean
-    assert mean["whole prefix"] < 3 * mean["nothing"]
-    assert mean["seam"] > mean["second half"] > mean["whole prefix"]
 
 
 @pytest.mark.real

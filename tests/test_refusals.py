@@ -1,6 +1,7 @@
 """What a caller, llama.cpp or the system refuses is one error with numbers in it, and nothing is left half done."""
 
 import os
+import re
 from dataclasses import replace
 
 import llama_cpp
@@ -16,123 +17,104 @@ from swarmkv_lab.llama.sampling import GREEDY, Sampler, generate_together
 from swarmkv_lab.sizing import geometry
 from swarmkv_studies.common.twins import write_twin
 
-LONG = "x" * 5000
-Refused, Mismatch, Corrupt = lab.SwarmKVError, lab.SnapshotMismatchError, lab.SnapshotCorruptError
-Budget, NotFound = lab.ContextBudgetError, lab.ModelNotFoundError
+Refused, Corrupt, NotFound = lab.SwarmKVError, lab.SnapshotCorruptError, lab.ModelNotFoundError
 HUGE = 10**5000
 
 
-def answers(monkeypatch, name, value):
-    """One of llama.cpp's functions returns this, and does nothing."""
-    monkeypatch.setattr(llama_cpp, name, lambda *_: value)
+def each(table):
+    """(name, value) of a table of names and wrong values."""
+    return [pytest.param(name, value, id=f"{name} {value!r:.20}") for name, wrong in table.items() for value in wrong]
+
+
+def says_one_of(error, *wrong):
+    return any(str(what) in str(error.value).replace(",", "") for what in wrong)
 
 
 # -- arguments
 
-SETTINGS = [
-    ({"n_ctx": 0}, Refused, "n_ctx=0"),
-    ({"n_batch": 0}, Refused, "n_batch=0"),
-    ({"n_seq_max": 100_000}, Refused, "n_seq_max=100000"),
-    ({"n_threads": 0}, Refused, "n_threads=0"),
-    ({"n_threads_batch": 513}, Refused, "513"),
-    ({"kv_type": "q3_k"}, Refused, "q3_k"),
-    ({"kv_type": ("f16", "f16", "f16")}, Refused, "one name or"),
-    ({"kv_type": ("f16", "q8_0"), "flash_attn": False}, Refused, "q8_0"),
-    ({"flash_attn": "yes"}, Refused, "yes"),
-    ({"swa_full": 1}, Refused, "swa_full=1"),
-    ({"n_ctxt": 1}, Refused, "n_ctxt"),
-    ({"n_ctx": 10**12}, Refused, "n_ctx=1000000000000"),
-    ({"n_ctx": 2**31 - 1}, Budget, "available"),
-]
+SETTINGS = {
+    "n_ctx": (0, 10**12, 2**31 - 1),
+    "n_batch": (0,),
+    "n_seq_max": (100_000,),
+    "n_threads": (0,),
+    "n_threads_batch": (0, 513),
+    "kv_type": ("q3_k", ("f16", "f16", "f16")),
+    "flash_attn": ("yes",),
+    "swa_full": (1,),
+    "n_ctxt": (1,),
+}
 
 
-@pytest.mark.parametrize(("setting", "error", "says"), SETTINGS)
-def test_settings_of_a_context(real, setting, error, says):
-    with pytest.raises(error, match=says):
-        real.context(**{"n_ctx": 512} | setting)
+@pytest.mark.parametrize(("name", "value"), each(SETTINGS))
+def test_settings_of_a_context(twin, name, value):
+    with pytest.raises(lab.ContextBudgetError if value == 2**31 - 1 else Refused) as error:
+        twin.context(**{"n_ctx": 512} | {name: value})
+    assert says_one_of(error, name, value)
 
 
-CALLS = [
-    (lambda ctx: ctx.decode([]), "token ids"),
-    (lambda ctx: ctx.decode([[1, 2]]), "token ids"),
-    (lambda ctx: ctx.decode([[1], [1, 2]]), "token ids"),
-    (lambda ctx: ctx.decode([256]), "token id 256"),
-    (lambda ctx: ctx.decode([-1]), "token id -1"),
-    (lambda ctx: ctx.decode([0.5]), "token ids"),
-    (lambda ctx: ctx.decode("text"), "token ids"),
-    (lambda ctx: ctx.decode([1, True]), "True"),
-    (lambda ctx: ctx.decode_many({}), "nothing to decode"),
-    (lambda ctx: ctx.decode([1], start=-1), "start=-1"),
-    (lambda ctx: ctx.decode(np.zeros(300, int)), "60 .*300 .*256"),
-    (lambda ctx: ctx.decode([1], 2), "sequence 2 is outside this context's 0 to 1"),
-    (lambda ctx: ctx.n_past(-1), "sequence -1"),
-    (lambda ctx: ctx.logits(99), "sequence 99"),
-    (lambda ctx: ctx.logits(1), "sequence 1 has no logits"),
-    (lambda ctx: ctx.clear(2), "sequence 2"),
-    (lambda ctx: ctx.state_bytes(True), "sequence True"),
-    (lambda ctx: ctx.share(1, 1), "sequence 1"),
-    (lambda ctx: ctx.share(0, 2), "sequence 2"),
-    (lambda ctx: ctx.truncate(61), "60"),
-    (lambda ctx: ctx.shift(1, 60), "start=60"),
-    (lambda ctx: ctx.shift(2**31), "delta=2147483648"),
-    (lambda ctx: ctx.shift(1, 0, 1), "sequence 1 is empty"),
-    (lambda ctx: ctx.stream(-1), "max_tokens=-1"),
-    (lambda ctx: ctx.fork(2).__enter__(), "2 forks"),
-    (lambda ctx: ctx.model.is_eog(256), "token=256"),
-    (lambda ctx: ctx.model.tokenize("\ud800"), "character 0"),
-    (lambda ctx: ctx.model.tokenize("text"), "no vocabulary"),
-    (lambda ctx: ctx.model.ask(" "), "empty"),
-    (lambda ctx: ctx.model.chat([("user", "Who?")]), "no chat template"),
-]
+def test_quantized_values_need_flash_attention(twin):
+    with pytest.raises(Refused, match="q8_0"):
+        twin.context(512, kv_type=("f16", "q8_0"), flash_attn=False)
 
 
-@pytest.mark.parametrize(("call", "says"), CALLS, ids=[says for _, says in CALLS])
-def test_calls_of_a_context_and_its_model(twin, call, says):
+CALLS = {  # a tuple is more arguments than one
+    "decode": ([], [[1, 2]], [[1], [1, 2]], [256], [-1], [0.5], "text", [1, True], [0] * 300, ([1], 2)),
+    "decode_many": ({},),
+    "n_past": (-1,),
+    "logits": (99, 1),
+    "clear": (2,),
+    "state_bytes": (True,),
+    "share": ((1, 1), (0, 2)),
+    "truncate": (61,),
+    "shift": (2**31, (1, 60), (1, 0, 1)),
+    "stream": (-1,),
+    "is_eog": (256,),
+    "tokenize": ("\ud800", "text"),  # it has no vocabulary
+    "ask": (" ",),
+    "chat": ([("user", "Who?")],),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments"), each(CALLS))
+def test_calls_of_a_context_and_its_model(twin, name, arguments):
     with twin.context(256, n_seq_max=2) as ctx:
         ctx.decode(np.arange(60))
         before = ctx.logits()
-        with pytest.raises(Refused, match=says):
-            call(ctx)
+        call = getattr(ctx, name, None) or getattr(twin, name)
+        with pytest.raises(Refused) as error:
+            call(*(arguments if isinstance(arguments, tuple) else [arguments]))
+        numbers = re.findall(r"\d{2,}", str(arguments))
+        assert not numbers or says_one_of(error, 300, *numbers)
         assert (ctx.n_past(0), ctx.n_past(1)) == (60, 0)
         np.testing.assert_array_equal(ctx.logits(), before)
 
 
-SHAPE = {"n_layer": 2, "n_head_kv": 2, "head_dim_k": 8, "head_dim_v": 8, "n_ctx_train": 9}
-OTHERS = [
-    (lambda: lab.Sampling(temperature=-1), Refused, "temperature=-1"),
-    (lambda: lab.Sampling(temperature=1e-40), Refused, "temperature=1e-40"),
-    (lambda: lab.Sampling(temperature=float("nan")), Refused, "temperature=nan"),
-    (lambda: lab.Sampling(temperature=1e5), Refused, "100000"),
-    (lambda: lab.Sampling(temperature="hot"), Refused, "temperature='hot'"),
-    (lambda: lab.Sampling(top_k=-1), Refused, "top_k=-1"),
-    (lambda: lab.Sampling(top_p=0), Refused, "top_p=0"),
-    (lambda: lab.Sampling(min_p=2), Refused, "min_p=2"),
-    (lambda: lab.Sampling(seed=-1), Refused, "seed=-1"),
-    (lambda: lab.load_model(n_gpu_layers=HUGE), Refused, "n_gpu_layers=a number of 16,610 bits"),
-    (lambda: lab.load_model(n_gpu_layers=-2), Refused, "n_gpu_layers=-2"),
-    (lambda: lab.load_model(5), NotFound, "5"),
-    (lambda: lab.load_model(LONG), NotFound, "not there"),
-    (lambda: lab.Model("a\0b"), NotFound, "cannot be read"),
-    (lambda: lab.requantize("a\0b"), NotFound, "not there"),
-    (lambda: lab.geometry("smollm2-135m").snapshot_bytes(10.5), Refused, "10.5"),
-    (lambda: lab.geometry("smollm2-135m").cache_bytes(True), Refused, "True"),
-    (lambda: lab.KVGeometry(**SHAPE | {"n_head_kv": 2.0}), Refused, "n_head_kv=2.0"),
-    (lambda: lab.KVGeometry(**SHAPE | {"n_ctx_train": 2**33}), Refused, "8589934592"),
-    (lambda: lab.Agent("b", [1], after="a"), Refused, "after='a'"),
-    (lambda: lab.load_document(LONG), Refused, "x"),
-]
+SAMPLING = {
+    "temperature": (-1, 1e-40, float("nan"), 1e5, "hot"),
+    "top_k": (-1,),
+    "top_p": (0,),
+    "min_p": (2,),
+    "seed": (-1,),
+}
 
 
-@pytest.mark.parametrize(("call", "error", "says"), OTHERS, ids=[says for *_, says in OTHERS])
-def test_other_calls(call, error, says, monkeypatch):
-    monkeypatch.delenv("SWARMKV_MODEL", raising=False)
-    with pytest.raises(error, match=says):
+@pytest.mark.parametrize(("name", "value"), each(SAMPLING))
+def test_how_to_sample(name, value):
+    with pytest.raises(Refused, match=name):
+        lab.Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda: lab.load_model(n_gpu_layers=HUGE), "16,610"),
+    (lambda: lab.load_model(n_gpu_layers=-2), "-2"),
+    (lambda: lab.load_model(5), "5"),
+    (lambda: lab.requantize("a\0b"), "a.*b"),
+    (lambda: lab.geometry("smollm2-135m").snapshot_bytes(10.5), "10.5"),
+    (lambda: lab.geometry("smollm2-135m").cache_bytes(True), "True"),
+])  # fmt: skip
+def test_other_calls(call, says):
+    with pytest.raises(Refused, match=says):
         call()
-
-
-def test_share_needs_a_unified_cache(twin):
-    with twin.context(512, n_seq_max=2, kv_unified=False) as ctx, pytest.raises(Refused, match="kv_unified"):
-        ctx.share(0, 1)
 
 
 def test_an_error_of_a_callers_own_stays_what_it_was(twin, document):
@@ -143,42 +125,36 @@ def test_an_error_of_a_callers_own_stays_what_it_was(twin, document):
         lab.fan_out(twin, document, [[1]], callback=broken)
 
 
-def test_an_iterator_of_agents_is_read_once(twin, document):
-    agents = [lab.Agent("a", [1]), lab.Agent("b", [2], after=iter(["a"]))]
-    assert lab.Pipeline(twin, document, agents).after == {"a": (), "b": ("a",)}
-
-
 # -- llama.cpp's answers
 
 
 @pytest.mark.parametrize(("name", "value", "error", "says"), [
-    ("llama_init_from_model", None, Refused, "no context of 512 tokens"),
+    ("llama_init_from_model", None, Refused, "512"),
     ("llama_decode", 77, lab.DecodeError, "77"),
-    ("llama_get_logits_ith", None, lab.DecodeError, "row 299"),
-    ("llama_memory_can_shift", False, Refused, "cannot shift"),
-    ("llama_state_seq_get_data", 17, Corrupt, "wrote 17 of"),
-    ("llama_state_seq_set_data", 0, Corrupt, "accepted 0 of"),
-    ("llama_sampler_apply", None, Refused, "no token"),
+    ("llama_get_logits_ith", None, lab.DecodeError, "299"),
+    ("llama_memory_can_shift", False, Refused, None),
+    ("llama_state_seq_get_data", 17, Corrupt, "17"),
+    ("llama_state_seq_set_data", 0, Corrupt, "0 of"),
+    ("llama_sampler_apply", None, Refused, None),
+    ("llama_tokenize", -3, Refused, "4.*-3"),
 ])  # fmt: skip
-def test_what_llama_cpp_refuses(twin, document, monkeypatch, name, value, error, says):
-    def work():
+def test_what_llama_cpp_refuses(twin, speaker, document, monkeypatch, name, value, error, says):
+    monkeypatch.setattr(llama_cpp, name, lambda *_: value)
+    with pytest.raises(error, match=says):  # noqa: PT012
         with twin.context(512) as ctx:
             ctx.decode(document)
             if name == "llama_memory_can_shift":
                 ctx.shift(1)
             ctx.set_state(ctx.get_state())
-            Sampler(lab.Sampling(temperature=1.0)).sample(np.zeros(4, np.float32))
-
-    answers(monkeypatch, name, value)
-    with pytest.raises(error, match=says):
-        work()
+        Sampler(lab.Sampling(temperature=1.0)).sample(np.zeros(4, np.float32))
+        speaker.tokenize("text")
 
 
 def test_a_state_with_bytes_left_over_empties_the_sequence(twin, document):
     with twin.context(512) as ctx:
         ctx.decode(document)
         longer = np.append(ctx.get_state(), np.zeros(8, np.uint8))
-        with pytest.raises(Corrupt, match=f"accepted {len(longer) - 8:,} of {len(longer):,} state bytes"):
+        with pytest.raises(Corrupt, match=f"{len(longer) - 8:,} of {len(longer):,}"):
             ctx.set_state(longer)
         assert ctx.n_past() == 0
 
@@ -193,7 +169,7 @@ def test_a_state_that_ends_elsewhere_is_not_kept(twin, document):
             short.restore(ctx)
         assert ctx.n_past() == 0
         odd = lab.KVSnapshot(whole.data, whole.tokens, replace(whole.identity, geometry=None))
-        with pytest.raises(Refused, match="geometry"):
+        with pytest.raises(Refused):
             odd.state()
 
 
@@ -216,7 +192,7 @@ def test_a_context_is_filled_to_its_last_cell_and_no_further(twin, document):
         ctx.decode(document[:255])
         ctx.decode(document[:1])
         assert ctx.n_past() == ctx.n_ctx == 256
-        with pytest.raises(Budget, match="256 .* 1 more"):
+        with pytest.raises(lab.ContextBudgetError, match=r"256 .* 1 "):
             ctx.decode(document[:1])
         snapshot = lab.KVSnapshot.capture(ctx, [*document[:255], document[0]])
         snapshot.restore(ctx)
@@ -233,7 +209,7 @@ def test_logits_of_another_position_or_sequence_are_forgotten(twin, document, qu
             ctx.clear()
             ctx.decode(document)
             change()
-            with pytest.raises(Refused, match="sequence 0 has no logits"):
+            with pytest.raises(Refused, match="sequence 0"):
                 ctx.logits()
 
 
@@ -256,7 +232,7 @@ def test_a_stream_ends_when_its_sequence_is_another_of_the_same_length(twin, doc
         stream = ctx.stream(8)
         next(stream)
         change()
-        with pytest.raises(Refused, match="sequence 0 was changed"):
+        with pytest.raises(Refused, match="sequence 0"):
             list(stream)
 
 
@@ -275,7 +251,7 @@ def test_a_shift_moves_no_other_sequence(twin, document):
     with twin.context(1024, n_seq_max=2) as ctx:
         ctx.decode(document)
         ctx.share(0, 1)
-        with pytest.raises(Refused, match="sequence 0 shares its cells"):
+        with pytest.raises(Refused, match="sequence 0"):
             ctx.shift(7)
         ctx.clear(1)
         ctx.shift(7)
@@ -296,11 +272,11 @@ def test_what_llama_cpp_says_to_others_goes_to_them(monkeypatch):
 
 def test_a_model_that_is_closed_or_at_work(twin, document):
     with lab.load_model(twin.path) as model:
-        with model._text_guard, pytest.raises(Refused, match="at work in this thread"):
+        with model._text_guard, pytest.raises(Refused):
             model.close()
         assert not model.is_eog(1)
     for call in (lambda: model.context(256), lambda: model.is_eog(1), lambda: lab.prefill(model, document)):
-        with pytest.raises(Refused, match="closed"):
+        with pytest.raises(Refused):
             call()
 
 
@@ -314,28 +290,18 @@ def test_a_file_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
         return handle
 
     monkeypatch.setattr(llama_cpp, "llama_model_load_from_file", changed)
-    with pytest.raises(NotFound, match="changed while it was being loaded"):
+    with pytest.raises(NotFound):
         lab.load_model(tmp_path / "twin.gguf")
 
 
-def test_models_that_cannot_be_used(twin, tmp_path, monkeypatch):
-    answers(monkeypatch, "llama_model_has_encoder", True)
-    with pytest.raises(Refused, match="not a decoder-only model"):
-        lab.load_model(twin.path)
+def test_more_layers_than_llama_cpp_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(geometry, "MOST_LAYERS", 600)
     path = write_twin(tmp_path / "deep.gguf", lab.KVGeometry(513, 1, 2, 2, 4096))
-    with pytest.raises(NotFound, match="513 layers"):
+    with pytest.raises(NotFound, match="513"):
         lab.load_model(path)
 
 
 # -- chat
-
-
-@pytest.mark.real
-def test_text_that_cannot_be_tokenized(real, monkeypatch):
-    answers(monkeypatch, "llama_tokenize", -3)
-    with pytest.raises(Refused, match=r"4 bytes of text \(returned -3\)"):
-        real.tokenize("text")
 
 
 def test_messages_that_a_template_does_not_take(twin, monkeypatch):

@@ -12,7 +12,7 @@ from swarmkv_studies.answers import quality
 from swarmkv_studies.answers.questions import Question, parts, sections
 from swarmkv_studies.answers.score import passage, verdict
 from swarmkv_studies.answers.study import INSTRUCTION, asked_hash
-from swarmkv_studies.answers.wording import normalise, pattern, says
+from swarmkv_studies.answers.wording import normalise, pattern
 
 QUESTIONS = studies.load_questions()
 TEXT = lab.load_document("dossier")
@@ -35,21 +35,6 @@ def test_one_form_for_what_means_the_same(text, expected):
     assert normalise(text) == expected
 
 
-@pytest.mark.parametrize(("text", "wording", "found"), [
-    ("It lasted 400 minutes.", "400", True),
-    ("It lasted 4000 minutes.", "400", False),
-    ("It was not 400 minutes, it was 400.", "400", True),
-    ("It is not under the AGPL.", "AGPL", False),
-    ("It is not enforced for the VPN.", "VPN", True),
-    ("licensed under the LGPL-2.1", "GPL", False),
-    ("not for the VPN", "not for the VPN", True),
-    ("It takes about nine hours.", "re:9 (hours|h)", True),
-    ("It takes 19 hours.", "re:9 (hours|h)", False),
-])  # fmt: skip
-def test_a_wording_is_found_as_whole_words_and_not_behind_a_not(text, wording, found):
-    assert says(text, wording) is found
-
-
 def question(**how):
     return Question("q", "cost", "easy", "How much?", **how)
 
@@ -61,6 +46,12 @@ def question(**how):
     ({"answers": [["AGPL", "pdfcarve"]]}, "pdfcarve's", ""),
     ({"answers": [["24"]], "rejects": ["18"]}, "24 or 18 months", "also says 18"),
     ({"answers": [["24"]], "rejects": ["18"]}, "24, not 18 months", ""),
+    ({"answers": [["400"]]}, "It was not 400 minutes, it was 400.", ""),
+    ({"answers": [["400"]]}, "It lasted 4000 minutes.", "does not say 400"),
+    ({"answers": [["AGPL"]]}, "It is not under the AGPL.", "does not say AGPL"),
+    ({"answers": [["VPN"]]}, "It is not enforced for the VPN.", ""),
+    ({"answers": [["GPL"]]}, "licensed under the LGPL-2.1", "does not say GPL"),
+    ({"answers": [["re:9 (hours|h)"]]}, "It takes about nine hours.", ""),
     ({"answers": [["24"]]}, "It is not stated, but perhaps 24.", "says that it is not stated"),
     ({}, "It is not stated.", ""),
     ({}, "The text does not say it.", ""),
@@ -75,39 +66,12 @@ def test_why_an_answer_is_wrong(how, answer, why):
     assert verdict(question(**how), answer) == why
 
 
-@pytest.mark.parametrize(("name", "answer", "right"), [
-    ("no licence", "ratecard-parse, whose licence was not found", True),
-    ("firewall", "No firewall product is mentioned.", True),
-    ("chief executive", "There is no chief executive named in the text.", True),
-    ("chief executive", "It is not stated, but it is Gareth Ollivant.", False),
-    ("Norrvik's credit", "EUR 25,650 to Norrvik and EUR 15,650 to 28 others.", True),
-    ("without two factors", "It is enforced for the cloud console, but not for the VPN.", True),
-    ("without two factors", "It is enforced for the VPN but not for source hosting.", False),
-    ("dearer of two", "pdfcarve costs more: Tagmarrow EUR 14,500, pdfcarve EUR 18,600", False),
-    ("log retention", "Not 30, 400 days", True),
-    ("log retention", "30 rather than 400 days", False),
-])  # fmt: skip
-def test_what_people_would_say(name, answer, right):
-    (one,) = [question for question in QUESTIONS if question.id == name]
-    assert (verdict(one, answer) == "") is right, verdict(one, answer)
-
-
 def test_the_scorer_agrees_with_people():
     scored = studies.score(LABELLED)
     assert len(LABELLED) >= 40
     assert LABELLED.model.nunique() == 2
     assert 0.2 < LABELLED.by_hand.mean() < 0.8  # else a scorer that always says the same would agree
     assert (scored.right == LABELLED.by_hand.astype(bool)).mean() >= 0.95
-
-
-def test_there_are_enough_of_every_kind_and_level():
-    assert len(QUESTIONS) >= 60
-    counts = pd.Series([q.kind for q in QUESTIONS]).value_counts()
-    assert set(counts.index) == {"security", "licence", "cost", "reliability"}
-    assert counts.min() >= 15
-    levels = pd.Series([q.level for q in QUESTIONS]).value_counts()
-    assert set(levels.index) == {"easy", "hard", "two places", "not stated"}
-    assert levels.min() >= 5
 
 
 @pytest.mark.parametrize("one", QUESTIONS, ids=lambda one: one.id)
@@ -128,16 +92,6 @@ def test_the_document_decides(one):
     assert verdict(one, one.question)  # who only repeats the question has not answered it
     assert verdict(one, f"{one.question} {INSTRUCTION}")
     assert (len(one.sections) > 1) == (one.level == "two places")
-
-
-def test_the_findings_that_can_be_asked_for_are_in_the_questions():
-    """Most findings that were put into the document have a question over the section that holds them."""
-    findings = json.loads((ROOT / "data" / "documents" / "dossier.findings.json").read_text())
-    by_number = sections(TEXT)
-    leaves = {number for number in by_number if not any(other.startswith(f"{number}.") for other in by_number)}
-    asked = {number for one in QUESTIONS for number in one.sections}
-    held = [{number for number in leaves if finding["quote"] in by_number[number]} for finding in findings]
-    assert sum(bool(where & asked) for where in held) > 0.8 * len(findings)
 
 
 def test_sections_hold_what_is_below_them():
@@ -165,18 +119,12 @@ _WHOLE = {"id": "a", "kind": "b", "level": "c", "question": "d"}
 
 
 @pytest.mark.parametrize("rows", [
-    {},
-    [],
-    [{"id": "a"}],
-    [_WHOLE | {"answer": "e"}],
-    [_WHOLE | {"id": 1}],
-    [_WHOLE | {"answers": ["e"]}],
-    [_WHOLE | {"answers": [[]]}],
-    [_WHOLE | {"rejects": "e"}],
-    [_WHOLE | {"answers": [["-"]]}],  # no words: every answer would say it
-    [_WHOLE | {"rejects": ["re:("]}],
-    [_WHOLE | {"rejects": ["re:AGPL"]}],  # capitals: normalised text has none
-    [_WHOLE, _WHOLE],
+    {}, [], [{"id": "a"}], [_WHOLE, _WHOLE],
+    *([_WHOLE | change] for change in (
+        {"answer": "e"}, {"id": 1}, {"answers": ["e"]}, {"answers": [[]]}, {"rejects": "e"},
+        {"answers": [["-"]]},  # no words: every answer would say it
+        {"rejects": ["re:("]}, {"rejects": ["re:AGPL"]},  # capitals: normalised text has none
+    )),
 ])  # fmt: skip
 def test_a_file_that_holds_no_questions(tmp_path, rows):
     (tmp_path / "mine.json").write_text(json.dumps(rows))
@@ -196,6 +144,9 @@ def test_score_takes_a_run_a_mapping_or_a_frame(twin, document):
     for wrong in ({"cost": "1", "r": "2"}, ["24"], frame.drop(columns="answer")):
         with pytest.raises(lab.SwarmKVError):
             studies.score(wrong, asked)
+    for wrong in (frame, studies.score(frame, asked)[:0]):
+        with pytest.raises(lab.SwarmKVError):
+            studies.accuracy(wrong)
 
 
 # -- what a study is compared by
@@ -218,14 +169,6 @@ def test_differences_from_naive():
     for wrong in (scored(rows[6:]), scored(rows + rows[:1]), scored(rows).drop(columns="token_hash")):
         with pytest.raises(lab.SwarmKVError):
             studies.differences(wrong)
-
-
-def test_accuracy_of_what_there_is():
-    frame = studies.score({"q": "24"}, [question(answers=[["24"]])])
-    assert studies.accuracy(frame)[["kind", "n", "right"]].values.tolist() == [["cost", 1, 1]]
-    for wrong in (frame.drop(columns="kind"), frame[:0], frame.assign(right="False")):
-        with pytest.raises(lab.SwarmKVError):
-            studies.accuracy(wrong)
 
 
 def test_accuracy_has_wilsons_interval():

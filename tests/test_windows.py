@@ -11,7 +11,7 @@ from swarmkv_studies.common.twins import write_twin
 
 EXACT = ["swarmkv", "pooled", "shared"]
 WINDOW = SHAPES["sliding window"].window
-DEPTHS = [35, 39, 43, 44, 51, 54, 63, 65, 74, 76]  # at each an agent's bits moved while states began at the window
+DEPTHS = [35, 43, 51, 63, 76]  # at each an agent's bits moved while states began at the window
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +76,22 @@ def test_a_state_that_would_miss_cells_is_refused(windowed, long):
         ctx.share(0, 1)
         lab.KVSnapshot.capture(ctx, long[:WINDOW])  # the window has passed nothing yet
         ctx.decode(long[WINDOW : WINDOW + 1])
-        message = "sequence 0 holds 33 tokens, more than the window's 32, and the context holds 2 sequences"
         for refused in (ctx.get_state, ctx.state_bytes, lambda: lab.KVSnapshot.capture(ctx, long[: WINDOW + 1])):
-            with pytest.raises(lab.SwarmKVError, match=message):
+            with pytest.raises(lab.SwarmKVError, match=r"33 .* 32"):
                 refused()
         ctx.clear(1)
         assert len(lab.SequenceState(ctx.get_state(), windowed.geometry).positions_of(0)) == WINDOW + 1
 
 
 def test_without_swa_full_they_differ_at_most_as_rounding_does(long, agents, tmp_path):
-    """With batches of 64 a window of 200 has 512 cells: at 460 naive has not used one twice, then it has."""
+    """With batches of 64 a window of 200 has 512 cells: at 700 naive has used some twice."""
     geometry = KVGeometry(4, 2, 32, 32, 4096, 200, (True, True, False, True))
     with lab.load_model(write_twin(tmp_path / "twin.gguf", geometry)) as model:
-        frame = studies.window_difference(model, long, agents, [20, 460, 700, 1500], n_batch=64)
+        frame = studies.window_difference(model, long, agents, [20, 700], n_batch=64)
+        with pytest.raises(lab.SwarmKVError, match="4001"):
+            studies.window_difference(model, long, [[1]], [4001])
     assert list(frame.columns) == ["depth", "swa_full", "strategy", "max_abs_logit_diff", "kl"]
-    assert list(frame.strategy) == ["naive, with swa_full", *EXACT, *EXACT] * 4
+    assert list(frame.strategy) == ["naive, with swa_full", *EXACT, *EXACT] * 2
     floor = frame[frame.strategy == "naive, with swa_full"]
     strategies = frame.drop(floor.index)
     assert (strategies[strategies.swa_full].max_abs_logit_diff == 0).all()
@@ -99,18 +100,3 @@ def test_without_swa_full_they_differ_at_most_as_rounding_does(long, agents, tmp
     assert floor.max_abs_logit_diff.max() < 0.05
     assert others.max_abs_logit_diff.max() < 0.05
     assert (frame.kl < 1e-4).all()
-
-
-def test_measured_bytes_with_swa_full_are_the_predicted_ones(windowed):
-    assert studies.measure_kv(windowed, 100, swa_full=True)["difference"] == 0
-
-
-def test_without_windows_there_is_no_difference(twin, document):
-    frame = studies.window_difference(twin, document, [document[:9]])
-    assert (frame.depth == len(document)).all()
-    assert (frame[["max_abs_logit_diff", "kl"]] == 0).all(axis=None)
-
-
-def test_depths_that_there_are_no_tokens_for(twin, document):
-    with pytest.raises(lab.SwarmKVError, match="depth=301"):
-        studies.window_difference(twin, document, [[1]], [301])
