@@ -91,11 +91,3 @@ def test_working_copies_follow_their_originals_until_the_reader_changes_them(tmp
     assert copied("second") == ("the reader's", "second", ["mine.ipynb"])
     (work / "mine.ipynb").unlink()
     assert copied() == ("second", "second", [])
-
-
-def test_the_glossarys_words_are_in_alphabetical_order_and_each_is_explained():
-    first, *entries = re.split(r"^## ", (ROOT / "book/glossary.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert first.startswith("# Glossary")
-    words = [entry.splitlines()[0].strip("`").casefold() for entry in entries]
-    assert words == sorted(set(words))
-    assert all(len(entry.splitlines()) > 2 for entry in entries)

@@ -17,7 +17,7 @@ def test_forks_share_are_leased_and_come_back(twin, document):
             with ctx.fork(1, forks[0]) as (fork,):  # a fork of a fork: the document, 5, and its own
                 assert (fork, ctx.n_past(fork)) == (3, n + 1)
                 np.testing.assert_array_equal(ctx.logits(fork), ctx.logits(forks[0]))
-                with pytest.raises(lab.SwarmKVError, match=r"1 forks .* 0 of 4"), ctx.fork(1):
+                with pytest.raises(lab.SwarmKVError, match=r"1 .* 0 .* 4"), ctx.fork(1):
                     pass
             ctx.clear(forks[1])  # a lease is a lease, also of an empty sequence
             with ctx.fork(1) as (again,):
@@ -58,5 +58,5 @@ def test_best_of_n_scores_its_forks_and_leaves_the_state_alone(twin, document):
         logits = np.float64(before)
         expected = logits[first.tokens[0]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
         assert first.mean_logprob == pytest.approx(expected)
-        with pytest.raises(lab.SwarmKVError, match=r"16 forks .* 15 of 16"):
+        with pytest.raises(lab.SwarmKVError, match=r"16 .* 15 .* 16"):
             studies.best_of(ctx, 16)

@@ -46,14 +46,6 @@ def test_a_source_that_is_one_of_the_formats_has_one_row(twin, document):
     assert (frame[["prefill_ms", "branch_ms", "token_ms"]] > 0).all().all()
 
 
-def test_work_is_a_prefill_a_question_and_single_tokens(twin, document):
-    with twin.context(512) as ctx:
-        ms = formats._times(ctx, document)
-        assert ctx.n_past() == len(document) + formats.BRANCH + formats.STEPS
-    assert ms.shape == (3,)
-    assert (ms > 0).all()
-
-
 @pytest.mark.parametrize("wrong", [{"formats": ["q9"]}, {"continuation": 40}, {"repeats": 0}, {"kv_types": "f16"}])
 def test_what_cannot_be_measured(twin, document, wrong):
     with pytest.raises(lab.SwarmKVError):

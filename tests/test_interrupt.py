@@ -71,26 +71,6 @@ def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monk
         np.testing.assert_array_equal(ctx.logits(), logits)
 
 
-@needs(signal, "setitimer")
-def test_an_interrupt_at_any_moment_comes_out(twin, document, listening):
-    def decode_for_ever(ctx):
-        while True:
-            ctx.clear()
-            ctx.decode(document)
-
-    before = signal.signal(signal.SIGALRM, lambda *_args: signal.raise_signal(signal.SIGINT))
-    try:
-        with twin.context(512) as ctx:
-            for i in range(20):
-                signal.setitimer(signal.ITIMER_REAL, 0.005 + i / 1000)
-                with pytest.raises(KeyboardInterrupt):
-                    decode_for_ever(ctx)
-                assert is_free(ctx.guard)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 @needs(signal, "SIGUSR1")
 def test_a_handler_that_does_not_raise_stops_nothing(twin, document):
     seen = []

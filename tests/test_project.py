@@ -18,7 +18,6 @@ from swarmkv_lab.files import REFERENCE
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.questions import load_questions
 from swarmkv_studies.answers.study import ARMS, INSTRUCTION, asked_hash, fingerprint
-from swarmkv_studies.cli.steps import STEPS
 from swarmkv_studies.common.profiles import PROFILES
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -81,12 +80,6 @@ def test_a_file_of_the_reference_is_explained_of_one_machine_and_repeated(path):
         assert runs.groupby(key).repeat.nunique().min() >= 2
 
 
-def test_no_two_steps_of_the_reference_write_one_file():
-    listed = [name for step in STEPS for name in step.files]
-    assert len(listed) == len(set(listed))
-    assert {*listed} <= {path.name for path in REFERENCE.iterdir()}
-
-
 def test_the_reference_grid_is_the_full_profiles_with_naive_everywhere():
     grid = pd.read_csv(REFERENCE / "grid.csv")
     points = grid.groupby(["repeat", "depth", "n_agents"]).strategy.agg(sorted)
@@ -114,10 +107,3 @@ def test_the_study_is_whole_and_exact_strategies_give_naives_answers():
         assert about["settings"]["questions_hash"] == asked_hash(load_questions())
         assert about["settings"]["document_hash"] == fingerprint((ROOT / "data/documents/dossier.md").read_text())
         assert about["settings"]["instruction"] == INSTRUCTION
-
-
-def test_the_reviewer_reads_what_is_replaced():
-    review = pd.read_csv(REFERENCE / "review.csv", keep_default_na=False).set_index("agent")
-    same = review.answer == review["if replaced"]
-    assert not same[["security", "reviewer"]].any()
-    assert same[["licence", "cost", "reliability"]].all()

@@ -64,31 +64,18 @@ def test_any_changed_byte_and_any_other_length_is_refused(snapshots, data):
 
 
 HEADERS = [
-    b"{}",
-    b"[]",
-    b"null",
-    b'"text"',
-    b"{" * 20_000,
-    b"[" * 20_000,
+    *(b"", b"{}", b"[]", b"null", b'"text"', b"\xff\xfe\x00", b"{" * 20_000, b"[" * 20_000),
     b'{"__metadata__":{},"kv":{"shape":[1]},"tokens":{"shape":[1]}}',
     b'{"__metadata__":[],"kv":{"shape":[-1]},"tokens":{"shape":[1e999]}}',
     b'{"__metadata__":{"header_checksum":5,"format":[]},"kv":{"shape":["9"]},"tokens":{"shape":[true]}}',
     b'{"__metadata__":{},"kv":{"shape":[' + b"9" * 5000 + b']},"tokens":{"shape":[1]}}',
-    b"\xff\xfe\x00",
 ]
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
 def test_headers_that_are_something_else(header):
+    refused(header)
     refused(len(header).to_bytes(8, "little") + header + bytes(64))
-
-
-@settings(max_examples=often(500), deadline=None)
-@given(noise=st.binary(max_size=400))
-@example(b"")
-def test_noise_is_refused(noise):
-    refused(noise)
-    refused(len(noise).to_bytes(8, "little") + noise)
 
 
 # -- what a stranger sealed
@@ -125,17 +112,13 @@ def test_any_other_value_in_a_header_is_refused(snapshots, model, name, value):
             loaded.restore(ctx)
 
 
-@pytest.mark.parametrize("n", [0, 1, 39, 41])
-def test_a_number_of_tokens_that_is_not_the_states(snapshots, n):
-    refused(forged(snapshots[0], tokens=np.resize(TOKENS, n)))
-
-
 @pytest.mark.parametrize(
     ("column", "value"),
     [(0, 7), (0, -1), (0, 2**31 - 1), (1, 0), (1, 2), (2, 5)],  # position, sequences of the cell, the first of them
 )
 def test_cells_that_a_capture_does_not_write(snapshots, model, column, value):
     snapshot = snapshots[0]
+    refused(forged(snapshot, tokens=np.resize(TOKENS, 41 if value % 2 else 39)))  # nor so many tokens
     data = snapshot.data.copy()
     first = int(snapshot.state().parts.set_index("part").offset["cells' positions and sequences"])
     data[first + 9 * 12 : first + 10 * 12].view("<i4")[column] = value

@@ -1,7 +1,6 @@
 """Thousands of capture, save, load, restore, share and close cycles: memory, files and threads stay what they were."""
 
 import os
-import threading
 
 import numpy as np
 import psutil
@@ -58,30 +57,3 @@ def soak(model, document, question, path, cycles: int) -> None:
 def test_five_thousand_cycles(twin, document, question, tmp_path):
     """A hundred in make test."""
     soak(twin, document, question, tmp_path / "doc.kv.safetensors", 5000 if SOAK else 100)
-
-
-def test_threads_that_restore_from_one_snapshot(twin, document, question, tmp_path, all_cores):
-    lab.prefill(twin, document).save(tmp_path / "doc.kv.safetensors")
-    loaded = lab.KVSnapshot.load(tmp_path / "doc.kv.safetensors", twin)
-    with twin.context(512) as ctx:
-        loaded.restore(ctx)
-        ctx.decode(question)
-        expected = ctx.logits()
-    failures = []
-
-    def work() -> None:
-        try:
-            with lab.load_model(twin.path, n_gpu_layers=0, guard_per_context=True) as model, model.context(512) as ctx:
-                for _ in range(100):
-                    loaded.restore(ctx)
-                    ctx.decode(question)
-                    np.testing.assert_array_equal(ctx.logits(), expected)
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []

@@ -57,19 +57,6 @@ def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, fl
         np.testing.assert_array_equal(state.positions_of(layer), np.arange(n))
 
 
-def test_with_swa_full_a_restored_sequence_can_go_back_before_its_window(windowed, long, question):
-    with windowed.context(512, swa_full=True) as ctx:
-        ctx.decode(long[:300])
-        snapshot = lab.KVSnapshot.capture(ctx, long[:300])
-        ctx.truncate(100)
-        ctx.decode(question)
-        expected = ctx.logits()
-        snapshot.restore(ctx)
-        ctx.truncate(100)
-        ctx.decode(question)
-        np.testing.assert_array_equal(ctx.logits(), expected)
-
-
 def test_a_state_that_would_miss_cells_is_refused(windowed, long):
     with windowed.context(512, swa_full=True, n_seq_max=2) as ctx:
         ctx.decode(long[:WINDOW])
