@@ -244,7 +244,8 @@ class Words:
         pieces: list[str | Special] = []
         found = (piece for text, trusted in parts for piece in (self._split(text) if trusted else [text]))
         for is_text, run in groupby(found, lambda piece: isinstance(piece, str)):
-            pieces += ["".join(map(str, run))] if is_text else list(run)
+            of_one_kind = list(run)
+            pieces += ["".join(map(str, of_one_kind))] if is_text else of_one_kind
         for last, piece, following in zip([None, *pieces], pieces, [*pieces[1:], None], strict=False):
             if isinstance(piece, Special):
                 tokens.append(piece.token)

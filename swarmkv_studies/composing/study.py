@@ -99,7 +99,8 @@ def composed_study(
     A question is asked over the part of the document that holds its sections, by an agent with one of ROLES, in turns;
     of two documents (a part's halves) every third one. kl: nats from the arm's reference, mean over the question's last
     token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
-    path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown arms.
+    path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown
+    arms.
     """
     for name in arms:
         if name not in ARMS:
