@@ -121,3 +121,5 @@ def test_words_of_the_real_model(real):
     assert text.index("licences") < text.index("Go's") < text.index("Whose")
     full = lab.fan_out(real, "The code is Go's. " * 20, roles, "naive", max_tokens=2)
     assert (run.compare(full).kl < 0.1).all()
+    with pytest.raises(lab.SwarmKVError):  # it would have two beginnings
+        lab.prefill(real, real.read("The code is Go's."), behind="Be short.")

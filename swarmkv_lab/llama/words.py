@@ -134,9 +134,19 @@ class Words:
         return self.read(document) if isinstance(document, str) else self.check_tokens(document)
 
     def document(self, document: str | Tokens) -> np.ndarray:
-        """A document's own tokens, int32 (n,), the same behind any ``head``; token ids as they are, checked."""
+        """A document's own tokens, int32 (n,), the same behind any ``head``; token ids as they are, checked.
+
+        Raises SwarmKVError for token ids that open a turn of their own, as ``read`` gives them.
+        """
         if not isinstance(document, str):
-            return self.check_tokens(document)
+            ids = self.check_tokens(document)
+            opening = self._tokens(self._before("")[:-1]) if self.chat_template else ids[:0]
+            if len(opening) and np.array_equal(ids[: len(opening)], opening):
+                raise SwarmKVError(
+                    f"the document's first {len(opening):,} tokens open a turn, as model.read does, and it is to stand "
+                    "behind a prompt: give its text, or model.document(text)"
+                )
+            return ids
         return self._tokens(self._before(document)[-1:], continued=True)
 
     def head(self, role: str | Tokens) -> np.ndarray:
