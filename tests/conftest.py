@@ -88,7 +88,7 @@ def twin(tmp_path_factory):
 
 
 class SpeakingTwin(Writer):
-    """The default model's vocabulary and chat template, over four layers with next to no weights."""
+    """The default model's vocabulary and chat template, with next to no weights: it speaks, without sense."""
 
     def metadata(self):
         super().metadata()
@@ -100,12 +100,15 @@ class SpeakingTwin(Writer):
                 self.gguf.add_key_value(name, field.contents(), *field.types[:2])
 
 
+def write_speaker(path: Path, n_layer: int = 4) -> Path:
+    SpeakingTwin(path, KVGeometry(n_layer, 3, 64, 64, 8192), Sizes(64, 64, 49_152, tied=True)).write()
+    return path
+
+
 @pytest.fixture(scope="session")
 def speaker_path(tmp_path_factory):
     """For what needs text, but not the sense of it: about a three hundredth of the default model's work."""
-    path = tmp_path_factory.mktemp("speaker") / "speaker.gguf"
-    SpeakingTwin(path, KVGeometry(4, 3, 64, 64, 8192), Sizes(64, 64, 49_152, tied=True)).write()
-    return path
+    return write_speaker(tmp_path_factory.mktemp("speaker") / "speaker.gguf")
 
 
 @pytest.fixture(scope="session")

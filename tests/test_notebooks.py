@@ -1,7 +1,7 @@
 """Every notebook runs from top to bottom: on a twin that speaks in the smoke profile, and as a reader runs it."""
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_speaker
 
 from swarmkv_studies.cli.notebooks import execute
 
@@ -13,9 +13,15 @@ def run(path, profile):
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
 
 
+@pytest.fixture(scope="module")
+def with_all_layers(tmp_path_factory):
+    """They show some of the default model's 30 layers."""
+    return write_speaker(tmp_path_factory.mktemp("speaker") / "speaker.gguf", 30)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_from_top_to_bottom(path, speaker_path, monkeypatch):
-    monkeypatch.setenv("SWARMKV_MODEL", str(speaker_path))
+def test_runs_from_top_to_bottom(path, with_all_layers, monkeypatch):
+    monkeypatch.setenv("SWARMKV_MODEL", str(with_all_layers))
     run(path, "smoke")
 
 
