@@ -278,3 +278,8 @@ def test_the_generator_makes_them_all(tmp_path):
     rows = architectures(made[name] for name in some).set_index("model")
     assert rows.crashed.isna().all()
     assert (rows.drop(index="llada-dense")[EXACT].fillna(0) == 0).all(axis=None)
+
+
+def test_a_cache_that_no_machine_holds_is_refused_where_no_formula_is_known(models):
+    with pytest.raises(lab.ContextBudgetError, match="2,000,000,000"):
+        models("lfm2").context(2_000_000_000)

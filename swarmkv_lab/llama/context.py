@@ -24,11 +24,14 @@ from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
+from swarmkv_lab.sizing.hollow import hollow_snapshot_bytes
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.model import Model
 
 Tokens = Sequence[int] | np.ndarray
+_MANY = 1 << 15
+"""cells; where no formula says a cache's bytes, a larger one's are asked for before it is made, which takes seconds"""
 
 
 class Context:
@@ -67,7 +70,10 @@ class Context:
         """of sequences that begin elsewhere than at 0, or have cells that another prompt was before: where, and what"""
         self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
-            require_memory(self.nbytes, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
+            needed = self.nbytes
+            if not needed and settings.cells > _MANY:  # a state that fills the cache has about its bytes
+                needed = settings.n_stream * hollow_snapshot_bytes(model.path, settings.cells_seq, settings.kv_type)
+            require_memory(needed, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
         with self.guard, model.guard, interrupts_wait():
             take_errors()
             self.kv_rotated = settings.rotates_kv
