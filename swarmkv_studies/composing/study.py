@@ -97,7 +97,7 @@ def composed_study(
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
     A question is asked over the part of the document that holds its sections, by an agent with one of ROLES, in turns;
-    of two documents (a part's halves) every third one. kl: nats from the arm's reference, mean over the question's last
+    of two documents (a part's halves) every fourth one. kl: nats from the arm's reference, mean over the question's last
     token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
     path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown
     arms.
@@ -150,7 +150,7 @@ class _Part:
         self.reference = cache(self._reference)
 
     def asked(self, arm: Arm) -> list[Question]:
-        return self.questions[:: 1 if len(arm.documents) == 1 else 3]
+        return self.questions[:: 1 if len(arm.documents) == 1 else 4]  # so that each role is among them
 
     def answers(self, arm: Arm) -> list[dict[str, Any]]:
         """The rows of an arm."""
