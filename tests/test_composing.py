@@ -11,7 +11,7 @@ from swarmkv_studies.composing.study import ARMS, FULL, ROLES
 
 TEXT = "# Report\n\n## 1. Keys\n\n" + "The key is blue. " * 12 + "\n\n## 2. Costs\n\n" + "It costs nine. " * 12
 TWO = "two documents, swapped"
-NAMES = [FULL, "document first", "behind nothing, k = 8", "behind another role, 32 in the middle"]
+NAMES = [FULL, "document first", "behind nothing, k = 8", "behind nothing, 32 in the middle"]
 NAMES += [f"{TWO}: full", f"{TWO}: apart, k = 0"]
 
 
@@ -37,7 +37,7 @@ def test_each_agent_is_asked_with_its_role_and_computes_what_is_its_own(speaker,
     question = own[FULL] - document
     assert set(question) <= set(range(20, 60))
     assert (own["behind nothing, k = 8"] == question + 8).all()
-    assert (own["behind another role, 32 in the middle"] == question + 32).all()
+    assert (own["behind nothing, 32 in the middle"] == question + 32).all()
     assert list(rows.loc[f"{TWO}: full"].index) == ["q0"]
     assert (rows.kl[[FULL]] == 0).all()
 

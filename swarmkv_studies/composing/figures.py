@@ -4,15 +4,13 @@ from collections.abc import Mapping
 
 import ipywidgets
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
 from swarmkv_studies.common.widgets.explorer import LOOK, Explorer
 from swarmkv_studies.composing.quality import MOVED
-from swarmkv_studies.composing.study import ARMS, BEHIND, FULL
+from swarmkv_studies.composing.study import BEHIND, FULL
 
 # what the document's cells were computed behind: (colour, marker)
 _LOOKS = dict(zip(BEHIND, (("#D55E00", "o"), ("#CC79A7", "D"), ("#009E73", "^")), strict=True))
@@ -71,61 +69,51 @@ class RightAligned(Explorer):
 def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
     """KL to a full prefill against the tokens that each agent computes; quality: one model's, of composed_quality."""
     rows = quality.set_index("arm")
-    floor = rows.loc[[name for name in rows.index if name.startswith("full, ")]]
-    full = rows.own_tokens[FULL]
-    with sheet(4.6, caption) as figure:
+    lines = {who.replace("nothing", "behind nothing"): (f"behind {who}, k", *look, "-") for who, look in _LOOKS.items()}
+    lines |= {
+        "32 in the middle": ("middle", "#999933", "x", ""),
+        "document first": ("document first", BASELINE, "*", ""),
+        "two documents (triangles: swapped)": ("in order: apart", _GREY, "s", ":"),
+        "": ("swapped: apart", _GREY, "v", ":"),
+    }
+    floor, full = rows[rows.index.str.startswith("full, ")], rows.own_tokens[FULL]
+    with sheet(4.8, caption) as figure:
         ax = figure.subplots()
         ax.axhspan(floor.kl_low.min(), floor.kl_high.max(), color="#E5E5E5", zorder=0)
         ax.axvline(full, **DOTTED)
-        key: dict[str, Line2D | Patch] = {}
-        for behind, (colour, marker) in _LOOKS.items():
-            mine = {name: ARMS[name] for name in rows.index if ARMS[name].behind == behind}
-            line = rows.loc[[name for name, arm in mine.items() if not arm.middle and len(arm.documents) == 1]]
-            _points(ax, line, colour, marker, "-")
-            key[f"behind {behind}"] = Line2D([], [], color=colour, marker=marker)
-            middle = rows.loc[[name for name, arm in mine.items() if arm.middle]]
-            _points(ax, middle, colour, marker, "", hollow=True)
-        for name, row in rows.iterrows():
-            arm = ARMS[str(name)]
-            if arm.behind == "nothing" and not arm.middle:
-                ax.annotate(f"k = {arm.recompute}", (row.own_tokens, row.kl_high), (0, 5), fontsize=8.5, ha="center",
-                            textcoords="offset points")  # fmt: skip
-        for order in ("in order", "swapped"):
-            two = rows.loc[[name for name in rows.index if f"{order}: apart" in name]]
-            _points(ax, two, _GREY, "s" if order == "in order" else "v", ":")
-        first = rows.loc[["document first"]]
-        _points(ax, first, "#0072B2", "*", "")
-        key |= {"document first": Line2D([], [], color="#0072B2", marker="*", linestyle="", markersize=9)}
-        key |= {"two documents": Line2D([], [], color=_GREY, marker="s", linestyle=":")}
-        ax.text(full / 1.06, floor.kl_high.max() * 1.08, "full prefill; grey: what other positions\nor kernels change",
-                ha="right", va="bottom", fontsize=8.5, color=_GREY)  # fmt: skip
+        key = {}
+        for label, (named, colour, marker, line) in lines.items():
+            mine = rows[rows.index.str.contains(named)]
+            spread = [mine.kl - mine.kl_low, mine.kl_high - mine.kl]
+            look = {"color": colour, "marker": marker, "linestyle": line, "markersize": 9 if marker == "*" else 6}
+            ax.errorbar(mine.own_tokens, mine.kl, yerr=spread, elinewidth=0.9, **look)
+            if mine.index.str.startswith("two").any():
+                ax.text(mine.own_tokens.max() * 1.08, mine.kl.iloc[-1], label, fontsize=8.5, color=_GREY, va="center")
+            else:
+                key[label] = Line2D([], [], **look)
+        for row in rows[rows.index.str.contains("behind nothing, k")].itertuples():
+            k = str(row.Index).partition(", ")[2]
+            ax.annotate(k, (row.own_tokens, row.kl_high), (0, 4), fontsize=8, ha="center", textcoords="offset points")
+        about = "full prefill; grey: what other\npositions or kernels change"
+        ax.text(full / 1.06, floor.kl_high.max() * 1.08, about, ha="right", va="bottom", fontsize=8.5, color=_GREY)
         ax.set(xscale="log", yscale="log", xlabel="prompt tokens computed per agent (mean; the shared document apart)")
         ax.set_ylabel("KL to a full prefill, nats\n(measured, mean, 95 % intervals)")
         ticks_at(ax.xaxis, [50, 100, 200, 500, 1000, 2000])
-        ticks_at(ax.yaxis, [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
+        ticks_at(ax.yaxis, [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
         ax.grid()
         ax.set_axisbelow(True)
-        best = rows.loc["behind another role, k = 32"]
-        message = (
-            f"{best.own_tokens / full:.0%} of the tokens, KL {best.kl:.2g}; document first: {first.kl.iloc[0]:.2g}"
+        best, first = rows.loc["behind another role, k = 32"], rows.kl["document first"]
+        headline(
+            figure, f"{best.own_tokens / full:.0%} of the tokens, KL {best.kl:.2g}; document first: {first:.2g}", key
         )
-        headline(figure, message, key)
     return figure
-
-
-def _points(ax: Axes, rows: pd.DataFrame, colour: str, marker: str, line: str, hollow: bool = False) -> None:
-    spread = [rows.kl - rows.kl_low, rows.kl_high - rows.kl]
-    ax.errorbar(
-        rows.own_tokens, rows.kl, yerr=spread, color=colour, marker=marker, linestyle=line, elinewidth=0.9,
-        markersize=9 if marker == "*" else 6, markerfacecolor="white" if hollow else colour,
-    )  # fmt: skip
 
 
 def composed_seam_figure(seam: pd.DataFrame, caption: str = "") -> Figure:
     """How other the document's values are, by token after the seam; seam: from composed_seam."""
     with sheet(4.0, caption) as figure:
         ax = figure.subplots()
-        key: dict[str, Line2D | Patch] = {}
+        key = {}
         for behind, (colour, marker) in _LOOKS.items():
             rows = seam[seam.behind == behind]
             ax.plot(rows["first"] + 1, 100 * rows.error, color=colour, marker=marker)
