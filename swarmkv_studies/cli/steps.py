@@ -248,6 +248,7 @@ def _composed(setup: Setup) -> None:
     """Answers over a document's cells behind other prompts; and where those cells are other ones."""
     studies.composed_study(setup.model, path=setup.data / "composed.csv")
     once(setup.data / "composed_seam.csv", lambda: studies.composed_seam(setup.model))
+    once(setup.data / "composed.json", lambda: environment(setup.model))
 
 
 def _composed_rounds(setup: Setup) -> None:

@@ -97,8 +97,8 @@ def composed_study(
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
     A question is asked over the part of the document that holds its sections, by an agent with one of ROLES, in turns;
-    of two documents (a part's halves) every fourth one. kl: nats from the arm's reference, mean over the question's last
-    token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
+    of two documents (a part's halves) every fourth one. kl: nats from the arm's reference, mean over the question's
+    last token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
     path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown
     arms.
     """
