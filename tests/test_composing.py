@@ -89,7 +89,7 @@ def test_cells_are_farther_from_the_agents_own_the_nearer_they_are_to_the_seam(r
 def test_the_figures_say_what_the_committed_data_say():
     source = studies.measurements("reference")
     quality = studies.composed_quality(studies.score(source.composed))
-    assert quality.n.max() == len(load_questions())
+    assert set(quality.n) == {len(load_questions()[::3])}  # every third question
     figure = studies.composed_quality_figure(quality)
     assert f"{quality.set_index('arm').kl['document first']:.2g}" in figure.get_label()
     assert "35%" in studies.composed_seam_figure(source.composed_seam).get_label()

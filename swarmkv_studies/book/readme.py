@@ -103,7 +103,7 @@ def _composed() -> dict[str, str]:
     mine = quality.loc["behind another role, k = 32"]
     return {
         "composed_share": f"{mine.own_tokens / quality.own_tokens[FULL]:.0%}",
-        "composed_kl": f"{mine.kl:.2g} ({mine.kl_low:.2g} to {mine.kl_high:.2g})",
+        "composed_kl": f"{mine.kl:.1g} ({mine.kl_low:.1g} to {mine.kl_high:.1g})",
         "composed_floor": f"{quality.kl['full, 64 positions on']:.1g}",
         "composed_first": f"{quality.kl['document first']:.2g}",
     }

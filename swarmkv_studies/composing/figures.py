@@ -84,6 +84,8 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
         key = {}
         for label, (named, colour, marker, line) in lines.items():
             mine = rows[rows.index.str.contains(named)]
+            if mine.empty:
+                continue
             spread = [mine.kl - mine.kl_low, mine.kl_high - mine.kl]
             look = {"color": colour, "marker": marker, "linestyle": line, "markersize": 9 if marker == "*" else 6}
             ax.errorbar(mine.own_tokens, mine.kl, yerr=spread, elinewidth=0.9, **look)
