@@ -42,13 +42,20 @@ class Run(Outcome):
         return self.recorder.phase(lanes, name, n_bytes)
 
     @contextmanager
-    def context(self, agent: Branch | None = None, n_seq_max: int = 1) -> Iterator[Context]:
-        """A context for a while, its making timed and its memory counted."""
+    def context(self, agent: Branch | None = None, n_seq_max: int = 1, n_more: int = 0) -> Iterator[Context]:
+        """A context for a while, its making timed and its memory counted; n_more: cells beyond the settings' n_ctx."""
+        n_seq_max = max(n_seq_max, self.settings.n_seq_max)
         with self.phase(agent, "context"):
-            ctx = self.model.open_context(replace(self.settings, n_seq_max=max(n_seq_max, self.settings.n_seq_max)))
+            ctx = self.model.open_context(
+                replace(self.settings, n_ctx=self.settings.cells + n_more, n_seq_max=n_seq_max)
+            )
         ctx.callback = self._call_back
         with ctx, self.recorder.holding(ctx.nbytes):
             yield ctx
+
+    def comes_late(self, branch: Branch) -> bool:
+        """Whether an agent waits for others, and so may begin when the prefill has passed its watermark."""
+        return bool(self.schedule.after.get(branch.name)) and not branch.tokens
 
     def prefill(self, ctx: Context, n_tokens: int, agent: Branch | None = None) -> None:
         """Prefill a context's first sequence on to the document's first n_tokens, for an agent or (None) for all."""

@@ -15,25 +15,33 @@ DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the first of the ag
 class Cells(ExitStack):
     """The document's cells in one context, prefilled on to each watermark, and lent to agents' sequences for a while.
 
-    A running state cannot go back: what an agent may come back to is kept in a sequence of its own as the prefill
-    passes it. (What a sliding window has passed comes back with swa_full=True alone.)
+    Where a sequence cannot go back, what agents may come back to is kept as the prefill passes it: a running state in a
+    sequence of its own, and what windows drop in a snapshot, as its cells would stand in their way.
     """
 
     def __init__(self, run: Run, n_branches: int = 1) -> None:
         super().__init__()
         self._run = run
-        passed = sorted({branch.n_prefix for branch in run.branches})[:-1]
-        self._kept = dict(zip(passed, count(BRANCH + n_branches))) if run.model.kind.recurrent else {}
+        kind, passed = run.model.kind, sorted({branch.n_prefix for branch in run.branches})[:-1]
+        self._kept = dict(zip(passed, count(BRANCH + n_branches))) if kind.recurrent else {}
+        self._snapshots: dict[int, KVSnapshot] = {}
+        self._drops = bool(kind.window) and not kind.recurrent and not run.settings.swa_full
+        late = [branch.n_prefix for branch in run.branches if branch.n_prefix in passed and run.comes_late(branch)]
+        room = sum(late) if run.packed else max(late, default=0)
         # A power of two: where it does not divide the batch (3 and 512), llama.cpp plans for more tokens: 2 to 4 %
         # slower (measured).
         n_seq_max = 1 << (n_branches + len(self._kept)).bit_length()
-        self.ctx = self.enter_context(run.context(n_seq_max=n_seq_max))
+        self.ctx = self.enter_context(run.context(n_seq_max=n_seq_max, n_more=room if self._drops else 0))
 
     def advance(self, n_tokens: int) -> None:
         """Have the document's first n_tokens: prefilled, or restored where the run was given a snapshot."""
         n_past = self.ctx.n_past(DOCUMENT)
-        if n_past in self._kept:
-            self.ctx.share(DOCUMENT, self._kept[n_past])
+        if any(branch.n_prefix == n_past and self._run.comes_late(branch) for branch in self._run.branches):
+            if n_past in self._kept:
+                self.ctx.share(DOCUMENT, self._kept[n_past])
+            elif self._drops:
+                self._snapshots[n_past] = snapshot = self._run.capture(self.ctx)
+                self.enter_context(self._run.recorder.holding(snapshot.nbytes))
         if self._run.snapshot is None:
             self._run.prefill(self.ctx, n_tokens)
         elif not n_past:
@@ -47,10 +55,14 @@ class Cells(ExitStack):
         """
         try:
             for seq_id, agent in branches.items():
-                with self._run.attempt(agent), self._run.phase(agent, "share"):
-                    at_its_end = self.ctx.n_past(DOCUMENT) == agent.n_prefix
-                    source = DOCUMENT if at_its_end else self._kept.get(agent.n_prefix, DOCUMENT)
-                    self.ctx.share(source, seq_id)
+                at_its_end = self.ctx.n_past(DOCUMENT) == agent.n_prefix
+                snapshot = None if at_its_end else self._snapshots.get(agent.n_prefix)
+                n_bytes = snapshot.nbytes if snapshot else 0
+                with self._run.attempt(agent), self._run.phase(agent, "restore" if snapshot else "share", n_bytes):
+                    if snapshot:
+                        snapshot.restore(self.ctx, seq_id)
+                        continue
+                    self.ctx.share(DOCUMENT if at_its_end else self._kept.get(agent.n_prefix, DOCUMENT), seq_id)
                     if agent.n_prefix < self.ctx.n_past(seq_id):
                         self.ctx.truncate(agent.n_prefix, seq_id)
             yield self.ctx
