@@ -37,7 +37,7 @@ def drawn(measured):
 
 def test_every_figure_is_drawn_and_saved_alike_again(measured, tmp_path):
     figures, redrawn = drawn(measured), drawn(measured)
-    for figure in figures.values():
+    for figure in (*figures.values(), redrawn["timeline"]):  # a layout that is made twice may move by a pixel
         figure.draw_without_rendering()
     first, again = (
         [path.read_bytes() for path in studies.save(made["timeline"], tmp_path, "one")] for made in (figures, redrawn)
