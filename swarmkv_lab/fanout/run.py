@@ -60,10 +60,9 @@ class Run(Outcome):
     def prefill(self, ctx: Context, n_tokens: int, agent: Branch | None = None) -> None:
         """Prefill a context's first sequence on to the document's first n_tokens, for an agent or (None) for all."""
         with self.phase(agent, "prefill"):
-            if agent and len(agent.head) and not ctx.n_past():
-                ctx.decode(np.concatenate([agent.head, self.tokens[:n_tokens]]))
-            else:
-                ctx.decode(self.tokens[ctx.n_past() : n_tokens])
+            document = self.tokens[:n_tokens]
+            whole = document if agent is None else np.concatenate([agent.head, document])
+            ctx.decode(whole[ctx.n_past() :])
 
     def capture(self, ctx: Context) -> KVSnapshot:
         """A snapshot of what a context's first sequence holds of the document, captured on the prefix's lane."""

@@ -10,7 +10,6 @@ from swarmkv_lab.errors import SwarmKVError
 
 _NO_ROPE, _PLAIN_ROPE, _AXES = -1, (0, 2), (8, 24, 40)  # llama.cpp's numbers: none; one axis; several (M-RoPE)
 
-
 # Faults of this llama.cpp, found by a tiny model of each architecture.
 _WRONG = {"cogvlm": "llama.cpp returns another token's logits for it, so that its answers would be wrong"}
 _ONE_SEQUENCE = {"plamo2"}  # a decode of several sequences ends the process
@@ -97,20 +96,5 @@ class Kind:
 
 # Architectures whose keys llama.cpp turns by one plain RoPE in all layers. Of a tiny model of each, the logits after a
 # shift were those of the other positions within 1e-6 of their spread; of those that it gets wrong they were 1e-4 off.
-ROTATES_ALL_KEYS = frozenset(
-    [
-        "deepseek",
-        "falcon",
-        "gemma",
-        "gptneox",
-        "internlm2",
-        "llama",
-        "olmoe",
-        "phi2",
-        "qwen2",
-        "qwen2moe",
-        "qwen3",
-        "qwen3moe",
-        "stablelm",
-    ]
-)
+ROTATES_ALL_KEYS = {"deepseek", "falcon", "gemma", "gptneox", "internlm2", "llama", "olmoe", "phi2", "stablelm"}
+ROTATES_ALL_KEYS |= {"qwen2", "qwen2moe", "qwen3", "qwen3moe"}
