@@ -71,9 +71,9 @@ def test_quality_counts_against_the_reference_of_the_same_prompt():
 def test_rounds_count_what_is_computed(speaker):
     document = np.resize(speaker.document(TEXT), 80)
     runs = studies.composed_rounds(speaker, document, repeats=1, n_agents=3, max_tokens=2, progress=False)
-    computed = runs.set_index("variant").computed_tokens
+    computed = runs.set_index("strategy").computed_tokens
     first = len(speaker.head(next(iter(studies.role_agents(1).values()))[0]))
-    assert computed["full"] - computed["composed"] == 2 * 80 - 3 * 32 - first
+    assert computed["naive"] - computed["composed"] == 2 * 80 - 3 * 32 - first
     assert computed["composed, packed"] == computed["composed"]
     with pytest.raises(lab.SwarmKVError, match="9"):
         studies.role_agents(9)
@@ -84,6 +84,14 @@ def test_cells_are_farther_from_the_agents_own_the_nearer_they_are_to_the_seam(r
     assert seam["nothing", 0] > 2 * seam["another role", 0]
     assert seam["another role", 0] > seam["another role", 32]
     assert seam["its own role, 64 positions on"].max() < seam["a neutral prompt"].min()
+
+
+def test_the_committed_rounds_show_eight_agents_end_to_end():
+    runs = studies.measurements("reference").composed_rounds
+    gains = studies.speedups(runs).loc[3501, 8]
+    assert (gains["median"][["composed", "composed, packed"]] > 5).all()
+    assert (runs[runs.strategy == "composed"].share_ms < 1).all()
+    assert not runs.copied_bytes.any()
 
 
 def test_the_figures_say_what_the_committed_data_say():

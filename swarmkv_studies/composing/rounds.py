@@ -7,17 +7,14 @@ import pandas as pd
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.fan_out import fan_out
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_studies.answers.questions import load_questions
 from swarmkv_studies.composing.study import ROLES
 
 _FOR = ("the buyer", "the seller", "a bank", "an insurer", "the board", "a regulator", "the press", "a court")
-_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "full": ("naive", {}),
-    "composed": ("composed", {}),
-    "composed, packed": ("composed", {"packed": True}),
-}
+_WAYS = {BASELINE: False, "composed": False, "composed, packed": True}
 _KEPT = ["end_to_end_ms", "first_ttft_ms", "last_ttft_ms", "prefill_ms", "share_ms"]
 _KEPT += ["prompt_tokens", "computed_tokens", "copied_bytes"]
 
@@ -42,20 +39,20 @@ def composed_rounds(
 ) -> pd.DataFrame:
     """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
 
-    A row per run; all three take turns in a round (repeat), after a warm-up. The composed runs prefill the document
-    too, once, behind the first agent's role. kl: of the first logits, the largest of all agents; same_answers: how many
-    are the full prefill's. settings: as in fan_out.
+    A row per run, for ``speedups``; all three take turns in a round (repeat), after a warm-up. The composed runs
+    prefill the document too, once, behind the first agent's role. kl: of the first logits, the largest of all agents;
+    same_answers: how many are the full prefill's. settings: as in fan_out.
     """
     agents, rows = role_agents(n_agents), []
     for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress):
         reference = None
-        for variant, (strategy, how) in _VARIANTS.items():
+        for way, packed in _WAYS.items():
             ids = document if repeat >= 0 else document[:64]
-            asked = how | settings | {"max_tokens": max_tokens, "recompute": recompute}
-            run = fan_out(model, ids, agents, strategy, **asked)
+            how = settings | {"max_tokens": max_tokens, "recompute": recompute, "packed": packed}
+            run = fan_out(model, ids, agents, way.partition(",")[0], **how)
             reference = reference or run
             exact = run.compare(reference)
-            about = {"repeat": repeat, "variant": variant, "depth": len(ids), "n_agents": len(agents)}
+            about = {"repeat": repeat, "strategy": way, "depth": len(ids), "n_agents": len(agents)}
             same = {"kl": exact.kl.max(), "same_answers": exact.same_tokens.sum()}
             rows.append(about | {name: run.metrics[name] for name in _KEPT} | same)
     return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
