@@ -1,8 +1,8 @@
 """The same questions by agents with roles of their own, over cells that were computed behind something else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.files import replacing
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
@@ -38,7 +39,7 @@ ROLES = {
 }
 OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
 _FORCED = 16  # tokens of the reference's answer, after each of which predictions are compared
-_AGENT, _BRANCH, _CELLS = 0, 1, 2  # sequences
+_AGENT, _CELLS, _BRANCHES = 0, 1, 3  # sequences: the agent's, up to two documents', and the questions'
 
 
 class Arm(NamedTuple):
@@ -170,19 +171,24 @@ class _Part:
     def _answered(self, arm: Arm, reference: Sequence["_Answer"] = ()) -> Iterator["_Answer"]:
         along = {one.id: one.tokens[:_FORCED] for one in reference}
         documents = [self.documents[i] for i in arm.documents]
-        n_ctx = arm.on + self.at + sum(map(len, documents)) + 512
+        n_ctx = arm.on + self.at + sum(map(len, documents)) + 128 * (len(self.questions) + 1)
         # One thread a token: with flash attention the bits depend on how many there are, and machines differ.
-        threads = {"n_threads": 1, "n_threads_batch": ContextSettings().threads}
-        with self.model.context(n_ctx, n_seq_max=4, flash_attn=arm.flash_attn, **threads) as ctx:
+        how = {"n_threads": 1, "n_threads_batch": ContextSettings().threads, "flash_attn": arm.flash_attn}
+        with self.model.context(n_ctx, n_seq_max=_BRANCHES + len(self.questions), **how) as ctx:
             for role in ROLES:
                 asked = [question for question in self.asked(arm) if self.role[question.id] == role]
                 own = self._prepare(ctx, arm, role, documents) if asked else 0
-                for question in asked:
+                prompts = {}
+                for i, question in enumerate(asked, _BRANCHES):
                     words = f"{question.question} {INSTRUCTION}"
-                    prompt = self.model.ask(f"{ROLES[role]}\n\n{words}" if arm.document_first else words)
-                    ctx.share(_AGENT, _BRANCH)
-                    tokens, logits = self._read(ctx, prompt, along.get(question.id))
-                    yield _Answer(question.id, tokens, logits, own + len(prompt))
+                    prompts[i] = self.model.ask(f"{ROLES[role]}\n\n{words}" if arm.document_first else words)
+                    ctx.share(_AGENT, i)
+                    ctx.decode(prompts[i], i)
+                forced = {i: along[question.id] for i, question in enumerate(asked, _BRANCHES)} if along else None
+                answers, logits = self._read(ctx, list(prompts), forced)
+                for i, question in enumerate(asked, _BRANCHES):
+                    yield _Answer(question.id, answers[i], logits[i], own + len(prompts[i]))
+                    ctx.clear(i)
 
     def _prepare(self, ctx: Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
         """Have role and documents in the agent's sequence; the number of tokens that were decoded for this agent."""
@@ -215,28 +221,24 @@ class _Part:
         before = (ROLES | {"a neutral prompt": NEUTRAL}).get(behind)
         return prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
 
-    def _read(self, ctx: Context, prompt: np.ndarray, forced: list[int] | None) -> tuple[list[int], list[np.ndarray]]:
-        """The greedy answer, and the predictions along forced tokens (None: along the answer's own first ones)."""
-        ctx.decode(prompt, _BRANCH)
-        end, logits = ctx.n_past(_BRANCH), [ctx.logits(_BRANCH)]
-        answer: list[int] = []
-        while forced is None and len(answer) < self.max_tokens:
-            token = int(logits[-1].argmax())
-            if self.model.is_eog(token):
-                break
-            answer.append(token)
-            ctx.decode([token], _BRANCH)
-            logits.append(ctx.logits(_BRANCH))
-        if forced is None:
-            return answer, logits[: _FORCED + 1]
-        for token in forced:
-            ctx.decode([token], _BRANCH)
-            logits.append(ctx.logits(_BRANCH))
-        alike = next((i for i, token in enumerate(forced) if logits[i].argmax() != token), len(forced))
-        answer = forced[:alike]
-        if not self.model.is_eog(token := int(logits[alike].argmax())) and alike < self.max_tokens:
-            if alike < len(forced):
-                ctx.truncate(end + alike, _BRANCH)
-            ctx.decode([token], _BRANCH)
-            answer = [*answer, token, *ctx.stream(self.max_tokens - alike - 1, seq_id=_BRANCH)]
-        return answer, logits
+    def _read(
+        self, ctx: Context, branches: Sequence[int], forced: Mapping[int, list[int]] | None
+    ) -> tuple[dict[int, list[int]], dict[int, list[np.ndarray]]]:
+        """The branches' greedy answers, and their predictions along forced tokens, or their answers' own first ones.
+
+        All branches take a step in one decode, in every arm.
+        """
+        ends = {i: ctx.n_past(i) for i in branches}
+        logits = {i: [ctx.logits(i)] for i in branches}
+        answers: dict[int, list[int]] = {i: [] for i in branches}
+        for step in generate_together(ctx, {i: (self.max_tokens, GREEDY) for i in branches}):
+            for i, token in step.items():
+                answers[i].append(token)
+        for i in branches:
+            ctx.truncate(ends[i], i)
+        for row in zip_longest(*((forced or answers)[i][:_FORCED] for i in branches)):
+            tokens = {i: [token] for i, token in zip(branches, row, strict=True) if token is not None}
+            ctx.decode_many(tokens)
+            for i in tokens:
+                logits[i].append(ctx.logits(i))
+        return answers, logits
