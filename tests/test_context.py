@@ -109,15 +109,15 @@ def test_a_decode_that_fails_half_way_is_rolled_back(twin, document, question):
 def test_an_interrupt_between_chunks_is_rolled_back(twin, document, question, monkeypatch):
     with twin.context(512, n_batch=64) as ctx:
         ctx.decode(question)
-        fill, calls = ctx._batch.fill, []
+        decode_chunk, calls = ctx._decode_chunk, []
 
         def interrupted(*rows):
             calls.append(rows)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return fill(*rows)
+            return decode_chunk(*rows)
 
-        monkeypatch.setattr(ctx._batch, "fill", interrupted)
+        monkeypatch.setattr(ctx, "_decode_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ctx.decode(document)
         assert ctx.n_past() == 9

@@ -34,7 +34,7 @@ def composed(run: Run) -> None:
         else:
             with run.phase(None, "prefill"):
                 place(ctx, run.tokens, run.branches[0].head, max(len(branch.head) for branch in run.branches))
-        start, _ = ctx.origin(DOCUMENT)
+        start, _ = ctx.origins[DOCUMENT]
         for agents in groups:
             branches = dict(enumerate(agents, BRANCH))
             before = {seq_id: np.concatenate([agent.head, first]) for seq_id, agent in branches.items()}

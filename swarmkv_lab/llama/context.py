@@ -2,7 +2,7 @@
 
 import ctypes
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +18,7 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, Batch, pointer, require_memory, take_cache_bytes, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, batch_of, pointer, require_memory, take_cache_bytes, take_errors
 from swarmkv_lab.llama.guard import LlamaGuard, require_threads
 from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
@@ -66,8 +66,8 @@ class Context:
         self._changes: Counter[int] = Counter()
         self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
-        self.origins: dict[int, tuple[int, str]] = {}
-        """of sequences that begin elsewhere than at 0, or have cells that another prompt was before: where, and what"""
+        self.origins: defaultdict[int, tuple[int, str]] = defaultdict(lambda: (0, ""))
+        """by sequence: its first token's position, and what its cells were computed behind if not its own tokens"""
         self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
             needed = self.nbytes
@@ -91,7 +91,6 @@ class Context:
             self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
-        self._batch = Batch(self.n_batch)
 
     @contextmanager
     def stopping(self, unless: Callable[[], bool]) -> Iterator[None]:
@@ -146,15 +145,14 @@ class Context:
                 # Python disposes of one (tqdm.__del__) is dropped.
                 bar = tqdm(total=len(token), unit="token", desc="decode", leave=False) if progress else None
                 with bar or nullcontext():
-                    for start in range(0, len(token), self.n_batch):
+                    for begin in range(0, len(token), self.n_batch):
                         if self.callback:
                             self.callback()
-                        stop = min(start + self.n_batch, len(token))
-                        ends = last[(start <= last) & (last < stop)]
-                        self._decode_chunk(token[start:stop], pos[start:stop], seq[start:stop], ends - start)
-                        self._moved.clear()
+                        chunk = slice(begin, begin + self.n_batch)
+                        ends = last[(chunk.start <= last) & (last < chunk.stop)] - begin
+                        self._decode_chunk(token[chunk], pos[chunk], seq[chunk], ends)
                         if bar is not None:
-                            bar.update(stop - start)
+                            bar.update(len(token[chunk]))
                 self._changes.update(list(rows))
                 self.origins |= {i: (int(first[i]), "") for i in starts or {} if not past[i]}
             except BaseException:
@@ -165,9 +163,8 @@ class Context:
     def _decode_chunk(self, token: np.ndarray, pos: np.ndarray, seq: np.ndarray, ends: np.ndarray) -> None:
         """One llama_decode; keeps the logits of the rows that end a sequence's input."""
         require_threads()
-        batch = self._batch.fill(token, pos, seq, ends)
         with self._interrupt.watching(self.handle, len(token)):
-            code = llama_cpp.llama_decode(self.handle, batch)
+            code = llama_cpp.llama_decode(self.handle, batch_of(token, pos, seq, ends))
         if code != 0:
             raise DecodeError(f"llama_decode returned {code}, {DECODE_CODES.get(code, 'unknown')}{take_errors()}")
         for row in ends:
@@ -175,12 +172,12 @@ class Context:
             if not source:
                 raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{take_errors()}")
             self._logits[int(seq[row])] = np.ctypeslib.as_array(source, (self.model.n_vocab,)).copy()
+        self._moved.clear()
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
         with self.guard, self._inside:
-            row = self.pop_logits(seq_id)
-            self._logits[seq_id] = row
+            row = self._logits[seq_id] = self.pop_logits(seq_id)
             return row.copy()
 
     def pop_logits(self, seq_id: int = 0) -> np.ndarray:
@@ -197,8 +194,7 @@ class Context:
         Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
         yielded is not yet in the cache; decode it to go on from there.
         """
-        steps = generate_together(self, {seq_id: (max_tokens, sampling)})
-        return (step[seq_id] for step in steps)
+        return (step[seq_id] for step in generate_together(self, {seq_id: (max_tokens, sampling)}))
 
     def generate(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> str:
         """The text of ``stream``."""
@@ -206,20 +202,11 @@ class Context:
 
     # -- sequences
 
-    @property
-    def long_rope(self) -> bool:
-        """Whether keys are turned as on the long side of LongRoPE's limit, which the context's size decides."""
-        return self.model.kind.long_rope(self.n_ctx_seq)
-
     def n_past(self, seq_id: int = 0) -> int:
         """The position of a sequence's next token: the number of its tokens, if it begins at 0 and was not shifted."""
         with self.guard, self._inside:
             self._check_seq(seq_id)
             return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
-
-    def origin(self, seq_id: int = 0) -> tuple[int, str]:
-        """(position of a sequence's first token, what its cells were computed behind if not behind its own tokens)."""
-        return self.origins.get(seq_id, (0, ""))
 
     def changes(self, seq_id: int = 0) -> int:
         """How often a sequence was changed: whoever goes on from it can tell whether it is what it was."""
@@ -242,7 +229,7 @@ class Context:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
             if start:
                 self._require_parts()
-                whole_number("start", start, self.origin(src)[0], self.n_past(src) - 1)
+                whole_number("start", start, self.origins[src][0], self.n_past(src) - 1)
                 if self.n_past(dst) not in (0, start):
                     raise SwarmKVError(
                         f"sequence {dst} ends at {self.n_past(dst):,}, and cells from {start:,} on follow"
@@ -253,11 +240,11 @@ class Context:
                 self.clear(dst)
                 if src in self._logits:
                     self._logits[dst] = self._logits[src]
-            begins = self.origin(dst)[0] if self.n_past(dst) else start or self.origin(src)[0]
+            begins = self.origins[dst][0] if self.n_past(dst) else start or self.origins[src][0]
             self._drop_what_windows_left(src)
             llama_cpp.llama_memory_seq_cp(self._memory, src, dst, start or -1, -1)
             self._shares.add(frozenset((src, dst)))
-            self.origins[dst] = begins, self.origin(src)[1]
+            self.origins[dst] = begins, self.origins[src][1]
 
     def splice(self, document: int, seq_id: int, recompute: Tokens = ()) -> None:
         """Let a sequence go on with a document's cells, which another prompt was before when they were computed.
@@ -269,7 +256,7 @@ class Context:
         """
         with self.guard, self._inside:
             self._require_parts()
-            (start, about), end = self.origin(document), self.n_past(document)
+            (start, about), end = self.origins[document], self.n_past(document)
             joint = (self.n_past(seq_id) or start) + len(recompute)
             if document == seq_id or not start <= joint - len(recompute) <= joint <= end:
                 raise SwarmKVError(
@@ -280,7 +267,7 @@ class Context:
                 self.decode(recompute, seq_id, start=joint - len(recompute))
             if joint < end:
                 self.share(document, seq_id, joint)
-                self.origins[seq_id] = self.origin(seq_id)[0], f"{about or 'a document'}, joined at {joint:,}"
+                self.origins[seq_id] = self.origins[seq_id][0], f"{about or 'a document'}, joined at {joint:,}"
 
     def _require_parts(self) -> None:
         if why := self.model.kind.no_parts:
@@ -314,15 +301,11 @@ class Context:
         with self.guard, self._inside:
             if seq_id is None:
                 llama_cpp.llama_memory_clear(self._memory, False)
-                self._logits.clear()
-                self._shares.clear()
-                self._moved.clear()
-                self.origins.clear()
-                self._changes.update(range(self.n_seq_max))
-                return
-            self._check_seq(seq_id)
-            llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
-            self._forget(seq_id)
+            else:
+                self._check_seq(seq_id)
+                llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)  # a whole sequence can always be removed
+            for gone in range(self.n_seq_max) if seq_id is None else [seq_id]:
+                self._forget(gone)
 
     def truncate(self, n_tokens: int, seq_id: int = 0) -> None:
         """Keep a sequence's first n_tokens and remove the rest.
@@ -363,8 +346,9 @@ class Context:
             self._changes[seq_id] += 1
             self._logits.pop(seq_id, None)
             self._moved.add(seq_id)
-            if start <= self.origin(seq_id)[0]:
-                self.origins[seq_id] = self.origin(seq_id)[0] + delta, self.origin(seq_id)[1]
+            begins, about = self.origins[seq_id]
+            if start <= begins:
+                self.origins[seq_id] = begins + delta, about
 
     # -- states
 
@@ -383,10 +367,8 @@ class Context:
         sequences too.
         """
         with self.guard, self._inside:
-            if self._moved & ({seq_id} if seq_id is not None else self._moved):
-                raise SwarmKVError(
-                    "a shift is pending: keys are rotated at the next decode, so decode before a capture"
-                )
+            if seq_id in self._moved or (seq_id is None and self._moved):
+                raise SwarmKVError("a shift is pending: keys are rotated at the next decode, so decode first")
             size = self.state_bytes(seq_id)
             require_memory(size, "a snapshot")
             state = np.empty(size, np.uint8)
@@ -450,9 +432,7 @@ class Context:
 
     def _check_seq(self, seq_id: int) -> None:
         self.handle  # noqa: B018 raises once closed
-        if isinstance(seq_id, bool) or not isinstance(seq_id, int | np.integer) or not 0 <= seq_id < self.n_seq_max:
-            about = f"is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
-            raise SwarmKVError(f"sequence {seq_id!r} {about}")
+        whole_number("sequence (n_seq_max decides how many there are)", seq_id, 0, self.n_seq_max - 1)
 
     def _forget(self, seq_id: int) -> None:
         """What a sequence was is gone: its logits, and whom it shared cells with."""
@@ -499,7 +479,7 @@ class Context:
         if not self.window or first >= self.n_past(seq_id) - self.window:
             return
         if not any(seq_id in pair for pair in self._shares):
-            logits, changes, origin = self._logits.get(seq_id), self._changes[seq_id], self.origin(seq_id)
+            logits, changes, origin = self._logits.get(seq_id), self._changes[seq_id], self.origins[seq_id]
             self.set_state(self.get_state(seq_id), seq_id)
             self._changes[seq_id], self.origins[seq_id] = changes, origin  # whoever goes on from it reads the same
             if logits is not None:

@@ -59,7 +59,7 @@ class KVIdentity:
     @classmethod
     def of(cls, ctx: Context) -> "KVIdentity":
         """A context's identity."""
-        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated, long_rope=ctx.long_rope)
+        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated)
 
     @property
     def exact(self) -> bool:

@@ -47,7 +47,7 @@ class KVSnapshot:
         """Copy a sequence's state to the host; ``tokens`` are the ones that it was decoded from."""
         ids = ctx.model.check_tokens(tokens).copy()
         with ctx.guard:
-            start, composed = ctx.origin(seq_id)
+            start, composed = ctx.origins[seq_id]
             if (n := ctx.n_past(seq_id) - start) != len(ids):
                 raise SwarmKVError(
                     f"sequence {seq_id} holds {n:,} tokens and {len(ids):,} were named: "
