@@ -65,21 +65,18 @@ class Device(NamedTuple):
 def devices() -> list[Device]:
     """Every device that llama.cpp was compiled for and has found here; it knows that, not the operating system."""
 
-    def ask(function: str, device: Any, result: Any = ctypes.c_void_p) -> Any:
-        call = getattr(_ggml_base, f"ggml_backend_{function}")
-        call.argtypes, call.restype = [ctypes.c_void_p], result
-        return call(device)
+    def ask(function: str, about: Any = None, result: Any = ctypes.c_void_p, library: Any = _ggml_base) -> Any:
+        call = getattr(library, f"ggml_backend_{function}")
+        call.argtypes, call.restype = [] if about is None else [ctypes.c_size_t], result
+        answer = call() if about is None else call(about)
+        return answer.decode("utf-8", "replace") if result is ctypes.c_char_p else answer
 
-    def text(function: str, device: Any) -> str:
-        return bytes(ask(function, device, ctypes.c_char_p)).decode("utf-8", "replace")
-
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.argtypes, libggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
     found = []
-    for device in map(libggml.ggml_backend_dev_get, range(libggml.ggml_backend_dev_count())):
-        backend = text("reg_name", ask("dev_backend_reg", device))
-        kind = ask("dev_type", device, ctypes.c_int)
-        found.append(Device(text("dev_name", device), text("dev_description", device), kind, backend))
+    for i in range(ask("dev_count", result=ctypes.c_size_t, library=libggml)):
+        device = ask("dev_get", i, library=libggml)
+        backend = ask("reg_name", ask("dev_backend_reg", device), ctypes.c_char_p)
+        name, description = (ask(f"dev_{what}", device, ctypes.c_char_p) for what in ("name", "description"))
+        found.append(Device(name, description, ask("dev_type", device, ctypes.c_int), backend))
     return found
 
 

@@ -38,24 +38,20 @@ def inside() -> bool:
     return any(guard.held for guard in _all_guards())
 
 
-class _Process:
-    has_decoded = False
-    is_orphan = False
-    """forked from a process that had decoded"""
+_decoded_in: set[int] = set()  # by its id; a forked child finds its parent's here
 
 
 def require_threads() -> None:
     """Before a decode: SwarmKVError in a process that was forked after one."""
-    if _Process.is_orphan:
+    _decoded_in.add(os.getpid())
+    if len(_decoded_in) > 1:
         raise SwarmKVError(
             "this process was forked from one that had decoded, and llama.cpp's threads were not forked with it: start "
             'workers by multiprocessing.get_context("spawn"), and load the model in each of them'
         )
-    _Process.has_decoded = True
 
 
 def _in_child() -> None:
-    _Process.is_orphan = _Process.has_decoded
     for guard in _all_guards():
         if not guard.held:  # one that another thread held would never be let go
             guard._at_fork_reinit()  # type: ignore[attr-defined]  # as threading does with its own
