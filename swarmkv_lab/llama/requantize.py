@@ -30,12 +30,15 @@ _MOST_TEXT = 127  # bytes of a text in llama.cpp's overrides
 def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
     """The GGUF with the source's weights in another format, one of WEIGHT_FORMATS; written on first use.
 
-    It lies in the cache folder, by the sha256 of its source, which its metadata names too (SOURCE_KEY,
-    SOURCE_SHA256_KEY); its own stands beside it. The same source and format give the same bytes, with any number of
-    threads. progress: say that it begins. Warns of tensors that the format cannot hold. Raises SwarmKVError if
-    llama.cpp cannot make it.
+    A source that is in this format is returned as it is. It lies in the cache folder, by the sha256 of its source,
+    which its metadata names too (SOURCE_KEY, SOURCE_SHA256_KEY); its own stands beside it. The same source and format
+    give the same bytes, with any number of threads. progress: say that it begins. Warns of tensors that the format
+    cannot hold. Raises SwarmKVError if llama.cpp cannot make it.
     """
-    check_format(weights)
+    if weights not in list(WEIGHT_FORMATS):
+        raise SwarmKVError(f"weight format {not_one_of(weights, WEIGHT_FORMATS)}")
+    if file_format(source) == weights:
+        return source
     digest = sha256(source)
     target = requantized_path(source.name, digest, weights)
     if not is_whole(target):
@@ -46,12 +49,6 @@ def requantized(source: Path, weights: str, *, progress: bool = True) -> Path:
         with replacing(_sum(target)) as file:
             file.write(f"{sha256(target)}  {target.name}\n".encode())
     return target
-
-
-def check_format(weights: str) -> None:
-    """Raise SwarmKVError for a name that is not one of WEIGHT_FORMATS."""
-    if weights not in list(WEIGHT_FORMATS):
-        raise SwarmKVError(f"weight format {not_one_of(weights, WEIGHT_FORMATS)}")
 
 
 def file_format(path: Path) -> str | None:

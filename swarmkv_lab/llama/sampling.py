@@ -108,7 +108,36 @@ def generate_together(
     """
     left = {seq_id: whole_number("max_tokens", max_tokens) for seq_id, (max_tokens, _) in asked.items()}
     samplers = {seq_id: how if isinstance(how, Sampler) else Sampler(how) for seq_id, (_, how) in asked.items()}
-    return _steps(ctx, left, samplers, stopped, failed)
+
+    def gone(seq_id: int, error: SwarmKVError) -> None:
+        if failed is None:
+            raise error
+        failed(seq_id, error)
+
+    def steps() -> Iterator[dict[int, int]]:
+        step: dict[int, int] = dict.fromkeys(left, -1)
+        seen: dict[int, int] | None = None  # how often each sequence had changed when its last token was drawn
+        while step:
+            live = [seq_id for seq_id in step if left[seq_id] and not stopped(seq_id)]
+            with ctx.guard:
+                if seen is not None:
+                    for seq_id in [seq_id for seq_id in live if ctx.changes(seq_id) != seen[seq_id]]:
+                        live.remove(seq_id)
+                        gone(seq_id, SwarmKVError(f"sequence {seq_id} was changed while its answer was generated"))
+                    live = decode_together(ctx, {seq_id: [step[seq_id]] for seq_id in live}, failed)
+                step = {}
+                for seq_id in live:
+                    try:
+                        step[seq_id] = samplers[seq_id].sample(ctx.pop_logits(seq_id))
+                        left[seq_id] -= 1
+                    except SwarmKVError as error:
+                        gone(seq_id, error)
+                seen = {seq_id: ctx.changes(seq_id) for seq_id in step}
+            step = {seq_id: token for seq_id, token in step.items() if not ctx.model.is_eog(token)}
+            if step:
+                yield step
+
+    return steps()
 
 
 def decode_together(
@@ -140,38 +169,3 @@ def decode_together(
         else:
             failed(seq_id, together)
     return done
-
-
-def _steps(
-    ctx: "Context",
-    left: dict[int, int],
-    samplers: Mapping[int, Sampler],
-    stopped: Callable[[int], bool],
-    failed: Failed | None,
-) -> Iterator[dict[int, int]]:
-    def gone(seq_id: int, error: SwarmKVError) -> None:
-        if failed is None:
-            raise error
-        failed(seq_id, error)
-
-    step: dict[int, int] = dict.fromkeys(left, -1)
-    seen: dict[int, int] | None = None  # how often each sequence had changed when its last token was drawn
-    while step:
-        live = [seq_id for seq_id in step if left[seq_id] and not stopped(seq_id)]
-        with ctx.guard:
-            if seen is not None:
-                for seq_id in [seq_id for seq_id in live if ctx.changes(seq_id) != seen[seq_id]]:
-                    live.remove(seq_id)
-                    gone(seq_id, SwarmKVError(f"sequence {seq_id} was changed while its answer was generated"))
-                live = decode_together(ctx, {seq_id: [step[seq_id]] for seq_id in live}, failed)
-            step = {}
-            for seq_id in live:
-                try:
-                    step[seq_id] = samplers[seq_id].sample(ctx.pop_logits(seq_id))
-                    left[seq_id] -= 1
-                except SwarmKVError as error:
-                    gone(seq_id, error)
-            seen = {seq_id: ctx.changes(seq_id) for seq_id in step}
-        step = {seq_id: token for seq_id, token in step.items() if not ctx.model.is_eog(token)}
-        if step:
-            yield step

@@ -45,24 +45,32 @@ class Words:
     """
 
     name: str
-    metadata: dict[str, Any]
-    n_vocab: int
-    has_vocabulary: bool
-    bos: np.ndarray
-    chat_template: str | None
+    metadata: Mapping[str, Any]
     chat_options: Mapping[str, Any]
     _vocab: Any
     _text_guard: LlamaGuard
+
+    def _learn(self) -> None:
+        """What stays when the model is closed."""
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        """tokens in the vocabulary, and so logits in a row"""
+        self.has_vocabulary: bool = llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_NONE
+        """whether it knows words: a twin knows token ids only"""
+        bos: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.bos = np.array([bos] if bos >= 0 else [], np.int32)
+        """the beginning-of-sequence token, int32 (1,), or (0,) where the vocabulary has none"""
+        template = self.metadata.get("tokenizer.chat_template")
+        self.chat_template: str | None = template if isinstance(template, str) and template else None
+        """the chat template as it stands in the GGUF; rendered in a sandbox, in a process of its own"""
 
     def tokenize(
         self, text: str, add_bos: bool = True, *, special: bool = False, continued: bool = False
     ) -> np.ndarray:
         """Text to token ids, int32 (n,). A BOS goes first where the model wants one, and no EOS last.
 
-        continued: the text goes on where another ended, so neither a BOS nor the space that some vocabularies begin a
-        text with goes first. A BOS in the middle of a sequence makes it another prompt.
-        special: read ``<|im_end|>`` and the like as the tokens of these names, as what ``chat`` renders needs. Never
-        for text of others: a document could end the user's turn and answer in the assistant's name.
+        continued: the text goes on where another ended: no BOS goes first, nor the space that some vocabularies put
+        there. special: ``<|im_end|>`` and the like become the tokens of these names, as what ``chat`` renders needs;
+        never for text of others, which could end the user's turn and answer in the assistant's name.
         """
         return self._tokens([(text, special)], continued, add_bos)
 
@@ -124,8 +132,7 @@ class Words:
         """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
 
         Before it stands what the template begins a chat with, such as its default system prompt (of the day on which
-        the model first read, where it names a date). Only the template's own markers become control tokens, not those
-        that the document spells out.
+        the model first read, where it names a date). Markers that the document spells out stay text.
         """
         return self._tokens(self._before(document))
 
@@ -160,24 +167,21 @@ class Words:
         return self._tokens([(before, True), (role.strip(), False), (between, True)])
 
     def ask(self, question: str) -> np.ndarray:
-        """A question as branch tokens: it ends the user's turn and opens the assistant's; plain without a template.
-
-        As in ``read``, markers that the question spells out stay text.
-        """
+        """A question as branch tokens: it ends the user's turn and opens the assistant's; else as ``read``."""
         return self._tokens(self._after(question), continued=True)
 
     def seam(self, document: str, question: str) -> tuple[np.ndarray, np.ndarray]:
         """What the cut between document and question changes: the tokens there, int32 (n,), cut and as one text.
 
-        Both are empty where nothing changes. A full stop and the blank line after it are one token of some
-        vocabularies, and two of theirs here; so is white space at the document's end.
+        Both are empty where nothing changes. Of some vocabularies a full stop and the blank line after it are one token
+        in one text, and two of theirs here; so is white space at the document's end.
         """
         before, after = self._before(document), self._after(question)
         cut, whole = [*self._tokens(before), *self._tokens(after, continued=True)], [*self._tokens(before + after)]
-        begin = _n_alike(cut, whole)
-        end = _n_alike(cut[begin:][::-1], whole[begin:][::-1])
-        first, second = (np.array(tokens[begin : len(tokens) - end], np.int32) for tokens in (cut, whole))
-        return first, second
+        for _ in range(2):  # what is alike before, then what is alike after
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(cut, whole, strict=False)))
+            cut, whole = cut[alike:][::-1], whole[alike:][::-1]
+        return np.array(cut, np.int32), np.array(whole, np.int32)
 
     def _before(self, document: str) -> list[tuple[str, bool]]:
         if self._is_plain:
@@ -224,9 +228,9 @@ class Words:
         with self._text_guard:
             for token in range(self.n_vocab):
                 if (attributes := llama_cpp.llama_vocab_get_attr(self._vocab, token)) & listed:
-                    text = llama_cpp.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
-                    found.append(Special(token, text, attributes))
-        return sorted(filter(lambda special: special.text, found), key=lambda special: -len(special.text.encode()))
+                    name: bytes = llama_cpp.llama_vocab_get_text(self._vocab, token)
+                    found.append(Special(token, name.decode("utf-8", "replace"), attributes))
+        return sorted((special for special in found if special.text), key=lambda special: -len(special.text.encode()))
 
     @cached_property
     def _markers(self) -> dict[int, Special]:
@@ -288,7 +292,7 @@ class Words:
         return [token for i, piece in enumerate(pieces) for token in self._plain(piece, spaced=spaced and not i)]
 
     def _piece(self, text: str, spaced: bool) -> list[int]:
-        """llama.cpp's tokens of a piece of text. spaced: with the space before it that a text begins with, if any."""
+        """llama.cpp's tokens of text without special ones. spaced: with the space that a text begins with, if any."""
         if spaced or not self._adds_space:
             return self._llama(text)
         guard = "\ue000"  # in no vocabulary, so that nothing merges with it
@@ -321,9 +325,8 @@ class Words:
     def _stack_for(self, text: str) -> int:
         """Bytes of stack that llama.cpp may need for a text; 0 for so few that every thread has them.
 
-        Where a BPE vocabulary's way to split text is a std::regex, that calls itself for each character of a run, of
-        letters, signs or spaces say, and a run too long for the stack ends the process. No run goes over the end of a
-        line, blank lines after it included.
+        Some BPE vocabularies split text by a std::regex, which calls itself for each character of a run of letters,
+        signs or spaces: one too long for the stack ends the process. No run goes beyond a line and blank lines after.
         """
         if llama_cpp.llama_vocab_type(self._vocab) != llama_cpp.LLAMA_VOCAB_TYPE_BPE:
             return 0
@@ -333,10 +336,6 @@ class Words:
                 f"a line of {longest:,} characters is too long to tokenize: break it every {MOST_LINE:,}"
             )
         return longest * _STACK if longest > _SHORT_LINE else 0
-
-
-def _n_alike(some: Sequence[int], others: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(some, others, strict=False)))
 
 
 def _on_large_stack(call: Callable[[], int], n_bytes: int) -> int:
