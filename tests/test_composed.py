@@ -78,7 +78,8 @@ def test_a_capture_of_a_composed_sequence_is_the_same_again(twin, document, agen
     with twin.context(1024, n_seq_max=3) as ctx:
         placed.restore(ctx)
         ctx.decode(head, 1, start=AT - len(head))
-        ctx.splice(0, 1, document[:8])
+        ctx.decode(document[:8], 1)
+        ctx.splice(0, 1)
         ctx.decode(question, 1)
         whole = np.concatenate([head, document, question])
         captured = lab.KVSnapshot.capture(ctx, whole, 1)
@@ -110,8 +111,9 @@ def test_what_does_not_fit_together_is_refused(twin, document, agents, placed):
         ctx.decode(agents["a9"][0], 1)  # it ends at 9
         with pytest.raises(lab.SwarmKVError, match=f"{AT}"):
             ctx.splice(0, 1)
+        ctx.decode(np.resize(document, len(document) + 1), 2, start=AT)
         with pytest.raises(lab.SwarmKVError):
-            ctx.splice(0, 2, np.resize(document, len(document) + 1))
+            ctx.splice(0, 2)
 
 
 def test_words_of_the_real_model(real):

@@ -37,15 +37,14 @@ _MANY = 1 << 15
 class Context:
     """A KV cache of ``n_ctx`` tokens (rounded up to a multiple of 256), holding up to ``n_seq_max`` sequences.
 
-    kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is off on the CPU, where it
-    makes small batches at depth two to three times slower, unless V is quantized, which needs it; on a GPU it is on.
+    kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is on on a GPU and where V
+    is quantized, which needs it; else off, as on a CPU it makes small batches at depth two to three times slower.
     kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
-    n_seq_max of its own. n_batch: the most tokens that one llama_decode takes; longer input is cut into such chunks.
-    swa_full: layers with a sliding window keep everything rather than the window, and so do their states: only then are
-    a sliding-window model's logits the same to the bit from a state as without one. n_threads: of a decode, by default
-    the physical cores; n_threads_batch: of a decode of more than one token, when that is to be another number.
-    Raises ContextBudgetError when the cache does not fit the machine's memory, where it lies there: on the CPU, on an
-    integrated GPU, on Apple's. Memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
+    n_seq_max of its own. n_batch: the most tokens of one llama_decode; longer input is cut into such chunks. swa_full:
+    layers with a sliding window keep everything, and so do their states: only then are such a model's logits the same
+    to the bit from a state as without one. n_threads: of a decode, by default the physical cores; n_threads_batch: of a
+    decode of more than one token. Raises ContextBudgetError when the cache does not fit the machine's memory, where it
+    lies there; memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
     """
 
     def __init__(self, model: "Model", settings: ContextSettings, guard: LlamaGuard) -> None:
@@ -106,9 +105,9 @@ class Context:
     def decode(self, tokens: Tokens, seq_id: int = 0, *, start: int | None = None, progress: bool = False) -> None:
         """Append tokens to a sequence at its next position; ``logits`` then predicts the token after them.
 
-        All or nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window
-        lost what it would go back to). Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp
-        fails. start: the position at which an empty sequence begins; llama.cpp refuses any but the next one for others.
+        start: where an empty sequence begins; for others llama.cpp refuses any position but the next one. All or
+        nothing: on an error or an interrupt the sequence is as it was before (or empty, where a sliding window lost
+        what it would go back to). Raises ContextBudgetError when they do not fit, DecodeError when llama.cpp fails.
         """
         self.decode_many({seq_id: tokens}, starts={} if start is None else {seq_id: start}, progress=progress)
 
@@ -126,23 +125,20 @@ class Context:
             first = past | {i: whole_number("start", at, 0, INT32_MAX // 2) for i, at in (starts or {}).items()}
             for seq_id, ids in rows.items():
                 if first[seq_id] + len(ids) > self.n_ctx_seq:
-                    raise ContextBudgetError(
-                        f"sequence {seq_id} ends at {first[seq_id]:,} tokens and {len(ids):,} more do not fit "
-                        f"n_ctx={self.n_ctx_seq:,}: make the context larger or the input shorter"
-                    )
+                    about = f"sequence {seq_id} ends at {first[seq_id]:,} tokens and {len(ids):,} more do not fit"
+                    raise ContextBudgetError(f"{about} n_ctx={self.n_ctx_seq:,}: make it larger or the input shorter")
             sizes = [len(ids) for ids in rows.values()]
             token = np.concatenate(list(rows.values()))
             seq = np.repeat(np.fromiter(rows, np.int32), sizes)
             pos = np.concatenate([first[seq_id] + np.arange(len(ids), dtype=np.int32) for seq_id, ids in rows.items()])
             last = np.cumsum(sizes) - 1
             if self.model.kind.absolute and pos.max() >= self.model.n_ctx_train:  # it would end the process
+                about = f"{self.model.name} has learned {self.model.n_ctx_train:,} positions"
                 raise ContextBudgetError(
-                    f"{self.model.name} has learned {self.model.n_ctx_train:,} positions, and the last token would be "
-                    f"at position {pos.max():,}: make the input shorter"
+                    f"{about}, and the last token would be at {pos.max():,}: shorten it"
                 )
             try:
-                # No bar unless it is asked for: a token's decode has no time for one, and what Ctrl-C raises while
-                # Python disposes of one (tqdm.__del__) is dropped.
+                # No bar unless it is asked for: what Ctrl-C raises while Python disposes of one is dropped.
                 bar = tqdm(total=len(token), unit="token", desc="decode", leave=False) if progress else None
                 with bar or nullcontext():
                     for begin in range(0, len(token), self.n_batch):
@@ -191,8 +187,8 @@ class Context:
     def stream(self, max_tokens: int = 64, sampling: Sampling = GREEDY, seq_id: int = 0) -> Iterator[int]:
         """Yield token ids until the model ends its turn (that token is not yielded) or max_tokens are out.
 
-        Needs logits, so a decode comes first. A token is decoded when the next one is asked for: the last one
-        yielded is not yet in the cache; decode it to go on from there.
+        Needs logits, so a decode comes first. A token is decoded when the next one is asked for: to go on after the
+        last one yielded, decode it.
         """
         return (step[seq_id] for step in generate_together(self, {seq_id: (max_tokens, sampling)}))
 
@@ -228,12 +224,13 @@ class Context:
             if src == dst:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
             if start:
-                self._require_parts()
-                whole_number("start", start, self.origins[src][0], self.n_past(src) - 1)
-                if self.n_past(dst) not in (0, start):
+                if why := self.model.kind.no_parts:
                     raise SwarmKVError(
-                        f"sequence {dst} ends at {self.n_past(dst):,}, and cells from {start:,} on follow"
+                        f"{self.model.name}: its cells cannot stand behind another prompt: {why}"
                     )
+                whole_number("start", start, self.origins[src][0], self.n_past(src) - 1)
+                if (n_past := self.n_past(dst)) not in (0, start):
+                    raise SwarmKVError(f"sequence {dst} ends at {n_past:,}, and cells from {start:,} on follow")
                 self._logits.pop(dst, None)
                 self._changes[dst] += 1
             else:
@@ -246,32 +243,23 @@ class Context:
             self._shares.add(frozenset((src, dst)))
             self.origins[dst] = begins, self.origins[src][1]
 
-    def splice(self, document: int, seq_id: int, recompute: Tokens = ()) -> None:
+    def splice(self, document: int, seq_id: int) -> None:
         """Let a sequence go on with a document's cells, which another prompt was before when they were computed.
 
         document: the sequence that holds them, as ``prefill(behind=...)`` gives it, restored. The other one must end
-        where the document begins, or within it, or be empty. recompute: the document's next tokens, as many as are to
-        be decoded in the sequence itself: that brings it closer to a prefill of the whole. No bytes move, and nothing
-        is rotated.
+        where the document begins, or within it, or be empty. No bytes move, and nothing is rotated.
         """
         with self.guard, self._inside:
-            self._require_parts()
             (start, about), end = self.origins[document], self.n_past(document)
-            joint = (self.n_past(seq_id) or start) + len(recompute)
-            if document == seq_id or not start <= joint - len(recompute) <= joint <= end:
+            joint = self.n_past(seq_id) or start
+            if document == seq_id or not start <= joint <= end:
                 raise SwarmKVError(
-                    f"sequence {seq_id} would go on at {joint:,}, and the document lies from {start:,} to {end:,}: "
+                    f"sequence {seq_id} ends at {joint:,}, and the document lies from {start:,} to {end:,}: "
                     f"decode what stands before it with start={start:,} minus its number of tokens"
                 )
-            if len(recompute):
-                self.decode(recompute, seq_id, start=joint - len(recompute))
             if joint < end:
                 self.share(document, seq_id, joint)
                 self.origins[seq_id] = self.origins[seq_id][0], f"{about or 'a document'}, joined at {joint:,}"
-
-    def _require_parts(self) -> None:
-        if why := self.model.kind.no_parts:
-            raise SwarmKVError(f"{self.model.name}: a document's cells cannot stand behind another prompt: {why}")
 
     @contextmanager
     def fork(self, n: int, seq_id: int = 0) -> Iterator[list[int]]:
@@ -324,9 +312,8 @@ class Context:
     def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
         """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
 
-        The keys are rotated to their new positions at the next decode, and stored again in the KV type; the sequence
-        then has a gap where they were, or in front of it. Raises SwarmKVError where llama.cpp would not give the keys
-        of these positions: anything but one plain RoPE in all layers.
+        The keys are rotated at the next decode, and stored again in the KV type; where they were is a gap then. Raises
+        SwarmKVError where llama.cpp would not give the keys of these positions: all but one plain RoPE in all layers.
         """
         with self.guard, self._inside:
             n_past = self.n_past(seq_id)
@@ -334,9 +321,8 @@ class Context:
                 raise SwarmKVError(f"sequence {seq_id} is empty: there is nothing to shift")
             whole_number("start", start, 0, n_past - 1)
             whole_number("delta", delta, 0, INT32_MAX - n_past)
-            why = self.model.kind.rope
-            if why or not llama_cpp.llama_memory_can_shift(self._memory):
-                why = why or "llama.cpp cannot shift it"
+            can = llama_cpp.llama_memory_can_shift(self._memory)
+            if why := self.model.kind.rope or ("" if can else "llama.cpp cannot shift it"):
                 raise SwarmKVError(f"{self.model.name}: a shift would not give the keys of other positions: {why}")
             if (kv_type := self.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
                 raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
@@ -362,9 +348,8 @@ class Context:
     def get_state(self, seq_id: int | None = 0) -> np.ndarray:
         """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data.
 
-        None: the whole context's, by llama_state_get_data. That is another format, which set_state refuses.
-        Raises SwarmKVError where swa_full=True keeps what a sliding window has passed, and the context has other
-        sequences too.
+        None: the whole context's, another format, which set_state refuses. Raises SwarmKVError where swa_full=True
+        keeps what a sliding window has passed, and the context has other sequences too.
         """
         with self.guard, self._inside:
             if seq_id in self._moved or (seq_id is None and self._moved):
@@ -448,7 +433,7 @@ class Context:
         """The sequence id to ask llama.cpp for, so that it writes all that a sequence has: its own, or -1, all of them.
 
         Of one sequence it leaves out what a sliding window has passed, also with swa_full. Restored, the rest would lie
-        that much nearer to the cache's beginning, and the softmax add up other cells together: other last bits.
+        elsewhere in the cache, and the softmax add up other cells together: other last bits.
         """
         self._check_seq(seq_id)
         kind = self.model.kind
@@ -462,17 +447,16 @@ class Context:
             return seq_id
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
             raise SwarmKVError(
-                f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}, and the "
-                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where "
-                "it is alone; clear the others, or decode it in a context of its own"
+                f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}: with "
+                f"swa_full=True llama.cpp writes all of it only where it is alone, and here are {len(others)} others"
             )
         return -1
 
     def _drop_what_windows_left(self, seq_id: int) -> None:
         """Free the cells that sliding windows have passed: once two sequences share them, llama.cpp never would.
 
-        A sequence's state has only the window's, so that is written and read back. Not where it shares cells already,
-        as they would be doubled: those that it had then were freed then.
+        A sequence's state has only the window's, so that is written and read back. Not where it shares cells already:
+        they would be doubled, and those that it had then were freed then.
         """
         # Of a hybrid llama.cpp says where its running state is, not where its cells begin.
         first = 0 if self.model.kind.recurrent else llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)

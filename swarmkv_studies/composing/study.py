@@ -213,7 +213,9 @@ class _Part:
                 joint = ctx.n_past() + begins
                 ctx.splice(_CELLS + i, _AGENT)
                 ctx.truncate(joint, _AGENT)
-            ctx.splice(_CELLS + i, _AGENT, document[begins : begins + arm.recompute])
+            if arm.recompute:
+                ctx.decode(document[begins : begins + arm.recompute], _AGENT)
+            ctx.splice(_CELLS + i, _AGENT)
         return len(head) + arm.recompute * len(documents)
 
     def _cells(self, document: int, behind: str, at: int) -> KVSnapshot:
