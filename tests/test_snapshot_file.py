@@ -191,7 +191,7 @@ def test_another_version_or_shape_is_named_on_load(snapshot, twin, tmp_path, cha
 @pytest.mark.parametrize("seq_id", [-1, 1, 10**9])
 def test_a_sequence_that_the_context_does_not_have(saved, twin, seq_id):
     loaded = lab.KVSnapshot.load(saved, twin)
-    with twin.context(512) as ctx, pytest.raises(lab.SwarmKVError, match=f"={seq_id}: .* 0 to 0"):
+    with twin.context(512) as ctx, pytest.raises(lab.SwarmKVError, match="outside this context's 0 to 0"):
         loaded.restore(ctx, seq_id)
 
 

@@ -89,7 +89,7 @@ def test_cells_in_two_streams(twin, document):
         ctx.decode(document[:3])
         data = ctx.get_state()
     data[-4:] = data[12:16]  # the second stream's count, which comes last
-    with pytest.raises(lab.SnapshotCorruptError, match="3 cells in one and 3 in another"):
+    with pytest.raises(lab.SnapshotCorruptError, match=r"3 .* 3 "):
         lab.SequenceState(data, twin.geometry)
 
 

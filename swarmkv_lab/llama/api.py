@@ -48,13 +48,10 @@ def build() -> str:
 class Device(NamedTuple):
     """A device that llama.cpp can compute on, as ggml describes it."""
 
-    name: str
-    """such as CPU, CUDA0, Vulkan0, MTL0"""
+    name: str  # such as CPU, CUDA0, Vulkan0, MTL0
     description: str
-    kind: int
-    """ggml's number: 0 CPU, 1 GPU, 2 integrated GPU, 3 accelerator of the CPU's work"""
-    backend: str
-    """such as CPU, CUDA, MTL (Metal), BLAS"""
+    kind: int  # ggml's number: 0 CPU, 1 GPU, 2 integrated GPU, 3 accelerator of the CPU's work
+    backend: str  # such as CPU, CUDA, MTL (Metal), BLAS
 
     @property
     def in_main_memory(self) -> bool:
@@ -112,10 +109,8 @@ def require_memory(n_bytes: int, what: str) -> None:
     """Refuse an allocation that the machine cannot hold: llama.cpp would touch every page until the kernel dies."""
     available = psutil.virtual_memory().available
     if n_bytes > available:
-        raise ContextBudgetError(
-            f"{what} needs {n_bytes:,} bytes and {available:,} are available: "
-            "use fewer tokens, fewer sequences or a smaller KV type"
-        )
+        about = f"{what} needs {n_bytes:,} bytes and {available:,} are available"
+        raise ContextBudgetError(f"{about}: use fewer tokens, fewer sequences or a smaller KV type")
 
 
 def pointer(array: np.ndarray, ctype: type) -> Any:

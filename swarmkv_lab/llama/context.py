@@ -134,9 +134,7 @@ class Context:
             last = np.cumsum(sizes) - 1
             if self.model.kind.absolute and pos.max() >= self.model.n_ctx_train:  # it would end the process
                 about = f"{self.model.name} has learned {self.model.n_ctx_train:,} positions"
-                raise ContextBudgetError(
-                    f"{about}, and the last token would be at {pos.max():,}: shorten it"
-                )
+                raise ContextBudgetError(f"{about}, and the last token would be at {pos.max():,}: shorten it")
             try:
                 # No bar unless it is asked for: what Ctrl-C raises while Python disposes of one is dropped.
                 bar = tqdm(total=len(token), unit="token", desc="decode", leave=False) if progress else None
@@ -225,9 +223,7 @@ class Context:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
             if start:
                 if why := self.model.kind.no_parts:
-                    raise SwarmKVError(
-                        f"{self.model.name}: its cells cannot stand behind another prompt: {why}"
-                    )
+                    raise SwarmKVError(f"{self.model.name}: its cells cannot stand behind another prompt: {why}")
                 whole_number("start", start, self.origins[src][0], self.n_past(src) - 1)
                 if (n_past := self.n_past(dst)) not in (0, start):
                     raise SwarmKVError(f"sequence {dst} ends at {n_past:,}, and cells from {start:,} on follow")
@@ -417,7 +413,9 @@ class Context:
 
     def _check_seq(self, seq_id: int) -> None:
         self.handle  # noqa: B018 raises once closed
-        whole_number("sequence (n_seq_max decides how many there are)", seq_id, 0, self.n_seq_max - 1)
+        if isinstance(seq_id, bool) or not isinstance(seq_id, int | np.integer) or not 0 <= seq_id < self.n_seq_max:
+            about = f"is outside this context's 0 to {self.n_seq_max - 1}: raise n_seq_max"
+            raise SwarmKVError(f"sequence {seq_id!r} {about}")
 
     def _forget(self, seq_id: int) -> None:
         """What a sequence was is gone: its logits, and whom it shared cells with."""

@@ -15,29 +15,25 @@ _WRONG = {"cogvlm": "llama.cpp returns another token's logits for it, so that it
 _ONE_SEQUENCE = {"plamo2"}  # a decode of several sequences ends the process
 _ONE_STREAM = {"deepseek4"}  # its state is whole only in a context of one sequence
 
+# Architectures whose keys llama.cpp turns by one plain RoPE in all layers. Of a tiny model of each, the logits after a
+# shift were those of the other positions within 1e-6 of their spread; of those that it gets wrong they were 1e-4 off.
+_ROTATES_ALL_KEYS = {"deepseek", "falcon", "gemma", "gptneox", "internlm2", "llama", "olmoe", "phi2", "stablelm"}
+_ROTATES_ALL_KEYS |= {"qwen2", "qwen2moe", "qwen3", "qwen3moe"}
+
 
 @dataclass(frozen=True)
 class Kind:
     """What decides how a model's sequences can be captured, shared, cut and moved."""
 
-    recurrent: bool
-    """whether some layers keep a running state, which has no past to go back to (recurrent and hybrid models)"""
-    window: int
-    """tokens that layers with a sliding window (or in chunks) see; 0: every layer sees all"""
-    rope_type: int
-    """llama.cpp's number for how positions turn the keys: 0 and 2 plain RoPE, 8 and 40 M-RoPE, -1 none"""
-    absolute: bool
-    """whether positions are learned: there are none past the trained ones, and none can be moved"""
-    long_rope_from: int | None
-    """LongRoPE: contexts of more tokens than this turn keys by other factors; None: no LongRoPE"""
-    rope_freqs: bool
-    """whether each frequency of RoPE has a factor, as Llama 3.1's have"""
-    packs: bool
-    """whether a decode can carry tokens of several sequences"""
-    state_alone: bool
-    """whether a sequence's state is whole only in a context of one sequence"""
-    rope: str
-    """why keys are turned by more than plain RoPE, or not in all layers alike; "" where they are"""
+    recurrent: bool  # some layers keep a running state, which has no past to go back to (recurrent, hybrid)
+    window: int  # tokens that layers with a sliding window (or in chunks) see; 0: every layer sees all
+    rope_type: int  # llama.cpp's number for how positions turn keys: 0 and 2 plain RoPE, 8 and 40 M-RoPE, -1 none
+    absolute: bool  # positions are learned: there are none past the trained ones, and none can be moved
+    long_rope_from: int | None  # LongRoPE: larger contexts turn keys by other factors; None: no LongRoPE
+    rope_freqs: bool  # each frequency of RoPE has a factor, as Llama 3.1's have
+    packs: bool  # a decode can carry tokens of several sequences
+    state_alone: bool  # a sequence's state is whole only in a context of one sequence
+    rope: str  # why keys are turned by more than plain RoPE, or not in all layers alike; "" where they are
 
     @classmethod
     def of(cls, handle: Any, metadata: Mapping[str, Any], tensors: Collection[str], name: str) -> "Kind":
@@ -61,7 +57,7 @@ class Kind:
             f"RoPE of type {rope_type}": rope_type not in _PLAIN_ROPE,
             f"RoPE scaled by {scaling}": scaling not in ("none", "linear"),
             "LongRoPE": is_long,
-            f"not verified for {arch}": arch not in ROTATES_ALL_KEYS,
+            f"not verified for {arch}": arch not in _ROTATES_ALL_KEYS,
         }
         return cls(
             recurrent=recurrent,
@@ -78,11 +74,9 @@ class Kind:
     @property
     def no_parts(self) -> str:
         """Why a part of a sequence's cells cannot stand behind another prompt; "" where it can."""
-        if self.recurrent:
-            return "its running state is of the whole prompt"
-        if self.absolute:
-            return "its positions are not relative"
-        return "its state is one whole" if self.state_alone else ""
+        whole = "its running state is of the whole prompt" if self.recurrent else ""
+        absolute = "its positions are not relative" if self.absolute else ""
+        return whole or absolute or ("its state is one whole" if self.state_alone else "")
 
     @property
     def has_axes(self) -> bool:
@@ -92,9 +86,3 @@ class Kind:
     def long_rope(self, n_ctx: int) -> bool:
         """Whether a context of so many tokens a sequence is on the long side of LongRoPE's limit."""
         return self.long_rope_from is not None and n_ctx > self.long_rope_from
-
-
-# Architectures whose keys llama.cpp turns by one plain RoPE in all layers. Of a tiny model of each, the logits after a
-# shift were those of the other positions within 1e-6 of their spread; of those that it gets wrong they were 1e-4 off.
-ROTATES_ALL_KEYS = {"deepseek", "falcon", "gemma", "gptneox", "internlm2", "llama", "olmoe", "phi2", "stablelm"}
-ROTATES_ALL_KEYS |= {"qwen2", "qwen2moe", "qwen3", "qwen3moe"}

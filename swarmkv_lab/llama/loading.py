@@ -107,9 +107,8 @@ def _download_wheel(folder: Path) -> Path:
     done = subprocess.run([*pip, DEFAULT_WHEEL], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ModelNotFoundError(
-            f"pip could not fetch {DEFAULT_WHEEL}: {said}. Pass the path of a GGUF, or set {MODEL_VARIABLE} to it"
-        )
+        remedy = f"Pass the path of a GGUF, or set {MODEL_VARIABLE} to it"
+        raise ModelNotFoundError(f"pip could not fetch {DEFAULT_WHEEL}: {said}. {remedy}")
     return next(folder.glob("*.whl"))
 
 
@@ -118,18 +117,14 @@ def _named(name: str) -> Path | None:
     if name in catalogue().index:
         known = catalogue().gguf
         if not known[name]:
-            raise ModelNotFoundError(
-                f"no GGUF of {name} is known here: give the path of one, org/repo:file.gguf, or one of the names that "
-                f"have one: {', '.join(known.index[known != ''])}"
-            )
+            these = f"org/repo:file.gguf, or one of {', '.join(known.index[known != ''])}"
+            raise ModelNotFoundError(f"no GGUF of {name} is known here: give the path of one, {these}")
         if known[name].startswith("wheel:"):
             return wheel_model_path()
         path, expected = _from_hub(*known[name].split(":", 1)), catalogue().sha256[name]
         if expected and (found := sha256(path)) != expected:
-            raise ModelNotFoundError(
-                f"{known[name]} has the sha256 {found}, and the catalogue expects {expected}: it was changed, or cut "
-                f"short on its way; remove {path.name} from the hub's cache, or give a GGUF's path"
-            )
+            about = f"{known[name]} has the sha256 {found}, and the catalogue expects {expected}"
+            raise ModelNotFoundError(f"{about}: remove {path.name} from the hub's cache, or give a GGUF's path")
         return path
     hub = _HUB_NAME.fullmatch(name)
     return _from_hub(*hub.groups()) if hub else None

@@ -30,15 +30,12 @@ _NO_DEVICES = (ctypes.c_void_p * 1)()  # an empty list, as llama.cpp ends it
 class Model(Words):
     """A GGUF model: text to tokens and back, metadata, geometry, and contexts to decode in. It never changes.
 
-    ``n_gpu_layers``: layers to offload, -1 for all (nothing happens on a CPU build), 0 to leave the GPU alone.
-    ``guard_per_context=True`` gives each context a lock of its own, so that contexts run in parallel threads; exact on
-    CPU, refused on a GPU.
-    ``chat_options``: variables of the chat template, such as ``{"enable_thinking": False}``, for ``read`` and ``ask``,
-    which refuse one that the template does not name.
-    Calls into llama.cpp take ``guard``; those that only look at the vocabulary take a guard of their own, so that text
-    need not wait for another thread's decode. Close it, or leave a ``with`` block, to free the weights; its contexts
-    are closed first.
-    Raises ModelNotFoundError for a file that llama.cpp cannot load, SwarmKVError for a model that is no decoder.
+    n_gpu_layers: layers to offload, -1 for all (nothing happens on a CPU build), 0 to leave the GPU alone.
+    guard_per_context: each context has a lock of its own, so that they run in parallel threads; refused on a GPU.
+    chat_options: variables of the chat template, such as ``{"enable_thinking": False}``; one that it does not name is
+    refused. Calls into llama.cpp take ``guard``; those that only look at the vocabulary take one of their own, so that
+    text need not wait for a decode. Close it, or leave a ``with`` block, to free the weights; its contexts are closed
+    first. Raises ModelNotFoundError for a file that llama.cpp cannot load, SwarmKVError for what is no decoder.
     """
 
     def __init__(
@@ -51,6 +48,8 @@ class Model(Words):
     ) -> None:
         whole_number("n_gpu_layers", n_gpu_layers, -1)
         self.path = Path(path)
+        self.name = self.path.stem
+        """the file's name without .gguf: it tells the quantization, which general.name often does not"""
         self.chat_options = dict(chat_options)
         used = gpus() if n_gpu_layers else []
         self.on_gpu = bool(used)
@@ -69,9 +68,10 @@ class Model(Words):
             params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard, interrupts_wait():
             take_errors()
-            # Who is loaded is read now: the file may be another one tomorrow.
             self.metadata, tensors = read_gguf(self.path)
             """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
+            self.architecture = str(self.metadata.get("general.architecture", ""))
+            """llama.cpp's name for the kind of model"""
             self._parts = parts_of(self.path, self.metadata)
             self._loaded = version_of(self._parts)
             for part in self._parts[1:]:
@@ -110,16 +110,6 @@ class Model(Words):
         self.handle  # noqa: B018 raises once closed
         return self._vocabulary
 
-    @property
-    def name(self) -> str:  # type: ignore[override]  # Words only reads it
-        """The file's name without .gguf: it tells the quantization, which general.name often does not."""
-        return self.path.stem
-
-    @property
-    def architecture(self) -> str:
-        """llama.cpp's name for the kind of model."""
-        return str(self.metadata.get("general.architecture", ""))
-
     @cached_property
     def sized(self) -> bool:
         """Whether a formula gives its cache's sizes (KVGeometry), and its state can be taken apart."""
@@ -146,10 +136,7 @@ class Model(Words):
         return context
 
     def close(self) -> None:
-        """Free the contexts, then the weights. Safe to call twice; waits for what other threads are doing.
-
-        Raises SwarmKVError when it is called from inside one of its own calls (a callback, a signal handler).
-        """
+        """Free the contexts, then the weights. Safe to call twice; waits for other threads. Errors as of Context's."""
         with self.guard:
             contexts = list(self._contexts)
             for context in contexts:  # all of them before the first is waited for, or gone
@@ -174,7 +161,7 @@ class Model(Words):
     def require_unchanged(self) -> None:
         """SwarmKVError if the file was written to since it was loaded: its weights are mapped, and have changed too.
 
-        A file that was replaced by another is no matter: what was loaded is still there.
+        One that was replaced by another is no matter: what was loaded is still there.
         """
         with suppress(ModelNotFoundError):
             now = version_of(self._parts)

@@ -91,10 +91,8 @@ def _quantize(source: Path, target: Path, weights: str, digest: str) -> None:
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
     if done.returncode:
-        reason = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
-        raise SwarmKVError(
-            f"llama.cpp could not turn {source.name} into {weights} (it ended with {done.returncode}): {reason}"
-        )
+        said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+        raise SwarmKVError(f"llama.cpp's quantizer of {source.name} to {weights} ended with {done.returncode}: {said}")
     if fallback := _FALLBACK.search(done.stdout):
         about = f"{fallback[1]} of {fallback[2]} tensors of {source.name} are in a larger format than {weights}"
         warnings.warn(f"{about}: their rows are not multiples of 256, as llama.cpp's k formats need", stacklevel=4)

@@ -149,10 +149,8 @@ class Words:
             ids = self.check_tokens(document)
             opening = self._tokens(self._before("")[:-1]) if self.chat_template else ids[:0]
             if len(opening) and np.array_equal(ids[: len(opening)], opening):
-                raise SwarmKVError(
-                    f"the document's first {len(opening):,} tokens open a turn, as model.read does, and it is to stand "
-                    "behind a prompt: give its text, or model.document(text)"
-                )
+                about = f"the document is to stand behind a prompt, and its first {len(opening):,} tokens open a turn"
+                raise SwarmKVError(f"{about}, as of model.read: give its text, or model.document(text)")
             return ids
         return self._tokens(self._before(document)[-1:], continued=True)
 
@@ -332,9 +330,7 @@ class Words:
             return 0
         longest = max(map(len, _LINE_BEGINS.split(text)))
         if longest > MOST_LINE:
-            raise SwarmKVError(
-                f"a line of {longest:,} characters is too long to tokenize: break it every {MOST_LINE:,}"
-            )
+            raise SwarmKVError(f"a line has {longest:,} characters, too long to tokenize: break it every {MOST_LINE:,}")
         return longest * _STACK if longest > _SHORT_LINE else 0
 
 
@@ -351,6 +347,4 @@ def _on_large_stack(call: Callable[[], int], n_bytes: int) -> int:
                 threading.stack_size(before)
             return returned.result()
     except RuntimeError as error:
-        raise SwarmKVError(
-            f"no thread with {n_bytes:,} bytes of stack, which a long line of text needs: {error}"
-        ) from error
+        raise SwarmKVError(f"a long line needs a thread with {n_bytes:,} bytes of stack: {error}") from error

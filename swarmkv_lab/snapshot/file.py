@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from operator import index
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ FORMAT = "swarmkv-snapshot/2"
 _MOST_HEADER = 1 << 20
 _PAGE = 4096
 _UNSEALED = "0" * 32
+_KEYS = {"kv_rotated": "mixed"}  # what the format calls it
 _MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, SwarmKVError)
 
 
@@ -71,13 +73,11 @@ class SnapshotHeader:
         Raises SnapshotCorruptError unless both are as they were saved. ``name``: the file's, for messages.
         """
 
-        def corrupt(what: str) -> SnapshotCorruptError:
-            return SnapshotCorruptError(f"{name} is not a snapshot as it was saved: {what}")
-
+        corrupt = f"{name} is not a snapshot as it was saved"
         raw = file.read(8)
         length = int.from_bytes(raw, "little")
         if len(raw) < 8 or not 2 <= length <= min(_MOST_HEADER, size - 8):
-            raise corrupt(f"it has {size:,} bytes and names a header of {length:,}")
+            raise SnapshotCorruptError(f"{corrupt}: it has {size:,} bytes and names a header of {length:,}")
         raw += file.read(length)
         try:
             parsed = json.loads(raw[8:])
@@ -89,12 +89,12 @@ class SnapshotHeader:
             if not all(isinstance(text, str) for text in header.metadata.values()):
                 raise ValueError("metadata that is not text")
         except _MALFORMED as error:
-            raise corrupt(f"its header cannot be read ({type(error).__name__}: {str(error)[:80]})") from error
+            raise SnapshotCorruptError(f"{corrupt}: no header ({type(error).__name__}: {str(error)[:60]})") from error
         if (end := len(raw) + 4 * header.n_tokens + header.kv_bytes) != size:
-            raise corrupt(f"it should have {end:,} bytes and has {size:,}")
+            raise SnapshotCorruptError(f"{corrupt}: it should have {end:,} bytes and has {size:,}")
         tokens = np.frombuffer(file.read(4 * header.n_tokens), "<i4")
         if len(tokens) != header.n_tokens or sealed != header._seal(tokens):
-            raise corrupt("the checksum of its header and tokens does not fit")
+            raise SnapshotCorruptError(f"{corrupt}: the checksum of its header and tokens does not fit")
         if form != FORMAT:
             raise SnapshotMismatchError(f"{name} has the format {form!r}, and this lab reads {FORMAT!r}: prefill again")
         return header, tokens
@@ -128,14 +128,20 @@ class SnapshotHeader:
 
     @property
     def identity(self) -> KVIdentity:
-        """What the state belongs to.
-
-        Raises SnapshotCorruptError where the header does not say it.
-        """
+        """What the state belongs to. Raises SnapshotCorruptError where the header does not say it."""
         try:
-            said = {
-                one.name: _value(one.type, self.metadata[_KEYS.get(one.name, one.name)]) for one in fields(KVIdentity)
-            }
+            said: dict[str, Any] = {}
+            for one in fields(KVIdentity):
+                text = self.metadata[_KEYS.get(one.name, one.name)]
+                said[one.name] = text if one.type is str else json.loads(text)
+                if one.type in (int, bool) and type(said[one.name]) is not one.type:
+                    raise TypeError(f"{one.name} is {text[:40]}")
+            said["kv_type"] = kv_types(tuple(said["kv_type"]))
+            if (shape := said["geometry"]) is not None:
+                numbers: dict[str, Any] = {
+                    name: tuple(n) if isinstance(n, list) else index(n) for name, n in shape.items()
+                }
+                said["geometry"] = KVGeometry(**numbers)
             identity = KVIdentity(**said)
             identity.settings  # noqa: B018 raises when no context can have them
             return identity
@@ -145,21 +151,3 @@ class SnapshotHeader:
     def _seal(self, tokens: np.ndarray) -> str:
         unsealed = SnapshotHeader(self.metadata | {"header_checksum": _UNSEALED}, self.n_tokens, self.kv_bytes)
         return xxhash.xxh3_128_hexdigest(unsealed.render() + tokens.tobytes())
-
-
-def _value(kind: Any, text: str) -> Any:
-    """What the metadata says of a field of this type."""
-    value = text if kind is str else json.loads(text)
-    if type(value) is kind or (kind == _GEOMETRY and value is None):
-        return value
-    if kind == tuple[str, str] and isinstance(value, list):
-        return kv_types(tuple(value))
-    if kind == _GEOMETRY and isinstance(value, dict):
-        rows: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
-        if all(type(n) in (int, bool) for one in rows.values() for n in (one if isinstance(one, tuple) else [one])):
-            return KVGeometry(**rows)
-    raise TypeError(f"{text[:40]} is no {kind}")
-
-
-_GEOMETRY = KVGeometry | None
-_KEYS = {"kv_rotated": "mixed"}  # what the format calls it

@@ -14,34 +14,21 @@ from swarmkv_lab.sizing.geometry import KVGeometry
 class KVIdentity:
     """The model and the settings that a KV state belongs to."""
 
-    model: str
-    """Model.content_hash"""
+    model: str  # Model.content_hash
     architecture: str
-    geometry: KVGeometry | None
-    """None where the architecture's state does not follow from it"""
-    kv_type: tuple[str, str]
-    """of K and of V"""
-    flash_attn: bool
-    """without it V is stored transposed"""
-    n_stream: int
-    """1 for a unified cache, else one stream a sequence"""
-    swa_full: bool
-    """whether windowed layers keep everything"""
-    kv_rotated: bool
-    """whether llama.cpp rotates a head's elements before it quantizes them; $LLAMA_ATTN_ROT_DISABLE says no"""
-    n_threads: int
-    """threads of a decode of one token, where they decide its last bits: with flash attention on a CPU; else 0"""
-    long_rope: bool
-    """whether the context was larger than LongRoPE's limit, above which keys are turned otherwise"""
-    state_version: int
-    """llama.cpp's LLAMA_STATE_SEQ_VERSION"""
-    llama_cpp: str
-    """llama-cpp-python's and llama.cpp's versions: the state's version does not count every change of its meaning"""
+    geometry: KVGeometry | None  # None where the architecture's state does not follow from it
+    kv_type: tuple[str, str]  # of K and of V
+    flash_attn: bool  # without it V is stored transposed
+    n_stream: int  # 1 for a unified cache, else one stream a sequence
+    swa_full: bool  # windowed layers keep everything
+    kv_rotated: bool  # a head's elements are rotated before they are quantized; $LLAMA_ATTN_ROT_DISABLE says no
+    n_threads: int  # of a decode of one token, where they decide its last bits: with flash attention on a CPU; else 0
+    long_rope: bool  # the context was larger than LongRoPE's limit, above which keys are turned otherwise
+    state_version: int  # llama.cpp's LLAMA_STATE_SEQ_VERSION
+    llama_cpp: str  # its versions and the binding's: the state's version does not count every change of its meaning
     model_name: str = field(default="", compare=False)
-    start: int = field(default=0, compare=False)
-    """position of the first token"""
-    composed: str = field(default="", compare=False)
-    """of cells that were computed behind another prompt than they stand behind now: which, and where; else "\""""
+    start: int = field(default=0, compare=False)  # position of the first token
+    composed: str = field(default="", compare=False)  # behind which other prompt it was computed, and where; else ""
 
     @property
     def settings(self) -> ContextSettings:
@@ -89,17 +76,10 @@ class KVIdentity:
 
     def require(self, other: "KVIdentity") -> None:
         """Raise SnapshotMismatchError naming each difference between this snapshot's identity and a context's."""
-        names = [one.name for one in fields(self) if one.compare]
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in names}
+        pairs = {one.name: (getattr(self, one.name), getattr(other, one.name)) for one in fields(self) if one.compare}
         if self.model != other.model:  # the rest of the model differs with it
             del pairs["architecture"], pairs["geometry"]
-            mine, its = (f"{one.model_name} {one.model[:12]}" for one in (self, other))
-            pairs["model"] = mine, its
-        differences = [
-            f"{name} {mine!r}, the context has {its!r}" for name, (mine, its) in pairs.items() if mine != its
-        ]
-        if differences:
-            raise SnapshotMismatchError(
-                f"the snapshot has {'; '.join(differences)}: restore it into a context with the snapshot's model and "
-                "settings, or prefill again"
-            )
+            pairs["model"] = f"{self.model_name} {self.model[:12]}", f"{other.model_name} {other.model[:12]}"
+        if found := [f"{name} {mine!r}, the context has {its!r}" for name, (mine, its) in pairs.items() if mine != its]:
+            remedy = "restore it into a context with the snapshot's model and settings, or prefill again"
+            raise SnapshotMismatchError(f"the snapshot has {'; '.join(found)}: {remedy}")

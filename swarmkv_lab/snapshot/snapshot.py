@@ -49,10 +49,8 @@ class KVSnapshot:
         with ctx.guard:
             start, composed = ctx.origins[seq_id]
             if (n := ctx.n_past(seq_id) - start) != len(ids):
-                raise SwarmKVError(
-                    f"sequence {seq_id} holds {n:,} tokens and {len(ids):,} were named: "
-                    "capture right after the decode of exactly these tokens"
-                )
+                about = f"sequence {seq_id} holds {n:,} tokens and {len(ids):,} were named"
+                raise SwarmKVError(f"{about}: capture right after the decode of exactly these")
             identity = replace(KVIdentity.of(ctx), start=start, composed=composed)
             snapshot = cls(ctx.get_state(seq_id), ids, identity)
         snapshot._check()
@@ -69,7 +67,6 @@ class KVSnapshot:
         self._check()
         with ctx.guard:
             ctx.set_state(self.data, seq_id)
-            end = self.identity.start + len(self.tokens)
             if (n_past := ctx.n_past(seq_id)) != end:
                 ctx.clear(seq_id)
                 raise SnapshotCorruptError(f"the state ends at position {n_past:,}, not at its {end:,}")
@@ -80,14 +77,13 @@ class KVSnapshot:
 
         Raises SwarmKVError with the reason; an earlier file then stays as it was.
         """
-        parts = self._parts()
+        parts = self._parts
         with replacing(path) as file:
-            for part in parts:
-                file.write(part)
+            file.writelines(parts)
 
     def to_bytes(self) -> bytes:
         """What ``save`` writes."""
-        return b"".join(self._parts())
+        return b"".join(self._parts)
 
     @classmethod
     def load(cls, path: str | Path, model: Model) -> "KVSnapshot":
@@ -101,10 +97,7 @@ class KVSnapshot:
 
     @classmethod
     def describe(cls, path: str | Path) -> dict[str, Any]:
-        """What a file says of itself: header, checksums and structure are checked, no model is needed.
-
-        Raises SwarmKVError when there is no such file, SnapshotCorruptError when it is damaged.
-        """
+        """What a file says of itself; errors as of ``load``, but no model is needed."""
         with reading(path) as (file, size):
             snapshot, metadata = cls._read(file, size, str(path))
         return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}
@@ -115,7 +108,7 @@ class KVSnapshot:
         return cls._read(io.BytesIO(data), len(data), "the buffer")[0]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        header, tokens, state = self._parts()  # from protocol 5 on the state travels beside the pickle, without a copy
+        header, tokens, state = self._parts  # from protocol 5 on the state travels beside the pickle, without a copy
         return KVSnapshot._from_parts, (header, bytes(tokens), (pickle.PickleBuffer if protocol >= 5 else bytes)(state))
 
     @classmethod
@@ -138,15 +131,12 @@ class KVSnapshot:
         snapshot._check()
         return snapshot, header.metadata
 
-    def _parts(self) -> tuple[bytes | memoryview, ...]:
-        """The parts of the file, in their order."""
-        self._check()
-        return self._header, self.tokens.data, self.data.data
-
     @cached_property
-    def _header(self) -> bytes:
-        """The beginning of its file; the state is read once for it, as it does not change."""
-        return SnapshotHeader.of(self.identity, self.tokens, self.data).render()
+    def _parts(self) -> tuple[bytes | memoryview, ...]:
+        """The parts of the file, in their order; the state is read once for its checksum, as it does not change."""
+        self._check()
+        header = SnapshotHeader.of(self.identity, self.tokens, self.data).render()
+        return header, self.tokens.data, self.data.data
 
     def state(self) -> SequenceState:
         """The bytes taken apart: positions, and each layer's keys and values."""

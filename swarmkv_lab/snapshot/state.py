@@ -52,18 +52,13 @@ class SequenceState:
         for (_, n), (streams, cells, transposed) in zip(expected, self._caches, strict=True):
             first, end = start + n_tokens - n, start + n_tokens
             if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(first, end)):
-                raise SnapshotCorruptError(
-                    f"the state has {len(cells):,} cells whose positions are not {first:,} to {end - 1:,}"
-                )
+                raise SnapshotCorruptError(f"the state's {len(cells):,} cells are not at {first:,} to {end - 1:,}")
             if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
             if streams != n_stream:
                 raise SnapshotCorruptError(f"the state has {streams} streams, and its header says {n_stream}")
             if self.geometry.head_dim_v and bool(transposed) == flash_attn:
-                raise SnapshotCorruptError(
-                    f"the state's values are {'' if transposed else 'not '}transposed, and its header says "
-                    f"flash_attn={flash_attn}"
-                )
+                raise SnapshotCorruptError(f"values transposed is {transposed}, and the header says {flash_attn=}")
         kinds = dict(zip("KV", kv_type, strict=True))
         for (which, layer), (_, kind) in self._rows.items():
             if kind != kinds[which]:
@@ -95,10 +90,9 @@ class SequenceState:
 
     def _elements(self, which: str, layer: int, head_dim: int) -> np.ndarray:
         if (which, layer) not in self._rows:
-            raise SwarmKVError(
-                f"the state has no {which} of layer {layer}: it has {len(self.positions):,} tokens in "
-                f"{self.geometry.n_layer} layers, with {'keys and values' if self.geometry.head_dim_v else 'keys only'}"
-            )
+            about = f"{len(self.positions):,} tokens in {self.geometry.n_layer} layers"
+            only = "" if self.geometry.head_dim_v else ", keys only"
+            raise SwarmKVError(f"the state has no {which} of layer {layer}: it has {about}{only}")
         rows, kv_type = self._rows[which, layer]
         whole = np.ascontiguousarray(rows).reshape(len(rows), -1)
         elements = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
@@ -113,9 +107,7 @@ class SequenceState:
         for _ in range(n_stream):
             n = self._number("cells", "<u4")
             if n and len(cells):
-                raise SnapshotCorruptError(
-                    f"one sequence lies in one stream, and this has {len(cells):,} cells in one and {n:,} in another"
-                )
+                raise SnapshotCorruptError(f"a sequence has {len(cells):,} cells in one and {n:,} in another stream")
             if n:
                 cells, transposed = self._read_stream(layers, n)
         return n_stream, cells, transposed
