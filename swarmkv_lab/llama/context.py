@@ -112,7 +112,7 @@ class Context:
         self.decode_many({seq_id: tokens}, starts={} if start is None else {seq_id: start}, progress=progress)
 
     def decode_many(
-        self, tokens_by_seq: Mapping[int, Tokens], *, starts: Mapping[int, int] | None = None, progress: bool = False
+        self, tokens_by_seq: Mapping[int, Tokens], *, starts: Mapping[int, int] = {}, progress: bool = False
     ) -> None:
         """Append tokens to several sequences at once, packed into as few llama_decode calls as n_batch allows."""
         if not tokens_by_seq:
@@ -122,7 +122,7 @@ class Context:
                 raise SwarmKVError(f"llama.cpp decodes one sequence of {self.model.architecture} at a time")
             past = {seq_id: self.n_past(seq_id) for seq_id in tokens_by_seq}
             rows = {seq_id: self.model.check_tokens(tokens) for seq_id, tokens in tokens_by_seq.items()}
-            first = past | {i: whole_number("start", at, 0, INT32_MAX // 2) for i, at in (starts or {}).items()}
+            first = {i: whole_number("start", starts.get(i, n), 0, INT32_MAX // 2) for i, n in past.items()}
             for seq_id, ids in rows.items():
                 if first[seq_id] + len(ids) > self.n_ctx_seq:
                     about = f"sequence {seq_id} ends at {first[seq_id]:,} tokens and {len(ids):,} more do not fit"
@@ -148,7 +148,7 @@ class Context:
                         if bar is not None:
                             bar.update(len(token[chunk]))
                 self._changes.update(list(rows))
-                self.origins |= {i: (int(first[i]), "") for i in starts or {} if not past[i]}
+                self.origins |= {i: (at, "") for i, at in first.items() if not past[i]}
             except BaseException:
                 for seq_id, n_past in past.items():
                     self._go_back(seq_id, n_past)
