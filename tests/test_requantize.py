@@ -10,7 +10,7 @@ from conftest import needs
 import swarmkv_lab as lab
 from swarmkv_lab import files
 from swarmkv_lab.llama import loading, requantize
-from swarmkv_lab.llama.requantize import SOURCE_KEY, SOURCE_SHA256_KEY, WEIGHT_FORMATS, sha256
+from swarmkv_lab.llama.requantize import SOURCE_KEY, SOURCE_SHA256_KEY, sha256
 
 
 @pytest.fixture
@@ -115,7 +115,3 @@ def test_an_interrupt_leaves_nothing(twin, empty_cache, monkeypatch, tmp_path):
         lab.requantize(twin, "q8_0", progress=False)
     assert started[0].poll() is not None
     assert list(files.cache_folder().rglob("*.gguf*")) == []
-
-
-def test_every_format_is_one_of_llama_cpps(twin, empty_cache):
-    assert len(set(WEIGHT_FORMATS.values())) == len(WEIGHT_FORMATS)

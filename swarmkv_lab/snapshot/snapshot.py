@@ -153,14 +153,6 @@ class KVSnapshot:
 
     def _check(self) -> None:
         """Once: that the state is what a state of these tokens and this identity looks like."""
-        said = self.identity
-        if not self._checked and said.geometry is not None:
-            self.state().require(
-                len(self.tokens),
-                start=said.start,
-                kv_type=said.kv_type,
-                flash_attn=said.flash_attn,
-                n_stream=said.n_stream,
-                swa_full=said.swa_full,
-            )
+        if not self._checked and self.identity.geometry is not None:
+            self.state().require(len(self.tokens), self.identity)
         self._checked = True

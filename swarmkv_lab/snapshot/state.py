@@ -1,6 +1,6 @@
 """SequenceState: what the bytes of a snapshot are, read as numpy arrays that look into them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +8,9 @@ from gguf.quants import dequantize
 
 from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, whole_number
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
+
+if TYPE_CHECKING:
+    from swarmkv_lab.snapshot.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
 _MOST_STREAMS = 256  # sequences of a context: llama.cpp's LLAMA_MAX_SEQ
@@ -40,26 +43,25 @@ class SequenceState:
         """What a capture of n_tokens would give, in f16 without flash attention: its parts are right, K and V are 0."""
         return _Predicted(geometry, n_tokens)
 
-    def require(
-        self, n_tokens: int, *, start: int, kv_type: tuple[str, str], flash_attn: bool, n_stream: int, swa_full: bool
-    ) -> None:
-        """Raise SnapshotCorruptError unless this is what capturing n_tokens with these settings gives.
+    def require(self, n_tokens: int, said: "KVIdentity") -> None:
+        """Raise SnapshotCorruptError unless this is what capturing n_tokens in a context of this identity gives.
 
-        Cells may lie in any order; each position from ``start`` on (in a window without swa_full: the last ones) is
+        Cells may lie in any order; each position from its start on (in a window without swa_full: the last ones) is
         there once.
         """
-        expected = self.geometry.caches(n_tokens, swa_full=swa_full)
+        expected = self.geometry.caches(n_tokens, swa_full=said.swa_full)
         for (_, n), (streams, cells, transposed) in zip(expected, self._caches, strict=True):
-            first, end = start + n_tokens - n, start + n_tokens
+            first, end = said.start + n_tokens - n, said.start + n_tokens
             if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(first, end)):
                 raise SnapshotCorruptError(f"the state's {len(cells):,} cells are not at {first:,} to {end - 1:,}")
             if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
-            if streams != n_stream:
-                raise SnapshotCorruptError(f"the state has {streams} streams, and its header says {n_stream}")
-            if self.geometry.head_dim_v and bool(transposed) == flash_attn:
-                raise SnapshotCorruptError(f"values transposed is {transposed}, and the header says {flash_attn=}")
-        kinds = dict(zip("KV", kv_type, strict=True))
+            if streams != said.n_stream:
+                raise SnapshotCorruptError(f"the state has {streams} streams, and its header says {said.n_stream}")
+            if self.geometry.head_dim_v and bool(transposed) == said.flash_attn:
+                about = f"flash_attn={said.flash_attn}"
+                raise SnapshotCorruptError(f"values transposed is {transposed}, and the header says {about}")
+        kinds = dict(zip("KV", said.kv_type, strict=True))
         for (which, layer), (_, kind) in self._rows.items():
             if kind != kinds[which]:
                 raise SnapshotCorruptError(f"{which} of layer {layer} is {kind}, and its header says {kinds[which]}")
