@@ -20,12 +20,12 @@ def placed(twin, document, agents):
     return lab.prefill(twin, document, behind=agents["a20"][0], at=AT, progress=False)
 
 
-def at_its_place(model, branch, **settings):
+def at_its_place(model, branch, document):
     """The logits of a whole prefill that ends where the composed one does."""
-    with model.context(1024, **settings) as ctx:
+    with model.context(1024) as ctx:
         head = branch.head
         ctx.decode(head, start=AT - len(head))
-        ctx.decode(branch.document)
+        ctx.decode(document)
         ctx.decode(branch.prompt)
         return ctx.logits()
 
@@ -35,7 +35,7 @@ def test_behind_its_own_head_or_all_anew_it_is_the_whole_prefill(twin, document,
     for recompute, same in ((0, ["a20"]), (len(document), list(agents))):
         run = lab.fan_out(twin, placed, agents, "composed", recompute=recompute, packed=packed, max_tokens=3)
         for branch in run.branches:
-            difference = np.abs(branch.logits - at_its_place(twin, branch)).max()
+            difference = np.abs(branch.logits - at_its_place(twin, branch, document)).max()
             assert (difference < 1e-3) == (branch.name in same), (branch.name, difference)
 
 
@@ -46,7 +46,7 @@ def test_tokens_are_counted_and_no_bytes_move(twin, document, agents, placed):
     assert full.metrics["computed_tokens"] == heads + 3 * len(document) + tails
     for branch in full.branches:
         head, question = agents[branch.name]
-        np.testing.assert_array_equal(branch.whole_prompt, np.concatenate([head, document, question]))
+        np.testing.assert_array_equal(full.whole_prompt(branch), np.concatenate([head, document, question]))
     run = lab.fan_out(twin, placed, agents, "composed", recompute=32, max_tokens=2)
     assert run.metrics["computed_tokens"] == heads + 3 * 32 + tails
     assert run.metrics["copied_bytes"] == placed.nbytes  # the one restore
@@ -119,7 +119,7 @@ def test_what_does_not_fit_together_is_refused(twin, document, agents, placed):
 def test_words_of_the_real_model(real):
     roles = {"short": ("Be short.", "What is it?"), "long": ("You read licences with great care.", "Whose is it?")}
     run = lab.fan_out(real, "The code is Go's. " * 20, roles, "composed", max_tokens=2)
-    text = real.detokenize(run.branches[1].whole_prompt, special=True)
+    text = real.detokenize(run.whole_prompt(run.branches[1]), special=True)
     assert text.index("licences") < text.index("Go's") < text.index("Whose")
     full = lab.fan_out(real, "The code is Go's. " * 20, roles, "naive", max_tokens=2)
     assert (run.compare(full).kl < 0.1).all()

@@ -109,7 +109,7 @@ def test_tokens_are_counted_as_asked_for_and_as_computed(twin, document, questio
 def test_a_packed_agents_span_ends_with_its_own_answer(twin, document):
     agents = [lab.Agent("short", [1], max_tokens=2), lab.Agent("long", [2], max_tokens=30)]
     decodes = []
-    run = lab.Pipeline(twin, document, agents).run("batched", callback=lambda run: decodes.append(run.recorder.now()))
+    run = lab.Pipeline(twin, document, agents).run("batched", callback=lambda run: decodes.append(run.now()))
     ends = run.timeline[run.timeline.phase == "generate"].set_index("agent").end_ms
     _prefill, _prompts, second, third, *_ = decodes  # when each begins
     assert second < ends["short"] <= third

@@ -4,7 +4,6 @@ Dask places tasks, moves the snapshot to the workers that need it, runs what a d
 one, and makes the snapshot again if all copies are lost.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ import pandas as pd
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.outcome import Outcome
-from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.llama.loading import model_path
@@ -33,7 +31,7 @@ if TYPE_CHECKING:  # Dask is an extra, and takes half a second to import
     from swarmkv_lab.cluster.tasks import TaskRecord, WorkerInfo
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, repr=False, kw_only=True)
 class ClusterRun(Outcome):
     """An Outcome of many processes: ``timeline`` has a column worker."""
 
@@ -42,7 +40,6 @@ class ClusterRun(Outcome):
     refused: dict[str, str] = field(default_factory=dict)
     """why workers take no part"""
     records: "list[TaskRecord]" = field(default_factory=list)
-    _began: float = field(default_factory=time.time)
 
     @property
     def workers(self) -> pd.DataFrame:
@@ -65,23 +62,23 @@ class ClusterRun(Outcome):
         peaks = dict[str, int]()
         for record in self.records:
             peaks[record.worker] = max(peaks.get(record.worker, 0), record.kv_bytes)
-        prefills = sum(span.agent == PREFIX and span.phase == "prefill" for span in self.recorder.spans)
+        prefills = sum(span.agent is None and span.phase == "prefill" for span in self.spans)
         return super().metrics | {"kv_bytes": sum(peaks.values()), "n_workers": len(peaks), "prefills": prefills}
 
     def add(self, records: "Sequence[TaskRecord]") -> None:
         """What tasks have done, unless it is known already, its times on this run's clock."""
-        known = {(record.worker, record.started) for record in self.records}
+        known = {(record.worker, record.began) for record in self.records}
         for record in records:
-            if (record.worker, record.started) in known:
+            if (record.worker, record.began) in known:
                 continue
             ended = max((span.end_ms for span in record.spans), default=0.0)
-            shift = max(0.0, min(1e3 * (record.started - self._began), self.recorder.now() - ended))  # of another clock
+            shift = max(0.0, min(1e3 * (record.began - self.began), self.now() - ended))  # of another clock
             for span in record.spans:
                 moved = span._replace(start_ms=span.start_ms + shift, end_ms=span.end_ms + shift, worker=record.worker)
-                self.recorder.spans.append(moved)
+                self.spans.append(moved)
+                self.computed += len(self.tokens) if span.agent is None and span.phase == "prefill" else 0
             for branch in record.branches:
-                self.schedule.branches[branch.name].__dict__.update(vars(branch))
-            self._texts |= record.texts
+                self.schedule.branches[branch.name] = branch
             self.records.append(record)
             self.infos.setdefault(record.worker, record.info)  # of one that has come later
 

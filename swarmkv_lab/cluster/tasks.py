@@ -4,8 +4,7 @@ import asyncio
 import os
 import pickle
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
@@ -15,7 +14,7 @@ from distributed import Worker, get_worker
 
 from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, answered, budget, named_prompts
-from swarmkv_lab.fanout.recorder import PREFIX, Recorder, Span
+from swarmkv_lab.fanout.recorder import Recorder, Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
 from swarmkv_lab.llama.api import build
@@ -66,13 +65,12 @@ class TaskRecord(NamedTuple):
 
     worker: str
     info: WorkerInfo
-    started: float
+    began: float
     """time.time() at its start"""
     spans: list[Span]
     kv_bytes: int
     model_loads: int
     branches: Sequence[Branch] = ()
-    texts: Mapping[str, str] = {}
 
 
 class Captured(NamedTuple):
@@ -128,11 +126,11 @@ def prepare(
     Raises ContextBudgetError before anything is decoded.
     """
 
-    def work(model: Model, *_: object) -> tuple[Job, dict[str, np.ndarray]]:
+    def work(model: Model, *_: object) -> tuple[tuple[Job, dict[str, np.ndarray]], Recorder]:
         tokens, named = model.check_tokens(document), named_prompts(model, prompts)
         largest = dict(sorted(((name, len(ids)) for name, ids in named.items()), key=lambda one: -one[1])[:together])
         sized = budget(model, strategy_named(job.strategy), len(tokens), largest, max_tokens, job.settings)
-        return replace(job, tokens=tokens, settings=sized), named
+        return (replace(job, tokens=tokens, settings=sized), named), Recorder()
 
     return _in_one_thread(job, work)[0]
 
@@ -140,12 +138,12 @@ def prepare(
 def capture(job: Job) -> Captured:
     """The document prefilled and captured: Dask keeps the result, moves it between workers, and makes it again."""
 
-    def work(model: Model, settings: ContextSettings, recorder: Recorder, wanted: Callable[[], None]) -> KVSnapshot:
-        own = replace(settings, n_ctx=len(job.tokens), n_seq_max=1)
-        with recorder.phase([PREFIX], "prefill"), model.open_context(own) as ctx:
+    def work(model: Model, settings: ContextSettings, wanted: Callable[[], None]) -> tuple[KVSnapshot, Recorder]:
+        own, recorder = replace(settings, n_ctx=len(job.tokens), n_seq_max=1), Recorder()
+        with recorder.phase(None, "prefill"), model.open_context(own) as ctx:
             ctx.callback = wanted
             ctx.decode(job.tokens)
-            return KVSnapshot.capture(ctx, job.tokens)
+            return KVSnapshot.capture(ctx, job.tokens), recorder
 
     buffers: list[Any] = []
     snapshot, record = _in_one_thread(job, work)
@@ -159,22 +157,22 @@ def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> l
     Raises SnapshotCorruptError or SnapshotMismatchError for a snapshot that is damaged, or another document's.
     """
 
-    def work(model: Model, settings: ContextSettings, recorder: Recorder, wanted: Callable[[], None]) -> Any:
+    def work(model: Model, settings: ContextSettings, wanted: Callable[[], None]) -> tuple[None, Recorder]:
         snapshot = captured.snapshot() if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
         how = model, job.tokens, Schedule(branches, tolerant=True), strategy_named(job.strategy), settings
-        return answered(*how, snapshot=snapshot, callback=lambda run: wanted(), recorder=recorder).answers
+        return None, answered(*how, snapshot=snapshot, callback=lambda run: wanted())
 
-    texts, record = _in_one_thread(job, work)
-    return [*([captured.record] if captured else []), record._replace(branches=branches, texts=texts)]
+    record = _in_one_thread(job, work)[1]._replace(branches=branches)
+    return [captured.record, record] if captured else [record]
 
 
-def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, TaskRecord]:
+def _in_one_thread(job: Job, work: Callable[..., tuple[_Result, Recorder]]) -> tuple[_Result, TaskRecord]:
     """What work gives, done with the run's own model, and its record.
 
-    work is given the model, settings with this worker's threads, a Recorder, and a check that raises when nobody waits
-    for the task any more. Raises UnfitWorkerError where this worker has another model, or another llama.cpp.
+    work is given the model, settings with this worker's threads, and a check that raises when nobody waits for the task
+    any more. Raises UnfitWorkerError where this worker has another model, or another llama.cpp.
     """
     worker = get_worker()
     key = worker.get_current_task()
@@ -189,10 +187,8 @@ def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, Tas
         info, model = _info(job, worker), _RESIDENT.model(job.source, job.n_gpu_layers)
         if info.identity != job.identity:
             raise UnfitWorkerError(f"this worker has {info.identity}, and the run {job.identity}: it cannot take part")
-        recorder, started = Recorder(), time.time()
-        result = work(model, settings, recorder, wanted)
-        spans, peak = recorder.so_far(), recorder.kv_bytes
-        return result, TaskRecord(worker.address, info, started, spans, peak, _RESIDENT.loads)
+        result, did = work(model, settings, wanted)
+        return result, TaskRecord(worker.address, info, did.began, did.spans, did.kv_bytes, _RESIDENT.loads)
 
     return _ONE_THREAD.submit(run).result()
 

@@ -34,19 +34,21 @@ def composed(run: Run) -> None:
         else:
             with run.phase(None, "prefill"):
                 place(ctx, run.tokens, run.branches[0].head, max(len(branch.head) for branch in run.branches))
+            run.computed = len(run.branches[0].head) + len(run.tokens)
         start, _ = ctx.origins[DOCUMENT]
         for agents in groups:
             branches = dict(enumerate(agents, BRANCH))
             before = {seq_id: np.concatenate([agent.head, first]) for seq_id, agent in branches.items()}
-            starts = {seq_id: start - len(agent.head) for seq_id, agent in branches.items() if len(before[seq_id])}
+            before = {seq_id: tokens for seq_id, tokens in before.items() if len(tokens)}
             try:
                 with run.phase(agents, "role"):
-                    if starts:
-                        ctx.decode_many({seq_id: before[seq_id] for seq_id in starts}, starts=starts)
+                    if before:
+                        starts = {seq_id: start - len(branches[seq_id].head) for seq_id in before}
+                        ctx.decode_many(before, starts=starts)
                 with run.phase(agents, "share"):
                     for seq_id, agent in branches.items():
                         ctx.splice(DOCUMENT, seq_id)
-                        agent.recomputed = len(first)
+                        agent.computed += len(before.get(seq_id, ()))
                 answer(run, ctx, branches)
             finally:
                 for seq_id in branches:
@@ -60,19 +62,16 @@ def heads_of(model: Model, agents: Any) -> tuple[Heads, Any]:
     """({} or all agents' heads, their questions), for agents that are prompts or (system prompt, question) by name."""
     if not isinstance(agents, Mapping):
         return {}, agents
-    roles = {
-        name: one for name, one in agents.items() if isinstance(one, tuple) and len(one) == 2 and not _token(one[0])
-    }
-    if not roles:
+    pairs = {name: one for name, one in agents.items() if isinstance(one, tuple) and len(one) == 2}
+    pairs = {name: one for name, one in pairs.items() if not isinstance(one[0], int | np.integer)}  # two tokens
+    if not pairs:
         return {}, agents
-    if len(roles) < len(agents):
-        other = next(name for name in agents if name not in roles)
+    if others := [name for name in agents if name not in pairs]:
         raise SwarmKVError(
-            f"{other} has no prompt before the document, and others have: give all (system prompt, question)"
+            f"{others[0]} has no prompt before the document, and others have: give all (system prompt, question)"
         )
-    return {name: model.head(role) for name, (role, _) in roles.items()}, {
-        name: ask for name, (_, ask) in roles.items()
-    }
+    heads = {name: model.head(role) for name, (role, _) in pairs.items()}
+    return heads, {name: question for name, (_, question) in pairs.items()}
 
 
 def begins_at(strategy: Strategy, heads: Heads, snapshot: KVSnapshot | None) -> int:
@@ -94,7 +93,3 @@ def begins_at(strategy: Strategy, heads: Heads, snapshot: KVSnapshot | None) -> 
             f"tokens: prefill it with at={longest:,} or more"
         )
     return snapshot.identity.start
-
-
-def _token(value: Any) -> bool:
-    return isinstance(value, int | np.integer)

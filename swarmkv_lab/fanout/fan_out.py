@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import INT32_MAX, ContextBudgetError, SwarmKVError, whole_number
+from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.composed import COMPOSED, begins_at, heads_of
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.schedule import Branch, Schedule, check
+from swarmkv_lab.fanout.schedule import NO_TOKENS, Branch, Schedule, check
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
@@ -50,23 +50,19 @@ def fan_out(
     snapshot = tokens if isinstance(tokens, KVSnapshot) else None
     if snapshot is not None:
         kept = snapshot.identity.settings
-        names = ("kv_type", "flash_attn", "swa_full", "n_threads")
-        settings = {name: getattr(kept, name) for name in names} | settings
+        settings = {name: getattr(kept, name) for name in ("kv_type", "flash_attn", "swa_full", "n_threads")} | settings
     chosen = replace(COMPOSED, packs=packed) if strategy == COMPOSED.name else strategy_named(strategy)
     heads, questions = heads_of(model, agents)
     start, prompts = begins_at(chosen, heads, snapshot), named_prompts(model, questions)
-    source = tokens.tokens if isinstance(tokens, KVSnapshot) else tokens
-    ids = model.document(source) if heads else model.prefix(source)
-    again = whole_number("recompute", recompute, 0, INT32_MAX) if chosen.name == COMPOSED.name else 0
-    again = min(again, len(ids))
-    own = {
-        name: len(prompt) + again + (len(heads[name]) if packed and heads else 0) for name, prompt in prompts.items()
-    }
-    sized = budget(model, chosen, start + len(ids), own, max_tokens, ContextSettings.of(**settings))
+    document = tokens.tokens if isinstance(tokens, KVSnapshot) else tokens
+    ids = model.document(document) if heads else model.prefix(document)
+    again = min(len(ids), whole_number("recompute", recompute)) if chosen.name == COMPOSED.name else 0
     branches = [
-        Branch(name, prompt, max_tokens, sampling, len(ids), heads.get(name, ids[:0]), ids)
+        Branch(name, prompt, max_tokens, sampling, len(ids), heads.get(name, NO_TOKENS))
         for name, prompt in prompts.items()
     ]
+    own = {one.name: len(one.prompt) + again + (len(one.head) if packed else 0) for one in branches}
+    sized = budget(model, chosen, start + len(ids), own, max_tokens, ContextSettings.of(**settings))
     about: dict[str, Any] = {"snapshot": snapshot, "callback": callback, "recompute": again}
     return answered(model, ids, Schedule(branches), chosen, sized, **about)
 
@@ -74,11 +70,13 @@ def fan_out(
 def answered(
     model: Model, tokens: np.ndarray, plan: Schedule, strategy: Strategy, settings: ContextSettings, **about: Any
 ) -> Run:
-    """A schedule's branches answered by a strategy. about: snapshot, callback, on_token and recorder of the Run."""
+    """A schedule's branches answered by a strategy. about: snapshot, callback, on_token and recompute of the Run."""
     how: dict[str, Any] = {"strategy": strategy.name, "packed": strategy.packs, "settings": settings}
     run = Run(model=model, tokens=tokens, schedule=plan, **how, **about)
     strategy.answer(run)
-    return run.ended()
+    for branch in run.branches:
+        branch.text = model.detokenize(branch.tokens)
+    return run
 
 
 def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:

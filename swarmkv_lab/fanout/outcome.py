@@ -1,7 +1,7 @@
 """Outcome: what readers see of a run, wherever it ran. Tables and metrics are derived from what it recorded."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Self
 
@@ -16,8 +16,8 @@ _NAN = float("nan")
 _TURN = ("branch", "sample", "generate")  # an agent's phases once its context holds the prefix
 
 
-@dataclass(eq=False, kw_only=True)
-class Outcome:
+@dataclass(eq=False, repr=False, kw_only=True)
+class Outcome(Recorder):
     """What a run was asked and has recorded. All can be read while it goes on. Times are ms since the run's start."""
 
     tokens: np.ndarray
@@ -26,8 +26,8 @@ class Outcome:
     strategy: str
     packed: bool
     """whether all agents are answered at the same time, rather than in turns"""
-    recorder: Recorder = field(default_factory=Recorder)
-    _texts: dict[str, str] = field(default_factory=dict)
+    computed: int = 0
+    """prompt tokens that were decoded once for all agents"""
 
     @property
     def branches(self) -> list[Branch]:
@@ -37,7 +37,7 @@ class Outcome:
     @property
     def answers(self) -> dict[str, str]:
         """The answers' text by agent; empty until an agent has ended."""
-        return {branch.name: self._texts.get(branch.name, "") for branch in self.branches}
+        return {branch.name: branch.text or "" for branch in self.branches}
 
     @property
     def errors(self) -> dict[str, SwarmKVError]:
@@ -50,6 +50,10 @@ class Outcome:
             raise error
         return self
 
+    def whole_prompt(self, branch: Branch) -> np.ndarray:
+        """What a full prefill of an agent would decode, int32 (n,): head, document and prompt."""
+        return np.concatenate([branch.head, self.tokens[: branch.n_prefix], branch.prompt])
+
     @property
     def prefix_lane(self) -> str:
         """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
@@ -61,8 +65,8 @@ class Outcome:
     @property
     def timeline(self) -> pd.DataFrame:
         """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied, on a cluster worker."""
-        spans = pd.DataFrame(self.recorder.so_far(), columns=Span._fields)
-        frame = spans.sort_values("start_ms", kind="stable", ignore_index=True)
+        frame = pd.DataFrame(self.so_far(), columns=Span._fields).fillna({"agent": self.prefix_lane})
+        frame = frame.sort_values("start_ms", kind="stable", ignore_index=True)
         return frame if (frame.worker != "").any() else frame.drop(columns="worker")
 
     @property
@@ -92,15 +96,15 @@ class Outcome:
         prefill_ms: the document's prefill, all of it; the mean over the agents where each has its own. Parts of an
         agent's turn are means over the agents; last_turn_ttft_ms is the last agent's from the start of its turn. From
         the call: first_ttft_ms, ttft_ms (the median agent's), last_ttft_ms and end_to_end_ms. prompt_tokens: of all
-        agents' prompts, the document included; computed_tokens: how many of them were decoded (NaN for a peer without
-        logits, whose spans do not tell). kv_bytes: memory held at the peak.
+        agents' prompts, the document included; computed_tokens: how many of them were decoded (NaN for a peer, which
+        does not tell). kv_bytes: memory held at the peak.
         """
         frame, agents = self.timeline, self.agents
         ms = frame.assign(ms=frame.end_ms - frame.start_ms)[~frame.agent.isin(self.errors)]
         prefills = ms[ms.phase == "prefill"].groupby("agent").ms.sum()
         by_phase = self._phases_ms(frame).mean()
         turns = (agents.activation_ms + agents.branch_ms + agents.sample_ms).dropna()
-        ok = [branch for branch in self.branches if branch.error is None]
+        answered = [branch for branch in self.branches if branch.error is None]
         return {
             "strategy": self.strategy,
             "packed": self.packed,
@@ -115,10 +119,10 @@ class Outcome:
             "ttft_ms": float(agents.ttft_ms.median()),
             "last_ttft_ms": float(agents.ttft_ms.max()),
             "end_to_end_ms": float(frame.end_ms.max()),
-            "prompt_tokens": sum(len(branch.head) + branch.n_prefix + len(branch.prompt) for branch in ok),
-            "computed_tokens": _computed(frame, ok),
+            "prompt_tokens": sum(len(self.whole_prompt(branch)) for branch in answered),
+            "computed_tokens": self.computed + sum(branch.computed for branch in answered) or _NAN,
             "copied_bytes": int(frame.bytes.sum()),
-            "kv_bytes": self.recorder.kv_bytes,
+            "kv_bytes": self.kv_bytes,
         }
 
     def compare(self, reference: "Outcome | Sequence[Branch]") -> pd.DataFrame:
@@ -131,16 +135,17 @@ class Outcome:
         mine, theirs = self.branches, reference.branches if isinstance(reference, Outcome) else reference
         if len(mine) != len(theirs):
             raise SwarmKVError(f"a run of {len(mine)} agents cannot be compared with one of {len(theirs)}")
-        return pd.DataFrame(
-            {
-                "agent": my.name,
-                "max_abs_logit_diff": _compare(my, other, lambda p, q: float(np.abs(q - p).max())),
-                "kl": _compare(my, other, kl_divergence),
-                "same_tokens": my.tokens == other.tokens,
-                "first_difference": _first_difference(my.tokens, other.tokens),
-            }
-            for my, other in zip(mine, theirs, strict=True)
-        )
+        rows = []
+        for my, other in zip(mine, theirs, strict=True):
+            difference = kl = _NAN
+            if my.logits is not None and other.logits is not None:
+                difference = float(np.abs(my.logits - other.logits).max())
+                kl = kl_divergence(other.logits, my.logits)
+            alike = [a == b for a, b in zip_longest(my.tokens, other.tokens)]
+            first = _NAN if all(alike) else alike.index(False)
+            row = {"max_abs_logit_diff": difference, "kl": kl, "same_tokens": all(alike), "first_difference": first}
+            rows.append({"agent": my.name, **row})
+        return pd.DataFrame(rows)
 
     def _phases_ms(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Milliseconds by agent (row) and phase (column); NaN for agents that failed or have not begun."""
@@ -162,27 +167,3 @@ def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
         raise SwarmKVError(f"logits of shape {p_logits.shape} and {q_logits.shape} cannot be compared")
     log_p, log_q = log_softmax(p_logits), log_softmax(q_logits)
     return float(max(0.0, (np.exp(log_p) * (log_p - log_q)).sum()))
-
-
-def _computed(frame: pd.DataFrame, branches: Sequence[Branch]) -> float:
-    """The prompt tokens that were decoded: a document per lane with a prefill, and each agent's own part.
-
-    A document that is prefilled for all stands behind the first agent's head, where agents have heads.
-    """
-    if not branches or any(branch.logits is None for branch in branches):
-        return _NAN
-    own = {branch.name: len(branch.head) + branch.n_prefix for branch in branches}
-    lanes = frame[frame.phase == "prefill"].filter(["agent", "worker"]).drop_duplicates().agent
-    for_all = max(branch.n_prefix for branch in branches) + len(branches[0].head)
-    documents = sum(own.get(agent, for_all) for agent in lanes)
-    roles = set(frame[frame.phase == "role"].agent)
-    heads = sum(len(branch.head) + branch.recomputed for branch in branches if branch.name in roles)
-    return documents + heads + sum(len(branch.prompt) for branch in branches)
-
-
-def _first_difference(mine: Sequence[int], theirs: Sequence[int]) -> float:
-    return next((i for i, (a, b) in enumerate(zip_longest(mine, theirs)) if a != b), _NAN)
-
-
-def _compare(mine: Branch, theirs: Branch, how: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    return _NAN if mine.logits is None or theirs.logits is None else how(theirs.logits, mine.logits)

@@ -10,13 +10,11 @@ import numpy as np
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompt, answered, budget, tokens_of
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.schedule import Branch, Graph, Schedule, check
+from swarmkv_lab.fanout.schedule import NO_TOKENS, Branch, Graph, Schedule, check
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
-
-_NO_TOKENS = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Pipeline:
             self._questions[agent.name] = tokens_of(model, agent.prompt)
             # what stands before its answer where another agent reads it; nothing without a vocabulary (a twin)
             heading = f"\n\n{agent.name}: " if model.has_vocabulary else ""
-            self._headings[agent.name] = model.tokenize(heading, continued=True) if heading else _NO_TOKENS
+            self._headings[agent.name] = model.tokenize(heading, continued=True) if heading else NO_TOKENS
 
     def run(
         self,
@@ -107,7 +105,7 @@ class Pipeline:
         """The tokens of an answer that is given, checked; it may be empty."""
         if isinstance(answer, str):
             return self.model.tokenize(answer, continued=True)
-        return self.model.check_tokens(answer) if len(answer) else _NO_TOKENS
+        return self.model.check_tokens(answer) if len(answer) else NO_TOKENS
 
     def _prompt(self, name: str, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
         """The answers of those before an agent, in the order that it names them, then its question: int32 (n,)."""

@@ -3,7 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from swarmkv_lab.fanout.schedule import Branch
 
 PREFIX = "prefix"  # the lane of the work done once for all agents
 BASELINE = "naive"  # the strategy that all others are compared with
@@ -12,9 +15,9 @@ ACTIVATION = ("context", "prefill", "copy", "restore", "role", "share")
 
 
 class Span(NamedTuple):
-    """One piece of work on one lane: an agent's, or the prefix's. Times are ms since the run's start."""
+    """One piece of work on one lane: an agent's, or (None) the prefix's. Times are ms since the run's start."""
 
-    agent: str
+    agent: str | None
     phase: str
     start_ms: float
     end_ms: float
@@ -24,16 +27,20 @@ class Span(NamedTuple):
     """where, on a cluster"""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class Recorder:
-    """``spans``: what is finished. ``kv_bytes``: KV memory held at the peak, contexts and snapshots together."""
+    """What has been measured so far."""
 
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.kv_bytes = 0
-        self._held = 0
-        self._open: dict[str, Span] = {}
-        self._start = time.perf_counter()
-        self._stopped: float | None = None
+    began: float = field(default_factory=time.time, init=False)
+    """time.time() at the start"""
+    spans: list[Span] = field(default_factory=list, init=False)
+    """what is finished"""
+    kv_bytes: int = field(default=0, init=False)
+    """KV memory held at the peak, contexts and snapshots together"""
+    _held: int = field(default=0, init=False)
+    _open: dict[str | None, Span] = field(default_factory=dict, init=False)
+    _start: float = field(default_factory=time.perf_counter, init=False)
+    _stopped: float | None = field(default=None, init=False)
 
     def now(self) -> float:
         """Milliseconds since the run's start."""
@@ -50,24 +57,27 @@ class Recorder:
             self._start += time.perf_counter() - since
 
     @contextmanager
-    def phase(self, lanes: Sequence[str], name: str, n_bytes: int = 0) -> Iterator[Callable[[str], None]]:
-        """Time a piece of work on a lane, or on several that do it together; also when an error ends it.
+    def phase(
+        self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0
+    ) -> Iterator[Callable[[str | None], None]]:
+        """Time a piece of work for an agent, for several that do it together, or for all; also when an error ends it.
 
-        The block is given a function that ends one lane's part of the work early.
+        The block is given a function that ends one agent's part of the work early.
         """
+        group = [agents] if isinstance(agents, Branch) else agents
+        lanes = [None] if group is None else [branch.name for branch in group]
         start = self.now()
         self._open |= {lane: Span(lane, name, start, start, n_bytes) for lane in lanes}
 
-        def end(lane: str, at: float | None = None) -> None:
+        def end(lane: str | None) -> None:
             if (span := self._open.pop(lane, None)) is not None:
-                self.spans.append(span._replace(end_ms=self.now() if at is None else at))
+                self.spans.append(span._replace(end_ms=self.now()))
 
         try:
             yield end
         finally:
-            now = self.now()
             for lane in lanes:
-                end(lane, now)
+                end(lane)
 
     @contextmanager
     def holding(self, n_bytes: int) -> Iterator[None]:

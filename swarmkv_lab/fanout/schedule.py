@@ -1,6 +1,7 @@
 """Schedule: which agents can answer when, as the document's prefill advances and other agents' answers come in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
@@ -11,6 +12,7 @@ from swarmkv_lab.llama.sampling import GREEDY, Sampling
 
 Graph = Mapping[str, Sequence[str]]
 """{an agent's name: the names of those whose answers it reads}"""
+NO_TOKENS = np.empty(0, np.int32)
 
 
 @dataclass(eq=False)
@@ -22,17 +24,12 @@ class Branch:
     max_tokens: int = 0
     sampling: Sampling = GREEDY
     n_prefix: int = 0  # tokens of the document that it reads: its watermark
-    head: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 (n,): tokens before the document
-    document: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))  # int32 (n,), whole
-    recomputed: int = 0  # tokens of the document that it decoded anew, behind its own head
+    head: np.ndarray = field(default_factory=lambda: NO_TOKENS)  # int32 (n,): tokens before the document
+    computed: int = 0  # prompt tokens that were decoded for it alone
     logits: np.ndarray | None = None  # float32 (n_vocab,): the first ones after the prompt
     tokens: list[int] = field(default_factory=list)  # the answer
+    text: str | None = None  # of the answer, once the run has ended
     error: SwarmKVError | None = None  # why there is none
-
-    @property
-    def whole_prompt(self) -> np.ndarray:
-        """What a full prefill of this agent would decode, int32 (n,): head, document and prompt."""
-        return np.concatenate([self.head, self.document[: self.n_prefix], self.prompt])
 
 
 class Schedule:
@@ -59,37 +56,28 @@ class Schedule:
         """Groups of branches that can answer now. ``advance(n)`` prefills the document to n tokens, when none can."""
         sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.branches})
         sorter.prepare()
-        able: list[Branch] = []
+        able: set[str] = set()
         n_prefilled = 0
         while sorter.is_active():
-            able += [self.branches[name] for name in sorter.get_ready()]
-            now = [branch for branch in able if branch.n_prefix <= n_prefilled]
+            able.update(sorter.get_ready())
+            now = [branch for name, branch in self.branches.items() if name in able and branch.n_prefix <= n_prefilled]
             if not now:
                 # also at the watermarks of those that are not able yet: a snapshot is captured as the prefill passes
                 n_prefilled = min(n for branch in self.branches.values() if (n := branch.n_prefix) > n_prefilled)
                 advance(n_prefilled)
             for branch in now:
-                self.begin(branch)
-            if live := [branch for branch in self.branches.values() if branch in now and branch.error is None]:
+                with self.attempt(branch):
+                    self._begin(branch)
+            if live := [branch for branch in now if branch.error is None]:
                 yield live
-            able = [branch for branch in able if branch not in now]
-            sorter.done(*(branch.name for branch in now))
+            done = [branch.name for branch in now]
+            able.difference_update(done)
+            sorter.done(*done)
 
     def turns(self, advance: Callable[[int], None] = lambda n_tokens: None) -> Iterator[Branch]:
         """The same branches, one after another."""
         for branches in self.ready(advance):
             yield from branches
-
-    def begin(self, branch: Branch) -> None:
-        """Give a branch its prompt, all before it having ended; it fails if one of them has failed."""
-        for name in self.after.get(branch.name, ()):
-            if error := self.branches[name].error:
-                branch.error = SwarmKVError(f"{branch.name} comes after {name}, and {error}")
-                return
-        try:
-            branch.prompt = self._prompt(branch.name) if self._prompt else branch.prompt
-        except SwarmKVError as error:
-            self.fail(branch, error)
 
     def fail(self, branch: Branch, error: SwarmKVError) -> None:
         """A branch has no answer: it is noted, or raised where nobody tolerates it."""
@@ -97,6 +85,22 @@ class Schedule:
             raise error
         branch.error = SwarmKVError(f"{branch.name} failed: {error}")
         branch.error.__cause__ = error
+
+    @contextmanager
+    def attempt(self, branch: Branch) -> Iterator[None]:
+        """A branch's work: an error in it is this branch's alone."""
+        try:
+            yield
+        except SwarmKVError as error:
+            self.fail(branch, error)
+
+    def _begin(self, branch: Branch) -> None:
+        """Give a branch its prompt, all before it having ended. Raises SwarmKVError if one of them has failed."""
+        for name in self.after.get(branch.name, ()):
+            if error := self.branches[name].error:
+                raise SwarmKVError(f"it comes after {name}, and {error}")
+        if self._prompt:
+            branch.prompt = self._prompt(branch.name)
 
 
 def check(names: Sequence[str], after: Graph) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
-from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Cells, Snapshots
@@ -16,7 +15,7 @@ from swarmkv_lab.llama.sampling import decode_together, generate_together
 def naive(run: Run) -> None:
     """Every agent prefills the whole document in a context of its own: what default stacks do."""
     for agent in run.schedule.turns():
-        with run.attempt(agent), run.context(agent) as ctx:
+        with run.schedule.attempt(agent), run.context(agent) as ctx:
             run.prefill(ctx, agent.n_prefix, agent)
             answer(run, ctx, {DOCUMENT: agent})
 
@@ -25,7 +24,11 @@ def swarmkv(run: Run) -> None:
     """The article: prefill once and serialize; each agent copies the buffer, makes a context, restores, goes on."""
     with Snapshots(run) as snapshots:
         for agent in run.schedule.turns(snapshots.advance):
-            with run.attempt(agent), run.copy(snapshots[agent.n_prefix], agent) as buffer, run.context(agent) as ctx:
+            with (
+                run.schedule.attempt(agent),
+                run.copy(snapshots[agent.n_prefix], agent) as buffer,
+                run.context(agent) as ctx,
+            ):
                 run.restore(ctx, buffer, agent)
                 answer(run, ctx, {DOCUMENT: agent})
 
@@ -34,7 +37,7 @@ def pooled(run: Run) -> None:
     """One context is made once and reused, and agents restore straight from the one read-only buffer."""
     with run.context() as ctx, Snapshots(run, ctx) as snapshots:
         for agent in run.schedule.turns(snapshots.advance):
-            with run.attempt(agent):
+            with run.schedule.attempt(agent):
                 run.restore(ctx, snapshots[agent.n_prefix], agent)
                 answer(run, ctx, {DOCUMENT: agent})
 
@@ -43,7 +46,7 @@ def shared(run: Run) -> None:
     """One context: each agent in turn tags the document's cells as its own. No bytes move."""
     with Cells(run) as cells:
         for agent in run.schedule.turns(cells.advance):
-            with run.attempt(agent), cells.lent({BRANCH: agent}) as ctx:
+            with run.schedule.attempt(agent), cells.lent({BRANCH: agent}) as ctx:
                 answer(run, ctx, {BRANCH: agent})
 
 
@@ -62,25 +65,24 @@ def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
     branches: by the sequence that each goes on from. Several are answered in step: then every llama_decode carries one
     token of each that has not finished.
     """
-
-    def live() -> dict[int, Branch]:
-        return {seq_id: branch for seq_id, branch in branches.items() if branch.error is None}
+    live = {seq_id: branch for seq_id, branch in branches.items() if branch.error is None}
+    agents = list(live.values())
 
     def fail(seq_id: int, error: SwarmKVError) -> None:
         run.schedule.fail(branches[seq_id], error)
 
-    agents = list(live().values())
     failed = fail if run.schedule.tolerant else None
     with run.phase(agents, "branch"):
-        decode_together(ctx, {seq_id: branch.prompt for seq_id, branch in live().items()}, failed)
-    for seq_id, branch in live().items():
-        branch.logits = ctx.logits(seq_id)
-    asked = {seq_id: (branch.max_tokens, branch.sampling) for seq_id, branch in live().items()}
+        decoded = decode_together(ctx, {seq_id: branch.prompt for seq_id, branch in live.items()}, failed)
+    for seq_id in decoded:
+        live[seq_id].logits = ctx.logits(seq_id)
+        live[seq_id].computed += len(live[seq_id].prompt)
+    asked = {seq_id: (live[seq_id].max_tokens, live[seq_id].sampling) for seq_id in decoded}
     stream = generate_together(ctx, asked, lambda seq_id: branches[seq_id].error is not None, failed)
     for phase, steps in (("sample", islice(stream, 1)), ("generate", stream)):
         with run.phase(agents, phase) as end:
             for step in steps:
-                for seq_id, branch in branches.items():
+                for seq_id, branch in live.items():
                     if seq_id in step:
                         run.add_token(branch, step[seq_id])
                     if seq_id not in step or len(branch.tokens) == branch.max_tokens:
@@ -95,11 +97,6 @@ class Strategy:
     answer: Callable[[Run], None]  # all of a run's agents, recording who did what when
     packs: bool = False  # whether agents are answered all at the same time, their tokens in one batch, or in turns
     shares: bool = False  # whether agents share cells of one cache, which split caches (kv_unified=False) cannot
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the others are compared with it."""
-        return self.name == BASELINE
 
 
 STRATEGIES: Mapping[str, Strategy] = {

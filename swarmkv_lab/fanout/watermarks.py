@@ -15,33 +15,36 @@ DOCUMENT, BRANCH = 0, 1  # sequence ids: the document's, and the first of the ag
 class Cells(ExitStack):
     """The document's cells in one context, prefilled on to each watermark, and lent to agents' sequences for a while.
 
-    Where a sequence cannot go back, what agents may come back to is kept as the prefill passes it: a running state in a
-    sequence of its own, and what windows drop in a snapshot, as its cells would stand in their way.
+    Where a sequence cannot go back, what late agents come back to is kept as the prefill passes it: a running state in
+    a sequence of its own, and what windows drop in a snapshot, as its cells would stand in their way.
     """
 
     def __init__(self, run: Run, n_branches: int = 1) -> None:
         super().__init__()
         self._run = run
-        kind, passed = run.model.kind, sorted({branch.n_prefix for branch in run.branches})[:-1]
+        kind, whole = run.model.kind, max(branch.n_prefix for branch in run.branches)
+        # those that wait for others, and so may begin when the prefill has passed their watermark
+        self._late = [one for one in run.branches if one.n_prefix < whole and run.schedule.after.get(one.name)]
+        passed = sorted({branch.n_prefix for branch in self._late})
         self._kept = dict(zip(passed, count(BRANCH + n_branches))) if kind.recurrent else {}
         self._snapshots: dict[int, KVSnapshot] = {}
         self._drops = bool(kind.window) and not kind.recurrent and not run.settings.swa_full
-        late = [branch.n_prefix for branch in run.branches if branch.n_prefix in passed and run.comes_late(branch)]
-        room = sum(late) if run.packed else max(late, default=0)
+        lengths = [branch.n_prefix for branch in self._late] if self._drops else []
         # A power of two: where it does not divide the batch (3 and 512), llama.cpp plans for more tokens: 2 to 4 %
         # slower (measured).
         n_seq_max = 1 << (n_branches + len(self._kept)).bit_length()
-        self.ctx = self.enter_context(run.context(n_seq_max=n_seq_max, n_more=room if self._drops else 0))
+        n_more = sum(lengths) if run.packed else max(lengths, default=0)
+        self.ctx = self.enter_context(run.context(n_seq_max=n_seq_max, n_more=n_more))
 
     def advance(self, n_tokens: int) -> None:
         """Have the document's first n_tokens: prefilled, or restored where the run was given a snapshot."""
         n_past = self.ctx.n_past(DOCUMENT)
-        if any(branch.n_prefix == n_past and self._run.comes_late(branch) for branch in self._run.branches):
+        if any(branch.n_prefix == n_past and not branch.tokens for branch in self._late):
             if n_past in self._kept:
                 self.ctx.share(DOCUMENT, self._kept[n_past])
             elif self._drops:
                 self._snapshots[n_past] = snapshot = self._run.capture(self.ctx)
-                self.enter_context(self._run.recorder.holding(snapshot.nbytes))
+                self.enter_context(self._run.holding(snapshot.nbytes))
         if self._run.snapshot is None:
             self._run.prefill(self.ctx, n_tokens)
         elif not n_past:
@@ -53,22 +56,22 @@ class Cells(ExitStack):
 
         They are cleared then: the document's next cells follow its last ones, as naive's do.
         """
+        ctx = self.ctx
         try:
             for seq_id, agent in branches.items():
-                at_its_end = self.ctx.n_past(DOCUMENT) == agent.n_prefix
-                snapshot = None if at_its_end else self._snapshots.get(agent.n_prefix)
-                n_bytes = snapshot.nbytes if snapshot else 0
-                with self._run.attempt(agent), self._run.phase(agent, "restore" if snapshot else "share", n_bytes):
-                    if snapshot:
-                        snapshot.restore(self.ctx, seq_id)
+                n, is_whole = agent.n_prefix, ctx.n_past(DOCUMENT) == agent.n_prefix
+                with self._run.schedule.attempt(agent):
+                    if n in self._snapshots and not is_whole:
+                        self._run.restore(ctx, self._snapshots[n], agent, seq_id)
                         continue
-                    self.ctx.share(DOCUMENT if at_its_end else self._kept.get(agent.n_prefix, DOCUMENT), seq_id)
-                    if agent.n_prefix < self.ctx.n_past(seq_id):
-                        self.ctx.truncate(agent.n_prefix, seq_id)
-            yield self.ctx
+                    with self._run.phase(agent, "share"):
+                        ctx.share(DOCUMENT if is_whole else self._kept.get(n, DOCUMENT), seq_id)
+                        if n < ctx.n_past(seq_id):
+                            ctx.truncate(n, seq_id)
+            yield ctx
         finally:
             for seq_id in branches:
-                self.ctx.clear(seq_id)
+                ctx.clear(seq_id)
 
 
 class Snapshots(ExitStack):
@@ -90,7 +93,7 @@ class Snapshots(ExitStack):
     def advance(self, n_tokens: int) -> None:
         """Prefill on to a watermark, and capture it."""
         self._by_length[n_tokens] = snapshot = self._run.snapshot or self._captured(n_tokens)
-        self.enter_context(self._run.recorder.holding(snapshot.nbytes))
+        self.enter_context(self._run.holding(snapshot.nbytes))
         if n_tokens == max(branch.n_prefix for branch in self._run.branches):
             self._own_context.close()
 

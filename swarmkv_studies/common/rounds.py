@@ -11,6 +11,7 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
 from swarmkv_lab.fanout.fan_out import Prompts, budget, fan_out, named_prompts
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
@@ -92,7 +93,7 @@ def plan(
         raise SwarmKVError(f"depth {deepest:,} is more than the document's {len(prefix):,} tokens")
     prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
     by_name = {strategy.name: strategy for strategy in map(strategy_named, strategies)}
-    chosen = sorted(by_name.values(), key=lambda strategy: not strategy.is_baseline)
+    chosen = sorted(by_name.values(), key=lambda strategy: strategy.name != BASELINE)
     for strategy, this in product(chosen, rounds):
         lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
         budget(model, strategy, this.depth, lengths, max_tokens, settings)
@@ -114,7 +115,7 @@ def measure(plan: Plan, rounds: Sequence[Round], *, progress: bool = True) -> It
             for strategy in plan.strategies:
                 bar.set_postfix_str(f"{strategy.name}, {this.depth:,} tokens, {this.n_agents} agents")
                 run = plan.run(strategy, this.depth, this.n_agents)
-                reference = run if strategy.is_baseline else reference
+                reference = run if strategy.name == BASELINE else reference
                 bar.update()
                 yield this, run, run.compare(reference) if reference else pd.DataFrame()
 

@@ -59,7 +59,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
         prefix = DynamicCache(config=llm.config)
         with run.phase(None, "prefill"):
             decode(prefix, run.tokens)
-        with run.recorder.holding(_nbytes(prefix)):
+        with run.holding(_nbytes(prefix)):
             for agent in run.branches:
                 with run.phase(agent, "copy", _nbytes(prefix)):
                     cache = copy.deepcopy(prefix)
@@ -68,7 +68,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                     token = int(agent.logits.argmax())
                 with run.phase(agent, "generate"):
                     take_all(run, agent, following(cache, token))
-                with run.recorder.holding(_nbytes(cache)):  # its size after the whole answer
+                with run.holding(_nbytes(cache)):  # its size after the whole answer
                     del cache
 
     try:

@@ -13,7 +13,7 @@ from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import ggml_type
-from swarmkv_studies.peers.prompts import take_all, whole_prompt
+from swarmkv_studies.peers.prompts import take_all
 
 
 def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContextManager[Llama]:
@@ -41,7 +41,7 @@ def llama_state(run: Run, llama: Llama) -> None:
         llama.eval(run.tokens.tolist())
     with run.phase(None, "capture"):
         state = llama.save_state()
-    with run.recorder.holding(_cache_bytes(run, llama) + state.llama_state_size):
+    with run.holding(_cache_bytes(run, llama) + state.llama_state_size):
         for agent in run.branches:
             with run.phase(agent, "restore", state.llama_state_size):
                 llama.load_state(state)
@@ -51,7 +51,7 @@ def llama_state(run: Run, llama: Llama) -> None:
 def llama_prefix(run: Run, llama: Llama) -> None:
     """One ``Llama`` object for all agents: it reuses the prefix that a prompt shares with the previous one."""
     _forget(llama)
-    with run.recorder.holding(_cache_bytes(run, llama)):
+    with run.holding(_cache_bytes(run, llama)):
         for agent in run.branches:
             _generate(run, llama, agent)
 
@@ -81,7 +81,7 @@ def on(name: str, llama: Llama) -> Strategy:
 
 def _generate(run: Run, llama: Llama, agent: Branch) -> None:
     """The agent's answer from ``Llama.generate``, which decodes only tokens that its context does not hold yet."""
-    prompt = whole_prompt(run, agent)
+    prompt = run.whole_prompt(agent).tolist()
     stream = llama.generate(prompt, temp=0.0)
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
         token = next(stream)
@@ -95,17 +95,17 @@ def _complete_all(run: Run, llama: Llama, states: LlamaRAMCache | LlamaDiskCache
     with ExitStack() as stack:
         stack.callback(llama.set_cache, None)
         llama.set_cache(states)
-        stack.enter_context(run.recorder.holding(_cache_bytes(run, llama)))
+        stack.enter_context(run.holding(_cache_bytes(run, llama)))
         for i, agent in enumerate(run.branches):
             _forget(llama)  # as after another conversation; otherwise the context itself would hold the prefix
-            prompt = whole_prompt(run, agent)
+            prompt = run.whole_prompt(agent).tolist()
             chunks = llama.create_completion(prompt, max_tokens=agent.max_tokens, temperature=0.0, stream=True)
             with run.phase(agent, "branch" if i else "prefill"):
                 next(chunks)
             with run.phase(agent, "generate"):
                 for _ in chunks:
                     pass
-            with run.recorder.holding(states.cache_size if in_memory else 0):  # one more state than before
+            with run.holding(states.cache_size if in_memory else 0):  # one more state than before
                 pass
             keys = states.cache_state if in_memory else states.cache
             (whole,) = (key for key in keys if list(key[: len(prompt)]) == prompt)  # the key of this agent's state

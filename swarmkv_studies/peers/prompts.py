@@ -22,11 +22,6 @@ def shared_prefix(tokens: np.ndarray, prompts: Mapping[str, np.ndarray]) -> tupl
     return np.concatenate([tokens, rows[0][:alike]]), {name: row[alike:] for name, row in prompts.items()}
 
 
-def whole_prompt(run: Run, branch: Branch) -> list[int]:
-    """The document's tokens and the agent's: what somebody who knows of no prefix is given."""
-    return [*run.tokens[: branch.n_prefix].tolist(), *branch.prompt.tolist()]
-
-
 def take_all(run: Run, branch: Branch, tokens: Iterable[int]) -> None:
     """An answer from the tokens that a peer would give, until the model ends its turn or max_tokens are out."""
     until_end = takewhile(lambda token: not run.model.is_eog(token), tokens)

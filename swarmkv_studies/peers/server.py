@@ -24,7 +24,6 @@ from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.peers.build import program
-from swarmkv_studies.peers.prompts import whole_prompt
 
 _STARTS_WITHIN_S = 60
 
@@ -192,20 +191,20 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
     n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
     with ExitStack() as stack:
-        with run.recorder.stopped():
+        with run.stopped():
             server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))
             server.complete(run.branches[0].prompt.tolist(), 2, cache_prompt=False)
-        with run.recorder.holding(n_bytes):
+        with run.holding(n_bytes):
             yield server
 
 
 def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
-    start = run.recorder.now()
+    start = run.now()
     _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
 
 
 def _at_once(run: Run, server: LlamaServer) -> None:
-    start = run.recorder.now()
+    start = run.now()
     with ThreadPoolExecutor(len(run.branches)) as threads:
         times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
     for agent, (first, end) in zip(run.branches, times, strict=True):
@@ -214,11 +213,11 @@ def _at_once(run: Run, server: LlamaServer) -> None:
 
 def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
     """Ask for an agent's answer. Returns when its first and its last token arrived, in ms since the run's start."""
-    now, first = run.recorder.now, list[float]()
-    tokens = server.complete(whole_prompt(run, agent), agent.max_tokens, lambda: first.append(now()), **body)
+    now, first = run.now, list[float]()
+    tokens = server.complete(run.whole_prompt(agent).tolist(), agent.max_tokens, lambda: first.append(now()), **body)
     agent.tokens += [token for token in tokens if not run.model.is_eog(token)]
     return first[0], now()
 
 
 def _record(run: Run, agent: Branch, start: float, first: float, end: float) -> None:
-    run.recorder.spans += [Span(agent.name, "branch", start, first, 0), Span(agent.name, "generate", first, end, 0)]
+    run.spans += [Span(agent.name, "branch", start, first, 0), Span(agent.name, "generate", first, end, 0)]
