@@ -19,14 +19,12 @@ from platformdirs import user_cache_path
 from swarmkv_lab.errors import SwarmKVError
 
 CACHE_VARIABLE = "SWARMKV_CACHE"
-_PACKAGE = Path(__file__).parent
-ROOT = _PACKAGE.parent
+ROOT = Path(__file__).parent.parent
 _IN_CHECKOUT = (ROOT / "data" / "catalogue.csv").is_file()
-DATA = ROOT / "data" if _IN_CHECKOUT else _PACKAGE / "data"  # in the checkout, or inside an installed wheel
+DATA = ROOT / ("data" if _IN_CHECKOUT else "swarmkv_lab/data")  # or inside an installed wheel
 REFERENCE = DATA / "reference"
 RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # the user's own measurements and exports
 _SUFFIX = ".swarmkv-tmp"
-_DAY_S = 86_400
 _PAUSES_S = (0.01, 0.04, 0.15, 0.3, 0.5)  # a virus scanner looks at a new file for about so long
 
 
@@ -98,7 +96,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     try:
         for left in target.parent.glob(f".*{_SUFFIX}"):
             with suppress(OSError):
-                if time.time() - left.stat().st_mtime > _DAY_S:
+                if time.time() - left.stat().st_mtime > 86_400:
                     left.unlink()
         file = (target.parent / f".{secrets.token_hex(8)}{_SUFFIX}").open("xb")
         try:
@@ -106,14 +104,12 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            for pause in (*_PAUSES_S, None):  # Windows refuses it while a program has one of them open
-                try:
+            for pause in _PAUSES_S:  # Windows refuses it while a program has one of them open
+                with suppress(PermissionError):
                     os.replace(file.name, target)
-                    break
-                except PermissionError:
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
+                    return
+                time.sleep(pause)
+            os.replace(file.name, target)
         finally:
             remove(Path(file.name))
     except OSError as error:

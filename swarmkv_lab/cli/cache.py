@@ -3,7 +3,7 @@
 import click
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import RUNS_MODEL, checked, cut, open_model, option, options, output
+from swarmkv_lab.cli.options import RUNS_MODEL, cut, open_model, options, output
 from swarmkv_lab.cli.program import Asked, Group, report, table
 from swarmkv_lab.errors import SwarmKVError
 
@@ -37,9 +37,9 @@ def clear(asked: Asked) -> None:
 
 
 @cache.command(epilog="example: swarmkv-lab cache save doc.kv.safetensors --document my.pdf")
-@click.argument("file", callback=checked(output))
+@click.argument("file", callback=output)
 @options("--document")
-@option("--depth", show_default="all")
+@options("--depth", show_default="all")
 @options("--kv-type", *RUNS_MODEL)
 def save(asked: Asked) -> None:
     """Read a document once and save its KV state in FILE.

@@ -5,7 +5,7 @@ from itertools import cycle, islice
 import click
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import cut, open_model, option, options
+from swarmkv_lab.cli.options import cut, open_model, options
 from swarmkv_lab.cli.program import Asked, Command, complain, report, table
 
 _DEPTH = 1024
@@ -13,15 +13,13 @@ _SCHEDULER = "tcp://10.0.0.1:8786 or so: a cluster that runs already, instead of
 
 
 @click.command(cls=Command, epilog="example: swarmkv-lab cluster --workers 2 --agents 4 --depth 256")
-@click.option(
-    "--workers", type=click.IntRange(1, 1024), default=2, metavar="N", help="workers to start on this machine"
-)
+@click.option("--workers", type=click.IntRange(1, 1024), default=2, metavar="N", help="workers to start here")
 @click.option("--scheduler", metavar="URL", help=_SCHEDULER, show_default="none")
 @options("--document")
-@option("--depth", show_default=f"{_DEPTH:,}, or all of a shorter document")
-@option("--agents", default=8, help="number of agents: the dossier's, again and again")
+@options("--depth", show_default=f"{_DEPTH:,}, or all of a shorter document")
+@options("--agents", default=8, help="number of agents: the dossier's, again and again")
 @options("--strategy", "--max-tokens")
-@option("--threads", help="threads of each worker", show_default="its share of the physical cores")
+@options("--threads", help="threads of each worker", show_default="its share of the physical cores")
 @options("--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
 def cluster(asked: Asked) -> int:
     """Answer many agents on a Dask cluster, or on workers here."""
@@ -38,9 +36,8 @@ def cluster(asked: Asked) -> int:
     with workers as client:
         run = lab.cluster.fan_out(client, path, tokens, prompts, asked.strategy, **how)
     texts = [f"> {name}: {agents[name]}\n{answer.strip()}\n" for name, answer in run.answers.items()]
-    about = (
-        f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {run.metrics['end_to_end_ms'] / 1e3:.1f} s"
-    )
+    seconds = f"{run.metrics['end_to_end_ms'] / 1e3:.1f} s"
+    about = f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {seconds}"
     texts += [table(run.workers.set_index("worker")), about]
     errors = {name: str(error) for name, error in run.errors.items()}
     tables = {"agents": run.agents.to_dict("records"), "workers": run.workers.to_dict("records")}

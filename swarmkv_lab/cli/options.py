@@ -36,11 +36,12 @@ def require_one_of(name: str, known: Collection[str]) -> str:
     return name
 
 
+@checked
 def output(path: str) -> str:
-    """A file that is written at the end: refused at once where that would fail."""
+    """The callback of a file that is written at the end: refused at once where that would fail."""
     from swarmkv_lab.files import writable
 
-    if not os.access(writable(path).parent, os.W_OK):
+    if path != STDOUT and not os.access(writable(path).parent, os.W_OK):
         raise SwarmKVError(f"the folder of {path!r:.200} does not exist, or nothing can be written in it")
     return path
 
@@ -62,7 +63,6 @@ def _kv_type(text: str) -> Any:
     return kind
 
 
-_output = checked(lambda path: path if path == STDOUT else output(path))
 _strategy = checked(lambda name: require_one_of(name, lab.STRATEGIES))
 _KINDS = "dossier, article or a text, Markdown, HTML or PDF file's path"
 _MODELS = "a GGUF's path, a catalogue name such as qwen2.5-0.5b, or org/repo:file.gguf"
@@ -71,7 +71,7 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "--agents": ("N", "number of agents", {"type": click.IntRange(1, 100_000)}),
     "--depth": ("N", "tokens of the document to read", {"type": click.IntRange(1)}),
     "--document": ("FILE", _KINDS, {"default": "dossier"}),
-    "--json": ("FILE", _JSON, {"callback": _output, "show_default": "text alone"}),
+    "--json": ("FILE", _JSON, {"callback": output, "show_default": "text alone"}),
     "--kv-type": ("TYPE", "one, or of keys and values, as f16,q8_0", {"callback": _kv_type, "default": "f16"}),
     "--max-tokens": ("N", "tokens of each answer", {"type": click.IntRange(0), "default": 16}),
     "--model": ("MODEL", _MODELS, {"show_default": "SmolLM2-135M"}),
@@ -83,18 +83,13 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def option(name: str, **own: Any) -> Callable[[Any], Any]:
-    """A shared option, with what is this command's own about it."""
-    metavar, about, how = _SHARED[name]
-    return click.option(name, **{"metavar": metavar, "help": about} | how | own)
-
-
-def options(*shared: str) -> Callable[[Any], Any]:
-    """Shared options as they are."""
+def options(*names: str, **own: Any) -> Callable[[Any], Any]:
+    """Shared options as they are, or one of them with what is this command's own about it."""
 
     def add(command: Any) -> Any:
-        for name in reversed(shared):
-            command = option(name)(command)
+        for name in reversed(names):
+            metavar, about, how = _SHARED[name]
+            command = click.option(name, **{"metavar": metavar, "help": about} | how | own)(command)
         return command
 
     return add

@@ -81,12 +81,9 @@ def report(asked: Asked, result: Any, text: str) -> None:
     """A command's result: as text, and as JSON where --json says."""
     from swarmkv_lab.files import as_json, replacing
 
-    if asked.json is None:
-        print(text)
-        return
-    whole = as_json(result, indent=1)
+    whole = "" if asked.json is None else as_json(result, indent=1)
     print(whole if asked.json == STDOUT else text)
-    if asked.json != STDOUT:
+    if asked.json not in (None, STDOUT):
         with replacing(asked.json) as file:
             file.write(f"{whole}\n".encode())
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli.options import checked, option, options, require_one_of
+from swarmkv_lab.cli.options import checked, options, require_one_of
 from swarmkv_lab.cli.program import Asked, Command
 
 Known = Callable[[], Mapping[str, Any]]
@@ -37,8 +37,8 @@ _PEERS = (
 
 @click.command(cls=Command, epilog="example: swarmkv-lab bench --depth 1024 --agents 4 --json bench.json")
 @options("--document")
-@option("--depth", show_default="3,501, or all of a shorter document")
-@option("--agents", type=click.IntRange(1, 10_000), default=2)
+@options("--depth", show_default="3,501, or all of a shorter document")
+@options("--agents", type=click.IntRange(1, 10_000), default=2)
 @click.option("--strategies", metavar="NAMES", callback=names(lambda: lab.STRATEGIES), show_default="all",
               help=f"{_LISTED}, of naive, swarmkv, pooled, shared, batched")  # fmt: skip
 @click.option("--peers", metavar="NAMES", callback=names(_peers), help=_PEERS, show_default="none")
