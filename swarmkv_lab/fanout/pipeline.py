@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -63,8 +64,8 @@ class Pipeline:
             whole_number(f"{agent.name}: max_tokens", agent.max_tokens)
             self._questions[agent.name] = tokens_of(model, agent.prompt)
             # what stands before its answer where another agent reads it; nothing without a vocabulary (a twin)
-            heading = f"\n\n{agent.name}: " if model.has_vocabulary else ""
-            self._headings[agent.name] = model.tokenize(heading, continued=True) if heading else NO_TOKENS
+            has_words, heading = model.has_vocabulary, f"\n\n{agent.name}: "
+            self._headings[agent.name] = model.tokenize(heading, continued=True) if has_words else NO_TOKENS
 
     def run(
         self,
@@ -91,15 +92,16 @@ class Pipeline:
         most = {agent.name: len(answers.get(agent.name, range(agent.max_tokens))) for agent in self.agents}
         lengths, branches = {}, []
         for one in asked:
-            read = sum(len(self._headings[other]) + most[other] for other in one.after)
-            lengths[one.name] = read + len(self._questions[one.name]) + one.max_tokens
-            prompt = self._questions[one.name]  # until the answers before it are there
-            branches.append(Branch(one.name, prompt, one.max_tokens, one.sampling, self.watermarks[one.name]))
+            question, n_prefix = self._questions[one.name], self.watermarks[one.name]
+            n_read = sum(len(self._headings[other]) + most[other] for other in one.after)
+            lengths[one.name] = n_read + len(question) + one.max_tokens
+            how: dict[str, Any] = {"after": [other for other in one.after if other not in given]}
+            how["read"] = partial(self._prompt, one, answers)
+            branches.append(Branch(one.name, question, one.max_tokens, one.sampling, n_prefix, **how))
         answers |= {branch.name: branch.tokens for branch in branches}  # lists that grow
-        after = {agent.name: [other for other in agent.after if other not in given] for agent in asked}
-        plan = Schedule(branches, after, lambda name: self._prompt(name, answers), tolerant=True)
         sized = budget(self.model, chosen, len(self.tokens), lengths, 0, ContextSettings.of(**settings))
-        return answered(self.model, self.tokens, plan, chosen, sized, on_token=on_token, callback=callback)
+        about: dict[str, Any] = {"on_token": on_token, "callback": callback}
+        return answered(self.model, self.tokens, Schedule(branches, tolerant=True), chosen, sized, **about)
 
     def _said(self, answer: Prompt) -> np.ndarray:
         """The tokens of an answer that is given, checked; it may be empty."""
@@ -107,7 +109,7 @@ class Pipeline:
             return self.model.tokenize(answer, continued=True)
         return self.model.check_tokens(answer) if len(answer) else NO_TOKENS
 
-    def _prompt(self, name: str, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
+    def _prompt(self, agent: Agent, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
         """The answers of those before an agent, in the order that it names them, then its question: int32 (n,)."""
-        read = [(self._headings[other], self.model.without_control(answers[other])) for other in self.after[name]]
-        return np.concatenate([*chain(*read), self._questions[name]]).astype(np.int32)
+        read = [(self._headings[other], self.model.without_control(answers[other])) for other in agent.after]
+        return np.concatenate([*chain(*read), self._questions[agent.name]]).astype(np.int32)

@@ -25,6 +25,8 @@ class Branch:
     sampling: Sampling = GREEDY
     n_prefix: int = 0  # tokens of the document that it reads: its watermark
     head: np.ndarray = field(default_factory=lambda: NO_TOKENS)  # int32 (n,): tokens before the document
+    after: Sequence[str] = ()  # the names of those whose answers it reads
+    read: Callable[[], np.ndarray] | None = None  # its prompt once they are there, if it is another one
     computed: int = 0  # prompt tokens that were decoded for it alone
     logits: np.ndarray | None = None  # float32 (n_vocab,): the first ones after the prompt
     tokens: list[int] = field(default_factory=list)  # the answer
@@ -33,28 +35,18 @@ class Branch:
 
 
 class Schedule:
-    """Branches, those that each comes ``after``, and the ``prompt`` that it has then (None: the one that it brings).
+    """Branches by name. One is ready once the prefill has reached its watermark and all that it comes after have ended.
 
-    A branch is ready once the prefill has reached its watermark and all before it have ended. When one fails, those
-    after it fail with it, and the others go on; without ``tolerant`` the first error is raised instead.
+    When one fails, those after it fail with it, and the others go on; without ``tolerant`` the error is raised instead.
     """
 
-    def __init__(
-        self,
-        branches: Sequence[Branch],
-        after: Graph | None = None,
-        prompt: Callable[[str], np.ndarray] | None = None,
-        *,
-        tolerant: bool = False,
-    ) -> None:
+    def __init__(self, branches: Sequence[Branch], *, tolerant: bool = False) -> None:
         self.branches = {branch.name: branch for branch in branches}
-        self.after = dict(after or {})
         self.tolerant = tolerant
-        self._prompt = prompt
 
     def ready(self, advance: Callable[[int], None] = lambda n_tokens: None) -> Iterator[list[Branch]]:
         """Groups of branches that can answer now. ``advance(n)`` prefills the document to n tokens, when none can."""
-        sorter = TopologicalSorter({name: self.after.get(name, ()) for name in self.branches})
+        sorter = TopologicalSorter({name: branch.after for name, branch in self.branches.items()})
         sorter.prepare()
         able: set[str] = set()
         n_prefilled = 0
@@ -96,11 +88,11 @@ class Schedule:
 
     def _begin(self, branch: Branch) -> None:
         """Give a branch its prompt, all before it having ended. Raises SwarmKVError if one of them has failed."""
-        for name in self.after.get(branch.name, ()):
+        for name in branch.after:
             if error := self.branches[name].error:
                 raise SwarmKVError(f"it comes after {name}, and {error}")
-        if self._prompt:
-            branch.prompt = self._prompt(branch.name)
+        if branch.read:
+            branch.prompt = branch.read()
 
 
 def check(names: Sequence[str], after: Graph) -> None:

@@ -24,7 +24,7 @@ class Cells(ExitStack):
         self._run = run
         kind, whole = run.model.kind, max(branch.n_prefix for branch in run.branches)
         # those that wait for others, and so may begin when the prefill has passed their watermark
-        self._late = [one for one in run.branches if one.n_prefix < whole and run.schedule.after.get(one.name)]
+        self._late = [one for one in run.branches if one.n_prefix < whole and one.after]
         passed = sorted({branch.n_prefix for branch in self._late})
         self._kept = dict(zip(passed, count(BRANCH + n_branches))) if kind.recurrent else {}
         self._snapshots: dict[int, KVSnapshot] = {}
