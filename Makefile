@@ -58,8 +58,8 @@ lint: $(READY) ## check style, the direction of imports, and types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# One needs llama.cpp compiled in three ways, one holds no times. To measure another again, remove it: make resume-reference.
-STAYS := data/reference/builds.csv data/reference/architectures.csv
+# It holds no times. To measure another again, remove it: make resume-reference.
+STAYS := data/reference/architectures.csv
 
 reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in two to three hours
 	rm -f $(filter-out $(STAYS),$(wildcard data/reference/*.*))

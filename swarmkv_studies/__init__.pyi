@@ -47,7 +47,7 @@ from .naive_vs_fanout.article_table import article_table as article_table
 from .naive_vs_fanout.figures import article as article, exactness as exactness, lanes as lanes
 from .naive_vs_fanout.figures import strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
-from .peers.figures import verdict as verdict, yardsticks as yardsticks
+from .peers.figures import verdict as verdict
 from .peers.formats import weight_formats as weight_formats
 from .pipeline.best_of import best_of as best_of
 from .pipeline.figures import graph as graph, pipeline_timeline as pipeline_timeline

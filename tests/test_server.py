@@ -9,10 +9,8 @@ from conftest import QUESTIONS
 import swarmkv_lab as lab
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.peers import build, strategies
 from swarmkv_studies.peers.server import SERVER_PEERS, LlamaServer
-from swarmkv_studies.peers.yardsticks import yardsticks
 
 try:
     build.program("llama-server")
@@ -46,10 +44,3 @@ def test_a_server_that_fails_says_why_and_leaves_no_process(real, dossier, monke
     with strategies.opened(["server_warm"], real, 1024) as opened, pytest.raises(KeyboardInterrupt):
         lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)
     assert servers() == []
-
-
-def test_yardsticks_are_measured_beside_ours(real, dossier):
-    frame = yardsticks(real, dossier[:100], (1, 2), n_tokens=4, repeats=1)
-    assert frame.groupby(["work", "n_agents"]).program.nunique().eq(2).all()
-    assert frame.tokens_per_s.notna().all()
-    assert list(yardstick_ratios(frame).index) == [("prefill", 1), ("generation", 1), ("generation", 2)]

@@ -17,7 +17,6 @@ from swarmkv_lab.files import DATA, ROOT
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.common.summary import yardstick_ratios
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
 from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
@@ -176,11 +175,6 @@ EXHIBITS = (
         "Left, they are about equally long. In the middle, the lab's is the shortest, and one grey bar is many times "
         "as long. Right, one grey bar is half as long as the lab's.",
         lambda m: studies.verdict(_shallow(m), m.peers_caption)),
-    Exhibit("yardsticks", "05_peers", "data/reference/yardsticks.csv",
-        "The speed of batched generation from Python, in percent of llama.cpp's own benchmark in C++, with the same "
-        "model, depth and threads.",
-        "Dots by number of agents in a batch, in percent of the benchmark's tokens per second. Most are close to 100.",
-        lambda m: studies.yardsticks(m.yardsticks, yardstick_ratios(m.yardsticks), m.yardsticks_caption)),
     Exhibit("pipeline", "06_pipeline", "data/reference/pipeline_timelines.csv",
         "A graph of agents over one document. Above, without watermarks: nobody answers before the document is read. "
         "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "

@@ -34,7 +34,6 @@ from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, program
 from swarmkv_studies.peers.formats import weight_formats
-from swarmkv_studies.peers.yardsticks import yardsticks
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
@@ -133,14 +132,6 @@ def _peers(setup: Setup, i: int) -> None:
         repeats=repeats,
         flash_attn=True if depth == setup.chosen.depth else "auto",
     )
-
-
-def _yardsticks(setup: Setup) -> None:
-    """llama.cpp's own benchmarks."""
-    shallow = setup.tokens[: setup.chosen.peers[0][0]]
-    model, data = setup.model, setup.data
-    once(data / "yardsticks.csv", lambda: yardsticks(model, shallow, (1, 2, 4, 8, 16), repeats=5))
-    once(data / "yardsticks.json", lambda: environment(model))
 
 
 def _pipeline(setup: Setup) -> None:
@@ -281,7 +272,6 @@ STEPS = (
     Step("grid", ("grid.csv", "grid.json"), _grid, True),
     Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda setup: _peers(setup, 0)),
     Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda setup: _peers(setup, 1)),
-    Step("yardsticks", ("yardsticks.csv", "yardsticks.json"), _yardsticks),
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
     Step("formats", ("formats.csv", "formats.json"), _formats),
     Step("positions", ("positions.csv", "positions.json"), _positions, True),

@@ -12,7 +12,6 @@ from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.common.costmodel import bound, packed_strategies
 from swarmkv_studies.common.speedup import speedups, with_spread
 
-OURS = "swarmkv_lab"
 _TIMES = [f"{what}_ms" for what in (
     "prefill", "activation", "branch", "sample", "generate", "first_ttft", "ttft", "last_ttft", "end_to_end"
 )]  # fmt: skip
@@ -150,17 +149,6 @@ def race_table(runs: pd.DataFrame) -> pd.DataFrame:
         text[name] = runs[column].map("{:,.0f}".format)
     text["prefill against the shortest"] = (runs.prefill_ms / runs.prefill_ms.min()).map("{:.2f}".format)
     return pd.DataFrame(text).T
-
-
-def yardstick_ratios(frame: pd.DataFrame) -> pd.DataFrame:
-    """Medians by work and number of agents: tokens per second of both programs (ours, theirs) and ours / theirs.
-
-    frame: from measure.yardsticks. Within a repeat both programs ran directly after each other, mostly at the same
-    processor clock, so the ratio is taken within each repeat.
-    """
-    frame = frame.assign(whose=np.where(frame.program == OURS, "ours", "theirs"))
-    rates = frame.pivot_table("tokens_per_s", ["work", "n_agents", "repeat"], "whose", sort=False)
-    return rates.assign(ratio=rates.ours / rates.theirs).groupby(level=["work", "n_agents"], sort=False).median()
 
 
 def pipeline_table(rows: pd.DataFrame) -> pd.DataFrame:

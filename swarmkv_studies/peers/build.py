@@ -14,7 +14,7 @@ from swarmkv_lab.files import cache_folder
 from swarmkv_lab.llama.api import default_threads
 
 # The last one makes a tiny model of every architecture.
-PROGRAMS = ("llama-server", "llama-batched-bench", "llama-bench", "test-llama-archs")
+PROGRAMS = ("llama-server", "test-llama-archs")
 # As in the lab's own build: optimised for this machine's processor. Examples, TLS and the web page are left out.
 _OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",

@@ -4,11 +4,10 @@ from textwrap import fill
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_studies.common.costmodel import packed_strategies
-from swarmkv_studies.common.style import BASELINE, OURS, STRATEGY, headline, plain_numbers, sheet
+from swarmkv_studies.common.style import OURS, STRATEGY, headline, plain_numbers, sheet
 from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, PREFILL, SERVED_AT_ONCE, factor, standing
 from swarmkv_studies.peers.verdict import verdict as judged
 
@@ -74,32 +73,3 @@ def _at_once(table: pd.DataFrame) -> str:
     slots = table.loc[SERVED_AT_ONCE] if SERVED_AT_ONCE in table.index else best
     ahead = slots.peer != best.peer and min(best.ratio, slots.ratio) > 1
     return f"{best.words}, {factor(slots.ratio)} as {slots.peer}" if ahead else best.words
-
-
-def yardsticks(frame: pd.DataFrame, ratios: pd.DataFrame, caption: str = "") -> Figure:
-    """Batched generation by number of agents: our tokens per second in % of llama-batched-bench's, a dot per repeat.
-
-    frame: from measure.yardsticks; ratios: from analysis.summary.yardstick_ratios.
-    """
-    runs = frame[frame.work == "generation"].pivot_table("tokens_per_s", ["n_agents", "repeat"], "program")
-    ours = (100 * runs["swarmkv_lab"] / runs["llama-batched-bench"]).reset_index(name="share")
-    median = 100 * ratios.ratio["generation"]
-    agents = list(median.index)
-    with sheet(3.2, caption) as figure:
-        ax = figure.subplots()
-        ax.axhline(100, color=BASELINE, linewidth=1.2)
-        ax.scatter(ours.n_agents.map(agents.index), ours.share, color=OURS, s=16, alpha=0.8)
-        ax.plot(range(len(agents)), median, color=OURS, marker="_", markersize=22, markeredgewidth=2.5, linestyle="")
-        ax.set(xlabel="agents in one batch", ylim=(0, 1.1 * ours.share.max()))
-        ax.set_ylabel("% of the benchmark's tokens\nper second (measured)")
-        ax.set_xticks(range(len(agents)), agents)
-        ax.grid(axis="y")
-        ax.set_axisbelow(True)
-        share = f"{median.min():.0f}% to {median.max():.0f}%"
-        key = {
-            "llama-batched-bench": Line2D([], [], color=BASELINE),
-            "swarmkv_lab, each repeat": Line2D([], [], color=OURS, marker="o", markersize=4, linestyle=""),
-            "median": Line2D([], [], color=OURS, linewidth=2.5),
-        }
-        headline(figure, f"Batched generation from Python: {share} of llama.cpp's own benchmark", key)
-    return figure
