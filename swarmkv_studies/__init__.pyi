@@ -1,15 +1,12 @@
 # The names that notebooks use, and the file that each lives in.
 # fmt: off
 # isort: off
-from .answers.figures import study_figure as study_figure
-from .answers.quality import accuracy as accuracy, differences as differences
+from .answers.quality import accuracy as accuracy, differences as differences, quality as quality
 from .answers.questions import Question as Question, load_questions as load_questions
 from .answers.score import score as score
 from .answers.study import study as study
 from .common.bench import bench as bench
 from .common.costmodel import CostModel as CostModel, held_out as held_out
-from .common.drawings import broadcast as broadcast, size_by_steps as size_by_steps
-from .common.drawings import snapshot_layout as snapshot_layout
 from .common.full_size import full_size_twin as full_size_twin
 from .common.measurements import caption as caption, measurements as measurements
 from .common.profiles import profile as profile
@@ -26,25 +23,21 @@ from .composing.rounds import composed_rounds as composed_rounds, role_agents as
 from .composing.study import composed_study as composed_study
 from .depth_and_agents.figures import break_even as break_even, latency_against_depth as latency_against_depth
 from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map
-from .depth_and_agents.figures import speedup_against_agents as speedup_against_agents
 from .kv_sizing.explorer import SizingExplorer as SizingExplorer, sizing_explorer as sizing_explorer
 from .kv_sizing.fidelity import kv_type_fidelity as kv_type_fidelity
-from .kv_sizing.figures import agents_that_fit as agents_that_fit, bytes_per_token as bytes_per_token
-from .kv_sizing.figures import fidelity as fidelity, memory_against_agents as memory_against_agents
+from .kv_sizing.figures import bytes_per_token as bytes_per_token
+from .kv_sizing.figures import memory_against_agents as memory_against_agents
 from .kv_sizing.measured import measure_kv as measure_kv
 from .kv_sizing.today import todays_sizes as todays_sizes
 from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards
 from .llama_guard.spinning import compare_spinning as compare_spinning
-from .many_machines.figures import join_race as join_race
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
-from .many_machines.join import join as join
-from .many_machines.pages import save_in_pages as save_in_pages
 from .many_machines.shipping import break_even_bandwidth as break_even_bandwidth
 from .many_machines.workers_figure import workers_timeline as workers_timeline
 from .naive_vs_fanout.article_table import article_table as article_table
-from .naive_vs_fanout.figures import article as article, exactness as exactness, lanes as lanes
+from .naive_vs_fanout.figures import exactness as exactness, lanes as lanes
 from .naive_vs_fanout.figures import strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import verdict as verdict
@@ -52,11 +45,10 @@ from .peers.formats import weight_formats as weight_formats
 from .pipeline.best_of import best_of as best_of
 from .pipeline.figures import graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline
-from .snapshot_and_rope.figures import keys_and_values as keys_and_values
 from .snapshot_and_rope.figures import position_error_figure as position_error_figure
 from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
 from .snapshot_and_rope.rope import Rope as Rope
+from .snapshot_file.figures import snapshot_layout as snapshot_layout
 from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
-from .snapshot_file.windows import window_difference as window_difference
 from .tour.race import Race as Race, race_widget as race_widget

@@ -21,7 +21,7 @@ from swarmkv_studies.book.gallery import EXHIBITS
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.kv_sizing.memory import LAYOUTS, agents_bytes
-from swarmkv_studies.many_machines.shipping import break_even_bandwidth, join_bound
+from swarmkv_studies.many_machines.shipping import break_even_bandwidth
 
 PAGES = ("book/index", "book/figures", "book/glossary", "book/api", "notebooks/00_tour", "README", "figures/explorer")
 DEPTHS, AGENTS = (1, 128, 3501, 5000, 131_072), (1, 2, 7, 64)
@@ -135,7 +135,7 @@ def test_the_explorer_computes_as_python_does(book, page):
         name, depth, kv_type, bandwidth, prefill = given
         nbytes, compute = shapes[name].snapshot_bytes(depth, kv_type), depth / prefill
         assert said.pop("bytes") == nbytes, given
-        times = {"compute": compute, "load": nbytes / bandwidth, "join": join_bound(compute, nbytes / bandwidth)}
+        times = {"compute": compute, "load": nbytes / bandwidth}
         times["breakEven"] = break_even_bandwidth(shapes[name], depth, prefill, kv_type)
         assert said == pytest.approx(times, rel=1e-9), given
 

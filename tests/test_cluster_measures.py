@@ -16,7 +16,6 @@ from conftest import load_shape, needs
 import swarmkv_lab as lab
 from swarmkv_studies.cli import main
 from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
-from swarmkv_studies.many_machines.joins import join_times, throttled
 from swarmkv_studies.many_machines.tables import cluster_table
 
 pytest.importorskip("distributed")
@@ -65,20 +64,6 @@ def test_another_build_is_run_in_a_process_of_its_own(wide, document, question):
     same = os.environ.get("LLAMA_CPP_LIB_PATH", f"{llama_cpp.__path__[0]}/lib")
     table = what_keeps_bits(wide, document, question, {"the same": same}).set_index("change")
     assert table.same_bits["the same"]
-
-
-def test_a_throttled_file_has_the_same_bytes(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(256)) * 1000)
-    with throttled(1e9)(path) as (file, size):
-        assert size == 256_000
-        assert file.read() == path.read_bytes()
-
-
-def test_joins_are_measured_with_their_bits(twin, document):
-    rows = join_times(twin, document, [1e5, 1e9], page=64, repeats=1, progress=False)
-    assert rows.same_bits.all()
-    assert (rows.load_ms[0] > 1e3 * rows.bytes * 0.8 / 1e5).all()
 
 
 @pytest.mark.real

@@ -29,8 +29,6 @@ def drawn(measured):
         "timeline": studies.timeline({name: timelines[name] for name in ("naive", "shared")}, "small print"),
         "all timelines": studies.timeline(timelines),
         "strategies": studies.strategies(report["summary"], "small print"),
-        "broadcast": studies.broadcast(),
-        "size_by_steps": studies.size_by_steps(small, 3501),
         "snapshot_layout": studies.snapshot_layout(lab.SequenceState.predicted(small, 3501).parts),
     }
 
@@ -44,12 +42,6 @@ def test_every_figure_is_drawn_and_saved_alike_again(measured, tmp_path):
     )
     assert [len(data) > 5000 for data in first] == [True, True]
     assert first[0] == again[0]
-
-
-def test_models_that_do_not_fill_the_grid_leave_no_empty_axes():
-    names = ["qwen2.5-7b", "llama-3.1-8b", "gpt-oss-20b"]
-    figure = studies.agents_that_fit(studies.agents_by_budget(names, [16], 1024), 1024)
-    assert [ax.axison for ax in figure.axes] == [True, True, True, False]
 
 
 def test_the_timeline_has_a_lane_an_agent_and_its_factor_in_the_title(measured):
@@ -92,10 +84,3 @@ def test_every_model_has_its_name_and_no_name_lies_on_another():
     for one, box in names.items():
         inner = box.padded(-1)
         assert not [other for other, its in names.items() if other != one and inner.overlaps(its)], one
-
-
-def test_the_steps_end_in_the_geometrys_number():
-    shape = lab.geometry("smollm2-135m")
-    texts = [text.get_text() for ax in studies.size_by_steps(shape, 3501).axes for text in ax.texts]
-    for n_bytes in (128, 768, shape.bytes_per_token(), shape.snapshot_bytes(3501)):
-        assert f"{n_bytes:,} bytes" in texts

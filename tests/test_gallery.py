@@ -16,12 +16,11 @@ from swarmkv_studies.common.measurements import Measurements, measurements
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=lambda exhibit: exhibit.name)
 def test_an_exhibit_is_drawn_described_and_committed(exhibit):
     figure = exhibit.draw(measurements("reference"))
-    if exhibit.name != "broadcast":  # a drawing of the idea
-        assert figure.get_label()
-        assert "llama.cpp" in figure.get_supxlabel() or "predicted from" in figure.get_supxlabel()
-        figure.draw_without_rendering()
-        for legend in figure.legends:  # the message and the key are inside the picture
-            assert legend.get_window_extent().x1 <= figure.bbox.width + 1
+    assert figure.get_label()
+    assert "llama.cpp" in figure.get_supxlabel() or "predicted from" in figure.get_supxlabel()
+    figure.draw_without_rendering()
+    for legend in figure.legends:  # the message and the key are inside the picture
+        assert legend.get_window_extent().x1 <= figure.bbox.width + 1
     assert len(exhibit.alt) > 40
     assert all((ROOT / "figures" / f"{exhibit.name}.{kind}").stat().st_size > 1000 for kind in ("png", "svg"))
     assert (ROOT / (exhibit.data if exhibit.of_reference else f"data/reference/{exhibit.data}")).exists()
@@ -30,7 +29,7 @@ def test_an_exhibit_is_drawn_described_and_committed(exhibit):
 def test_draw_writes_each_exhibit_twice_and_the_explorer_with_a_link_to_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "EXHIBITS", EXHIBITS[:1])
     written = gallery.draw(measurements("reference"), tmp_path / "figures")
-    assert [path.name for path in written] == ["broadcast.png", "broadcast.svg", "explorer.html"]
+    assert [path.name for path in written] == ["timeline.png", "timeline.svg", "explorer.html"]
     link = re.search(r'<a href="(.*README.md)">', written[-1].read_text(encoding="utf-8"))[1]
     assert (tmp_path / "figures" / link).resolve() == ROOT / "data/README.md"
 

@@ -1,21 +1,19 @@
-"""Ship or recompute: the break-even by hand, its map, and the bound of doing both at once."""
+"""Ship or recompute: the break-even by hand, its map, and the two ways measured."""
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_studies.many_machines.shipping import break_even_table, join_bound
+from swarmkv_studies.many_machines.shipping import break_even_table, ship_times
 
 
-def test_compute_and_load_meet():
-    assert join_bound(10.0, 10.0) == 5.0
-    assert join_bound(10.0, 0.0) == 0.0
-    assert join_bound(10.0, 1e12) == pytest.approx(10.0)
-    np.testing.assert_allclose(join_bound(6.0, np.array([3.0, 6.0])), [2, 3])
+def test_what_is_sent_is_what_would_be_computed(twin, document):
+    rows = ship_times(twin, document, [1e5, 1e9], repeats=1, progress=False)
+    assert rows.same_bits.all()
+    assert (rows.load_ms > 1e3 * rows.bytes / rows.bandwidth).all()
 
 
 def test_the_break_even_bandwidth_is_bytes_over_seconds():

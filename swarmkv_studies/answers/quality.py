@@ -1,6 +1,6 @@
 """Quality: how many answers of a study are right, and whether another way to answer changes that."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb, sqrt
 from pathlib import Path
 
@@ -70,6 +70,19 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
         worse = int((changed & ~mine.right & theirs.right).sum())
         rows.append((model, arm, len(mine), int(changed.sum()), better, worse, mcnemar(better, worse)))
     return pd.DataFrame(rows, columns=["model", "arm", "n", "changed", "became_right", "became_wrong", "p"])
+
+
+def quality(scored: pd.DataFrame, reference: Callable[[str], str] = lambda arm: BASELINE) -> pd.DataFrame:
+    """``accuracy`` and ``differences`` side by side, a row per model and arm; reference: of an arm, the one to compare.
+
+    Columns model, arm, right, n, low and high (Wilson's interval of the share of right answers), changed, became_right,
+    became_wrong and p, which are empty for the reference itself.
+    """
+    of_arm = scored.arm.map(reference)
+    changes = [differences(scored[of_arm == name], name).drop(columns="n") for name in dict.fromkeys(of_arm)]
+    right = accuracy(scored)[["model", "arm", "right", "n", "low", "high"]]
+    counts = dict.fromkeys(["changed", "became_right", "became_wrong"], "Int64")
+    return right.merge(pd.concat(changes).astype(counts), how="left", on=["model", "arm"])
 
 
 def side_by_side(scored: pd.DataFrame, questions: Sequence[Question], text: str, arm: str = BASELINE) -> pd.DataFrame:

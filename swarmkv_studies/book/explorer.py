@@ -99,13 +99,13 @@ def _speeds(races: dict[str, Any]) -> list[dict[str, Any]]:
 def _races() -> dict[str, Any]:
     """Sending against computing, measured at several bandwidths: medians of the rounds, in s."""
     reference = measurements()
-    columns = ["load_ms", "compute_ms", "join_ms"]
-    medians = reference.join.groupby("bandwidth")[columns].median() / 1e3
+    columns = ["load_ms", "compute_ms"]
+    medians = reference.ship.groupby("bandwidth")[columns].median() / 1e3
     return {
         "model": _DEFAULT_MODEL,
         "type": "f16",
-        "tokens": int(reference.join.depth.iloc[0]),
-        "where": reference.join_caption.split(", llama")[0],
+        "tokens": int(reference.ship.depth.iloc[0]),
+        "where": reference.ship_caption.split(", llama")[0],
         "perSecond": reference.prefill_tokens_per_s,
         "points": medians.reset_index().to_numpy().round(6).tolist(),
     }

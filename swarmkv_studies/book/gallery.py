@@ -17,12 +17,11 @@ from swarmkv_lab.files import DATA, ROOT
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.kv_sizing.memory import agents_by_budget, catalogue_bytes
+from swarmkv_studies.kv_sizing.memory import catalogue_bytes
 from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
 FIGURES = ROOT / "figures"
-_FLEET = ["qwen2.5-7b", "llama-3.1-8b", "gemma-3-12b", "gpt-oss-20b"]
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
 
 
@@ -69,34 +68,17 @@ def _shallow(source: Measurements) -> pd.DataFrame:
 
 # fmt: off
 EXHIBITS = (
-    Exhibit("broadcast", "00_tour", "",
-        "The idea: the document is prefilled once, and all agents use the result, as all phones in a cell receive one "
-        "broadcast. Each has a channel of its own for its question.",
-        "Two towers with three phones each. Left, the tower sends the document to each phone separately. Right, it "
-        "broadcasts it once to all. In both, a thin arrow joins each phone to the tower.",
-        lambda m: studies.broadcast()),
     Exhibit("timeline", "00_tour", "timelines.csv",
         "Who did what when. naive prefills the document for every agent, swarmkv once. The agents' remaining work is "
         "so short that it is shown again below, in milliseconds.",
         "Two Gantt charts on one time axis, a lane per agent. Above, each lane has a long prefill bar, one after "
         "another. Below, there is one for all. A third chart shows the agents' short phases enlarged.",
         lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption)),
-    Exhibit("size_by_steps", "01_kv_sizing", "data/catalogue.csv",
-        "From one head's key to the snapshot of a document: every step is a multiplication. SmolLM2-135M.",
-        "Four drawings from left to right, each with its bytes: a row of numbers, six such rows in two colours, a "
-        "stack of sheets with these rows, and many columns side by side.",
-        lambda m: studies.size_by_steps(geometry("smollm2-135m"), 3501, _SHAPES)),
     Exhibit("bytes_per_token", "01_kv_sizing", "data/catalogue.csv",
         "KV cache per token of popular models. The kind of attention decides its size.",
         "Scatter plot of kB per token against parameters, logarithmic axes, a marker per kind of attention: "
         "multi-head attention is highest, latent and sliding-window attention are lowest.",
         lambda m: studies.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES)),
-    Exhibit("agents_that_fit", "01_kv_sizing", "data/catalogue.csv",
-        "How many agents over one document fit in memory beside the weights (4.85 bits each), with one copy per agent "
-        "and with a shared document. 1 GB is 10^9 bytes.",
-        "Four panels, one per model, with paired bars by memory size on a logarithmic axis: the shared bar is several "
-        "times as high as the copied one.",
-        lambda m: studies.agents_that_fit(agents_by_budget(_FLEET, [8, 16, 24, 80], n_tokens=8192), 8192, _SHAPES)),
     Exhibit("position_error", "02_snapshot_and_rope", "positions.csv",
         "What a wrong position costs. If document and branch move together, only the rounding changes, because RoPE "
         "is relative. A wide gap inside the document changes the predictions, and a branch that starts too late far "
@@ -116,36 +98,17 @@ EXHIBITS = (
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
         lambda m: studies.strategies(m.bench["summary"], m.caption)),
-    Exhibit("article", "03_naive_vs_fanout", "bench.json",
-        "The article's two results and ours, each in percent of its own baseline. Hardware and model differ; the "
-        "effect is the same.",
-        "Two panels with paired bars, published and measured. End to end, the second bar of each pair is about half "
-        "as long as the first. For the activation it is a few percent of the first.",
-        lambda m: studies.article(m.bench, m.caption)),
     Exhibit("exactness", "03_naive_vs_fanout", "data/reference/peers_1024.csv",
         "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
         "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
         "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
         "spread to the right.",
         lambda m: studies.exactness(m.peers, m.peers_caption)),
-    Exhibit("study", "03_naive_vs_fanout", "data/reference/study.csv",
-        "Does sharing cost quality? Questions over the dossier, asked of two models in nine ways: how many answers "
-        "are right, how many are not naive's, and how many of these became right or wrong.",
-        "A row for each way to answer, with a dot and an interval for each of two models. The smaller model's dots "
-        "are all far to the left. The larger one's are in the middle, but for KV in q4_0, where it is far to the "
-        "left, too. Three columns of numbers on the right: zeros for swarmkv, pooled and shared.",
-        lambda m: studies.study_figure(studies.score(m.study), m.study_caption)),
     Exhibit("latency_against_depth", "04_depth_and_agents", "grid.csv",
         "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
         "Two panels with logarithmic axes, the last agent's first token and end to end: naive is above the others at a "
         "constant distance.",
         lambda m: studies.latency_against_depth(m.grid, caption=m.grid_caption)),
-    Exhibit("speedup_against_agents", "04_depth_and_agents", "grid.csv",
-        "The end-to-end speed-up: medians and quartiles of ratios within a round. If branches run one after another, "
-        "it cannot exceed N(P+B)/(P+NB) for N agents, a prefill of P and an agent's own work of B. Packing (batched) "
-        "makes B smaller, so it can exceed this bound.",
-        "Rising curves by strategy, most of them near a dashed bound; batched is above the bound.",
-        lambda m: studies.speedup_against_agents(m.grid, m.grid_depth, m.grid_caption)),
     Exhibit("speedup_map", "04_depth_and_agents", "grid.csv",
         "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
         "are predicted; numbers in boxes are measured.",
@@ -186,7 +149,7 @@ EXHIBITS = (
             {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
             m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
             m.pipeline_caption)),
-    Exhibit("ship_or_recompute", "08_many_machines", "data/reference/join.csv",
+    Exhibit("ship_or_recompute", "08_many_machines", "data/reference/ship.csv",
         "Send a document's cache to another machine, or compute it there again? A snapshot arrives first if the link "
         "is faster than S/T, its bytes over the seconds of a prefill. Lines: SmolLM2-135M with the prefill that was "
         "measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, both at the "
@@ -198,13 +161,7 @@ EXHIBITS = (
             break_even_table(
                 {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
                 [256, 512, 1024, 2048, 3501, 5000, 7000]),
-            m.races, f"{m.join_caption}; qwen2.5-7b: from the published prefill")),
-    Exhibit("join", "08_many_machines", "data/reference/join.csv",
-        "Compute the beginning of a document while its end is loaded, and stop where the two meet. Where both take "
-        "equally long, this takes half as long.",
-        "Three curves against bandwidth, logarithmic axes: computing alone is flat, loading alone falls, and both at "
-        "once lies below them, farthest where they cross. Measured points lie on or near the curves.",
-        lambda m: studies.join_race(m.join, m.join_caption)),
+            m.races, f"{m.ship_caption}; qwen2.5-7b: from the published prefill")),
     Exhibit("composed_quality", "10_own_prompts", "data/reference/composed.csv",
         "Agents that each have a prompt of their own before the document: what it costs to take the document's cells "
         "from behind something else, against the tokens that each agent then computes. The band is what other "

@@ -29,7 +29,7 @@ from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.llama_guard.spinning import WAITING
 from swarmkv_studies.many_machines.bench import against_one_process
 from swarmkv_studies.many_machines.exactness import what_keeps_bits
-from swarmkv_studies.many_machines.joins import join_times
+from swarmkv_studies.many_machines.shipping import ship_times
 from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.build import PROGRAMS, libraries_without_avx512, program
@@ -51,7 +51,7 @@ CREWS = (((1, 2), 8, 24), ((1, 1), 64, 3), ((2, 1), 64, 3))
 # Rounds of how threads wait, by the number of busy programs beside them.
 SPUN = {0: 20, 2: 6, 10: 4}
 
-# Bytes per second, of a file that is loaded while its beginning is computed.
+# Bytes per second, of links that a snapshot is sent over.
 LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
 
 
@@ -165,14 +165,9 @@ def _positions(setup: Setup) -> None:
     once(setup.data / "positions.json", lambda: environment(setup.model))
 
 
-def _join(setup: Setup) -> None:
-    def measured() -> pd.DataFrame:
-        rows = join_times(setup.model, setup.tokens[:2048], LINKS)
-        _whole(len(rows), 2 * len(LINKS))
-        return rows
-
-    once(setup.data / "join.csv", measured)
-    once(setup.data / "join.json", lambda: environment(setup.model))
+def _ship(setup: Setup) -> None:
+    once(setup.data / "ship.csv", lambda: ship_times(setup.model, setup.tokens[:2048], LINKS))
+    once(setup.data / "ship.json", lambda: environment(setup.model))
 
 
 def _spinning(setup: Setup) -> None:
@@ -275,7 +270,7 @@ STEPS = (
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
     Step("formats", ("formats.csv", "formats.json"), _formats),
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
-    Step("join", ("join.csv", "join.json"), _join),
+    Step("ship", ("ship.csv", "ship.json"), _ship),
     Step("cluster", ("cluster.csv", "exactness.csv", "cluster.json"), _cluster),
     Step("spinning", ("spinning.csv", "spinning.json"), _spinning),
     Step("composed rounds", ("composed_rounds.csv", "composed_rounds.json"), _composed_rounds),

@@ -49,7 +49,7 @@ _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
 class Measurements:
     """The files of one folder (data/README.md), each an attribute by its name, read on first use.
 
-    ``join`` is the table in join.csv, and so on; ``join_caption``, what join.json says for a figure's caption;
+    ``ship`` is the table in ship.csv, and so on; ``ship_caption``, what ship.json says for a figure's caption;
     ``bench``, a report as of common.bench. SwarmKVError for a missing file.
     """
 
@@ -75,13 +75,13 @@ class Measurements:
     @property
     def races(self) -> pd.DataFrame:
         """Who was first, loading or computing: columns depth, bytes_per_s, winner; a row per bandwidth and repeat."""
-        winner = np.where(self.join.load_ms < self.join.compute_ms, "ship", "recompute")
-        return pd.DataFrame({"depth": self.join.depth, "bytes_per_s": self.join.bandwidth, "winner": winner})
+        winner = np.where(self.ship.load_ms < self.ship.compute_ms, "ship", "recompute")
+        return pd.DataFrame({"depth": self.ship.depth, "bytes_per_s": self.ship.bandwidth, "winner": winner})
 
     @property
     def prefill_tokens_per_s(self) -> float:
         """Of the default model, where computing was raced against loading."""
-        return float(1e3 * (self.join.depth / self.join.compute_ms).median())
+        return float(1e3 * (self.ship.depth / self.ship.compute_ms).median())
 
     @cached_property
     def timelines(self) -> dict[str, pd.DataFrame]:
@@ -117,11 +117,6 @@ class Measurements:
     def peers_caption(self) -> str:
         """The caption of figures of the peers."""
         return _caption(self._peers[0].with_suffix(".json"))
-
-    @property
-    def grid_depth(self) -> int:
-        """The largest depth, in tokens, that was measured with the largest number of agents."""
-        return int(self.grid.depth[self.grid.n_agents == self.grid.n_agents.max()].max())
 
     @property
     def _peers(self) -> list[Path]:

@@ -52,7 +52,7 @@ PROFILES = {
     p.name: p
     for p in (
         Profile(
-            "quick", 256, 512, 3, 1, 16, _QUICK, ((256, 1),), 512,
+            "quick", 1280, 512, 3, 1, 16, _QUICK, ((256, 1),), 512,
             notebooks=("00_tour", "03_naive_vs_fanout"), positions=512,
         ),
         Profile(

@@ -8,7 +8,7 @@ import pandas as pd
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_studies.answers.quality import accuracy, differences
+from swarmkv_studies.answers.quality import quality
 from swarmkv_studies.answers.questions import parts
 from swarmkv_studies.composing.study import ARMS, NEUTRAL, OTHER, ROLES
 
@@ -20,22 +20,15 @@ def composed_quality(scored: pd.DataFrame) -> pd.DataFrame:
     """A row per model and arm; scored: from ``score`` of a composed_study.
 
     own_tokens: of the prompt, decoded for an agent alone, mean. kl: mean, with its 95 % interval (kl_low, kl_high) from
-    2,000 resamplings of the questions. changed, became_right, became_wrong and McNemar's p: against a full prefill of
-    the same prompt. right of n, with Wilson's interval (low, high).
+    2,000 resamplings of the questions. The others are as in ``quality``, against a full prefill of the same prompt.
     """
-    of_arm = scored.arm.map(lambda name: ARMS[name].reference)
-    changes = pd.concat(
-        [differences(scored[of_arm == name], name).drop(columns="n") for name in dict.fromkeys(of_arm)]
-    ).set_index(["model", "arm"])
-    frame = accuracy(scored).drop(columns="accuracy").set_index(["model", "arm"])
+    frame = quality(scored, lambda name: ARMS[name].reference)
     groups = scored.assign(kl=scored.kl.astype(float), own_tokens=scored.own_tokens.astype(int)).groupby(
         ["model", "arm"], sort=False
     )
-    frame.insert(0, "own_tokens", groups.own_tokens.mean().round(1))
-    frame.insert(1, "kl", groups.kl.mean())
-    frame["kl_low"], frame["kl_high"] = zip(*map(_interval, (rows.kl for _, rows in groups)), strict=True)
-    order = ["own_tokens", "kl", "kl_low", "kl_high", *changes, "right", "n", "low", "high"]
-    return frame.join(changes)[order].reset_index()
+    own = pd.DataFrame({"own_tokens": groups.own_tokens.mean().round(1), "kl": groups.kl.mean()})
+    own["kl_low"], own["kl_high"] = zip(*map(_interval, (rows.kl for _, rows in groups)), strict=True)
+    return own.reset_index().merge(frame, on=["model", "arm"])
 
 
 def _interval(values: pd.Series) -> tuple[float, float]:

@@ -56,34 +56,6 @@ def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = 
     return figure
 
 
-def speedup_against_agents(runs: pd.DataFrame, depth: int, caption: str = "") -> Figure:
-    """End-to-end speed-up over naive against agents, at one depth, with its bound for branches one after another.
-
-    Points are medians over the rounds, lines through them the quartiles.
-    """
-    gains = speedups(runs[runs.depth == depth]).loc[depth]
-    counts = sorted(gains.index.unique("n_agents"))
-    agents = np.arange(1, counts[-1] + 1)
-    bound = pd.Series(CostModel.fit(runs).bound([depth], agents)[0], agents)
-    few = next((n for n in counts if n > 1), counts[-1])
-    with sheet(3.9, caption) as figure:
-        ax = figure.subplots()
-        ax.plot(bound.index, bound, color="#444444", linestyle="--", linewidth=1.2)
-        for name, rows in gains.groupby("strategy"):
-            at = rows.droplevel("strategy")
-            colour, marker = STRATEGY[name]
-            ax.plot(at.index, at["median"], color=colour, marker=marker, linewidth=1.2)
-            ax.vlines(at.index, at.low, at.high, color=colour, linewidth=2.5, alpha=0.5)
-        ax.set(xlabel="agents", ylabel="times as early as naive (measured)", ylim=(0, None))
-        ax.set_xticks(counts)
-        ax.grid()
-        ends = ", ".join(f"{gains['median'][n, 'shared']:.1f}x with {n}" for n in dict.fromkeys([few, counts[-1]]))
-        key = {"bound N(P+B)/(P+NB), predicted": Line2D([], [], color="#444444", linestyle="--")}
-        message = f"{depth:,} tokens: agents that share end {ends}"
-        headline(figure, message, strategy_key(gains.index.unique("strategy")) | key)
-    return figure
-
-
 def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "") -> Figure:
     """End-to-end speed-up over naive by depth and agents: predicted as colour and contours, measured as numbers."""
     measured = speedups(runs)["median"].xs(strategy, level="strategy")

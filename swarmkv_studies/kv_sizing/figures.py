@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, plain_numbers, sheet, ticks_at
+from swarmkv_studies.common.style import BASELINE, OURS, headline, sheet, ticks_at
 from swarmkv_studies.kv_sizing.memory import MOST_AGENTS
 
 ATTENTION = {
@@ -47,7 +47,6 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
     return figure
 
 
-_KL_TICKS = [digit * 10.0**power for power in range(-6, 2) for digit in (1, 2, 5)]
 _SIDES = [(dx, dy) for far in (0, 1, 2, 3, 4) for dx in (1, -1, 0) for dy in {far, -far} if dx or dy]
 
 
@@ -73,61 +72,6 @@ def _label_all(ax: Axes, frame: pd.DataFrame) -> None:
         taken.append(box)
         label.set_position(((left - x) / unit, dy * 9.2))
         label.arrow_patch.set_visible(abs(dy) > 1)
-
-
-def agents_that_fit(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
-    """How many agents fit in memory, copied and shared; frame: from sizing.memory.agents_by_budget."""
-    models = list(frame.model.unique())
-    rows = (len(models) + 1) // 2
-    with sheet(1.5 + 1.35 * rows, caption) as figure:
-        axes = figure.subplots(rows, 2, squeeze=False).flat
-        for model, ax in zip(models, axes, strict=False):  # models first, or zip would take one axis too many
-            fit = frame[frame.model == model].pivot(index="budget_gb", columns="layout", values="agents")
-            x = np.arange(len(fit))
-            for layout, colour, shift in (("copied", BASELINE, -0.2), ("shared", OURS, 0.2)):
-                ax.bar(x + shift, fit[layout].clip(0.6), width=0.38, color=colour)
-                for at, n in zip(x + shift, fit[layout], strict=True):
-                    ax.text(at, max(n, 0.6) * 1.12, f"{n}" if n < MOST_AGENTS else f"{n}+", ha="center", fontsize=8)
-            ax.set(yscale="log", ylim=(0.6, 900), title=model)
-            ax.set_xticks(x, [f"{gb} GB" for gb in fit.index])  # GB are 10^9 bytes
-            plain_numbers(ax.yaxis)
-        for ax in axes:  # the unused ones
-            ax.axis("off")
-        figure.supylabel("agents that fit beside the weights (predicted)", fontsize=9)
-        message = f"Many more agents fit in memory if they share the {n_tokens:,} tokens that they read"
-        headline(figure, message, {"copied": BASELINE, "shared": OURS})
-    return figure
-
-
-def fidelity(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """KL against snapshot bytes by KV type; frame: from kv_type_fidelity. Types that change nothing are left out."""
-    is_floor = frame.kv_type.str.contains("without")
-    floor = frame.loc[is_floor, "kl_mean"].iloc[0]
-    reference = frame.loc[frame.kv_type == "f16", "snapshot_bytes"].iloc[0]
-    frame = frame.assign(ratio=frame.snapshot_bytes / reference)
-    types = frame[~is_floor & (frame.kl_mean > 1e-6)].sort_values("kl_mean")
-    half = types[types.kv_type == "q8_0"].iloc[0]
-    with sheet(4, caption) as figure:
-        ax = figure.subplots()
-        ax.vlines(types.ratio, types.kl_mean, types.kl_max, color="#BBBBBB", linewidth=1.2, zorder=1)
-        ax.scatter(types.ratio, types.kl_mean, color=OURS, s=45, zorder=3, edgecolor="#444444", linewidth=0.5)
-        # of two types with one size, the better one's name is lower; q5_0's is on the side where q5_1's is not
-        of_one_size = [name for name in types.kv_type if name in ("q4_0", "iq4_nl")]
-        beside = {"q5_0": (-7, 0)} | dict(zip(of_one_size, ((-7, -6), (-7, 6)), strict=False))
-        for row in types.itertuples():
-            offset = beside.get(row.kv_type, (7, 0))
-            look = {"textcoords": "offset points", "va": "center", "ha": "left" if offset[0] > 0 else "right"}
-            ax.annotate(row.kv_type, (row.ratio, row.kl_mean), offset, fontsize=9, **look)
-        ax.axhline(floor, **DOTTED)
-        ax.text(0.97, floor, "noise floor: f16 with other kernels", fontsize=8.5, va="top", ha="right", color="#444444")
-        ax.set(yscale="log", xlabel="snapshot size, % of f16", xlim=(0.17, 1.1))
-        ax.set_ylabel("KL to f16, nats\n(measured: mean, line to max)")
-        ax.xaxis.set_major_formatter("{x:.0%}")
-        ticks_at(ax.yaxis, [tick for tick in _KL_TICKS if floor / 2 < tick < 2 * types.kl_max.max()])
-        ax.grid(axis="y")
-        message = f"q8_0 halves the cache ({half.ratio:.0%}) at a KL of {half.kl_mean:.4f}"
-        headline(figure, f"{message}; the noise floor is {floor:.4f}")
-    return figure
 
 
 def memory_against_agents(

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, plain_numbers, sheet, ticks_at
-from swarmkv_studies.many_machines.shipping import join_bound
 
 _MODELS = (BASELINE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINKS = {"100 Mbit/s": 12.5e6, "1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}
@@ -71,48 +70,3 @@ def _links(ax: Axes, low: float, high: float) -> None:
             ax.axhline(bandwidth / 1e6, 0.88, **DOTTED)
             ax.annotate(name, (0.99, bandwidth / 1e6), (0, 2), xycoords=("axes fraction", "data"), ha="right",
                         textcoords="offset points", **_GREY)  # fmt: skip
-
-
-def join_race(points: pd.DataFrame, caption: str = "") -> Figure:
-    """Time against bandwidth: computing alone, loading alone, and both at once with their bound t_c*t_l/(t_c + t_l).
-
-    points: measured by ``join_times``. The curves are predicted from their bytes and the median compute_ms.
-    """
-    bandwidth = np.geomspace(1e6, 1e9, 200)
-    compute_s, nbytes = float(points.compute_ms.median()) / 1e3, int(points.bytes.iloc[0])
-    load_s = nbytes / bandwidth
-    even = nbytes / compute_s / 1e6
-    with sheet(4.2, caption) as figure:
-        ax = figure.subplots()
-        curves = {
-            "computing alone": (np.full_like(load_s, compute_s), BASELINE, "o", "compute_ms"),
-            "loading alone": (load_s, OURS, "s", "load_ms"),
-            "both (join)": (join_bound(compute_s, load_s), "#009E73", "^", "join_ms"),
-        }
-        key = {}
-        for name, (seconds, colour, marker, column) in curves.items():
-            ax.plot(bandwidth / 1e6, seconds, color=colour, linewidth=1.5)
-            key[name] = Line2D([], [], color=colour, linewidth=1.5)
-            ax.plot(points.bandwidth / 1e6, points[column] / 1e3, marker, color=colour, markersize=6,
-                    markeredgecolor="white")  # fmt: skip
-        key["measured"] = Line2D([], [], color="#666666", marker="o", linestyle="")
-        ax.axvline(even, **DOTTED)
-        ax.annotate(f"S/T = {even:,.1f} MB/s: half is computed, half is loaded", (even, 0.03), (5, 0),
-                    xycoords=("data", "axes fraction"), textcoords="offset points", **_GREY)  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel="bandwidth, MB per second", xlim=(0.9, 1100))
-        ax.set_ylabel("s until the cache is there\n(curves: predicted)")
-        ax.set_ylim(min(load_s[-1], compute_s) / 2.5, max(load_s[0], compute_s) * 1.5)
-        plain_numbers(ax.xaxis, ax.yaxis)
-        ax.grid()
-        ax.set_axisbelow(True)
-        headline(figure, _join_message(points), key)
-    return figure
-
-
-def _join_message(points: pd.DataFrame) -> str:
-    median = points.groupby("bandwidth")[["join_ms", "load_ms"]].median()
-    best = median.load_ms.clip(upper=points.compute_ms.median())
-    most = (best / median.join_ms).max()
-    worst = (median.join_ms / best - 1).max()
-    said = f"at most {worst:.0%} slower" if worst > 0 else "never slower"
-    return f"Both at once: up to {most:.2f}x as fast as the faster way alone, and {said}"

@@ -1,13 +1,21 @@
 """Shipping: over which links a document's snapshot arrives before another machine would have computed it again."""
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.llama.model import Model
+from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_lab.sizing.geometry import KVType
+from swarmkv_lab.snapshot.prefill import prefill
+from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 def break_even_bandwidth(model: Any, n_tokens: int, tokens_per_s: float, kv_type: KVType = "f16") -> float:
@@ -30,10 +38,30 @@ def break_even_table(prefills: Mapping[str, float], depths: Sequence[int]) -> pd
     return pd.DataFrame(rows, columns=["model", "depth", "bytes_per_s"])
 
 
-def join_bound(compute_s: Any, load_s: Any) -> Any:
-    """t_c*t_l/(t_c + t_l): the head of a document is computed while its tail is loaded, until the two meet. Arrays too.
+def ship_times(
+    model: Model, tokens: np.ndarray, bytes_per_s: Sequence[float], *, repeats: int = 2, progress: bool = True
+) -> pd.DataFrame:
+    """Time two ways to a snapshot of the tokens, in turns: compute it, or load it over a link of each bandwidth.
 
-    Both go on at an even speed (Jin and others, "Compute Or Load KV Cache? Why Not Both?", ICML 2025). The head costs
-    less than its share of a prefill, since it attends to fewer tokens: a measured time can be a little shorter.
+    Returns a row per bandwidth and repeat: repeat, depth, bytes, bandwidth (bytes per second), load_ms, compute_ms, and
+    same_bits: whether both gave the same state.
     """
-    return compute_s * load_s / (compute_s + load_s)
+    snapshot = prefill(model, tokens, progress=False)
+    data, rows = snapshot.to_bytes(), []
+    for repeat, rate in tqdm(list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress):
+        row = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes, "bandwidth": rate}
+        ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": partial(prefill, model, tokens, progress=False)}
+        same = True
+        for name, way in ways.items():
+            start = time.perf_counter()
+            found = way()
+            row[name] = 1e3 * (time.perf_counter() - start)
+            same &= bool(np.array_equal(found.data, snapshot.data))
+        rows.append(row | {"same_bits": same})
+    return pd.DataFrame(rows)
+
+
+def _arrived(data: bytes, rate: float) -> KVSnapshot:
+    """A snapshot's file after the time that a link of so many bytes per second takes; its checksums are compared."""
+    time.sleep(len(data) / rate)
+    return KVSnapshot.from_bytes(data)

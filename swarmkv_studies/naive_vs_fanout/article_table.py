@@ -28,9 +28,6 @@ CITATION = f"{AUTHOR}: *[{TITLE}]({LINK})*, Towards Data Science, 9 June 2026. I
 PUBLISHED: dict[str, Any] = {"end_to_end": (10_275, 5_272), "activation": (4_339, 83), "prefill_removed": 8_685}
 PUBLISHED_PREFILL = 3501 / (PUBLISHED["activation"][0] / 1e3)
 """tokens per second: the article counts the document's prefill alone as its baseline's activation"""
-PUBLISHED_RUNS = pd.DataFrame(
-    {"strategy": ["naive", "swarmkv"], "depth": 3501, "n_agents": 2, "end_to_end_ms": PUBLISHED["end_to_end"]}
-)
 OURS = "swarmkv"
 
 

@@ -10,11 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_lab.fanout.recorder import PREFIX
-from swarmkv_studies.common.speedup import times, with_spread
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, PHASES, STRATEGY, headline, phase_key, sheet
-from swarmkv_studies.naive_vs_fanout.article_table import measured, published
-
-_EDGE = {"edgecolor": "white", "linewidth": 0.3}
 
 
 def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure:
@@ -135,30 +131,6 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
 
 def _note(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
     ax.text(x, y, text, va="center", fontsize=9, **look)
-
-
-def article(report: Mapping[str, Any], caption: str = "") -> Figure:
-    """The article's two speed-ups and ours, in % of each baseline; report: of a bench with naive and swarmkv."""
-    sources = {"published": published(), "measured": measured(report)}
-    names = {"end_to_end": "end to end", "activation": "the second agent's activation"}
-    with sheet(3.2, caption) as figure:
-        for ax, metric in zip(figure.subplots(1, 2, sharey=True), names, strict=True):
-            for y, (source, pairs) in enumerate(sources.items()):
-                pair = pairs[metric]
-                look = {"hatch": "//" if source == "published" else "", **_EDGE}
-                share = 100 / pair.factor["median"]
-                ax.barh(y - 0.2, 100, 0.38, color=BASELINE, **look)
-                ax.barh(y + 0.2, share, 0.38, color=OURS, **look)
-                _note(ax, 97, y - 0.2, f"{pair.naive:,.0f} ms", ha="right", color="white", weight="bold")
-                _note(ax, share, y + 0.2, f" {pair.ours:,.0f} ms: {with_spread(pair.factor)}")
-            ax.set_yticks(range(2), list(sources))
-            ax.set(xlim=(0, 122), xlabel="% of its own baseline", title=names[metric])
-            ax.tick_params(axis="y", length=0)
-        figure.axes[0].invert_yaxis()
-        ours = times(sources["measured"]["end_to_end"].factor["median"])
-        message = f"End to end: {times(sources['published']['end_to_end'].factor['median'])} published, {ours} measured"
-        headline(figure, message, {"baseline (naive)": BASELINE, "SwarmKV (swarmkv)": OURS})
-    return figure
 
 
 def exactness(runs: pd.DataFrame, caption: str = "") -> Figure:

@@ -69,20 +69,6 @@ def _apart(ends: Mapping[str, float], room: float) -> dict[str, float]:
     return {name: float(np.exp(at - middle)) for name, at in placed.items()}
 
 
-def keys_and_values(keys: np.ndarray, values: np.ndarray, title: str = "") -> Figure:
-    """One head's keys and values as images: float (n_tokens, head_dim) each."""
-    with sheet(3.7) as figure:
-        left, right = figure.subplots(1, 2)
-        for ax, rows, name in ((left, keys, "keys"), (right, values, "values")):
-            limit = float(np.abs(rows).max()) or 1.0
-            _image(ax, rows, limit)
-            ax.set(xlabel="token")
-            ax.set_title(f"{name}: blue {-limit:.3g} to red {limit:.3g}")
-        left.set_ylabel("element of the head")
-        headline(figure, title)
-    return figure
-
-
 def rotation(
     stored: np.ndarray, unrotated: np.ndarray, turns: Mapping[int, float], title: str = "", caption: str = ""
 ) -> Figure:

@@ -1,6 +1,6 @@
 const lab = window.swarmkv = formulas(constants);
 const { depths, links, speeds, looks, measured, races, models, types } = constants;
-const NAIVE = looks.naive[0], OURS = '#E69F00', BOTH = '#009E73';
+const NAIVE = looks.naive[0], OURS = '#E69F00';
 const of = id => document.getElementById(id);
 const MOST_AGENTS = Number(of('agents').max);
 
@@ -97,9 +97,9 @@ const memory = ({ tokens, agents, model, type }) => {
 
 const shipping = ({ tokens, model, type, mbit, speed }) => {
   const ship = bytesPerSecond => lab.ship(model, tokens, type, bytesPerSecond, speed.perSecond);
-  const now = ship(mbit / 8 * 1e6), ways = { load: OURS, compute: NAIVE, join: BOTH };
-  const names = { load: 'send the snapshot', compute: 'compute it again', join: 'both at once, until they meet' };
-  const shapes = { load: '^', compute: 'o', join: 's' };
+  const now = ship(mbit / 8 * 1e6), ways = { load: OURS, compute: NAIVE };
+  const names = { load: 'send the snapshot', compute: 'compute it again' };
+  const shapes = { load: '^', compute: 'o' };
   const raced = model === races.model && type === races.type && tokens === races.tokens
     && speed.perSecond === races.perSecond;
   const rates = geometric(links[0], links.at(-1)).map(each => [each, ship(each / 8 * 1e6)]);

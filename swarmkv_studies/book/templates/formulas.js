@@ -36,10 +36,10 @@ const formulas = constants => {
     return { ttft: endToEnd - time('answer'), endToEnd };
   };
 
-  // Times in s, to a machine that has nothing yet (analysis.shipping: Document, Link, join_bound, break_even_bandwidth).
+  // Times in s, to a machine that has nothing yet (shipping.break_even_bandwidth).
   const ship = (model, tokens, type, bytesPerSecond, tokensPerSecond) => {
     const bytes = snapshotBytes(model, tokens, type), compute = tokens / tokensPerSecond, load = bytes / bytesPerSecond;
-    return { bytes, compute, load, join: compute * load / (compute + load), breakEven: bytes / compute };
+    return { bytes, compute, load, breakEven: bytes / compute };
   };
 
   return { constants, snapshotBytes, contextBytes, agentsBytes, predict, ship };
