@@ -92,10 +92,10 @@ $(VENV)/.book $(VENV)/.browser: $(VENV)/.%: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	@touch $@
 
-# All peers, compressors to compare with, and llama.cpp compiled twice more: its programs, and without AVX-512.
+# All peers, and llama.cpp compiled once more: its programs.
 $(VENV)/.reference: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[test,peers]'
-	$(BIN)/python -c 'from swarmkv_studies.peers.build import *; print(build(), build_without_avx512())'
+	$(BIN)/python -c 'from swarmkv_studies.peers.build import build; print(build())'
 	@touch $@
 
 clean: ## remove the environment; the model stays in the user's cache folder

@@ -2,7 +2,7 @@
 
 libgomp's threads spin 300,000 times at each barrier before they sleep, and a decode has hundreds of barriers. While
 another program has their cores they spin for nothing, and a decode takes several times as long. A bound costs nothing
-that can be measured on a quiet machine (data/reference/spinning.csv).
+that can be measured on a quiet machine.
 """
 
 import os

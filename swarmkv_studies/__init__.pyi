@@ -32,7 +32,6 @@ from .kv_sizing.today import todays_sizes as todays_sizes
 from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
 from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards
-from .llama_guard.spinning import compare_spinning as compare_spinning
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
 from .many_machines.shipping import break_even_bandwidth as break_even_bandwidth
 from .many_machines.workers_figure import workers_timeline as workers_timeline

@@ -15,14 +15,6 @@ def test_workers_answer_as_one_process_does_and_cost_little():
     assert one.ratio <= 1.08
 
 
-def test_what_keeps_bits():
-    table = REFERENCE.exactness.set_index("change")
-    keeps = ["again", "1 thread", "2 threads", "n_batch 256", "n_batch 128", "n_batch 100"]
-    assert list(table.index[table.same_bits]) == keeps
-    assert table.same_token.all()
-    assert not table.same_bits["llama.cpp without AVX-512"]
-
-
 def test_all_of_it_is_of_one_machine():
     assert REFERENCE.cluster_caption == REFERENCE.ship_caption
     for frame in (REFERENCE.cluster, REFERENCE.ship):

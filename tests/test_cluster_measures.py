@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import load_shape, needs
+from conftest import needs
 
-import swarmkv_lab as lab
 from swarmkv_studies.cli import main
-from swarmkv_studies.many_machines.exactness import CHANGES, what_keeps_bits
 from swarmkv_studies.many_machines.tables import cluster_table
 
 pytest.importorskip("distributed")
@@ -40,30 +38,6 @@ def test_ratios_are_of_one_repeat_each():
     ]
     (row,) = cluster_table(pd.DataFrame(rows)).to_dict("records")
     assert (row["one_process_s"], row["workers_s"], row["ratio"]) == (0.1, 0.3, 2)
-
-
-@pytest.fixture
-def wide(tmp_path):
-    """Heads that q8_0 can hold."""
-    with load_shape("one layer", tmp_path) as model:
-        yield model
-
-
-def test_what_keeps_bits_has_a_row_per_change(wide, document, question):
-    table = what_keeps_bits(wide, document, question).set_index("change")
-    assert list(table.index) == ["again", *CHANGES]
-    assert table.same_bits[["again", "1 thread", "2 threads"]].all()
-    assert not table.same_bits["KV in q8_0"]
-    with pytest.raises(lab.SwarmKVError, match="did not run"):
-        what_keeps_bits(wide, document, question, {"nothing": "/nowhere"})
-
-
-def test_another_build_is_run_in_a_process_of_its_own(wide, document, question):
-    import llama_cpp
-
-    same = os.environ.get("LLAMA_CPP_LIB_PATH", f"{llama_cpp.__path__[0]}/lib")
-    table = what_keeps_bits(wide, document, question, {"the same": same}).set_index("change")
-    assert table.same_bits["the same"]
 
 
 @pytest.mark.real

@@ -1,7 +1,6 @@
 """Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
 
 import signal
-import subprocess
 import types
 from contextlib import suppress
 
@@ -10,10 +9,8 @@ import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.threads import WAIT_VARIABLES
 from swarmkv_studies.llama_guard import guards
 from swarmkv_studies.llama_guard.guards import VARIANTS
-from swarmkv_studies.llama_guard.spinning import WAITING
 
 
 @pytest.mark.real
@@ -61,17 +58,6 @@ def test_one_trial_of_each_outcome(monkeypatch):
     trials = guards.trials_without_guard(None, [1], [[2]], trials=4)
     assert list(trials.outcome) == list(ends) == list(guards.OUTCOMES)
     assert trials.how[1] == "it died of SIGSEGV"
-
-
-def test_each_way_to_wait_is_set_before_its_process_starts(twin, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # the reader's own
-    seen, popen = [], subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, env=None, **how: seen.append(env) or popen(*a, env=env, **how))
-    frame = studies.compare_spinning(twin.path, busy=[1], repeats=1)
-    waits = [{key: env[key] for key in WAIT_VARIABLES if key in env} for env in seen if env]
-    assert waits == list(WAITING.values())
-    assert list(frame.waiting) == [*WAITING]
-    assert (frame[["prompt_ms", "single_ms"]] > 0).all(axis=None)
 
 
 def test_a_gpu_is_refused(twin, document, question, monkeypatch):

@@ -1,9 +1,8 @@
 """Study: the same questions over the same document, answered in many ways: which answers change, and are they right?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,18 @@ from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
-from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.files import replacing, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
+from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts, sections
 from swarmkv_studies.common.provenance import environment
 
 INSTRUCTION = "Answer in one short sentence, with the exact words or numbers of the text."
 _TOGETHER = 8  # agents of one batch
-_COLUMNS = ("model", "repeat", "arm", "part", "id", "n_prefix", "answer", "n_tokens", "token_hash")
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -61,39 +60,75 @@ def study(
     max_tokens: int = 40,
     repeats: int = 1,
     n_threads: int | None = None,
+    path: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
-    The document is cut in n_parts at its headings, and a question is asked over the part that holds its sections. The
-    arms: the strategies (batched: eight agents at a time); shared with flash attention, then also with a smaller KV
+    The arms: the strategies (batched: eight agents at a time); shared with flash attention, then also with a smaller KV
     type, which needs it; and "early", shared with a watermark at the end of the question's section, where all others
     read their part to its end. Columns: model, repeat, arm, part, id, n_prefix (tokens that the agent reads), answer,
-    n_tokens, and token_hash of the answer's token ids. questions: what load_questions takes.
+    n_tokens, and token_hash of the answer's token ids. The rest is as in ``ask_all``.
+    """
 
-    Raises SwarmKVError for unknown arms, and for a question whose sections are missing or in several parts.
+    def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
+        one = _Part(model, text, asked)
+        return lambda arm: one.rows(ARMS[arm], max_tokens, n_threads)
+
+    how: dict[str, Any] = {"n_parts": n_parts, "repeats": repeats, "path": path, "progress": progress}
+    return ask_all(model, part, questions, document, arms, ARMS, **how)
+
+
+def ask_all(
+    model: Model,
+    part_of: Callable[[str, Sequence[Question]], Callable[[str], Rows]],
+    questions: Questions,
+    document: str | Path,
+    arms: Sequence[str],
+    known: Iterable[str],
+    *,
+    n_parts: int,
+    repeats: int = 1,
+    path: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Cut a document in n_parts at its headings, and ask each question over the part that holds its sections.
+
+    part_of: of a part's text and questions, what answers them in an arm: a row per answer. questions: what
+    load_questions takes. path: a CSV file, written after each arm of a part, that the same call goes on with. Raises
+    SwarmKVError for arms that are not ``known``, and for a question whose sections are missing or in several parts.
     """
     for name in arms:
-        if name not in ARMS:
-            raise SwarmKVError(f"arm {not_one_of(name, ARMS)}")
+        if name not in known:
+            raise SwarmKVError(f"arm {not_one_of(name, known)}")
     whole_number("repeats", repeats, 1)
-    questions = load_questions(questions)
-    text = load_document(document)
+    questions, text = load_questions(questions), load_document(document)
     texts = parts(text, whole_number("n_parts", n_parts, 1))
-    asked = [_Asked(model, part, of_it) for part, of_it in zip(texts, by_part(questions, text, texts), strict=True)]
-    rows: list[dict[str, Any]] = []
-    todo = [
-        key for key in product(range(repeats), dict.fromkeys(arms), range(1, n_parts + 1)) if asked[key[2] - 1].prompts
-    ]
-    total = sum(len(asked[part - 1].prompts) for _, _, part in todo)
-    with tqdm(total=total, desc=f"study, {model.name}", unit="answer", disable=not progress) as bar:
-        for repeat, name, part in todo:
-            bar.set_postfix_str(f"{name}, part {part}")
-            before = bar.n
-            answered = asked[part - 1].answers(ARMS[name], max_tokens, n_threads, bar)
-            rows += [_row(model, repeat, name, part, branch) for branch in answered]
-            bar.update(before + len(answered) - bar.n)
-    return pd.DataFrame(rows)
+    asked = by_part(questions, text, texts)
+    file = None if path is None else user_path(path)
+    rows = read_study(file).to_dict("records") if file is not None and file.exists() else []
+    done = {(row["model"], row["repeat"], row["arm"], row["part"]) for row in rows}
+    keys = [(model.name, repeat, name) for repeat in range(repeats) for name in dict.fromkeys(arms)]
+    with tqdm(total=n_parts * len(keys), desc=f"study, {model.name}", unit="arm", disable=not progress) as bar:
+        for part, each in enumerate(zip(texts, asked, strict=True), 1):
+            left = [key for key in keys if each[1] and (*key, part) not in done]
+            bar.update(len(keys) - len(left))
+            answers = part_of(*each)
+            for key in left:
+                common = dict(zip(("model", "repeat", "arm", "part"), (*key, part), strict=True))
+                rows += [common | row for row in answers(key[2])]
+                if file is not None:
+                    with replacing(file) as new:
+                        new.write(pd.DataFrame(rows).to_csv(index=False).encode())
+                bar.update()
+    return pd.DataFrame([row for row in rows if row["model"] == model.name])
+
+
+def answer_row(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
+    """An answer's text, its number of tokens and a hash of their ids: equal hashes, equal answers."""
+    ids = np.array(tokens, np.int32)
+    token_hash = xxhash.xxh3_64_hexdigest(ids.data)
+    return {"answer": model.detokenize(ids).strip(), "n_tokens": len(ids), "token_hash": token_hash}
 
 
 def about_study(model: Model) -> dict[str, Any]:
@@ -124,13 +159,13 @@ def by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> l
     return asked
 
 
-class _Asked:
+class _Part:
     """One part of the document, and its questions as tokens."""
 
     def __init__(self, model: Model, text: str, questions: Sequence[Question]) -> None:
         self._model = model
         self._prefix = model.read(text)
-        self.prompts = {question.id: model.ask(f"{question.question} {INSTRUCTION}") for question in questions}
+        self._prompts = {question.id: model.ask(f"{question.question} {INSTRUCTION}") for question in questions}
         whole = sections(text)
         ends = {
             question.id: max(text.index(whole[number]) + len(whole[number]) for number in question.sections)
@@ -138,27 +173,25 @@ class _Asked:
         }
         self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
 
-    def answers(self, arm: Arm, max_tokens: int, n_threads: int | None, bar: tqdm) -> list[Branch]:
-        """The branches of all questions, in groups of eight where they are packed."""
-        names, together = list(self.prompts), _TOGETHER if arm.strategy == "batched" else len(self.prompts)
+    def rows(self, arm: Arm, max_tokens: int, n_threads: int | None) -> Rows:
+        """A row per question, which are asked in groups of eight where they are packed."""
+        names, together = list(self._prompts), _TOGETHER if arm.strategy == "batched" else len(self._prompts)
         document: np.ndarray | KVSnapshot = self._prefix
         if together < len(names):
             document = prefill(self._model, self._prefix, progress=False, n_threads=n_threads, **arm.settings)
-        answered: list[Branch] = []
+        rows: Rows = []
         for i in range(0, len(names), together):
-            begun, group = bar.n, {name: self.prompts[name] for name in names[i : i + together]}
-
-            def show(run: Run, begun: int = begun) -> None:
-                bar.update(begun + sum(bool(branch.tokens) for branch in run.branches) - bar.n)
-
-            how = {"callback": show, "n_threads": n_threads, **arm.settings}
+            group = {name: self._prompts[name] for name in names[i : i + together]}
+            how: dict[str, Any] = {"n_threads": n_threads, **arm.settings}
             if arm.early:
                 agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
                 run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **how)
             else:
                 run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **how)
-            answered += run.whole().branches
-        return answered
+            for branch in run.whole().branches:
+                about = {"id": branch.name, "n_prefix": branch.n_prefix}
+                rows.append(about | answer_row(self._model, branch.tokens))
+        return rows
 
     def _tokens_alike(self, text: str) -> int:
         """How many tokens of the part are this beginning of it. The last one may be another where a text is cut."""
@@ -170,10 +203,3 @@ class _Asked:
 def fingerprint(text: str) -> str:
     """A short hash of a text, to see whether it has changed."""
     return xxhash.xxh3_64_hexdigest(text.encode())
-
-
-def _row(model: Model, repeat: int, arm: str, part: int, branch: Branch) -> dict[str, Any]:
-    answer = model.detokenize(branch.tokens).strip()
-    token_hash = xxhash.xxh3_64_hexdigest(np.array(branch.tokens, np.int32).data)
-    values = (model.name, repeat, arm, part, branch.name, branch.n_prefix, answer, len(branch.tokens), token_hash)
-    return dict(zip(_COLUMNS, values, strict=True))

@@ -1,6 +1,6 @@
 """The same questions by agents with roles of their own, over cells that were computed behind something else."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product, zip_longest
 from pathlib import Path
@@ -8,22 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import xxhash
 
-from swarmkv_lab.errors import SwarmKVError, not_one_of
-from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.outcome import kl_divergence
-from swarmkv_lab.files import replacing
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_studies.answers.quality import read_study
-from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts
-from swarmkv_studies.answers.study import INSTRUCTION, by_part
+from swarmkv_studies.answers.questions import Question, Questions, parts
+from swarmkv_studies.answers.study import INSTRUCTION, Rows, answer_row, ask_all
 
 FULL = "full"
 NEUTRAL = "You are a helpful assistant. You read with care the text that the user gives you, and answer from it."
@@ -97,35 +91,17 @@ def composed_study(
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
-    A question is asked over the part of the document that holds its sections, by an agent with one of ROLES, in turns;
-    of two documents (a part's halves) every fourth one. kl: nats from the arm's reference, mean over the question's
-    last token and up to 16 tokens of the reference's answer. own_tokens: of the prompt, decoded for this agent alone.
-    path: a CSV file, written after each arm of a part, that the same call goes on with. Raises SwarmKVError for unknown
-    arms.
+    Agents have ROLES in turns; of two documents (a part's halves) every fourth question is asked. kl: nats from
+    the arm's reference, mean over the question's last token and up to 16 tokens of the reference's answer. own_tokens:
+    of the prompt, decoded for this agent alone. The rest is as in ``ask_all``.
     """
-    for name in arms:
-        if name not in ARMS:
-            raise SwarmKVError(f"arm {not_one_of(name, ARMS)}")
-    questions = load_questions(questions)
-    text = load_document(document)
-    texts = parts(text, n_parts)
-    kept = Path(path) if path is not None else None
-    rows = read_study(kept).to_dict("records") if kept is not None and kept.exists() else []
-    done = {(row["model"], row["arm"], row["part"]) for row in rows}
-    bar = tqdm(total=n_parts * len(arms), desc=f"composed, {model.name}", unit="arm", disable=not progress)
-    for part, (of_it, asked) in enumerate(zip(texts, by_part(questions, text, texts), strict=True), 1):
-        one = _Part(model, of_it, asked, max_tokens)
-        for name in arms:
-            ids = {question.id: question for question in one.asked(ARMS[name])}
-            if ids and (model.name, name, part) not in done:
-                common = {"model": model.name, "repeat": 0, "arm": name, "part": part}
-                rows += [common | row for row in one.answers(ARMS[name])]
-                if kept is not None:
-                    with replacing(kept) as file:
-                        file.write(pd.DataFrame(rows).to_csv(index=False).encode())
-            bar.update()
-    bar.close()
-    return pd.DataFrame([row for row in rows if row["model"] == model.name])
+
+    def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
+        one = _Part(model, text, asked, max_tokens)
+        return lambda arm: one.rows(ARMS[arm])
+
+    how: dict[str, Any] = {"n_parts": n_parts, "path": path, "progress": progress}
+    return ask_all(model, part, questions, document, arms, ARMS, **how)
 
 
 class _Answer(NamedTuple):
@@ -153,16 +129,15 @@ class _Part:
     def asked(self, arm: Arm) -> list[Question]:
         return self.questions[:: 1 if len(arm.documents) == 1 else 4]  # so that each role is among them
 
-    def answers(self, arm: Arm) -> list[dict[str, Any]]:
-        """The rows of an arm."""
+    def rows(self, arm: Arm) -> Rows:
+        """A row per question that this arm is asked."""
         reference = self.reference(ARMS[arm.reference])
         rows = []
         for it in reference if arm == ARMS[arm.reference] else self._answered(arm, reference):
             against = next(one for one in reference if one.id == it.id)
             kl = float(np.mean([kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
             row = {"id": it.id, "role": self.role[it.id], "own_tokens": it.own_tokens, "kl": float(f"{kl:.3e}")}
-            row |= {"answer": self.model.detokenize(it.tokens).strip(), "n_tokens": len(it.tokens)}
-            rows.append(row | {"token_hash": xxhash.xxh3_64_hexdigest(np.array(it.tokens, np.int32).data)})
+            rows.append(row | answer_row(self.model, it.tokens))
         return rows
 
     def _reference(self, arm: Arm) -> list["_Answer"]:

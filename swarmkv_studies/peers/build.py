@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +24,6 @@ _OPTIONS = {
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",
 }
-_AVX2 = {"GGML_NATIVE": "OFF", "GGML_AVX2": "ON", "GGML_AVX512": "OFF", "BUILD_SHARED_LIBS": "ON"}
 
 
 def program(name: str) -> Path:
@@ -47,43 +45,18 @@ def build() -> Path:
         for name in PROGRAMS:
             program(name)
         return target
-    _compile(target, _OPTIONS, PROGRAMS)
-    return target
-
-
-def libraries_without_avx512() -> Path:
-    """The folder with llama.cpp's libraries compiled for AVX2 alone. Raises SwarmKVError if they are not built."""
-    folder = _folder("-avx2") / "bin"
-    if not (folder / "libllama.so").is_file():
-        raise SwarmKVError(
-            "llama.cpp without AVX-512 is not built (a few minutes, once, on Linux): "
-            'python -c "from swarmkv_studies.peers.build import build_without_avx512; build_without_avx512()"'
-        )
-    return folder
-
-
-def build_without_avx512() -> Path:
-    """Compile these libraries from the same sources, unless they are there; the folder. Errors as in ``build``."""
-    with suppress(SwarmKVError):
-        return libraries_without_avx512()
-    _compile(_folder("-avx2"), _OPTIONS | _AVX2, ["llama"])
-    return libraries_without_avx512()
-
-
-def _compile(target: Path, options: Mapping[str, str], targets: Sequence[str]) -> None:
-    """Fetch the sources, and compile some of cmake's targets into a folder."""
     target.mkdir(parents=True, exist_ok=True)
     (target / "CMakeCache.txt").unlink(missing_ok=True)  # of sources that were elsewhere, which cmake refuses
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".sources-") as folder:
-        sources = _sources(Path(folder))
-        defined = [f"-D{name}={value}" for name, value in options.items()]
-        _run(["cmake", "-S", str(sources), "-B", str(target), *defined])
+        defined = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
+        _run(["cmake", "-S", str(_sources(Path(folder))), "-B", str(target), *defined])
         threads = str(default_threads())
-        _run(["cmake", "--build", str(target), "--config", "Release", "--parallel", threads, "--target", *targets])
+        _run(["cmake", "--build", str(target), "--config", "Release", "--parallel", threads, "--target", *PROGRAMS])
+    return target
 
 
-def _folder(variant: str = "") -> Path:
-    return cache_folder() / f"llama.cpp-{version('llama-cpp-python')}{variant}"
+def _folder() -> Path:
+    return cache_folder() / f"llama.cpp-{version('llama-cpp-python')}"
 
 
 def _sources(folder: Path) -> Path:
