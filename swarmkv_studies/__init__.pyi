@@ -34,9 +34,9 @@ from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
 from .many_machines.shipping import break_even_bandwidth as break_even_bandwidth
-from .many_machines.workers_figure import workers_timeline as workers_timeline
+from .many_machines.figures import workers_timeline as workers_timeline
 from .naive_vs_fanout.article_table import article_table as article_table
-from .naive_vs_fanout.figures import exactness as exactness, lanes as lanes
+from .naive_vs_fanout.figures import lanes as lanes
 from .naive_vs_fanout.figures import strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import verdict as verdict

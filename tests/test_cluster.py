@@ -19,8 +19,7 @@ import swarmkv_studies as studies
 from swarmkv_lab.errors import ContextBudgetError, SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.twins import write_twin
-from swarmkv_studies.many_machines.bench import against_one_process, local_cluster, run_with_a_death
-from swarmkv_studies.many_machines.tables import cluster_table
+from swarmkv_studies.many_machines.bench import against_one_process, cluster_table, local_cluster, run_with_a_death
 
 distributed = pytest.importorskip("distributed")
 from distributed import Client, LocalCluster  # noqa: E402

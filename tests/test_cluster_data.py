@@ -3,7 +3,7 @@
 import pandas as pd
 
 from swarmkv_studies.common.measurements import measurements
-from swarmkv_studies.many_machines.tables import cluster_table
+from swarmkv_studies.many_machines.bench import cluster_table
 
 REFERENCE = measurements("reference")
 

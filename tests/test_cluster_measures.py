@@ -14,7 +14,7 @@ import pytest
 from conftest import needs
 
 from swarmkv_studies.cli import main
-from swarmkv_studies.many_machines.tables import cluster_table
+from swarmkv_studies.many_machines.bench import cluster_table
 
 pytest.importorskip("distributed")
 

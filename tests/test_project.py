@@ -47,6 +47,11 @@ def test_notebooks_are_committed_executed_and_small(path):
     assert not any(output.output_type == "error" for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert "?" in notebook.cells[0].source  # it opens with a question
+    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    pictured = [
+        any("image/png" in output.get("data", {}) for output in cell.get("outputs", ())) for cell in notebook.cells
+    ]
+    assert (len(notebook.cells) <= 20, words <= 900, 4 * pictured.index(True) <= len(notebook.cells)) == (True,) * 3
     assert not any(".close()" in cell.source for cell in code)  # an exercise at the end may need it
 
 

@@ -98,12 +98,6 @@ EXHIBITS = (
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
         lambda m: studies.strategies(m.bench["summary"], m.caption)),
-    Exhibit("exactness", "03_naive_vs_fanout", "data/reference/peers_1024.csv",
-        "Are the answers the same? Strategies whose batches have the same shape as naive's agree with naive in every "
-        "bit. Packing (batched) changes the shape of the batches, and so the rounding.",
-        "Dots by strategy on an axis of logit differences: swarmkv, pooled and shared are all at zero; batched is "
-        "spread to the right.",
-        lambda m: studies.exactness(m.peers, m.peers_caption)),
     Exhibit("latency_against_depth", "04_depth_and_agents", "grid.csv",
         "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
         "Two panels with logarithmic axes, the last agent's first token and end to end: naive is above the others at a "

@@ -5,12 +5,10 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
@@ -18,7 +16,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import named_prompts
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
-from swarmkv_studies.common.kept import kept_bench, once
+from swarmkv_studies.common.kept import kept_bench
 from swarmkv_studies.common.rounds import Round, plan, rounds
 from swarmkv_studies.common.sweep import sweep_rounds
 
@@ -37,7 +35,7 @@ def measure_gpu(
     repeats: int = 5,
     grid: Sequence[Round] = GRID,
 ) -> None:
-    """Bench, snapshots and grid of each model, in a folder of its own (columns: data/README.md).
+    """Bench and grid of each model, in a folder of its own (columns: data/README.md).
 
     names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
     Points of the grid that are deeper than the model or the dossier are left out. Data that is there is
@@ -53,14 +51,8 @@ def measure_gpu(
             kept_bench(data, model, tokens, depth=depth, repeats=repeats, agents=agents, **_ASKED)
             deepest = min(len(tokens), model.n_ctx_train - 1024)
             points = [this for this in grid if this.depth <= deepest]
-            once(data / "snapshots.csv", partial(_snapshots, model, min(len(tokens), model.n_ctx_train), depth))
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
             sweep_rounds(asked, points, path=data / "grid.csv")
-
-
-def _snapshots(model: lab.Model, most: int, depth: int) -> pd.DataFrame:
-    """Their bytes and times at some depths of at most so many tokens."""
-    return pd.DataFrame([studies.measure_kv(model, n) for n in (1024, depth, 4 * depth) if n <= most])
 
 
 @contextmanager

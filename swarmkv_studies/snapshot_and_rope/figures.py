@@ -19,10 +19,7 @@ _TICKS = [mantissa * 10.0**power for power in range(-6, 3) for mantissa in (1, 2
 
 
 def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
-    """KL to the unshifted run against how far keys were shifted; frame: from measure.positions.position_error.
-
-    What a file of an older measurement does not have is left out.
-    """
+    """KL to the unshifted run against how far keys were shifted; frame: from position_error."""
     floor = frame.kl_mean[frame.shifted == "nothing"].mean()
     widest = frame.gap.max()
     times = frame[frame.gap == widest].set_index("shifted").kl_mean / floor
@@ -31,9 +28,8 @@ def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         ends: dict[str, float] = {}
         for name, (_, colour, marker) in _SHIFTED.items():
             rows = frame[frame.shifted == name].sort_values("gap")
-            if len(rows):
-                ax.plot(rows.gap, rows.kl_mean, color=colour, marker=marker, linewidth=1.4)
-                ends[name] = rows.kl_mean.iloc[-1]
+            ax.plot(rows.gap, rows.kl_mean, color=colour, marker=marker, linewidth=1.4)
+            ends[name] = rows.kl_mean.iloc[-1]
         ax.axhline(floor, **DOTTED)
         measured = frame.kl_mean
         limits = measured.min() / 1.6, measured.max() * 1.6
@@ -48,11 +44,7 @@ def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
             label, colour, _ = _SHIFTED.get(name, ("noise floor: nothing\nmoved, other kernels", "#444444", ""))
             ax.text(1.01, y, label, color=colour, **beside)
-        if "seam" in times:
-            name, what = "seam", f"A branch that starts {widest:,} positions late"
-        else:
-            name, what = "second half", f"A document with a gap of {widest:,} positions"
-        headline(figure, f"{what}: KL {_factor(times[name])} the noise floor")
+        headline(figure, f"A branch that starts {widest:,} positions late: KL {_factor(times['seam'])} the noise floor")
     return figure
 
 
