@@ -68,8 +68,7 @@ class Dispatch:
                 suspects = [[branch] for group in suspects for branch in group]
             for group in suspects:
                 if self._without_the_dead([group]):  # whose worker dies now is to blame
-                    self.run.fail(group, SwarmKVError("each worker that took it has died"))
-                    self.told(len(group))
+                    self._fail(group, SwarmKVError("each worker that took it has died"))
         except (CancelledError, CommClosedError) as error:
             raise SwarmKVError(f"the scheduler is gone, or has dropped the tasks: connect again ({error})") from error
         finally:
@@ -91,27 +90,31 @@ class Dispatch:
                     for future in [future for future in waiting if future.done()]:
                         group = waiting.pop(future)
                         try:
-                            self.run.add(future.result(timeout=patience))
+                            records = future.result(timeout=patience)
                         except TimeoutError:  # it is still on its way, or was lost with its worker
                             waiting[future], patience = group, 2 * patience
-                            continue
                         except KilledWorker as error:  # Dask suspects all tasks that a dead worker had
                             if self.captured is not None and self.captured.status == "error":
                                 raise SwarmKVError("each worker that took the document has died") from error
                             died.append(group)
-                            continue
                         except tasks.UnfitWorkerError:
                             left.append(group)
-                            continue
                         except SwarmKVError as error:
-                            self.run.fail(group, error)
-                        self.told(len(group))
+                            self._fail(group, error)
+                        else:
+                            self.run.add(records)
+                            self.told(len(group))
                     if able and not self.client.nthreads().keys() & able:
                         self.captured, left = None, [*left, *waiting.values()]
                         break
             finally:
                 self.client.cancel(list(waiting))
         return died
+
+    def _fail(self, group: Sequence[Branch], error: SwarmKVError) -> None:
+        for branch in group:
+            self.run.schedule.fail(branch, error)
+        self.told(len(group))
 
     def _greet(self) -> list[str]:
         """Ask all workers who they are, each time, as a model's file may have been replaced: their addresses."""

@@ -4,6 +4,7 @@ Dask places tasks, moves the snapshot to the workers that need it, runs what a d
 one, and makes the snapshot again if all copies are lost.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ import pandas as pd
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.outcome import Outcome
+from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy, strategy_named
 from swarmkv_lab.llama.loading import model_path
@@ -39,19 +41,16 @@ class ClusterRun(Outcome):
     """who workers are, by their addresses"""
     refused: dict[str, str] = field(default_factory=dict)
     """why workers take no part"""
-    records: "list[TaskRecord]" = field(default_factory=list)
+    records: "dict[tuple[str, float], TaskRecord]" = field(default_factory=dict)
+    """what tasks have done, by worker and the task's begin"""
 
     @property
     def workers(self) -> pd.DataFrame:
         """A row per worker: worker, process, n_threads, agents answered, model_loads, and why it was refused."""
-        rows = []
-        for worker, info in self.infos.items():
-            work = [record for record in self.records if record.worker == worker]
-            loads = max((record.model_loads for record in work), default=0)
-            about = {"worker": worker, "process": info.process, "n_threads": info.n_threads}
-            about |= {"agents": sum(len(record.branches) for record in work), "model_loads": loads}
-            rows.append(about | {"refused": self.refused.get(worker, "")})
-        return pd.DataFrame(rows)
+        frame = pd.DataFrame(self.infos.values()).rename(columns={"address": "worker"}).drop(columns="identity")
+        n_agents = Counter(one.worker.address for one in self.records.values() for _ in one.branches)
+        frame.insert(3, "agents", [n_agents[worker] for worker in frame.worker])
+        return frame.assign(refused=[self.refused.get(worker, "") for worker in frame.worker])
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -60,32 +59,29 @@ class ClusterRun(Outcome):
         kv_bytes is the sum of the workers' peaks.
         """
         peaks = dict[str, int]()
-        for record in self.records:
-            peaks[record.worker] = max(peaks.get(record.worker, 0), record.kv_bytes)
-        prefills = sum(span.agent is None and span.phase == "prefill" for span in self.spans)
+        for record in self.records.values():
+            peaks[record.worker.address] = max(peaks.get(record.worker.address, 0), record.kv_bytes)
+        prefills = sum(map(_is_prefill, self.spans))
         return super().metrics | {"kv_bytes": sum(peaks.values()), "n_workers": len(peaks), "prefills": prefills}
 
     def add(self, records: "Sequence[TaskRecord]") -> None:
         """What tasks have done, unless it is known already, its times on this run's clock."""
-        known = {(record.worker, record.began) for record in self.records}
         for record in records:
-            if (record.worker, record.began) in known:
+            worker = record.worker.address
+            if (worker, record.began) in self.records:
                 continue
             ended = max((span.end_ms for span in record.spans), default=0.0)
             shift = max(0.0, min(1e3 * (record.began - self.began), self.now() - ended))  # of another clock
             for span in record.spans:
-                moved = span._replace(start_ms=span.start_ms + shift, end_ms=span.end_ms + shift, worker=record.worker)
+                moved = span._replace(start_ms=span.start_ms + shift, end_ms=span.end_ms + shift, worker=worker)
                 self.spans.append(moved)
-                self.computed += len(self.tokens) if span.agent is None and span.phase == "prefill" else 0
-            for branch in record.branches:
-                self.schedule.branches[branch.name] = branch
-            self.records.append(record)
-            self.infos.setdefault(record.worker, record.info)  # of one that has come later
+            self.computed += len(self.tokens) * sum(map(_is_prefill, record.spans))
+            self.schedule.branches.update({branch.name: branch for branch in record.branches})
+            self.records[worker, record.began], self.infos[worker] = record, record.worker
 
-    def fail(self, group: Sequence[Branch], error: SwarmKVError) -> None:
-        """Agents have no answer."""
-        for branch in group:
-            self.schedule.fail(self.schedule.branches[branch.name], error)
+
+def _is_prefill(span: Span) -> bool:
+    return span.agent is None and span.phase == "prefill"
 
 
 def fan_out(

@@ -15,6 +15,7 @@ from distributed import Worker, get_worker
 from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts, answered, budget, named_prompts
 from swarmkv_lab.fanout.recorder import Recorder, Span
+from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch, Schedule
 from swarmkv_lab.fanout.strategies import strategy_named
 from swarmkv_lab.llama.api import build
@@ -38,9 +39,11 @@ class Identity(NamedTuple):
 class WorkerInfo(NamedTuple):
     """Who a worker is."""
 
+    address: str
     identity: Identity
     process: str
     n_threads: int
+    model_loads: int
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,11 @@ class UnfitWorkerError(SnapshotMismatchError):
 class TaskRecord(NamedTuple):
     """What a task has done."""
 
-    worker: str
-    info: WorkerInfo
+    worker: WorkerInfo
     began: float
     """time.time() at its start"""
     spans: list[Span]
     kv_bytes: int
-    model_loads: int
     branches: Sequence[Branch] = ()
 
 
@@ -91,21 +92,22 @@ class Captured(NamedTuple):
 
 
 class _Resident:
-    """This process's model. loads: how often one was loaded."""
+    """This process's model, loaded once; again where its file is another one now."""
 
-    def __init__(self) -> None:
-        self.loads = 0
-        self._model: Model | None = None
-        self._loaded: tuple[str | None, int] | None = None
+    model: Model | None = None
+    loaded: tuple[str | None, int] | None = None
+    n_loads = 0
 
-    def model(self, source: str | None, n_gpu_layers: int) -> Model:
-        """The model behind a source, loaded once; again where its file is another one now."""
-        if self._model is None or self._loaded != (source, n_gpu_layers) or not self._model.is_current:
-            if self._model is not None:
-                self._model.close()
-            self._model, self._loaded = load_model(source, n_gpu_layers=n_gpu_layers), (source, n_gpu_layers)
-            self.loads += 1
-        return self._model
+    def of(self, job: Job) -> Model:
+        """A job's model."""
+        asked = job.source, job.n_gpu_layers
+        if self.model is not None and (self.loaded != asked or not self.model.is_current):
+            self.model.close()
+            self.model = None
+        if self.model is None:
+            self.model, self.loaded = load_model(job.source, n_gpu_layers=job.n_gpu_layers), asked
+            self.n_loads += 1
+        return self.model
 
 
 _RESIDENT = _Resident()
@@ -126,11 +128,11 @@ def prepare(
     Raises ContextBudgetError before anything is decoded.
     """
 
-    def work(model: Model, *_: object) -> tuple[tuple[Job, dict[str, np.ndarray]], Recorder]:
+    def work(model: Model, *_: object) -> tuple[Job, dict[str, np.ndarray]]:
         tokens, named = model.check_tokens(document), named_prompts(model, prompts)
         largest = dict(sorted(((name, len(ids)) for name, ids in named.items()), key=lambda one: -one[1])[:together])
         sized = budget(model, strategy_named(job.strategy), len(tokens), largest, max_tokens, job.settings)
-        return (replace(job, tokens=tokens, settings=sized), named), Recorder()
+        return replace(job, tokens=tokens, settings=sized), named
 
     return _in_one_thread(job, work)[0]
 
@@ -146,9 +148,10 @@ def capture(job: Job) -> Captured:
             return KVSnapshot.capture(ctx, job.tokens), recorder
 
     buffers: list[Any] = []
-    snapshot, record = _in_one_thread(job, work)
+    (snapshot, did), worker = _in_one_thread(job, work)
     pickled = pickle.dumps(snapshot, protocol=5, buffer_callback=buffers.append)
-    return Captured(record._replace(kv_bytes=snapshot.nbytes), pickled, np.frombuffer(buffers[0], np.uint8))
+    record = TaskRecord(worker, did.began, did.spans, snapshot.nbytes)
+    return Captured(record, pickled, np.frombuffer(buffers[0], np.uint8))
 
 
 def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> list[TaskRecord]:
@@ -157,19 +160,20 @@ def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> l
     Raises SnapshotCorruptError or SnapshotMismatchError for a snapshot that is damaged, or another document's.
     """
 
-    def work(model: Model, settings: ContextSettings, wanted: Callable[[], None]) -> tuple[None, Recorder]:
+    def work(model: Model, settings: ContextSettings, wanted: Callable[[], None]) -> Run:
         snapshot = captured.snapshot() if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
         how = model, job.tokens, Schedule(branches, tolerant=True), strategy_named(job.strategy), settings
-        return None, answered(*how, snapshot=snapshot, callback=lambda run: wanted())
+        return answered(*how, snapshot=snapshot, callback=lambda run: wanted())
 
-    record = _in_one_thread(job, work)[1]._replace(branches=branches)
+    run, worker = _in_one_thread(job, work)
+    record = TaskRecord(worker, run.began, run.spans, run.kv_bytes, branches)
     return [captured.record, record] if captured else [record]
 
 
-def _in_one_thread(job: Job, work: Callable[..., tuple[_Result, Recorder]]) -> tuple[_Result, TaskRecord]:
-    """What work gives, done with the run's own model, and its record.
+def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, WorkerInfo]:
+    """What work gives, done with the run's own model, and who this worker is.
 
     work is given the model, settings with this worker's threads, and a check that raises when nobody waits for the task
     any more. Raises UnfitWorkerError where this worker has another model, or another llama.cpp.
@@ -183,17 +187,16 @@ def _in_one_thread(job: Job, work: Callable[..., tuple[_Result, Recorder]]) -> t
         if task is None or task.state == "cancelled":
             raise SwarmKVError("the run was ended: nobody waits for this answer")
 
-    def run() -> tuple[_Result, TaskRecord]:
-        info, model = _info(job, worker), _RESIDENT.model(job.source, job.n_gpu_layers)
+    def run() -> tuple[_Result, WorkerInfo]:
+        info = _info(job, worker)
         if info.identity != job.identity:
             raise UnfitWorkerError(f"this worker has {info.identity}, and the run {job.identity}: it cannot take part")
-        result, did = work(model, settings, wanted)
-        return result, TaskRecord(worker.address, info, did.began, did.spans, did.kv_bytes, _RESIDENT.loads)
+        return work(_RESIDENT.of(job), settings, wanted), info
 
     return _ONE_THREAD.submit(run).result()
 
 
 def _info(job: Job, worker: Worker) -> WorkerInfo:
-    model = _RESIDENT.model(job.source, job.n_gpu_layers)
-    identity = Identity(model.content_hash, build() if job.exact else "")
-    return WorkerInfo(identity, f"{socket.gethostname()}:{os.getpid()}", worker.state.nthreads)
+    identity = Identity(_RESIDENT.of(job).content_hash, build() if job.exact else "")
+    process = f"{socket.gethostname()}:{os.getpid()}"
+    return WorkerInfo(worker.address, identity, process, worker.state.nthreads, _RESIDENT.n_loads)

@@ -76,20 +76,17 @@ def heads_of(model: Model, agents: Any) -> tuple[Heads, Any]:
 
 def begins_at(strategy: Strategy, heads: Heads, snapshot: KVSnapshot | None) -> int:
     """The position of the document's first token. SwarmKVError where strategy, agents and snapshot disagree."""
-    longest = max(map(len, heads.values()), default=0)
-    if heads and strategy.name not in (COMPOSED.name, BASELINE):
-        raise SwarmKVError(f"{strategy.name} shares what prompts begin with: where agents have their own, use composed")
-    if strategy.name == COMPOSED.name and not heads:
+    name, longest = strategy.name, max(map(len, heads.values()), default=0)
+    if heads and name not in (COMPOSED.name, BASELINE):
+        raise SwarmKVError(f"{name} shares what prompts begin with: where agents have their own, use composed")
+    if name == COMPOSED.name and not heads:
         raise SwarmKVError("composed is for agents given as {name: (system prompt, question)}; others share exactly")
-    if snapshot is None or strategy.name == BASELINE:
+    if snapshot is None or name == BASELINE:
         return longest
-    if strategy.name != COMPOSED.name and not snapshot.identity.exact:
-        raise SwarmKVError(
-            f"the snapshot is a document at {snapshot.identity.start:,}, for composed alone: prefill again"
-        )
-    if longest > snapshot.identity.start:
-        raise SwarmKVError(
-            f"the document begins at {snapshot.identity.start:,}, and the longest prompt before it has {longest:,} "
-            f"tokens: prefill it with at={longest:,} or more"
-        )
-    return snapshot.identity.start
+    start = snapshot.identity.start
+    if name != COMPOSED.name and not snapshot.identity.exact:
+        raise SwarmKVError(f"the snapshot is a document at {start:,}, for composed alone: prefill again")
+    if longest > start:
+        about = f"the document begins at {start:,}, and the longest prompt before it has {longest:,} tokens"
+        raise SwarmKVError(f"{about}: prefill it with at={longest:,} or more")
+    return start

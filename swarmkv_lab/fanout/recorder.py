@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from swarmkv_lab.fanout.schedule import Branch
+if TYPE_CHECKING:  # tables and figures need this file's names, and no llama.cpp
+    from swarmkv_lab.fanout.schedule import Branch
 
 PREFIX = "prefix"  # the lane of the work done once for all agents
 BASELINE = "naive"  # the strategy that all others are compared with
@@ -58,14 +59,13 @@ class Recorder:
 
     @contextmanager
     def phase(
-        self, agents: Branch | Sequence[Branch] | None, name: str, n_bytes: int = 0
+        self, agents: "Branch | Sequence[Branch] | None", name: str, n_bytes: int = 0
     ) -> Iterator[Callable[[str | None], None]]:
         """Time a piece of work for an agent, for several that do it together, or for all; also when an error ends it.
 
         The block is given a function that ends one agent's part of the work early.
         """
-        group = [agents] if isinstance(agents, Branch) else agents
-        lanes = [None] if group is None else [branch.name for branch in group]
+        lanes = [None if one is None else one.name for one in (agents if isinstance(agents, Sequence) else [agents])]
         start = self.now()
         self._open |= {lane: Span(lane, name, start, start, n_bytes) for lane in lanes}
 
