@@ -111,8 +111,10 @@ def test_batched_depends_on_its_groups_and_not_on_the_workers(client, gguf, docu
 
 def test_a_model_is_loaded_once_in_a_process_and_again_when_its_file_is_another(client, tmp_path, document, prompts):
     path = write_twin(tmp_path / "twin.gguf", SHAPES["two layers"])
-    for _ in range(2):
-        run = there(client, str(path), document, prompts, max_tokens=2)
+    there(client, str(path), document, prompts, max_tokens=2)
+    with pytest.raises(SwarmKVError, match="nowhere"):  # and the next run finds its model again
+        there(client, "nowhere.gguf", document, prompts)
+    run = there(client, str(path), document, prompts, max_tokens=2)
     loads = run.workers.model_loads.max()
     assert there(client, str(path), document, prompts, max_tokens=2).workers.model_loads.max() == loads
     os.replace(write_twin(tmp_path / "other.gguf", SHAPES["one layer"]), path)
