@@ -32,9 +32,9 @@ def composed(run: Run) -> None:
         if run.snapshot:
             run.restore(ctx, run.snapshot)
         else:
+            run.computed = len(run.branches[0].head) + len(run.tokens)
             with run.phase(None, "prefill"):
                 place(ctx, run.tokens, run.branches[0].head, max(len(branch.head) for branch in run.branches))
-            run.computed = len(run.branches[0].head) + len(run.tokens)
         start, _ = ctx.origins[DOCUMENT]
         for agents in groups:
             branches = dict(enumerate(agents, BRANCH))
