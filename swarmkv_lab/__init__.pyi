@@ -16,7 +16,8 @@ from .llama.guard import LlamaGuard as LlamaGuard
 from .llama.loading import load_model as load_model, model_path as model_path, requantize as requantize
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
-from .sizing.catalogue import catalogue as catalogue, geometry as geometry, snapshot_bytes as snapshot_bytes
+from .sizing.catalogue import catalogue as catalogue, context_bytes as context_bytes, geometry as geometry
+from .sizing.catalogue import snapshot_bytes as snapshot_bytes
 from .sizing.geometry import KVGeometry as KVGeometry
 from .snapshot.prefill import prefill as prefill
 from .snapshot.snapshot import KVSnapshot as KVSnapshot

@@ -18,7 +18,7 @@ from swarmkv_lab.sizing import gguf_header
 from swarmkv_lab.sizing import hollow as hollows
 from swarmkv_lab.sizing import remote as remotes
 from swarmkv_lab.sizing.catalogue import catalogue, header_path, headers
-from swarmkv_lab.sizing.gguf_header import read_header, read_whole_header, write_header
+from swarmkv_lab.sizing.gguf_header import read_gguf, read_header, write_header
 from swarmkv_lab.sizing.hollow import hollow
 from swarmkv_studies.cli import main
 from swarmkv_studies.common.twins import twin as cached_twin
@@ -57,7 +57,12 @@ def real_sizes(path, **how):
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family not in NO_MEMORY])
 def test_a_hollow_models_sizes_are_the_real_ones(tmp_path, kind, how):
     path = write(kind, tmp_path / "m.gguf")
-    assert hollow(path, DEPTHS, **how)[0] == list(real_sizes(path, **how))
+    assert hollow(path, DEPTHS, **how).state_bytes == list(real_sizes(path, **how))
+    for n_ctx in (1, 1500):
+        with lab.load_model(path, n_gpu_layers=0) as model, model.context(n_ctx, **how) as ctx:
+            said = lab.context_bytes(path, n_ctx, **how)
+            # Where no formula is known, a context says what llama.cpp logs: of each cache to 0.01 MiB.
+            assert said == ctx.nbytes if model.sized else abs(said - ctx.nbytes) < 0.02 * 2**20
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family in NO_MEMORY])
@@ -69,9 +74,10 @@ def test_what_keeps_no_state_is_refused(tmp_path, kind):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_formula_is_what_a_hollow_model_says(tmp_path, shape):
     shape, path = SHAPES[shape], write_twin(tmp_path / "m.gguf", SHAPES[shape])
-    sizes, window = hollow(path, DEPTHS, n_seq_max=3, kv_unified=False)
-    assert sizes == [shape.snapshot_bytes(n, n_stream=3) for n in DEPTHS]
-    assert window == shape.window
+    said = hollow(path, DEPTHS, n_seq_max=3, kv_unified=False)
+    assert said.state_bytes == [shape.snapshot_bytes(n, n_stream=3) for n in DEPTHS]
+    assert said.window == shape.window
+    assert said.windowed == [layer for layer, swa in enumerate(shape.swa) if swa]
 
 
 def test_a_model_that_no_machine_holds():
@@ -86,7 +92,7 @@ def test_a_model_that_no_machine_holds():
 )
 def test_many_tokens_are_told_from_fewer_where_sizes_grow_evenly(tmp_path, monkeypatch, kind, period, step):
     path, depths = write(kind, tmp_path / "m.gguf"), [5 * period + 1, 6 * period - 3]
-    direct = hollow(path, depths)[0]
+    direct = hollow(path, depths).state_bytes
     for name, value in {"MEASURED": 4 * period, "PERIOD": period, "_STEP": step}.items():
         monkeypatch.setattr(hollows, name, value)
     assert [lab.snapshot_bytes(path, n) for n in depths] == direct
@@ -172,7 +178,7 @@ def test_a_published_header_has_a_size_and_a_source(name, tmp_path, monkeypatch)
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", headers()[name]["source"])
     assert name not in catalogue().index
-    few, many = hollow(header_path(name), [200, 2000])[0]
+    few, many = hollow(header_path(name), [200, 2000]).state_bytes
     assert 0 < few < many < 10 * few
     assert read_header(header_path(name))["general.architecture"] == headers()[name]["architecture"]
     with pytest.raises(lab.SwarmKVError, match=name):
@@ -244,7 +250,7 @@ def test_of_a_url_the_header_alone_is_fetched(tmp_path, serve, capsys):
     header = gguf(*LOADS, ARRAYS)
     (tmp_path / "m.gguf").write_bytes(header)
     url, asked = serve(header + bytes(50_000_000))
-    assert read_whole_header(url) == read_whole_header(tmp_path / "m.gguf")
+    assert read_gguf(url) == read_gguf(tmp_path / "m.gguf")
     assert asked[0] == f"bytes=0-{gguf_header.MOST_BYTES - 1}"
     assert asked[-1] < 30_000_000  # what the system's buffers hold
     assert lab.geometry(url) == lab.geometry(tmp_path / "m.gguf")

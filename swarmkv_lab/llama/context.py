@@ -21,17 +21,18 @@ from swarmkv_lab.errors import (
 from swarmkv_lab.llama.api import DECODE_CODES, batch_of, pointer, require_memory, take_cache_bytes, take_errors
 from swarmkv_lab.llama.guard import LlamaGuard, require_threads
 from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
+from swarmkv_lab.llama.kind import written_whole
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
-from swarmkv_lab.sizing.hollow import hollow_snapshot_bytes
+from swarmkv_lab.sizing.hollow import hollow_context_bytes
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.model import Model
 
 Tokens = Sequence[int] | np.ndarray
 _MANY = 1 << 15
-"""cells; where no formula says a cache's bytes, a larger one's are asked for before it is made, which takes seconds"""
+"""cells; where no formula says a cache's bytes, a larger one's are asked for before it is made, which takes a second"""
 
 
 class Context:
@@ -55,7 +56,8 @@ class Context:
         self.n_seq_max = settings.n_seq_max
         self.window = 0 if settings.swa_full else model.kind.window
         """positions that layers with a sliding window keep; 0: every layer keeps all"""
-        self.nbytes = settings.cache_bytes(model.geometry, self.flash_attn) if model.sized else 0
+        layout = settings.layout(model.on_gpu)
+        self.nbytes = model.geometry.cache_bytes(**layout) if model.sized else 0
         """bytes of KV cache and running states that this allocates"""
         self.callback: Callable[[], None] | None = None
         """called before each llama_decode, in its thread; what it raises ends the decode as an error does"""
@@ -70,8 +72,8 @@ class Context:
         self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
             needed = self.nbytes
-            if not needed and settings.cells > _MANY:  # a state that fills the cache has about its bytes
-                needed = settings.n_stream * hollow_snapshot_bytes(model.path, settings.cells_seq, settings.kv_type)
+            if not needed and settings.cells > _MANY:
+                needed = hollow_context_bytes(model.path, **layout)
             require_memory(needed, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
         with self.guard, model.guard, interrupts_wait():
             take_errors()
@@ -428,25 +430,18 @@ class Context:
     # -- sliding windows
 
     def _written_as(self, seq_id: int) -> int:
-        """The sequence id to ask llama.cpp for, so that it writes all that a sequence has: its own, or -1, all of them.
-
-        Of one sequence it leaves out what a sliding window has passed, also with swa_full. Restored, the rest would lie
-        elsewhere in the cache, and the softmax add up other cells together: other last bits.
-        """
+        """The sequence id to ask llama.cpp for, so that it writes all of a sequence: its own, or -1, all of them."""
         self._check_seq(seq_id)
-        kind = self.model.kind
-        if kind.state_alone:
-            if self.n_seq_max > 1:
-                arch = self.model.architecture
-                raise SwarmKVError(f"{arch}: a state is whole only with n_seq_max=1, and this is {self.n_seq_max}")
-            return -1
-        window = kind.window if self.settings.swa_full and not kind.recurrent else 0
-        if not window or self.n_past(seq_id) <= window:
+        kind, arch, n_past = self.model.kind, self.model.architecture, self.n_past(seq_id)
+        if kind.state_alone and self.n_seq_max > 1:
+            raise SwarmKVError(f"{arch}: a state is whole only with n_seq_max=1, and this is {self.n_seq_max}")
+        if not written_whole(arch, kind.recurrent, kind.window, n_past, self.settings.swa_full):
             return seq_id
         if others := [i for i in range(self.n_seq_max) if i != seq_id and self.n_past(i)]:
             raise SwarmKVError(
-                f"sequence {seq_id} holds {self.n_past(seq_id):,} tokens, more than the window's {window:,}: with "
-                f"swa_full=True llama.cpp writes all of it only where it is alone, and here are {len(others)} others"
+                f"sequence {seq_id} holds {n_past:,} tokens, more than the window's {kind.window:,}, and the "
+                f"context holds {len(others) + 1} sequences: with swa_full=True llama.cpp writes all of one only where "
+                "it is alone; clear the others, or decode it in a context of its own"
             )
         return -1
 

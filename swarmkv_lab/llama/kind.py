@@ -21,6 +21,15 @@ _ROTATES_ALL_KEYS = {"deepseek", "falcon", "gemma", "gptneox", "internlm2", "lla
 _ROTATES_ALL_KEYS |= {"qwen2", "qwen2moe", "qwen3", "qwen3moe"}
 
 
+def written_whole(arch: str, recurrent: bool, window: int, n_tokens: int, swa_full: bool) -> bool:
+    """Whether a sequence's state must be asked for as that of all sequences (-1), or llama.cpp leaves some of it out.
+
+    Of one sequence it leaves out what a sliding window has passed, also with swa_full. Restored, the rest would lie
+    that much nearer to the cache's beginning, and the softmax add up other cells together: other last bits.
+    """
+    return arch in _ONE_STREAM or (swa_full and not recurrent and 0 < window < n_tokens)
+
+
 @dataclass(frozen=True)
 class Kind:
     """What decides how a model's sequences can be captured, shared, cut and moved."""

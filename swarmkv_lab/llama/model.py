@@ -20,7 +20,7 @@ from swarmkv_lab.llama.kind import Kind
 from swarmkv_lab.llama.model_files import content_hash, parts_of, version_of
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.llama.words import Words
-from swarmkv_lab.sizing.geometry import MOST_LAYERS, KVGeometry
+from swarmkv_lab.sizing.geometry import MOST_LAYERS, MROPE, KVGeometry
 from swarmkv_lab.sizing.gguf_header import read_gguf
 
 _gpu_guard = LlamaGuard()  # all models on GPUs share their queues
@@ -68,14 +68,15 @@ class Model(Words):
             params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard, interrupts_wait():
             take_errors()
-            self.metadata, tensors = read_gguf(self.path)
+            # Who is loaded is read now: the file may be another one tomorrow.
+            self.metadata, tensors, _ = read_gguf(self.path)
             """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
             self.architecture = str(self.metadata.get("general.architecture", ""))
             """llama.cpp's name for the kind of model"""
             self._parts = parts_of(self.path, self.metadata)
             self._loaded = version_of(self._parts)
             for part in self._parts[1:]:
-                tensors |= read_gguf(part)[1]
+                tensors |= read_gguf(part).shapes
             self.content_hash = content_hash(self.path, self._parts)
             layers = self.metadata.get(f"{self.architecture}.block_count", 0)
             if not isinstance(layers, int) or layers > MOST_LAYERS:  # llama.cpp would end the process
@@ -114,13 +115,15 @@ class Model(Words):
     def sized(self) -> bool:
         """Whether a formula gives its cache's sizes (KVGeometry), and its state can be taken apart."""
         with suppress(SwarmKVError):
-            return bool(self.geometry) and not self.kind.has_axes
+            return bool(self.geometry)
         return False
 
     @cached_property
     def geometry(self) -> KVGeometry:
         """The shape of the KV cache."""
-        return KVGeometry.from_header(self.metadata, self.path.name)
+        if self.kind.has_axes:
+            raise SwarmKVError(f"{self.path}: {MROPE}")
+        return KVGeometry.from_header(self.metadata, self.path)
 
     # -- contexts, and the end
 

@@ -9,7 +9,7 @@ import llama_cpp
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, ggml_type, is_quantized, kv_types, pad
+from swarmkv_lab.sizing.geometry import UBATCH, KVType, cells_of_one, ggml_type, is_quantized, kv_types, pad
 
 ROTATION_VARIABLE = "LLAMA_ATTN_ROT_DISABLE"
 MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
@@ -74,7 +74,7 @@ class ContextSettings:
     @property
     def cells_seq(self) -> int:
         """The cells that one sequence can have, once n_ctx is known: llama.cpp's n_ctx_seq."""
-        return pad(self.cells) if self.kv_unified else pad(pad(self.cells) // self.n_seq_max)
+        return cells_of_one(self.cells, self.n_stream)
 
     @property
     def n_stream(self) -> int:
@@ -100,17 +100,11 @@ class ContextSettings:
         number = re.match(r"\s*[+-]?\d+", os.environ.get(ROTATION_VARIABLE, ""))
         return any(map(is_quantized, self.kv_pair)) and not (number and int(number.group()))
 
-    def cache_bytes(self, geometry: KVGeometry, flash_attn: bool) -> int:
-        """Bytes of K and V that llama.cpp will allocate."""
-        return geometry.cache_bytes(
-            self.cells,
-            self.kv_type,
-            n_seq_max=self.n_seq_max,
-            unified=self.kv_unified,
-            n_batch=self.n_batch,
-            swa_full=self.swa_full,
-            flash_attn=flash_attn,
-        )
+    def layout(self, on_gpu: bool) -> dict[str, Any]:
+        """Those that a cache's size depends on: what ``context_bytes`` takes."""
+        names = ("kv_type", "n_seq_max", "kv_unified", "swa_full", "n_batch")
+        sizes = {name: getattr(self, name) for name in names}
+        return {"n_ctx": self.cells, "flash_attn": self.uses_flash_attn(on_gpu), **sizes}
 
     def uses_flash_attn(self, on_gpu: bool) -> bool:
         """Whether a context with these decodes with it: what "auto" comes to."""

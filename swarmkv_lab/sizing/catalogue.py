@@ -10,9 +10,9 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA, cache_folder, replacing
-from swarmkv_lab.sizing.geometry import KVGeometry, KVType, every_nth_full
+from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, every_nth_full, is_quantized, kv_types
 from swarmkv_lab.sizing.gguf_header import write_header
-from swarmkv_lab.sizing.hollow import hollow_snapshot_bytes
+from swarmkv_lab.sizing.hollow import hollow_context_bytes, hollow_snapshot_bytes
 from swarmkv_lab.sizing.remote import is_url
 
 _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
@@ -70,14 +70,43 @@ def snapshot_bytes(
     errors); of a URL the header alone is fetched. Also for one of ``headers``. A name of the catalogue, a loaded model
     or a KVGeometry: the formula of KVGeometry, or for a model where none is known the file's hollow model.
     """
-    found = _found(source)
-    if not isinstance(found, str | Path | KVGeometry):
-        found.require_unchanged()
-        found = found.geometry if found.sized else found.path
+    found = _sized_by(source)
     if isinstance(found, KVGeometry):
         return found.snapshot_bytes(n_tokens, kv_type, 1 if kv_unified else n_seq_max, swa_full=swa_full)
     how: dict[str, Any] = {"n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full}
-    return hollow_snapshot_bytes(found, n_tokens, kv_type, **how)
+    return hollow_snapshot_bytes(found, n_tokens, kv_type=kv_types(kv_type), **how)
+
+
+def context_bytes(
+    source: str | Path | _Model | KVGeometry,
+    n_ctx: int,
+    kv_type: KVType = "f16",
+    *,
+    n_seq_max: int = 1,
+    kv_unified: bool = True,
+    swa_full: bool = False,
+    flash_attn: bool | str = "auto",
+    n_batch: int = UBATCH,
+) -> int:
+    """Bytes of the caches and running states that llama.cpp allocates for a context of n_ctx cells, before it is made.
+
+    source: as in snapshot_bytes. Settings as in Context; flash_attn: "auto" as on the CPU.
+    """
+    found = _sized_by(source)
+    how: dict[str, Any] = {"n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full, "n_batch": n_batch}
+    if isinstance(found, KVGeometry):
+        flash_attn = is_quantized(kv_types(kv_type)[1]) if flash_attn == "auto" else bool(flash_attn)
+        return found.cache_bytes(n_ctx, kv_type, flash_attn=flash_attn, **how)
+    return hollow_context_bytes(found, n_ctx, kv_type=kv_types(kv_type), flash_attn=flash_attn, **how)
+
+
+def _sized_by(source: str | Path | _Model | KVGeometry) -> str | Path | KVGeometry:
+    """The formula where one is known of a model, or of a name; else a header."""
+    found = _found(source)
+    if isinstance(found, str | Path | KVGeometry):
+        return found
+    found.require_unchanged()
+    return found.geometry if found.sized else found.path
 
 
 def is_file(source: str | Path) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.sizing.architectures import MROPE_BY_FILE, PLAIN, WINDOWED
+from swarmkv_lab.sizing.architectures import PLAIN, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
+from swarmkv_lab.sizing.hollow import hollow
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KVType = str | tuple[str, str]
@@ -17,6 +18,7 @@ UBATCH = 512  # tokens computed together, llama.cpp's default; a sliding-window 
 _MOST = 1 << 24  # limit for every number in a header; the largest of them is the context length
 _MOST_TOKENS = 1 << 40  # beyond all machines, and still exact in a float
 MOST_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
+MROPE = "its cells may hold positions of several numbers (M-RoPE), and the formula is of one"
 
 
 def kv_types(kv_type: KVType) -> tuple[str, str]:
@@ -48,9 +50,14 @@ def row_bytes(n_elements: int, kv_type: str) -> int:
     return int(n_elements // block * size)
 
 
-def pad(n: int, to: int = 256) -> int:
-    """n rounded up to a multiple of ``to``: llama.cpp allocates caches in steps of 256 cells."""
-    return -(-n // to) * to
+def pad(n: int) -> int:
+    """n rounded up: llama.cpp allocates caches in steps of 256 cells."""
+    return -(-n // 256) * 256
+
+
+def cells_of_one(n_ctx: int, n_stream: int) -> int:
+    """The cells that one sequence can have in a context of n_ctx, in which so many separate caches are."""
+    return pad(pad(n_ctx) // n_stream)
 
 
 @dataclass(frozen=True)
@@ -88,68 +95,57 @@ class KVGeometry:
 
     @classmethod
     def from_gguf(cls, path: str | Path) -> "KVGeometry":
-        """The geometry in a GGUF's header; no weights are read. Raises as read_header and from_header."""
-        return cls.from_header(read_header(path), Path(path).name)
+        """The geometry in a GGUF's header; no weights are read. Raises as read_header and from_header.
+
+        Also SwarmKVError where a cell may have a position of several numbers: a loaded model says whether it has.
+        """
+        header = read_header(path)
+        if f"{header.get('general.architecture')}.rope.dimension_sections" in header:
+            raise SwarmKVError(f"{path}: {MROPE}; snapshot_bytes of the file needs no formula")
+        return cls.from_header(header, path)
 
     @classmethod
-    def from_header(cls, header: Mapping[str, Any], path: str) -> "KVGeometry":
-        """The geometry in a header from read_header; path: the file's name, for messages.
+    def from_header(cls, header: Mapping[str, Any], path: str | Path) -> "KVGeometry":
+        """The geometry in the header that read_header gives of a path. Windows llama.cpp may have to tell.
 
         Raises SwarmKVError for a header to which the formula is not known to apply, and ModelNotFoundError for one with
         missing or impossible values.
         """
         arch = str(header.get("general.architecture", ""))
-        if arch and arch not in PLAIN | WINDOWED.keys():
+        if arch and arch not in PLAIN | WINDOWED:
             raise SwarmKVError(
                 f"{path}: no formula is known for {arch:.40} models; snapshot_bytes of the file needs none"
             )
-        if arch in MROPE_BY_FILE and f"{arch}.rope.dimension_sections" in header:
-            about = "its cells hold positions of several numbers (M-RoPE), and the formula is of one"
-            raise SwarmKVError(f"{path}: {about}; snapshot_bytes of the file needs none")
 
-        def get(key: str, default: Any = None) -> Any:
-            if (value := header.get(f"{arch}.{key}", default)) is None:
-                raise ModelNotFoundError(f"{path}: its header has no {arch}.{key}")
-            return value
-
-        def checked(key: str, value: Any, least: int = 1, most: int = _MOST) -> int:
+        def number(key: str, default: Any = None, least: int = 1, most: int = _MOST) -> int:
+            value = header.get(f"{arch}.{key}", default)
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise ModelNotFoundError(f"{path}: {key} is {value!r}, expected {least} to {most:,}")
+                raise ModelNotFoundError(f"{path}: {arch}.{key} is {value!r}, expected {least} to {most:,}")
             return value
 
-        def count(key: str, default: Any = None, least: int = 1, most: int = _MOST) -> int:
-            return checked(key, get(key, default), least, most)
-
-        n_block = count("block_count", most=MOST_LAYERS)
-        draft_heads = count("nextn_predict_layers", 0, least=0)  # they have no cache here
-        n_layer = n_block - min(draft_heads, n_block - 1)
-        heads = get("attention.head_count_kv", get("attention.head_count"))
-        heads = heads if isinstance(heads, list) else [heads] * n_block
-        per_layer = tuple(checked("attention.head_count_kv", n) for n in heads)
-        if len(per_layer) != n_block:
-            raise ModelNotFoundError(f"{path}: {len(per_layer)} head counts for {n_block} layers")
-        head_dim, window = None, 0
-        swa: tuple[bool, ...] = ()
+        n_block = number("block_count", most=MOST_LAYERS)
+        n_layer = n_block - min(number("nextn_predict_layers", 0, least=0), n_block - 1)  # drafts have no cache here
+        queries = header.get(f"{arch}.attention.head_count")
+        heads = header.get(f"{arch}.attention.head_count_kv", queries)
+        per_layer = tuple(heads) if isinstance(heads, list) else (heads,) * n_block
+        head_dim = None
         if f"{arch}.attention.key_length" not in header:
-            queries = get("attention.head_count")
-            most = max(queries, default=0) if isinstance(queries, list) else queries
-            head_dim = count("embedding_length") // checked("attention.head_count", most)
-        if arch in WINDOWED:
-            n, default = WINDOWED[arch]
-            window = count("attention.sliding_window", default, least=0)
-            pattern = get("attention.sliding_window_pattern", n)
-            if not isinstance(pattern, list):
-                pattern = every_nth_full(n_layer, checked("attention.sliding_window_pattern", pattern))
-            swa = tuple(map(bool, pattern[:n_layer])) if window else ()
-        return cls(
-            n_layer=n_layer,
-            n_head_kv=per_layer[0] if len(set(per_layer)) == 1 else per_layer[:n_layer],
-            head_dim_k=count("attention.key_length", head_dim),
-            head_dim_v=0 if get("attention.key_length_mla", 0) else count("attention.value_length", head_dim),
-            n_ctx_train=count("context_length"),
-            window=window,
-            swa=swa,
-        )
+            most = max(queries, default=0) if isinstance(queries, list) else number("attention.head_count")
+            head_dim = number("embedding_length") // max(most, 1)
+        latent = header.get(f"{arch}.attention.key_length_mla")
+        window, swa = _windows(header, arch, path, n_layer) if arch in WINDOWED else (0, ())
+        try:
+            return cls(
+                n_layer=n_layer,
+                n_head_kv=per_layer[0] if len(set(per_layer)) == 1 else per_layer[:n_layer],
+                head_dim_k=number("attention.key_length", head_dim),
+                head_dim_v=0 if latent else number("attention.value_length", head_dim),
+                n_ctx_train=number("context_length"),
+                window=window,
+                swa=swa,
+            )
+        except SwarmKVError as error:
+            raise ModelNotFoundError(f"{path}: {error}") from error
 
     # -- sizes
 
@@ -188,7 +184,7 @@ class KVGeometry:
         kv_type: KVType = "f16",
         *,
         n_seq_max: int = 1,
-        unified: bool = True,
+        kv_unified: bool = True,
         n_batch: int = UBATCH,
         swa_full: bool = False,
         flash_attn: bool = True,
@@ -200,16 +196,16 @@ class KVGeometry:
         """
         for name, number in {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "n_batch": n_batch}.items():
             whole_number(name, number, 1, _MOST_TOKENS)
-        size = pad(n_ctx) if unified else pad(pad(n_ctx) // n_seq_max)
-        spare = min(pad(n_ctx), n_batch, UBATCH)
-        windowed = pad(min(size, self.window * (n_seq_max if unified else 1) + spare))
+        n_stream = 1 if kv_unified else n_seq_max
+        size, spare = cells_of_one(n_ctx, n_stream), min(pad(n_ctx), n_batch, UBATCH)
+        windowed = pad(min(size, self.window * (n_seq_max if kv_unified else 1) + spare))
         total = 0
         for (layers, _), cells in zip(self.caches(), (size, size if swa_full else windowed), strict=False):
             keys, values = self._rows(layers, kv_type)
             if not flash_attn:
                 values = len(layers) * row_bytes(max(self.heads) * self.head_dim_v, kv_types(kv_type)[1])
             total += cells * (keys + values)
-        return total * (1 if unified else n_seq_max)
+        return total * n_stream
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes per token of the K rows and of the V rows in these layers."""
@@ -227,6 +223,17 @@ class KVGeometry:
         full = [layer for layer in layers if not self.swa[layer]]
         kept = n_tokens if swa_full else min(n_tokens, self.window)
         return [(full, n_tokens), ([layer for layer in layers if self.swa[layer]], kept)]
+
+
+def _windows(header: Mapping[str, Any], arch: str, path: str | Path, n_layer: int) -> tuple[int, tuple[bool, ...]]:
+    """(tokens of the sliding window, whether each layer has it): as the header says, or else llama.cpp."""
+    window, swa = (header.get(f"{arch}.attention.sliding_window{end}") for end in ("", "_pattern"))
+    if not isinstance(window, int) or not isinstance(swa, list):
+        if read_header(path) != header:
+            raise ModelNotFoundError(f"{path} is another file than it was: load it again")
+        said = hollow(path)
+        window, swa = said.window, [layer in said.windowed for layer in range(n_layer)]
+    return window, tuple(map(bool, swa[:n_layer])) if window else ()
 
 
 def every_nth_full(n_layer: int, n: int) -> tuple[bool, ...]:

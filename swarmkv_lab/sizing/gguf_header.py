@@ -23,39 +23,29 @@ _UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
-class _Header(NamedTuple):
+class Header(NamedTuple):
+    """What stands in front of a GGUF's weights."""
+
     pairs: dict[str, Any]
+    """numbers, text, and short arrays of numbers as lists; other arrays are left out"""
     shapes: dict[str, tuple[int, ...]]
+    """of the tensors, by name, as ggml has them: (inputs, outputs), of experts' matrices (inputs, outputs, experts)"""
     data: bytes
-    """all bytes in front of the weights"""
+    """all of it"""
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """The key-value pairs of a GGUF: numbers, text, and short arrays of numbers as lists. Other arrays are left out.
+    """The key-value pairs of a GGUF. Raises as read_gguf."""
+    return read_gguf(path).pairs
 
-    path: of a file, or its http(s) URL. Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF
-    header (versions 2 and 3) of at most MOST_BYTES, and as ``beginning`` of a URL.
+
+def read_gguf(path: str | Path) -> Header:
+    """The header of a GGUF: of a file, or of its http(s) URL.
+
+    Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3) of at most
+    MOST_BYTES, and as ``beginning`` of a URL.
     """
-    return _read(path).pairs
-
-
-def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """(the pairs as read_header gives them, the tensors' shapes by name). Raises as read_header.
-
-    Shapes as ggml has them: of a matrix (inputs, outputs), of experts' matrices (inputs, outputs, experts).
-    """
-    return _read(path)[:2]
-
-
-def read_whole_header(path: str | Path) -> tuple[dict[str, Any], bytes]:
-    """(the pairs as read_header gives them, all bytes in front of the weights). Raises as read_header.
-
-    Of a model in several files the first one's header says all; another one's is refused.
-    """
-    pairs, _, data = _read(path)
-    if part := pairs.get("split.no"):
-        raise ModelNotFoundError(f"{path} is number {part} of {pairs.get('split.count')}, from 0 on: give number 0")
-    return pairs, data
+    return _read_remote(path) if is_url(path) else _read(path)
 
 
 def write_header(path: Path, architecture: str, pairs: Mapping[str, Any]) -> None:
@@ -70,11 +60,7 @@ def write_header(path: Path, architecture: str, pairs: Mapping[str, Any]) -> Non
         writer.write_kv_data_to_file()
 
 
-def _read(path: str | Path) -> _Header:
-    return _read_remote(path) if is_url(path) else _read_once(path)
-
-
-def _read_once(path: str | Path) -> _Header:
+def _read(path: str | Path) -> Header:
     try:
         with _chunks(path) as chunks:
             return _Reader(chunks).header()
@@ -84,7 +70,7 @@ def _read_once(path: str | Path) -> _Header:
         raise ModelNotFoundError(f"{path} has no readable GGUF header: {error}") from error
 
 
-_read_remote = lru_cache(maxsize=4)(_read_once)  # it is not asked for again
+_read_remote = lru_cache(maxsize=4)(_read)  # it is not asked for again
 
 
 @contextmanager
@@ -109,7 +95,7 @@ class _Reader:
         self.data = bytearray()
         self.at = 0
 
-    def header(self) -> _Header:
+    def header(self) -> Header:
         if (magic := self.take(4)) != b"GGUF":
             raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
         if (version := self.scalar(_UINT32)) not in (2, 3):
@@ -122,7 +108,7 @@ class _Reader:
         shapes = {self.text(): self.shape() for _ in range(n_tensors)}
         alignment = pairs.get("general.alignment")
         padding = -self.at % (alignment if isinstance(alignment, int) and 0 < alignment <= MAX_ARRAY else 32)
-        return _Header(pairs, shapes, bytes(self.data[: self.at]) + bytes(padding))  # the weights begin after it
+        return Header(pairs, shapes, bytes(self.data[: self.at]) + bytes(padding))  # the weights begin after it
 
     def shape(self) -> tuple[int, ...]:
         if (n_dims := self.scalar(_UINT32)) > MAX_DIMENSIONS:

@@ -10,66 +10,93 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.sizing.geometry import KVType, ggml_type, is_quantized, kv_types, pad
-from swarmkv_lab.sizing.gguf_header import read_whole_header
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
+from swarmkv_lab.sizing.gguf_header import read_gguf
 
 MEASURED = 32_768  # tokens; llama.cpp's mask has a number for every pair: twice as many take four times as long
 PERIOD = 8_192  # tokens; windows and compressed caches of today repeat after so many
 _STEP = 512
+CELLS, CELLS_PERIOD = 1 << 20, 1 << 15  # the same of contexts: llama.cpp itself needs some 50 bytes for each cell
 _TIMEOUT_S = 300
 _MOST_TOKENS = 1 << 40
 _PROGRAM = Path(__file__).parents[1] / "llama" / "hollow.py"
-_known: dict[tuple[str, str], tuple[list[int], int]] = {}  # by the sha256 of a header, and settings
 
 
-def hollow_snapshot_bytes(path: str | Path, n_tokens: int, kv_type: KVType = "f16", **layout: Any) -> int:
+class Hollow(NamedTuple):
+    """What llama.cpp says of a hollow model, and of a context on it."""
+
+    context_bytes: int
+    """of the context's caches and running states"""
+    state_bytes: list[int]
+    """of a sequence's state at each of the depths"""
+    window: int
+    """tokens that a layer with a sliding window keeps; 0: there is none"""
+    windowed: list[int]
+    """the layers that have one"""
+
+
+_known: dict[tuple[str, str], Hollow] = {}  # by the sha256 of a header, and what was asked
+
+
+def hollow_snapshot_bytes(path: str | Path, n_tokens: int, **settings: Any) -> int:
     """Bytes of a snapshot of n_tokens, as llama.cpp says of a hollow model; path: of a GGUF or its header, or a URL.
 
-    Layout as in ``hollow``. More than MEASURED tokens are not decoded: up to there the size must have grown by the
+    Settings as in ``hollow``. More than MEASURED tokens are not decoded: up to there the size must have grown by the
     same number in every PERIOD, and goes on so. Raises SwarmKVError, with llama.cpp's reason, for a model that it
-    cannot load or that keeps no state, and where the size does not grow evenly; ModelNotFoundError as read_header.
+    cannot load or that keeps no state, and where the size does not grow evenly; ModelNotFoundError as read_gguf.
     """
     whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
     if n_tokens <= MEASURED:
-        return hollow(path, [n_tokens], kv_type, **layout)[0][0]
+        return hollow(path, [n_tokens], **settings).state_bytes[0]
     periods = -((MEASURED - n_tokens) // PERIOD)
     last = n_tokens - periods * PERIOD
     depths = range(last - 2 * PERIOD, last + 1, _STEP)
-    sizes, window = hollow(path, depths, kv_type, **layout)
-    grown = {after - before for before, after in zip(sizes, sizes[PERIOD // _STEP :], strict=False)}
-    if len(grown) > 1 or window > depths[0]:
+    said = hollow(path, depths, **settings)
+    where = f"{path}: the size at {n_tokens:,} tokens"
+    return _continued(where, said.state_bytes, PERIOD // _STEP, periods, said.window <= depths[0])
+
+
+def hollow_context_bytes(path: str | Path, n_ctx: int, **settings: Any) -> int:
+    """Bytes of the caches and running states of a context of n_ctx cells, without allocating them.
+
+    Settings and errors as in hollow_snapshot_bytes; where there are far more than CELLS, fewer are made here too.
+    """
+    whole_number("n_ctx", n_ctx, 1, _MOST_TOKENS)
+    period = CELLS_PERIOD * _streams(**settings)
+    periods = (n_ctx - CELLS) // period
+    if periods <= 2:
+        return hollow(path, n_ctx=n_ctx, **settings).context_bytes
+    first = n_ctx - periods * period
+    said = [hollow(path, n_ctx=first + i * period, **settings) for i in range(3)]
+    beyond_window = said[0].window + _STEP <= first // settings.get("n_seq_max", 1)
+    where = f"{path}: the size of a cache of {n_ctx:,} cells"
+    return _continued(where, [one.context_bytes for one in said], 1, periods - 2, beyond_window)
+
+
+def _continued(what: str, sizes: Sequence[int], apart: int, periods: int, beyond_window: bool) -> int:
+    """The size so many periods after the last of ``sizes``; apart: of those that are a period apart."""
+    grown = {after - before for before, after in zip(sizes, sizes[apart:], strict=False)}
+    if len(grown) > 1 or not beyond_window:
         raise SwarmKVError(
-            f"{path}: the size at {n_tokens:,} tokens is not known: up to {last:,} it does not grow by the same number "
-            f"every {PERIOD:,} tokens; ask for {MEASURED:,} or fewer"
+            f"{what} is not known: up to {sizes[-1]:,} bytes it does not grow by the same number in every period; "
+            f"ask for {MEASURED:,} tokens, {CELLS:,} cells, or fewer"
         )
     return sizes[-1] + periods * grown.pop()
 
 
-def hollow(
-    path: str | Path,
-    depths: Sequence[int],
-    kv_type: KVType = "f16",
-    *,
-    n_seq_max: int = 1,
-    kv_unified: bool = True,
-    swa_full: bool = False,
-) -> tuple[list[int], int]:
-    """(bytes of a sequence's state at each of ``depths`` tokens, which ascend; its sliding window, 0 for none).
+def hollow(path: str | Path, depths: Sequence[int] = (), **settings: Any) -> Hollow:
+    """What llama.cpp says of a hollow model, in a context with these settings (as in Context).
 
-    As llama.cpp says of a hollow model, in a context as long as the deepest; settings as in Context, errors as in
-    hollow_snapshot_bytes. Takes about a second; what was asked once is remembered.
+    depths: of the sequence whose state is sized, tokens, ascending; without an n_ctx the context holds the deepest.
+    Takes about a second; what was asked once is remembered. Errors as in hollow_snapshot_bytes.
     """
-    key, value = kv_types(kv_type)
-    n_seq_max = whole_number("n_seq_max", n_seq_max, 1)
-    cells = pad(max(depths[-1], 1)) * (1 if kv_unified else n_seq_max)
-    params = {"n_ctx": whole_number("n_ctx", cells, 1), "n_seq_max": n_seq_max, "n_outputs_max": n_seq_max}
-    params |= {"type_k": ggml_type(key), "type_v": ggml_type(value), "flash_attn_type": int(is_quantized(value))}
-    params |= {"kv_unified": bool(kv_unified), "swa_full": bool(swa_full)}
-    asked = {"params": params, "depths": list(depths)}
-    pairs, header = read_whole_header(path)
+    cells = max(*depths, 1) if depths else 1
+    asked = {"settings": {"n_ctx": cells * _streams(**settings)} | settings, "depths": list(depths), "overrides": {}}
+    pairs, _, header = read_gguf(path)
+    if part := pairs.get("split.no"):
+        raise ModelNotFoundError(f"{path} is number {part} of {pairs.get('split.count')}, from 0 on: give number 0")
     known = hashlib.sha256(header).hexdigest(), json.dumps(asked)
     if known not in _known:
         done = _told(path, header, asked)
@@ -81,9 +108,13 @@ def hollow(
             raise SwarmKVError(
                 f"{path}: llama.cpp cannot say its sizes (it ended with {done.returncode}): {reason:.400}"
             )
-        _known[known] = json.loads(done.stdout)
-    sizes, window = _known[known]
-    return sizes, window
+        _known[known] = Hollow(**json.loads(done.stdout))
+    return _known[known]
+
+
+def _streams(*, n_seq_max: int = 1, kv_unified: bool = True, **_other: Any) -> int:
+    """Separate caches: one for all sequences, or one per sequence."""
+    return 1 if kv_unified else whole_number("n_seq_max", n_seq_max, 1)
 
 
 def _changed(pairs: Mapping[str, Any]) -> dict[str, int]:

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from swarmkv_lab.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    import httpx
 
 DEADLINE_S = 60.0  # for all of it
 _TIMEOUT_S = 10.0  # for a connection, and for the next bytes of it
@@ -25,6 +27,8 @@ def beginning(url: str, most: int) -> Iterator[Iterator[bytes]]:
     Raises ModelNotFoundError, also while they come, where the server does not answer, has no such file, or takes more
     than DEADLINE_S.
     """
+    import httpx  # of a second's import it is a third, and hardly anybody asks for a URL
+
     asked = {"Range": f"bytes=0-{most - 1}", "Accept-Encoding": "identity"}
     try:
         with httpx.stream("GET", url, headers=asked, follow_redirects=True, timeout=_TIMEOUT_S) as response:
@@ -35,7 +39,7 @@ def beginning(url: str, most: int) -> Iterator[Iterator[bytes]]:
         raise ModelNotFoundError(f"{url} cannot be read: {error or type(error).__name__}") from error
 
 
-def _in_time(url: str, response: httpx.Response) -> Iterator[bytes]:
+def _in_time(url: str, response: "httpx.Response") -> Iterator[bytes]:
     deadline = time.monotonic() + DEADLINE_S
     for chunk in response.iter_raw():
         yield chunk

@@ -12,6 +12,7 @@ from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.sizing.catalogue import context_bytes
 from swarmkv_lab.sizing.geometry import ggml_type
 from swarmkv_studies.peers.prompts import take_all
 
@@ -41,7 +42,7 @@ def llama_state(run: Run, llama: Llama) -> None:
         llama.eval(run.tokens.tolist())
     with run.phase(None, "capture"):
         state = llama.save_state()
-    with run.holding(_cache_bytes(run, llama) + state.llama_state_size):
+    with run.holding(context_bytes(run.model, llama.n_ctx()) + state.llama_state_size):
         for agent in run.branches:
             with run.phase(agent, "restore", state.llama_state_size):
                 llama.load_state(state)
@@ -51,7 +52,7 @@ def llama_state(run: Run, llama: Llama) -> None:
 def llama_prefix(run: Run, llama: Llama) -> None:
     """One ``Llama`` object for all agents: it reuses the prefix that a prompt shares with the previous one."""
     _forget(llama)
-    with run.holding(_cache_bytes(run, llama)):
+    with run.holding(context_bytes(run.model, llama.n_ctx())):
         for agent in run.branches:
             _generate(run, llama, agent)
 
@@ -95,7 +96,7 @@ def _complete_all(run: Run, llama: Llama, states: LlamaRAMCache | LlamaDiskCache
     with ExitStack() as stack:
         stack.callback(llama.set_cache, None)
         llama.set_cache(states)
-        stack.enter_context(run.holding(_cache_bytes(run, llama)))
+        stack.enter_context(run.holding(context_bytes(run.model, llama.n_ctx())))
         for i, agent in enumerate(run.branches):
             _forget(llama)  # as after another conversation; otherwise the context itself would hold the prefix
             prompt = run.whole_prompt(agent).tolist()
@@ -117,7 +118,3 @@ def _forget(llama: Llama) -> None:
     llama.reset()
     llama._ctx.kv_cache_clear()
     llama.input_ids[:] = -1
-
-
-def _cache_bytes(run: Run, llama: Llama) -> int:
-    return run.model.geometry.cache_bytes(llama.n_ctx()) if run.model.sized else 0

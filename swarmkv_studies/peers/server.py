@@ -23,6 +23,7 @@ from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
+from swarmkv_lab.sizing.catalogue import context_bytes
 from swarmkv_studies.peers.build import program
 
 _STARTS_WITHIN_S = 60
@@ -189,7 +190,7 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server after one warm-up request, started while the run's clock is stopped; its KV memory is counted."""
     most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
     settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
-    n_bytes = settings.cache_bytes(run.model.geometry, settings.uses_flash_attn(run.model.on_gpu))
+    n_bytes = context_bytes(run.model, **settings.layout(run.model.on_gpu))
     with ExitStack() as stack:
         with run.stopped():
             server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))
