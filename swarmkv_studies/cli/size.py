@@ -1,4 +1,4 @@
-"""What the command size does: bytes of a snapshot, of one model or of all in the catalogue."""
+"""What the command size does: bytes of a snapshot and its context, of one model or of all in the catalogue."""
 
 from contextlib import suppress
 from typing import Any
@@ -20,14 +20,16 @@ def run_size(asked: Asked) -> None:
         return
     kv_type = asked.kv_type if isinstance(asked.kv_type, str) else ",".join(asked.kv_type)
     n_bytes = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type)
+    context_bytes = lab.context_bytes(asked.source, asked.tokens, asked.kv_type)
     per_token, each = None, f"{round(n_bytes / asked.tokens):,} per token on average"
     with suppress(SwarmKVError):  # where no formula is known
         per_token = lab.geometry(asked.source).bytes_per_token(asked.kv_type)
         each = f"{per_token:,} per token"
     record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}
-    record |= {"bytes_per_token": per_token, "measured_bytes": None}
+    record |= {"bytes_per_token": per_token, "context_bytes": context_bytes, "measured_bytes": None}
     text = f"{asked.source}, {asked.tokens:,} tokens, KV in {kv_type}\n"
-    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {each}"
+    text += f"  predicted  {n_bytes:>18,} bytes per snapshot, {each}\n"
+    text += f"             {context_bytes:>18,} bytes for a context that holds them"
     if asked.measure:
         how = {"n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads, "progress": asked.json != STDOUT}
         measured = studies.measure_kv(asked.source, asked.tokens, asked.kv_type, **how)["measured_bytes"]
