@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import SHAPES
 from test_sizing import ARCH, WHOLE, gguf, text_pair, u32
-from zoo import KINDS, write
+from zoo import KINDS, WINDOW, write
 
 import swarmkv_lab as lab
 from swarmkv_lab.sizing import gguf_header
@@ -80,10 +80,32 @@ def test_the_formula_is_what_a_hollow_model_says(tmp_path, shape):
     assert said.windowed == [layer for layer, swa in enumerate(shape.swa) if swa]
 
 
+def test_which_layers_have_a_window_llama_cpp_says(tmp_path):
+    """Of a header that does not: every second layer of gpt-oss."""
+    path = write("gpt-oss", tmp_path / "m.gguf")
+    shape = lab.geometry(path)
+    assert (shape.window, shape.swa) == (WINDOW, (True, False))
+    with lab.load_model(path, n_gpu_layers=0) as model:
+        (tmp_path / "other.gguf").write_bytes(gguf(*LOADS))
+        (tmp_path / "other.gguf").replace(path)
+        with pytest.raises(lab.ModelNotFoundError, match="another"):
+            _ = model.geometry
+
+
+@pytest.mark.parametrize("how", [{}, {"n_seq_max": 3, "kv_unified": False}], ids=str)
+def test_caches_of_many_cells_are_told_from_fewer(tmp_path, monkeypatch, how):
+    path, n_ctx = write("gpt-oss", tmp_path / "m.gguf"), 30_000
+    direct = lab.context_bytes(path, n_ctx, **how)
+    for name, value in {"CELLS": 4096, "CELLS_PERIOD": 1024}.items():
+        monkeypatch.setattr(hollows, name, value)
+    assert lab.context_bytes(path, n_ctx, **how) == direct
+
+
 def test_a_model_that_no_machine_holds():
     """Its cache has 17 GB: it is reserved, and nobody touches it."""
     shape = lab.geometry("llama-3.1-405b")
     assert lab.snapshot_bytes(cached_twin(shape), 131_072) == shape.snapshot_bytes(131_072) > 6e10
+    assert lab.context_bytes(cached_twin(shape), 131_072) == shape.cache_bytes(131_072) > 6e10
 
 
 @pytest.mark.parametrize(

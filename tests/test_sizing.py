@@ -278,14 +278,20 @@ WHOLE = (ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 4)
 
 def windowed(*pairs):
     """A whole header of an architecture with sliding windows."""
-    arch = ("general.architecture", 8, struct.pack("<Q", 6) + b"gemma2")
-    return (arch, *((key.replace("llama", "gemma2"), kind, value) for key, kind, value in WHOLE[1:]), *pairs)
+    renamed = [(key.replace("llama", "gemma2"), kind, value) for key, kind, value in WHOLE[1:]]
+    return (text_pair("general.architecture", "gemma2"), *renamed, *pairs)
 
 
-def test_windows_by_the_architectures_rule(tmp_path):
-    (tmp_path / "m.gguf").write_bytes(gguf(*windowed()))
+WINDOW = (
+    u32("gemma2.attention.sliding_window", 7),
+    ("gemma2.attention.sliding_window_pattern", 9, struct.pack("<IQ2?", 7, 2, True, False)),
+)
+
+
+def test_windows_that_a_header_tells_whole(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(gguf(*windowed(*WINDOW)))
     shape = KVGeometry.from_gguf(tmp_path / "m.gguf")
-    assert (shape.window, shape.swa) == (4096, (True, False))
+    assert (shape.window, shape.swa) == (7, (True, False))
 
 
 def test_a_header_without_weights_is_enough(tmp_path):
@@ -294,41 +300,28 @@ def test_a_header_without_weights_is_enough(tmp_path):
 
 
 HOSTILE = {
-    "empty": (b"", "ends 4 bytes early"),
-    "not a GGUF": (b"PK\3\4" * 9, "begins with"),
-    "version 1": (gguf(*WHOLE, version=1), "version is 1"),
-    "2**63 entries": (gguf(*WHOLE, count=2**63), "9,223,372,036,854,775,808 pairs"),
-    "more entries than there are": (gguf(*WHOLE, count=60_000), "ends .* bytes early"),
-    "a string of 2**40 bytes": (gguf(("k", 8, struct.pack("<Q", 2**40))), "more than 67,108,864 bytes"),
-    "an array of 2**60 strings": (gguf(("k", 9, struct.pack("<IQ", 8, 2**60))), "ends 8 bytes early"),
-    "an array of 2**60 numbers": (gguf(("k", 9, struct.pack("<IQ", 4, 2**60))), "more than 67,108,864 bytes"),
-    "arrays in arrays": (gguf(("k", 9, struct.pack("<IQ", 9, 1))), "unknown type 9"),
-    "an unknown type": (gguf(("k", 99, b"")), "unknown type 99"),
-    "no architecture": (gguf(), r"no \.block_count"),
-    "missing keys": (gguf(ARCH), r"no llama\.block_count"),
-    "no heads": (gguf(ARCH, u32("llama.block_count", 2)), r"no llama\.attention\.head_count"),
-    "zero layers": (gguf(ARCH, u32("llama.block_count", 0)), "block_count is 0, expected 1 to"),
-    "absurd layers": (gguf(ARCH, u32("llama.block_count", 2**31)), "block_count is 2147483648"),
-    "millions of layers": (gguf(ARCH, u32("llama.block_count", 2**22)), "block_count is 4194304, expected 1 to 512"),
-    "zero heads": (gguf(ARCH, u32("llama.block_count", 2), u32("llama.attention.head_count", 0)), "head_count_kv is 0"),
-    "text for the context": (gguf(*WHOLE[:4], ("llama.context_length", 8, struct.pack("<Q", 1) + b"x")), "is 'x'"),
-    "no number for the size": (
-        gguf(*WHOLE[:3], ("llama.embedding_length", 6, struct.pack("<f", float("nan")))),
-        "is nan",
-    ),
-    "text for draft layers": (
-        gguf(*WHOLE, ("llama.nextn_predict_layers", 8, struct.pack("<Q", 1) + b"x")),
-        "nextn_predict_layers is 'x'",
-    ),
-    "every zeroth layer": (
-        gguf(*windowed(u32("gemma2.attention.sliding_window_pattern", 0))),
-        "sliding_window_pattern is 0",
-    ),
-    "text for a window": (
-        gguf(*windowed(("gemma2.attention.sliding_window", 8, struct.pack("<Q", 1) + b"x"))),
-        "sliding_window is 'x'",
-    ),
-    "text for a number": (gguf(ARCH, ("llama.block_count", 8, struct.pack("<Q", 1) + b"9")), "block_count is '9'"),
+    "empty": (b"", "4 bytes"),
+    "not a GGUF": (b"PK\3\4" * 9, "GGUF"),
+    "version 1": (gguf(*WHOLE, version=1), "1"),
+    "2**63 entries": (gguf(*WHOLE, count=2**63), "9,223,372,036,854,775,808"),
+    "more entries than there are": (gguf(*WHOLE, count=60_000), "bytes"),
+    "a string of 2**40 bytes": (gguf(("k", 8, struct.pack("<Q", 2**40))), "67,108,864"),
+    "an array of 2**60 strings": (gguf(("k", 9, struct.pack("<IQ", 8, 2**60))), "8 bytes"),
+    "an array of 2**60 numbers": (gguf(("k", 9, struct.pack("<IQ", 4, 2**60))), "67,108,864"),
+    "arrays in arrays": (gguf(("k", 9, struct.pack("<IQ", 9, 1))), "9"),
+    "an unknown type": (gguf(("k", 99, b"")), "99"),
+    "no architecture": (gguf(), "block_count"),
+    "missing keys": (gguf(ARCH), "llama.block_count"),
+    "no heads": (gguf(ARCH, u32("llama.block_count", 2)), "llama.attention.head_count"),
+    "zero layers": (gguf(ARCH, u32("llama.block_count", 0)), "block_count is 0"),
+    "absurd layers": (gguf(ARCH, u32("llama.block_count", 2**31)), "2147483648"),
+    "millions of layers": (gguf(ARCH, u32("llama.block_count", 2**22)), "4194304"),
+    "zero heads": (gguf(*WHOLE, u32("llama.attention.head_count", 0)), "head_count is 0"),
+    "text for the context": (gguf(*WHOLE, text_pair("llama.context_length", "x")), "'x'"),
+    "no number": (gguf(*WHOLE, ("llama.embedding_length", 6, struct.pack("<f", float("nan")))), "nan"),
+    "text for draft layers": (gguf(*WHOLE, text_pair("llama.nextn_predict_layers", "x")), "'x'"),
+    "text for a number": (gguf(ARCH, text_pair("llama.block_count", "9")), "'9'"),
+    "text for heads": (gguf(*WHOLE, text_pair("llama.attention.head_count_kv", "x")), "'x'"),
 }
 
 
@@ -337,6 +330,14 @@ def test_a_broken_or_hostile_header_is_one_clear_error(tmp_path, name):
     data, message = HOSTILE[name]
     (tmp_path / "m.gguf").write_bytes(data)
     with pytest.raises(lab.ModelNotFoundError, match=message):
+        KVGeometry.from_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("pair", [u32("gemma2.attention.sliding_window_pattern", 0),
+                                  text_pair("gemma2.attention.sliding_window", "x")])  # fmt: skip
+def test_a_window_that_llama_cpp_does_not_read_is_refused(tmp_path, pair):
+    (tmp_path / "m.gguf").write_bytes(gguf(*windowed(pair)))
+    with pytest.raises(lab.SwarmKVError, match=r"m\.gguf"):
         KVGeometry.from_gguf(tmp_path / "m.gguf")
 
 
@@ -349,7 +350,7 @@ def test_truncated_anywhere(tmp_path):
 
 
 @given(
-    whole=st.sampled_from([gguf(*WHOLE), gguf(*windowed(u32("gemma2.attention.sliding_window_pattern", 2)))]),
+    whole=st.sampled_from([gguf(*WHOLE), gguf(*windowed(*WINDOW))]),
     flips=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4),
 )
 @pytest.mark.soak
