@@ -30,11 +30,6 @@ OTHERS = (
     "smollm2-135m", "smollm2-360m", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-3.2-1b", "llama-3.1-8b",
     "gemma-2-2b", "gemma-3-4b", "glm-4-9b", "gpt-oss-20b",
 )  # fmt: skip
-LONG_TWINS = (
-    "smollm2-135m", "smollm2-360m", "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3b", "qwen2.5-7b", "smollm3-3b",
-    "llama-3.2-1b", "gemma-2-2b", "gemma-3-1b", "glm-4-9b", "deepseek-v2-lite", "gpt-oss-20b",
-)  # fmt: skip
-"""those that two cores fill with 3,501 tokens in seconds"""
 QUANTIZED = [t for t in KV_TYPES if t not in ("f32", "f16", "bf16")]
 
 
@@ -66,15 +61,6 @@ def test_the_default_model_is_the_catalogues_row_and_has_the_predicted_size(real
 
 @pytest.mark.real
 @pytest.mark.thorough
-@pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_the_default_model_to_the_byte(real, kv_type):
-    for flash_attn in settings_of(kv_type):
-        predicted = [real.geometry.snapshot_bytes(n, kv_type) for n in DEPTHS]
-        assert list(sizes(real, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted
-
-
-@pytest.mark.real
-@pytest.mark.thorough
 def test_the_default_model_at_the_articles_length(real):
     assert list(sizes(real, [3501])) == [geometry("smollm2-135m").snapshot_bytes(3501)]
 
@@ -98,20 +84,6 @@ def test_catalogue_twins_to_the_byte(name, types):
             for flash_attn in settings_of(kv_type):
                 predicted = [shape.snapshot_bytes(n, kv_type) for n in DEPTHS]
                 assert list(sizes(model, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted, kv_type
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("name", LONG_TWINS)
-def test_catalogue_twins_at_the_articles_length(name):
-    with lab.load_model(cached_twin(geometry(name))) as model:
-        assert list(sizes(model, [3501])) == [geometry(name).snapshot_bytes(3501)]
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_every_kv_type_at_the_articles_length(kv_type):
-    with lab.load_model(cached_twin(geometry("qwen2.5-0.5b"))) as model:
-        assert list(sizes(model, [3501], kv_type=kv_type)) == [geometry("qwen2.5-0.5b").snapshot_bytes(3501, kv_type)]
 
 
 @st.composite

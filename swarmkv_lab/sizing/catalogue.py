@@ -121,9 +121,9 @@ def geometry(source: str | Path | _Model | KVGeometry) -> KVGeometry:
     Raises SwarmKVError for anything else, and as KVGeometry.from_header.
     """
     found = _found(source)
-    if isinstance(found, str | Path):
-        return KVGeometry.from_gguf(found)
-    return found if isinstance(found, KVGeometry) else found.geometry
+    if isinstance(found, KVGeometry):
+        return found
+    return KVGeometry.from_gguf(found) if isinstance(found, str | Path) else found.geometry
 
 
 def _found(source: str | Path | _Model | KVGeometry) -> str | Path | _Model | KVGeometry:
