@@ -21,6 +21,7 @@ import llama_cpp
 from llama_cpp._ctypes_extensions import load_shared_library
 from llama_cpp._ggml import libggml_base_path
 
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama.kind import written_whole
 from swarmkv_lab.llama.settings import ContextSettings
 
@@ -138,5 +139,8 @@ def _keep(what: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.stdin.buffer.readline(), sys.stdin.buffer.read())), flush=True)
+    try:
+        print(json.dumps(main(sys.stdin.buffer.readline(), sys.stdin.buffer.read())), flush=True)
+    except SwarmKVError as error:
+        sys.exit(str(error))
     os._exit(0)  # nothing here is llama.cpp's to free
