@@ -9,7 +9,6 @@ from .errors import SnapshotMismatchError as SnapshotMismatchError, SwarmKVError
 from .fanout.documents import load_agents as load_agents, load_document as load_document
 from .fanout.fan_out import fan_out as fan_out
 from .fanout.pipeline import Agent as Agent, Pipeline as Pipeline
-from .fanout.run import Run as Run
 from .fanout.strategies import STRATEGIES as STRATEGIES
 from .llama.context import Context as Context
 from .llama.guard import LlamaGuard as LlamaGuard
