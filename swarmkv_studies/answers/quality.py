@@ -17,7 +17,7 @@ _WHOLE = ("repeat", "part", "n_prefix", "n_tokens")
 
 
 def read_study(path: Path) -> pd.DataFrame:
-    """The answers that measure.study.study keeps in a CSV file, or any CSV with answers; SwarmKVError for what is none.
+    """The answers that ``study`` keeps in a CSV file, or any CSV with answers; SwarmKVError for what is none.
 
     All is text but what counts: an answer may be "None" or 0.60, and a hash 1e5.
     """

@@ -146,15 +146,15 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
 
 
 def caption(env: dict[str, Any]) -> str:
-    """The text under a figure: model, machine, llama.cpp version and date. env: from measure.provenance."""
+    """The text under a figure: model, machine, llama.cpp version and date. env: of common.provenance."""
     return f"{env['model']}, {where(env)}, {env['llama_cpp']}, {env['time'][:10]}"
 
 
 def where(env: dict[str, Any]) -> str:
-    """The GPU's name, or the processor's with the threads that were used. env: from measure.provenance."""
+    """The GPU's name, or the processor's with the threads that were used. env: of common.provenance."""
     return env.get("gpu") or f"{env['processor']}, {env['n_threads']} threads"
 
 
 def machine(env: dict[str, Any]) -> str:
-    """The machine in a few words, such as "AMD EPYC family 26, 2 cores". env: from measure.provenance."""
+    """The machine in a few words, such as "AMD EPYC family 26, 2 cores". env: of common.provenance."""
     return f"{env['processor'].replace('(R)', '').replace(' Processor', '')}, {env['cores']} cores"

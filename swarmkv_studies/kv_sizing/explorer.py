@@ -30,7 +30,7 @@ class SizingExplorer(Explorer):
     """Choose a model, a document, KV types, agents and memory: shows KV bytes, copied and shared, and what fits.
 
     The weights (4.85 bits each) take their part of the memory first. ``numbers``: the numbers shown, predicted by
-    KVGeometry and sizing.memory.
+    KVGeometry and memory.
     """
 
     name = "sizing"

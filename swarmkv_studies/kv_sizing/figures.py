@@ -23,7 +23,7 @@ ATTENTION = {
 def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
     """The catalogue's models: KV bytes per token against parameters.
 
-    frame: from sizing.memory.catalogue_bytes with n_tokens: a row per model with billions, attention, bytes_per_token.
+    frame: from memory.catalogue_bytes with n_tokens: a row per model with billions, attention, bytes_per_token.
     """
     frame = frame.assign(kb=frame.bytes_per_token / 1000)
     least, most = frame.kb.min(), frame.kb.max()

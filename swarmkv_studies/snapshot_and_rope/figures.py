@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
 
-# as in measure.positions: (label, colour, marker)
+# as in positions.py: (label, colour, marker)
 _SHIFTED = {
     "seam": ("branch starts late:\na gap before it", "#D55E00", "D"),
     "second half": ("gap in the middle\nof the document", "#CC79A7", "s"),

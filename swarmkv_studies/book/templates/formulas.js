@@ -1,4 +1,4 @@
-// The formulas of swarmkv_lab/sizing and swarmkv_lab/analysis; tests/test_browser_pages.py compares the results.
+// The formulas of swarmkv_lab/sizing, the cost model and shipping; tests/test_browser_book.py compares the results.
 const formulas = constants => {
   const { cost, models, types, step, batch, tail } = constants;
   const dot = (a, b) => a.reduce((sum, each, i) => sum + each * b[i], 0);
@@ -18,7 +18,7 @@ const formulas = constants => {
     return models[model].caches.reduce((total, cache, i) => total + (i ? windowed : size) * cellBytes(cache, type), 0);
   };
 
-  // Bytes of all agents' caches (sizing.memory.agents_bytes).
+  // Bytes of all agents' caches (kv_sizing.memory.agents_bytes).
   const agentsBytes = (model, tokens, agents, type) => ({
     copied: agents * contextBytes(model, tokens + tail, type),
     shared: contextBytes(model, tokens + agents * tail, type, 1 + agents),
