@@ -1,7 +1,7 @@
 # The public names, and the file that each lives in.
 # fmt: off
 # isort: off
-from . import cluster as cluster
+from . import cluster as cluster, serve as serve
 from .fanout.outcome import kl_divergence as kl_divergence
 from .errors import ContextBudgetError as ContextBudgetError, DecodeError as DecodeError
 from .errors import ModelNotFoundError as ModelNotFoundError, SnapshotCorruptError as SnapshotCorruptError

@@ -21,7 +21,7 @@ from swarmkv_lab.sizing.catalogue import catalogue
 from swarmkv_studies.cli import commands, main
 from swarmkv_studies.peers.strategies import PEERS
 
-ASK, CACHE, CLUSTER = COMMANDS
+ASK, CACHE, CLUSTER, _ = COMMANDS
 SINGLE = {command.name: command for command in (ASK, CLUSTER, commands.bench, commands.reproduce, commands.size)}
 SINGLE |= {f"cache {name}": command for name, command in CACHE.commands.items()}
 

@@ -6,8 +6,9 @@ from swarmkv_lab.cli.ask import ask
 from swarmkv_lab.cli.cache import cache
 from swarmkv_lab.cli.cluster import cluster
 from swarmkv_lab.cli.program import run
+from swarmkv_lab.cli.serve import serve
 
-COMMANDS = (ask, cache, cluster)
+COMMANDS = (ask, cache, cluster, serve)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

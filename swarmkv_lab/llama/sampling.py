@@ -11,10 +11,11 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.api import pointer
+from swarmkv_lab.llama.api import pointer, take_errors
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.context import Context
+    from swarmkv_lab.llama.model import Model
 
 _COLDEST, _HOTTEST = 1e-4, 1e4  # logits are divided by it in float32: far outside, the draw is no longer a draw
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
@@ -78,18 +79,55 @@ class Sampler:
         return best if self._chain is None else self._draw(logits)
 
     def _draw(self, logits: np.ndarray) -> int:
-        candidates = np.zeros(len(logits), _TOKEN_DATA)
-        candidates["id"] = np.arange(len(logits), dtype=np.int32)
-        candidates["logit"] = logits
-        array = llama_cpp.llama_token_data_array(
-            pointer(candidates, llama_cpp.llama_token_data), len(candidates), -1, False
-        )
+        kept, array = _candidates(np.arange(len(logits), dtype=np.int32), logits)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
             raise SwarmKVError("llama.cpp's sampler chain selected no token")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._chain, token)
+        del kept  # until now: array points into it
         return token
+
+
+class Constrained(Sampler):
+    """Draws only what a grammar in llama.cpp's notation (GBNF, from its rule ``root``) allows, and the end after it.
+
+    Raises SwarmKVError for what llama.cpp takes for no grammar.
+    """
+
+    def __init__(self, model: "Model", grammar: str, sampling: Sampling = GREEDY) -> None:
+        super().__init__(sampling)
+        with model._text_guard:
+            take_errors()
+            self._grammar = llama_cpp.llama_sampler_init_grammar(model._vocab, grammar.encode(), b"root")
+            if not self._grammar:
+                raise SwarmKVError(f"llama.cpp takes this for no grammar{take_errors()}")
+        weakref.finalize(self, llama_cpp.llama_sampler_free, self._grammar)
+
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token id: the one drawn freely where that is allowed, which is cheap to ask."""
+        token = super().sample(logits)
+        if not np.isfinite(self._allowed(np.array([token], np.int32), logits[[token]])[0]):
+            allowed = self._allowed(np.arange(len(logits), dtype=np.int32), logits)
+            if not np.isfinite(allowed.max()):
+                raise SwarmKVError("the vocabulary has no token that the grammar allows here")
+            token = super().sample(allowed)
+        llama_cpp.llama_sampler_accept(self._grammar, token)  # of another token it would end the process
+        return token
+
+    def _allowed(self, ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Logits of these ids, -inf for those that are not allowed."""
+        candidates, array = _candidates(ids, logits)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return np.ascontiguousarray(candidates["logit"])
+
+
+def _candidates(ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Any]:
+    """llama.cpp's table of tokens to draw from, and its memory."""
+    candidates = np.zeros(len(ids), _TOKEN_DATA)
+    candidates["id"], candidates["logit"] = ids, logits
+    first = pointer(candidates, llama_cpp.llama_token_data)
+    return candidates, llama_cpp.llama_token_data_array(first, len(ids), -1, False)
 
 
 Asked = Mapping[int, tuple[int, Sampling | Sampler]]
@@ -141,7 +179,10 @@ def generate_together(
 
 
 def decode_together(
-    ctx: "Context", tokens_by_seq: Mapping[int, Sequence[int] | np.ndarray], failed: Failed | None = None
+    ctx: "Context",
+    tokens_by_seq: Mapping[int, Sequence[int] | np.ndarray],
+    failed: Failed | None = None,
+    starts: Mapping[int, int] = {},
 ) -> list[int]:
     """``Context.decode_many``, and the sequences that it succeeded for.
 
@@ -152,7 +193,7 @@ def decode_together(
         return []
     past = {seq_id: ctx.n_past(seq_id) for seq_id in tokens_by_seq}
     try:
-        ctx.decode_many(tokens_by_seq)
+        ctx.decode_many(tokens_by_seq, starts={i: at for i, at in starts.items() if i in tokens_by_seq})
         return list(tokens_by_seq)
     except SwarmKVError as error:
         if failed is None:
@@ -165,7 +206,7 @@ def decode_together(
     done = []
     for seq_id, tokens in tokens_by_seq.items():
         if seq_id in whole:
-            done += decode_together(ctx, {seq_id: tokens}, failed)
+            done += decode_together(ctx, {seq_id: tokens}, failed, starts)
         else:
             failed(seq_id, together)
     return done

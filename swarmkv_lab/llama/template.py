@@ -51,9 +51,10 @@ class ChatTemplate:
                 reasons.append("it changes the white space around a user's words")
         raise SwarmKVError(f"{self.model}: its chat template has no place for {' and '.join(roles)}: {reasons[0]}")
 
-    def chat(self, messages: Sequence[tuple[str, str]]) -> str:
-        """(role, content) pairs as the template renders them, up to where the assistant's answer begins."""
-        (text, error), (other, _) = self._rendered([_chat(messages, absent, parts=False) for absent in (False, True)])
+    def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+        """Messages as the template renders them, up to where the assistant's answer begins."""
+        given = {"messages": messages, "add_generation_prompt": True} | ({"tools": tools} if tools else {})
+        (text, error), (other, _) = self._rendered([{"tools": None, "documents": None} | given, given])
         if (text := other if text is None else text) is None:
             raise SwarmKVError(f"{self.model}: its chat template refuses these messages: {error}")
         return text

@@ -126,7 +126,7 @@ class Words:
         """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
         for role, content in messages:
             utf8("a role", role), utf8("a message", content)
-        return self._template.chat(messages)
+        return self._template.chat([{"role": role, "content": content} for role, content in messages])
 
     def read(self, document: str) -> np.ndarray:
         """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
@@ -239,7 +239,7 @@ class Words:
             if special.attributes & _SPECIAL and len(special.text.strip(f"{_SPACES}▁")) > 1
         }
 
-    def _tokens(self, parts: list[tuple[str, bool]], continued: bool = False, add_bos: bool = True) -> np.ndarray:
+    def _tokens(self, parts: Sequence[tuple[str, bool]], continued: bool = False, add_bos: bool = True) -> np.ndarray:
         """The tokens of parts of one text, int32 (n,), each (text, whether a template's): as if it were in one piece.
 
         continued: it goes on where another text ended. A BOS that a template's words begin with is the one of add_bos.

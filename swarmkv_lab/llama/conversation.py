@@ -1,0 +1,250 @@
+"""Conversation: whole chats with tools, rendered by a model's own template around words that stay text; and answers.
+
+The template sees a mark in place of each thing that was said: what it renders is looked up by a chat's form, so its
+process is started once for each form, and no document goes through it.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.llama.grammar import CALL, CALLED
+from swarmkv_lab.llama.model import Model
+
+BETWEEN = "\n\n"
+"""between texts of one message, as between a document and a question"""
+_CALLS = 64  # of tools in one answer: after that it is a model that does not end
+_EDGE = 16  # white space around a text, characters, that the template sees
+_NATIVE = re.compile(rf'{CALL}\s*{{"name": "§", "arguments": §}}\s*{CALLED}')
+_TOOLS = f"""You can call these tools, one JSON object a line:
+%s
+
+To call one, write {CALL}, a line of JSON with its name and arguments, and {CALLED}:
+{CALL}
+{{"name": "...", "arguments": {{...}}}}
+{CALLED}"""
+
+
+class Said(NamedTuple):
+    """A message: its role (system, user, assistant, tool), its texts, and calls of tools, (name, arguments' JSON)."""
+
+    role: str
+    texts: tuple[str, ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """All of them, a blank line between."""
+        return BETWEEN.join(self.texts)
+
+
+class Prompt(NamedTuple):
+    """A chat's tokens, int32 (n,), and of these how many end the longest text, and each of the last messages."""
+
+    tokens: np.ndarray
+    document_end: int
+    marks: frozenset[int]
+
+
+class Conversation:
+    """How a model is told what was said. Raises SwarmKVError for a model without a chat template."""
+
+    def __init__(self, model: Model) -> None:
+        if model.chat_template is None:
+            raise SwarmKVError(f"{model.name} has no chat template: messages cannot be put to it")
+        self.model = model
+        self._secret = secrets.token_hex(8)
+        self._marks = re.compile(rf'\{{\s*"{self._secret}(\d+)x"\s*:\s*0\s*\}}|{self._secret}(\d+)x')
+        self._form = lru_cache(512)(self._rendered)
+
+    def prompt(self, said: Sequence[Said], tools: Sequence[Any] = (), *, cut: bool = False) -> Prompt:
+        """The tokens up to where the answer begins.
+
+        cut: the longest text, or what stands before its last blank line if that is most of it, is tokenized with what
+        is before it, and the rest by itself: as ``read`` and ``ask`` do.
+        """
+        parts = self._parts(said, tools)
+        if all(trusted for _, trusted in parts):
+            raise SwarmKVError("the messages are empty: say something")
+        longest = max((i for i, (_, trusted) in enumerate(parts) if not trusted), key=lambda i: len(parts[i][0]))
+        if not cut:
+            tokens, end = self.model._tokens(parts), 0
+        else:
+            text = parts[longest][0]
+            at = text.rfind(BETWEEN)
+            at = len(text) if at < len(text) / 2 else at
+            head = self.model._tokens([*parts[:longest], (text[:at], False)])
+            rest = self.model._tokens([(text[at:], False), *parts[longest + 1 :]], continued=True)
+            tokens, end = np.concatenate([head, rest]), len(head)
+        marks = set[int]()
+        if self.model.kind.recurrent or self.model.kind.window:
+            ends = [i for i, (_, trusted) in enumerate(parts) if not trusted]
+            for i in {longest, *ends[-2:]}:
+                before = self.model._tokens(parts[: i + 1])
+                n = min(len(before), len(tokens))
+                marks.add(int(np.argmin([*(before[:n] == tokens[:n]), False])))
+        return Prompt(tokens, end, frozenset(marks))
+
+    def document_first(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[list[Said], list[Any]]:
+        """The longest of the user's texts first, then the system prompt and all else: another prompt, as ``read``'s."""
+        said, tools = self._described(said, tools)
+        users = [
+            (len(text), i, k) for i, one in enumerate(said) if one.role == "user" for k, text in enumerate(one.texts)
+        ]
+        if not users:
+            return list(said), list(tools)
+        _, i, k = max(users)
+        document = said[i].texts[k]
+        left = [
+            one if j != i else one._replace(texts=(*one.texts[:k], *one.texts[k + 1 :])) for j, one in enumerate(said)
+        ]
+        system = [text for one in left if one.role == "system" for text in one.texts]
+        left = [one for one in left if one.role != "system" and (one.texts or one.calls)]
+        if left and left[0].role == "user":
+            system += left.pop(0).texts
+        return [Said("user", (document, *system)), *left], list(tools)
+
+    def _parts(self, said: Sequence[Said], tools: Sequence[Any]) -> list[tuple[str, bool]]:
+        """(text, whether the template's), in their order, the first and the last of which are the template's."""
+        said, tools = self._described(said, tools)
+        form: list[tuple[str, str, str, bool, int]] = []
+        texts: list[str] = []
+        for one in said:
+            text = one.text
+            before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+            before, after = (edge if len(edge) <= _EDGE else "" for edge in (before, after))
+            bare = text[len(before) : len(text) - len(after)] if text.strip() else ""
+            form.append((one.role, before, after, bool(bare), len(one.calls)))
+            texts += [bare] if bare else []
+            texts += [part for call in one.calls for part in call]
+        texts += [json.dumps(tool, ensure_ascii=False) for tool in tools]
+        pieces = self._form(tuple(form), len(tools))
+        return [(texts[piece], False) if isinstance(piece, int) else (piece, True) for piece in pieces]
+
+    def _described(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[Sequence[Said], Sequence[Any]]:
+        """Where the template has not the form of calls that is known here, tools and calls are told in words."""
+        if not (tools or any(one.calls or one.role == "tool" for one in said)) or self._native:
+            return said, tools
+        told: list[Said] = []
+        for role, texts, calls in said:
+            if role == "tool":
+                role, texts = "user", (f"<tool_response>\n{BETWEEN.join(texts)}\n</tool_response>",)
+                if told and told[-1].role == "user":
+                    role, texts = "user", (*told.pop().texts, *texts)
+            called = [
+                f'{CALL}\n{{"name": {json.dumps(name)}, "arguments": {given}}}\n{CALLED}' for name, given in calls
+            ]
+            told.append(Said(role, (*texts, "\n".join(called)) if called else tuple(texts)))
+        if tools:
+            about = _TOOLS % "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+            first = told.pop(0) if told and told[0].role == "system" else Said("system")
+            told.insert(0, Said("system", (*first.texts, about)))
+        return told, ()
+
+    @cached_property
+    def _native(self) -> bool:
+        """Whether the template writes tools and their calls in the form that is known here."""
+        with suppress(SwarmKVError):
+            form = (("user", "", "", True, 0), ("assistant", "", "", False, 1), ("tool", "", "", True, 0))
+            pieces = self._rendered(form, 1)
+            return bool(_NATIVE.search("".join(piece if isinstance(piece, str) else "§" for piece in pieces)))
+        return False
+
+    def _rendered(self, form: tuple[tuple[str, str, str, bool, int], ...], n_tools: int) -> list[str | int]:
+        """What the template writes for chats of a form, and the numbers of what is said between."""
+        n = 0
+
+        def mark() -> str:
+            nonlocal n
+            n += 1
+            return f"{self._secret}{n - 1}x"
+
+        messages: list[dict[str, Any]] = []
+        for role, before, after, filled, n_calls in form:
+            messages.append({"role": role, "content": f"{before}{mark()}{after}" if filled else ""})
+            functions = [{"name": mark(), "arguments": {mark(): 0}} for _ in range(n_calls)]
+            called = [{"id": f"call{i}", "type": "function", "function": one} for i, one in enumerate(functions)]
+            messages[-1] |= {"tool_calls": called} if called else {}
+            messages[-1] |= {"tool_call_id": "call0"} if role == "tool" else {}
+        tools = [{mark(): 0} for _ in range(n_tools)]
+        text = self.model._template.chat(messages, tools)
+        pieces: list[str | int] = []
+        at = 0
+        for found in self._marks.finditer(text):
+            pieces += [text[at : found.start()], int(found[1] or found[2])]
+            at = found.end()
+        said = sorted(piece for piece in pieces if isinstance(piece, int))
+        if said != list(range(n)):
+            raise SwarmKVError(f"{self.model.name}: its chat template drops, repeats or changes what was said")
+        return [*pieces, text[at:]]
+
+
+class Saying:
+    """An answer's tokens turned into text as they come, up to a stop, and calls of tools apart from it."""
+
+    def __init__(self, model: Model, stops: Sequence[str], tools: Sequence[Any], parallel: bool) -> None:
+        self._model, self._stops, self._parallel = model, stops, parallel
+        self._names = {tool["function"]["name"] for tool in tools}
+        self._tokens: list[int] = []
+        self._done = 0  # tokens whose text is known
+        self._held = ""  # text that may yet turn out to be a stop or a call
+        self._calling = False
+        self.stopped = False
+        """whether a text came that was to end the answer"""
+
+    def take(self, token: int) -> str:
+        """What can be said after one more token."""
+        self._tokens.append(token)
+        before = self._tokens[max(0, self._done - 1) : self._done]
+        text = self._model.detokenize([*before, *self._tokens[self._done :]])
+        if text.endswith("\ufffd") and len(self._tokens) < self._done + 8:  # a part of a character
+            return ""
+        self._done = len(self._tokens)
+        self._held += text[len(self._model.detokenize(before)) if before else 0 :]
+        return self._sayable()
+
+    def _sayable(self) -> str:
+        if found := [at for stop in self._stops if (at := self._held.find(stop)) >= 0]:
+            self._held, self.stopped = self._held[: min(found)], True
+        at = self._held.find(CALL) if self._names else -1
+        self._calling |= at >= 0
+        ends = (*self._stops, *([CALL] if self._names else []))
+        keep = max((_overlap(self._held, end) for end in ends), default=0)
+        at = at if self._calling else len(self._held) if self.stopped else len(self._held) - keep
+        said, self._held = self._held[: max(at, 0)], self._held[max(at, 0) :]
+        return said
+
+    def rest(self) -> tuple[str, list[tuple[str, str]]]:
+        """At the end: text that is still to be said, and calls, (name, arguments' JSON)."""
+        if not self.stopped and self._done < len(self._tokens):
+            self._held += self._model.detokenize(self._tokens[self._done :])
+        calls = self._calls() if self._calling else []
+        return ("" if calls else self._held), (calls if self._parallel else calls[:1])
+
+    def _calls(self) -> list[tuple[str, str]]:
+        calls: list[tuple[str, str]] = []
+        at = self._held.find(CALL)
+        while at >= 0 and len(calls) < _CALLS:
+            try:
+                text = self._held[at + len(CALL) :].lstrip()
+                call, end = json.JSONDecoder().raw_decode(text)
+                given = call.get("arguments", {})
+                if call["name"] not in self._names:
+                    return []
+                calls.append((call["name"], given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                return []  # it is no call: text
+            at = self._held.find(CALL, len(self._held) - len(text) + end)
+        return calls
+
+
+def _overlap(text: str, end: str) -> int:
+    """The most characters that a text ends with and ``end`` begins with."""
+    return next((n for n in range(min(len(text), len(end) - 1), 0, -1) if text.endswith(end[:n])), 0)

@@ -1,0 +1,20 @@
+"""An endpoint for agents that speak the OpenAI API: what their prompts have in common is prefilled once.
+
+``lab.serve(model, ...)`` starts a Server (see there) that answers at its ``url`` until it is closed.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Package(ModuleType):
+    """This package, which is also the call."""
+
+    def __call__(self, model: Any, **settings: Any) -> Any:
+        from swarmkv_lab.serve.server import Server
+
+        return Server(model, **settings)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,138 @@
+"""Grammars of schemas and tools: whatever a model draws from them is JSON of that schema."""
+
+import json
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import swarmkv_lab as lab
+from swarmkv_lab.llama.grammar import CALL, CALLED, grammar
+from swarmkv_lab.llama.sampling import Constrained, Sampling
+
+SCHEMAS = [
+    {"enum": ["é", 'quote " and \\ and\nline', 3, None, {"a": ["x"]}]},
+    {"type": "object", "properties": {"root": {"type": "boolean"}, "string": {"type": "null"}}, "required": ["string"]},
+    {"type": "array", "items": {"type": "integer", "minimum": 2, "maximum": 5}, "minItems": 1, "maxItems": 3},
+    {"$ref": "#/$defs/char", "$defs": {"char": {"type": "array", "items": {"$ref": "#/$defs/char"}, "maxItems": 1}}},
+    {"anyOf": [{"type": "null"}, {"type": ["boolean", "null"]}, {"allOf": [{"const": 1}]}]},
+    {"type": "object", "properties": {"n": {"type": "number", "minimum": 0, "maximum": 1}, "d": {"format": "date"}}},
+    {"type": "object", "additionalProperties": False},
+    {"type": "string", "minLength": 2, "maxLength": 4},
+    {"type": "string", "format": "date-time"},
+    {"prefixItems": [{"const": "a"}, {"type": "boolean"}], "type": "array"},
+]
+
+
+NODE = {"type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}}
+SCHEMAS.append({"$ref": "#/$defs/node", "$defs": {"node": NODE}})
+
+
+def drawn(model, gbnf, rng, most=300):
+    """A text that a model without sense draws, and whether it came to its end. Quotes and brackets are likelier."""
+    sampler = Constrained(model, gbnf, Sampling(1.0, 0, 1.0, 0.0, int(rng.integers(1 << 30))))
+    if not LIKELY:
+        LIKELY.update({token: model.detokenize([token], special=True) for token in range(model.n_vocab)})
+    ends = np.array([9.0 if text[:1] in ("]", "}", '"') or model.is_eog(t) else 0.0 for t, text in LIKELY.items()])
+    tokens = []
+    for _ in range(most):
+        token = sampler.sample((rng.normal(size=model.n_vocab) + ends).astype(np.float32))
+        if model.is_eog(token):
+            return model.detokenize(tokens), True
+        tokens.append(token)
+    return model.detokenize(tokens), False
+
+
+LIKELY = {}
+
+
+def fits(value, schema, whole):
+    """Whether a value is one of a schema of those above."""
+    if "$ref" in schema:
+        return fits(value, whole["$defs"][schema["$ref"].split("/")[-1]], whole)
+    for name, holds in (("anyOf", any), ("allOf", all)):
+        if name in schema:
+            return holds(fits(value, one, whole) for one in schema[name])
+    if "enum" in schema or "const" in schema:
+        return value in schema.get("enum", [schema.get("const")])
+    kinds = schema.get("type", [])
+    types = {"null": type(None), "boolean": bool, "integer": int, "array": list, "object": dict, "string": str}
+    types |= {"number": (int, float)}
+    names = [kinds] if isinstance(kinds, str) else kinds
+    if names and not any(isinstance(value, types[name]) for name in names):
+        return False
+    if isinstance(value, dict):
+        parts = schema.get("properties", {})
+        return set(schema.get("required", [])) <= set(value) <= set(parts) and all(
+            fits(one, parts[name], whole) for name, one in value.items()
+        )
+    if isinstance(value, list):
+        rows = schema.get("prefixItems") or [schema["items"]] * len(value)
+        right = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 99)
+        return right and all(fits(one, row, whole) for one, row in zip(value, rows, strict=True))
+    if isinstance(value, str):
+        return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 99)
+    return True
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: next(iter(schema)))
+def test_what_is_drawn_is_of_the_schema(speaker, rng, schema):
+    for _ in range(2):
+        text, ended = drawn(speaker, grammar(schema), rng)
+        assert ended
+        assert fits(json.loads(text), schema, schema), text
+
+
+def test_calls_of_tools(speaker, rng):
+    tools = {"a-b": {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}, "c": {}}
+    for _ in range(2):
+        text, ended = drawn(speaker, grammar(None, tools, parallel=False), rng)
+        if ended:
+            assert text.startswith(CALL)
+            assert text.endswith(CALLED)
+            call = json.loads(text.removeprefix(CALL).removesuffix(CALLED))
+            assert call["name"] in tools
+            assert isinstance(call["arguments"], dict)
+    either = grammar({"const": 5}, {"f": {}})
+    assert "root ::= " in either
+    Constrained(speaker, either)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda values: (
+        st.lists(values, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "items", "$ref", "anyOf", "enum", "properties", "required", "minItems", "x"])
+            | st.text(),
+            values | st.sampled_from(["object", "array", "string", "integer", "#"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(JSON)
+def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
+    with suppress(lab.SwarmKVError):
+        Constrained(speaker, grammar({} if schema is None else schema, {"f": schema}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"$ref": "#/nowhere"},
+        {"$ref": "https://example.com/schema"},
+        {"type": "array", "minItems": 10**9},
+        {"enum": []},
+        {"enum": ["word"] * 50_000},
+    ],
+)
+def test_refused(speaker, schema):
+    with pytest.raises(lab.SwarmKVError):
+        Constrained(speaker, grammar(schema))
