@@ -1,25 +1,22 @@
-"""Grammar: what an answer may be, a JSON schema's values or calls of tools, in llama.cpp's notation (GBNF)."""
+"""Grammar: what an answer may be, a JSON schema's values or calls of tools, in llama.cpp's notation (GBNF).
+
+llama-cpp-python's converter is not used: its grammars allow what is no JSON (raw line ends, constants with quotes, a
+reference that is named as one of its rules), and to keep it from that takes as many lines.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, utf8, whole_number
 
 CALL, CALLED = "<tool_call>", "</tool_call>"
 _MOST = 200_000  # characters: llama.cpp reads a grammar again for each answer
+_MOST_REPEATED = 20_000  # rules that it makes of repetitions
 _COUNTED = 1000  # integers between two bounds, to write out
-_NOTES = {
-    "title",
-    "description",
-    "default",
-    "examples",
-    "deprecated",
-    "discriminator",
-    "$defs",
-    "definitions",
-    "$schema",
-}
+_KNOWN = {"$ref", "allOf", "anyOf", "oneOf", "type", "const", "enum", "properties", "required", "additionalProperties"}
+_KNOWN |= {"items", "prefixItems", "minItems", "maxItems", "format", "minLength", "maxLength", "minimum", "maximum"}
 _RULES = r"""
 ws ::= " "?
 hex ::= [0-9a-fA-F]
@@ -31,8 +28,7 @@ number ::= integer ("." [0-9]{1,15})? ([eE] [-+]? [0-9]{1,2})?
 unit ::= "0" ("." [0-9]{1,15})? | "1" ("." "0")?
 boolean ::= "true" | "false"
 null ::= "null"
-pair ::= string ":" ws value
-object ::= "{" (pair ("," ws pair)*)? "}"
+object ::= "{" (string ":" ws value ("," ws string ":" ws value)*)? "}"
 array ::= "[" (value ("," ws value)*)? "]"
 value ::= object | array | string | number | boolean | null
 date ::= [0-9] [0-9] [0-9] [1-9] "-" ("0" [1-9] | "1" [0-2]) "-" ("0" [1-9] | "1" [0-9] | "2" [0-8])
@@ -48,84 +44,114 @@ def grammar(schema: Any = None, tools: Mapping[str, Any] | None = None, parallel
     Patterns, most bounds of numbers, lengths above 2,000 and formats but dates and UUIDs are not held to.
     Raises SwarmKVError for what is no schema, or cannot be followed.
     """
-    rules, ways = dict[str, str](), []
+    parts, ways = _Parts(), []
     try:
         if schema is not None:
-            ways.append(_Schema(schema, rules, "s").visit(schema))
+            ways.append(parts.of(schema, schema))
         if tools:
             calls = []
-            for i, (name, arguments) in enumerate(tools.items()):
-                given = _Schema(arguments, rules, f"t{i}-").visit({"type": "object"} | arguments)
-                opens = _literal('{"name": ' + json.dumps(name) + ', "arguments": ')
-                calls.append(f'{opens} {given} "}}"')
-            rules["call"] = f'"{CALL}\\n" ({" | ".join(calls)}) "\\n{CALLED}"'
-            ways.append('call ("\\n" call)*' if parallel else "call")
-    except (TypeError, AttributeError, KeyError, IndexError, ValueError, RecursionError) as error:
+            for name, arguments in tools.items():
+                given = parts.of(arguments, {"type": "object"} | arguments)
+                calls.append(f'"{{\\"name\\": " {_literal(name)} ", \\"arguments\\": " {given} "}}"')
+            call = parts.rule(f'"{CALL}\\n" {_one_of(calls)} "\\n{CALLED}"')
+            ways.append(f'{call} ("\\n" {call})*' if parallel else call)
+    except (TypeError, AttributeError, LookupError, ValueError, RecursionError) as error:
         raise SwarmKVError(f"this is no JSON schema that can be followed: {type(error).__name__}: {error}") from error
-    whole = "\n".join([f"root ::= {' | '.join(ways)}", *(f"{name} ::= {rule}" for name, rule in rules.items()), _RULES])
-    if len(whole) > _MOST:
-        raise SwarmKVError(f"the schemas are too large: their grammar has {len(whole):,} characters, at most {_MOST:,}")
+    rules = (f"{name} ::= {rule}\n" for name, rule in parts.rules.items())
+    whole = f"root ::= {_one_of(ways)}\n{''.join(rules)}{_RULES}"
+    if len(utf8("the schema", whole)) > _MOST or parts.repeated > _MOST_REPEATED:
+        raise SwarmKVError(
+            f"the schemas are too large: {len(whole):,} characters of grammar, and {parts.repeated:,} repetitions, "
+            f"of at most {_MOST:,} and {_MOST_REPEATED:,}"
+        )
     return whole
 
 
-class _Schema:
-    """Expressions of a schema's parts, and rules for what it refers to."""
+class _Parts:
+    """Expressions of a schema's parts, and numbered rules for what is referred to."""
 
-    def __init__(self, whole: Any, rules: dict[str, str], prefix: str) -> None:
-        self.whole, self.rules, self.prefix = whole, rules, prefix
-        self.refs: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.rules: dict[str, str] = {}
+        self.repeated = 0
 
-    def rule(self, expression: str) -> str:
-        name = f"{self.prefix}{len(self.rules)}"
-        self.rules[name] = expression
-        return name
+    def of(self, whole: Any, part: Any) -> str:
+        """What a value of a part of a whole schema looks like."""
+        self.whole, self.refs = whole, dict[str, str]()
+        return self.visit(part)
 
     def visit(self, schema: Any) -> str:
-        """What a value of it looks like."""
-        schema = {} if schema is True else {name: value for name, value in schema.items() if name not in _NOTES}
-        if "$ref" in schema:
-            return self.ref(schema["$ref"])
+        schema = {name: value for name, value in ({} if schema is True else schema).items() if name in _KNOWN}
+        if (ref := schema.get("$ref")) is not None:
+            if ref not in self.refs:
+                self.refs[ref] = self.rule("")  # it may refer to itself
+                self.rules[self.refs[ref]] = self.visit(self.found(schema))
+            return self.refs[ref]
         if "const" in schema or "enum" in schema:
-            values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self.one_of([_literal(json.dumps(value, ensure_ascii=False)) for value in values])
-        for name in ("anyOf", "oneOf"):
+            return _one_of(map(_literal, [schema["const"]] if "const" in schema else schema["enum"]))
+        for name in ("anyOf", "oneOf", "allOf"):
             if name in schema:
-                rest, some = {other: schema[other] for other in schema.keys() - {name}}, schema[name]
-                return self.one_of([self.visit(_merged([rest, self.found(one)]) if rest else one) for one in some])
-        if "allOf" in schema:
-            rest, some = {other: schema[other] for other in schema.keys() - {"allOf"}}, schema["allOf"]
-            return self.visit(some[0] if len(some) == 1 and not rest else _merged([rest, *map(self.found, some)]))
+                some = schema.pop(name)
+                if name == "allOf" and (schema or len(some) > 1):
+                    some = [_merged(schema, *map(self.found, some))]
+                elif schema:
+                    some = [_merged(schema, self.found(one)) for one in some]
+                return _one_of(map(self.visit, some))
         kind = schema.get("type")
         if isinstance(kind, list):
-            return self.one_of([self.visit(schema | {"type": one}) for one in kind])
+            return _one_of(self.visit(schema | {"type": one}) for one in kind)
         if kind == "object" or (kind is None and "properties" in schema):
-            return self.object(schema)
-        if kind == "array" or (kind is None and "items" in schema):
-            return self.array(schema)
+            return f'"{{" {self.properties(schema)} "}}"'
+        if kind == "array" or (kind is None and schema.keys() & {"items", "prefixItems"}):
+            return f'"[" {self.items(schema)} "]"'
         if kind == "string":
-            if (form := schema.get("format")) in _FORMATS:
-                return f'"\\"" {_FORMATS[form]} "\\""'
-            least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
-            times = "*" if most is None and not least else f"{{{least},{'' if most is None else int(most)}}}"
-            return f'"\\"" char{times} "\\""'
+            form, times = schema.get("format"), self.times(*_bounds(schema, "Length"))
+            return f'"\\"" {_FORMATS.get(form, f"char{times}")} "\\""'
         if kind in ("integer", "number"):
             low, high = schema.get("minimum"), schema.get("maximum")
             if kind == "number":
                 return "unit" if (low, high) == (0, 1) else "number"
             if low is not None and high is not None and 0 <= high - low < _COUNTED:
-                return self.one_of([f'"{n}"' for n in range(int(low), int(high) + 1)])
+                return _one_of(f'"{n}"' for n in range(math.ceil(low), math.floor(high) + 1))
             return "natural" if low is not None and low >= 0 else "integer"
-        if kind in ("boolean", "null"):
-            return str(kind)
-        if kind is None:
-            return "value"
-        raise ValueError(f"type {kind!r:.40}")
+        if kind not in (None, "boolean", "null"):
+            raise ValueError(f"type {kind!r:.40}")
+        return kind or "value"
 
-    def ref(self, ref: str) -> str:
-        if ref not in self.refs:
-            self.refs[ref] = self.rule("")  # it may refer to itself
-            self.rules[self.refs[ref]] = self.visit(self.found({"$ref": ref}))
-        return self.refs[ref]
+    def properties(self, schema: Any) -> str:
+        known = dict.fromkeys(schema.get("required", []), True) | schema.get("properties", {})
+        required = set(schema.get("required", []))
+        if not known:
+            more = schema.get("additionalProperties", True)
+            return "" if more is False else self.listed(f'string ":" ws {self.visit(more)}')
+        first, later = '""', '""'  # what is left to write: before the first property, and after it
+        for name, value in reversed(known.items()):
+            pair = self.rule(f'{_literal("" + name)} ":" ws {self.visit(value)}')
+            alone, after = f"{pair} {later}", f'"," ws {pair} {later}'
+            first = self.rule(alone if name in required else f"{alone} | {first}")
+            later = self.rule(after if name in required else f"{after} | {later}")
+        return first
+
+    def items(self, schema: Any) -> str:
+        if before := schema.get("prefixItems"):
+            return ' "," ws '.join(map(self.visit, before))
+        return self.listed(self.visit(schema.get("items", True)), *_bounds(schema, "Items"))
+
+    def listed(self, item: str, least: int = 0, most: int | None = None) -> str:
+        if most == 0:
+            return ""
+        item = self.rule(item)
+        some = f'{item} ("," ws {item}){self.times(max(least - 1, 0), most and most - 1)}'
+        return some if least else f"({some})?"
+
+    def times(self, least: int, most: int | None) -> str:
+        self.repeated += most or least
+        return f"{{{least},{'' if most is None else most}}}"
+
+    def rule(self, expression: str) -> str:
+        """Its name."""
+        name = f"r{len(self.rules)}"
+        self.rules[name] = expression
+        return name
 
     def found(self, schema: Any) -> Any:
         """A schema, or the one that it refers to."""
@@ -139,56 +165,30 @@ class _Schema:
             found = found[step.replace("~1", "/").replace("~0", "~")]
         return found
 
-    def one_of(self, ways: Sequence[str]) -> str:
-        if not ways:
-            raise ValueError("there is nothing to choose from")
-        return f"({' | '.join(ways)})"
 
-    def object(self, schema: Any) -> str:
-        known, required = dict(schema.get("properties", {})), schema.get("required", [])
-        known |= {name: {} for name in required if name not in known}
-        if not known:
-            more = schema.get("additionalProperties", True)
-            if more is False:
-                return '"{}"'
-            pair = f'string ":" ws {self.visit(more)}'
-            return f'"{{" ({pair} ("," ws {pair})*)? "}}"'
-        first, later = '""', '""'  # what follows a property, if none was written yet, and if one was
-        for name, value in reversed(known.items()):
-            pair = f'{_literal(json.dumps(name, ensure_ascii=False))} ":" ws {self.visit(value)}'
-            if name in required:
-                first, later = self.rule(f"{pair} {later}"), self.rule(f'"," ws {pair} {later}')
-            else:
-                first, later = self.rule(f"{pair} {later} | {first}"), self.rule(f'"," ws {pair} {later} | {later}')
-        return f'"{{" {first} "}}"'
-
-    def array(self, schema: Any) -> str:
-        before = [self.visit(one) for one in schema.get("prefixItems", [])]
-        if before:
-            listed = ' "," ws '.join(before)
-            return f'"[" {listed} "]"'
-        item = self.rule(self.visit(schema.get("items", {})))
-        least, most = int(schema.get("minItems", 0)), schema.get("maxItems")
-        if most is not None and int(most) == 0:
-            return '"[]"'
-        times = f"{{{max(least - 1, 0)},{'' if most is None else int(most) - 1}}}"
-        some = f'{item} ("," ws {item}){times}'
-        return f'"[" {some} "]"' if least else f'"[" ({some})? "]"'
+def _bounds(schema: Any, of: str) -> tuple[int, int | None]:
+    least, most = whole_number(f"min{of}", schema.get(f"min{of}", 0)), schema.get(f"max{of}")
+    return least, None if most is None else whole_number(f"max{of}", most, least)
 
 
-def _merged(schemas: Sequence[Any]) -> dict[str, Any]:
+def _one_of(ways: Iterable[str]) -> str:
+    if not (some := list(ways)):
+        raise ValueError("there is nothing to choose from")
+    return f"({' | '.join(some)})"
+
+
+def _merged(*schemas: Any) -> dict[str, Any]:
+    """A schema of what all of them ask."""
     whole: dict[str, Any] = {}
     for schema in schemas:
-        both: dict[str, Any] = {}
-        if "properties" in whole and "properties" in schema:
-            both["properties"] = whole["properties"] | schema["properties"]
-        if "required" in whole and "required" in schema:
-            both["required"] = [*whole["required"], *schema["required"]]
-        whole |= dict(schema) | both
+        for name in schema.keys() & whole.keys() & {"properties", "required"}:
+            both = whole[name], schema[name]
+            schema = schema | {name: both[0] | both[1] if name == "properties" else [*both[0], *both[1]]}
+        whole |= schema
     return whole
 
 
-def _literal(text: str) -> str:
-    """A text as the notation writes it."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
+def _literal(value: Any) -> str:
+    """A JSON value as the notation writes it."""
+    text = json.dumps(value, ensure_ascii=False).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
