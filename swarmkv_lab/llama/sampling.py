@@ -3,6 +3,7 @@
 import ctypes
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,23 @@ class Constrained(Sampler):
         candidates, array = _candidates(ids, logits)
         llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
         return np.ascontiguousarray(candidates["logit"])
+
+
+class Noted(Sampler):
+    """Another sampler, and the model's own log probability of each token that it draws, and of the likeliest ones."""
+
+    def __init__(self, sampler: Sampler, n_likely: int) -> None:
+        self._sampler, self._n_likely = sampler, n_likely
+        self.noted: deque[list[tuple[int, float]]] = deque()
+
+    def sample(self, logits: np.ndarray) -> int:
+        """The next token id for one row of logits."""
+        token = self._sampler.sample(logits)
+        shifted = logits.astype(np.float64) - logits.max()
+        logs = shifted - np.log(np.exp(shifted).sum())
+        likely = np.argsort(-logs, kind="stable")[: self._n_likely]
+        self.noted.append([(int(one), float(logs[one])) for one in [token, *likely]])
+        return token
 
 
 def _candidates(ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Any]:

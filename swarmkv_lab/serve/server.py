@@ -1,11 +1,12 @@
 """Server: an endpoint for agents that speak the OpenAI API, in threads of this process, until it is closed."""
 
-import re
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Self
 
 import pandas as pd
@@ -15,6 +16,7 @@ from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, not_one_of, who
 from swarmkv_lab.files import reason
 from swarmkv_lab.llama.conversation import Conversation
 from swarmkv_lab.llama.model import Model
+from swarmkv_lab.llama.sampling import Constrained, Noted, Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.serve.app import app
 from swarmkv_lab.serve.asked import Asked
@@ -24,7 +26,9 @@ LAYOUTS = ("as_sent", "document_first", "composed")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CELLS = 8192
 _BYTES = 16  # of text for a token, at most: what cannot fit is not tokenized
-_PHASES = (("waited", "arrived", "started"), ("prefill", "started", "first"), ("generate", "first", "ended"))
+_TIMES = ("arrived", "started", "first", "ended")
+_PHASES = ("waited", "prefill", "generate")
+"""what goes on between these times"""
 
 
 class Server:
@@ -70,85 +74,76 @@ class Server:
         chosen = ContextSettings.of(**{"n_seq_max": 64, "swa_full": not model.kind.recurrent} | settings)
         chosen = chosen.sized(min(_CELLS, model.n_ctx_train))
         places = 0 if layout != "composed" else min(1024, chosen.cells // 4) if room is None else room
-        self._conversation = Conversation(model)
-        self.reading = ThreadPoolExecutor(2, "swarmkv-reading")
-        """threads in which prompts are tokenized: not those that answers need"""
-        self._socket = _bound(host, whole_number("port", port, 0, 65_535))
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
-        """what agents are given as the base URL"""
         counts = {"room": whole_number("room", places), "recompute": whole_number("recompute", recompute)}
+        self._conversation = Conversation(model)
+        self._socket = _bound(host, whole_number("port", port, 0, 65_535))
         try:
             self.engine = Engine(model, chosen, exact=exact, cache=cache, waiting=most_waiting, **counts)
         except BaseException:
             self._socket.close()
             raise
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
+        """what agents are given as the base URL"""
         self.most_bytes = (1 << 20) + 4 * _BYTES * self.engine.limit
+        self.reading = ThreadPoolExecutor(2, "swarmkv-reading")
+        """threads in which prompts are tokenized: not those that answers need"""
         self._started = time.perf_counter()
-        how = uvicorn.Config(
-            app(self), log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=5, ws="none"
-        )
-        self._http = uvicorn.Server(how)
+        quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off", "ws": "none"}
+        self._http = uvicorn.Server(uvicorn.Config(app(self), timeout_graceful_shutdown=5, **quiet))
         self._thread = threading.Thread(target=self._http.run, args=([self._socket],), name="swarmkv-http", daemon=True)
         self._thread.start()
         while not self._http.started and self._thread.is_alive():
             time.sleep(0.005)
 
-    def work(self, asked: Asked, deliver: Callable[[Any], None]) -> Request:
-        """A request for the engine: its messages in tokens. Raises SwarmKVError for what has none, or too many."""
+    def work(self, parse: Callable[[Any], Asked], body: Any, deliver: Callable[[Any], None]) -> tuple[Asked, Request]:
+        """What a body asks for, and as a request for the engine. Raises SwarmKVError for what cannot be answered."""
+        asked, layout_first = parse(body), self.layout == "document_first"
         size = sum(len(text) for one in asked.said for text in (*one.texts, *(given for _, given in one.calls)))
         if size > _BYTES * self.engine.limit:
             raise ContextBudgetError(
                 f"this model's maximum context length here is {self.engine.limit:,} tokens, and the messages have "
                 f"{size:,} characters"
             )
-        said, tools, first = asked.said, asked.tools, self.layout == "document_first"
-        if first:
-            said, tools = self._conversation.document_first(said, tools)
-        prompt = self._conversation.prompt(said, tools, cut=first or self.engine.exact)
-        marked = {"document_end": prompt.document_end, "marks": prompt.marks}
-        return Request(prompt.tokens, asked.max_tokens, asked.sampler(self.model), deliver, **marked)  # type: ignore[arg-type]
+        chat = asked.said, asked.tools
+        chat = self._conversation.document_first(*chat) if layout_first else chat
+        tokens, end, marks = self._conversation.prompt(*chat, cut=layout_first or self.engine.exact)
+        sampler = Constrained(self.model, asked.grammar, asked.sampling) if asked.grammar else Sampler(asked.sampling)
+        sampler = sampler if asked.logprobs is None else Noted(sampler, asked.logprobs)
+        return asked, Request(tokens, asked.max_tokens, sampler, deliver, document_end=end, marks=marks)
 
     def usage(self, work: Request) -> dict[str, Any]:
         """OpenAI's usage of a request, and how its prompt was come by."""
         n, details = len(work.tokens), {"cached_tokens": work.shared, "layout": self.layout, "shared_by": work.how}
-        total = n + work.n_answer
-        return {
-            "prompt_tokens": n, "completion_tokens": work.n_answer, "total_tokens": total,
-            "prompt_tokens_details": details,
-        }  # fmt: skip
+        counts = {"prompt_tokens": n, "completion_tokens": work.n_answer, "total_tokens": n + work.n_answer}
+        return counts | {"prompt_tokens_details": details}
 
     def stats(self) -> pd.DataFrame:
-        """A row for each request that has ended: its tokens, shared and computed, and times in ms."""
-        done, at = self._ended()
-        rows = [(len(one.tokens), one.shared, one.computed, one.n_answer, one.how, one.ended) for one in done]
+        """A row for each request that has ended: its tokens, shared and computed; its times, ms since the start."""
+        done = list(self.engine.done)
+        counts = [(len(one.tokens), one.shared, one.computed, one.n_answer, one.how, one.ended) for one in done]
         names = ["prompt_tokens", "shared_tokens", "computed_tokens", "answer_tokens", "how", "ended"]
-        times = {"arrived_ms": at.arrived, "ttft_ms": at["first"] - at.arrived, "end_to_end_ms": at.ended - at.arrived}
-        return pd.DataFrame(rows, columns=names, index=at.index).assign(**times).reset_index()
+        frame = pd.DataFrame(counts, columns=names, index=pd.RangeIndex(1, len(done) + 1, name="request"))
+        for name in _TIMES:
+            frame[f"{name}_ms"] = [1e3 * (one.times.get(name, math.nan) - self._started) for one in done]
+        since = {"ttft_ms": frame["first_ms"], "end_to_end_ms": frame["ended_ms"]}
+        return frame.assign(**{name: at - frame["arrived_ms"] for name, at in since.items()}).reset_index()
 
     def timeline(self) -> pd.DataFrame:
         """A row for each phase of each request: request, phase (waited, prefill, generate), start_ms, end_ms."""
-        at = self._ended()[1]
-        phases = [
-            pd.DataFrame({"phase": name, "start_ms": at[start], "end_ms": at[end]}) for name, start, end in _PHASES
-        ]
-        return pd.concat(phases).dropna().sort_values("start_ms").reset_index()
-
-    def _ended(self) -> tuple[list[Request], pd.DataFrame]:
-        """Requests, and when what happened to them, ms since the server's start."""
-        done = list(self.engine.done)
-        times = pd.DataFrame([one.times for one in done], columns=["arrived", "started", "first", "ended"], dtype=float)
-        return done, 1e3 * (times - self._started).set_index(pd.RangeIndex(1, len(done) + 1, name="request"))
+        stats = self.stats().set_index("request")
+        times = [{"start_ms": stats[f"{start}_ms"], "end_ms": stats[f"{end}_ms"]} for start, end in pairwise(_TIMES)]
+        phases = [pd.DataFrame({"phase": name} | at) for name, at in zip(_PHASES, times, strict=True)]
+        return pd.concat(phases).dropna().sort_values("start_ms", kind="stable").reset_index()
 
     def metrics(self) -> str:
         """Counters and gauges in Prometheus' text."""
-        engine = self.engine
-        counts = {"prompt_tokens": 0, "computed_tokens": 0, "shared_tokens": 0, "generated_tokens": 0} | engine.counts
+        engine, names = self.engine, ("prompt_tokens", "computed_tokens", "shared_tokens", "generated_tokens")
         now = {"requests_running": len(engine.live), "requests_waiting": len(engine.queue)}
         now |= {"cells": engine.ctx.n_ctx, "cells_free": engine.prefixes.free}
-        lines = [(f"{name}_total", "counter", n) for name, n in sorted(counts.items())]
-        lines += [(name, "gauge", n) for name, n in now.items()]
-        clean = [(f"swarmkv_{re.sub('[^a-z_]', '_', name)}", kind, n) for name, kind, n in lines]
-        return "".join(f"# TYPE {name} {kind}\n{name} {n}\n" for name, kind, n in clean)
+        counts = dict.fromkeys(names, 0) | dict(engine.counts)
+        lines = [(f"swarmkv_{name}_total", "counter", n) for name, n in sorted(counts.items())]
+        lines += [(f"swarmkv_{name}", "gauge", n) for name, n in now.items()]
+        return "".join(f"# TYPE {name} {kind}\n{name} {n}\n" for name, kind, n in lines)
 
     def close(self) -> None:
         """End the requests that are there, each with an error, then the endpoint. Safe to call twice."""
