@@ -2,11 +2,15 @@
 
 import json
 from contextlib import suppress
+from datetime import date
+from enum import Enum
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.grammar import CALL, CALLED, grammar
@@ -85,6 +89,56 @@ def test_what_is_drawn_is_of_the_schema(speaker, rng, schema):
         assert fits(json.loads(text), schema, schema), text
 
 
+class Mood(Enum):
+    GLAD, SAD = 'gl"ad', "s\\ad\n"
+
+
+class Part(BaseModel):
+    name: Literal["a", "é"] = "a"
+    parts: Annotated[list["Part"], Field(max_length=1)] = []
+    space: bool
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int = Field(ge=1, le=9)
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    weight: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Empty(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Report(BaseModel):
+    """With what people's models have."""
+
+    model_config = ConfigDict(extra="forbid")
+    moods: Annotated[list[Mood], Field(min_length=1, max_length=2)]
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    one_of: bool | None
+    char: Part | None = None
+    count: NonNegativeInt
+    nothing: Empty
+    when: date | None = Field(default=None, description="a day")
+    pair: tuple[bool, Literal[1]]
+    by_name: Annotated[dict[str, bool], Field(max_length=3)] = {}
+
+
+@pytest.mark.parametrize("model", [Report, Part, Empty, Mood, Cat | Dog | None, list[bool]], ids=str)
+def test_what_pydantic_asks_it_takes(speaker, rng, model):
+    adapter = TypeAdapter(model)
+    for _ in range(2):
+        text, ended = drawn(speaker, grammar(adapter.json_schema()), rng)
+        if ended:
+            adapter.validate_json(text)
+        else:
+            assert model in (Report, list[bool])  # whose lists and names have no end
+
+
 def test_calls_of_tools(speaker, rng):
     tools = {"a-b": {"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"]}, "c": {}}
     for _ in range(2):
@@ -122,6 +176,11 @@ def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
         Constrained(speaker, grammar({} if schema is None else schema, {"f": schema}))
 
 
+DEEP = {"type": "null"}
+for _ in range(5000):
+    DEEP = {"type": "array", "items": DEEP}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -131,6 +190,21 @@ def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
         {"type": "array", "minItems": 10**9},
         {"enum": []},
         {"enum": ["word"] * 50_000},
+        {"anyOf": []},
+        {"$ref": 5},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}},
+        {"type": "string", "minLength": 5, "maxLength": 2},
+        {"type": "array", "minItems": 1.5},
+        {"type": "object", "required": [5]},
+        {"type": "object", "properties": ["a"]},
+        {"type": ["string", {}]},
+        {"type": "char"},
+        {"type": "integer", "minimum": "1"},
+        {"const": "\ud800"},
+        {"type": "array", "prefixItems": [{"type": "string", "maxLength": 2000}] * 100},
+        5,
+        DEEP,
     ],
 )
 def test_refused(speaker, schema):

@@ -16,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 import swarmkv_lab as lab
+from swarmkv_lab.llama.conversation import Conversation
 
 TOOLS = [
     {
@@ -166,6 +167,27 @@ def test_responses_whole_and_streamed(client):
     assert client.responses.create(model="any", input=items, max_output_tokens=3).output_text is not None
 
 
+def test_log_probabilities_are_the_model_s_own(server, client):
+    asked = asks("Who buys the house?", max_tokens=5, logprobs=True, top_logprobs=2)
+    choice = client.chat.completions.create(**asked).choices[0]
+    prompt = server.model.tokenize(server.model.chat([("user", "Who buys the house?")]), special=True)
+    with server.model.context(512) as ctx:
+        ctx.decode(prompt)
+        logits = ctx.pop_logits().astype(float)
+    likely = np.argsort(-logits)[:2]
+    expected = logits[likely] - np.logaddexp.reduce(logits)
+    shown = choice.logprobs.content
+    assert len(shown) == 5
+    np.testing.assert_allclose([one.logprob for one in shown[0].top_logprobs], expected, atol=1e-3)
+    assert shown[0].logprob == shown[0].top_logprobs[0].logprob  # greedy
+    assert "".join(one.token for one in shown) == choice.message.content
+    chunks = [chunk.choices[0].logprobs for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert [one for chunk in chunks if chunk for one in chunk.content] == shown
+    how = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 5}
+    (message,) = client.responses.create(model="any", input="Who buys the house?", **how).output
+    assert [one.logprob for one in message.content[0].logprobs] == [one.logprob for one in shown]
+
+
 def test_models_health_metrics_stats(server, client):
     assert [model.id for model in client.models.list()] == [server.model.name]
     client.chat.completions.create(**asks("One.", max_tokens=2))
@@ -247,7 +269,7 @@ def test_exact_is_fan_out(speaker):
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[]", b"null", b'{"messages": 3}', b"[" * 100_000,
+        b"", b"{", b"[]", b"null", b"\xff", b'{"messages": NaN}', b'{"messages": 3}', b"[" * 100_000,
         b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
         *(
             json.dumps(body).encode()
@@ -269,7 +291,7 @@ def test_exact_is_fan_out(speaker):
             )
         ),
     ],
-    ids=lambda body: body.decode()[:40],
+    ids=lambda body: str(body)[2:42],
 )  # fmt: skip
 def test_bad_requests_are_400(server, body):
     refused(server, "chat/completions", body)
@@ -325,6 +347,45 @@ def test_a_full_queue_is_429(speaker):
         assert reply.json()["error"]["code"] == "rate_limit_exceeded"
     for thread in threads:
         thread.join()
+
+
+def test_who_is_read_slowly_holds_nobody_up_and_counts_as_waiting(speaker, monkeypatch):
+    with lab.serve(speaker, most_waiting=2) as server:
+        go_on, prompt, url = threading.Event(), Conversation.prompt, f"{server.url}/chat/completions"
+
+        def slow(self, said, *more, **how):
+            assert said[0].text != "slow" or go_on.wait(60)
+            return prompt(self, said, *more, **how)
+
+        monkeypatch.setattr(Conversation, "prompt", slow)
+        replies = []
+        send = lambda: replies.append(httpx.post(url, json=asks("slow", max_tokens=1), timeout=60))  # noqa: E731
+        threads = [threading.Thread(target=send) for _ in range(2)]
+        threads[0].start()
+        assert httpx.post(url, json=asks("quick", max_tokens=4), timeout=60).status_code == 200
+        threads[1].start()
+        while (reply := httpx.post(url, json=asks("quick", max_tokens=1), timeout=60)).status_code == 200:
+            pass
+        assert (reply.status_code, reply.headers["retry-after"]) == (429, "2")
+        go_on.set()
+        for thread in threads:
+            thread.join()
+        assert [reply.status_code for reply in replies] == [200, 200]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_is_not_answered_further(server, stream):
+    before = server.engine.counts["requests_cancelled"]
+    body = asks("Tell me all of it.", max_tokens=7000, stream=stream)
+    with httpx.Client(timeout=60 if stream else 0.3) as client:
+        if stream:
+            with client.stream("POST", f"{server.url}/chat/completions", json=body) as reply:
+                next(reply.iter_bytes())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(f"{server.url}/chat/completions", json=body)
+    idle(server)
+    assert server.engine.counts["requests_cancelled"] == before + 1
 
 
 def test_a_mixed_crowd_leaves_nothing_behind(server, rng):
@@ -413,5 +474,12 @@ def test_the_command_ends_at_once_on_sigterm(speaker_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[-1]
         assert httpx.get(f"{url}/models").status_code == 200
-        process.send_signal(signal.SIGTERM)
+        body = asks("Tell me all of it.", max_tokens=7000, stream=True)
+        with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            *_, error, done = filter(None, lines)
+        assert json.loads(error.removeprefix("data: "))["error"]["type"] == "server_error"
+        assert done == "data: [DONE]"
         assert process.wait(30) == 0

@@ -4,8 +4,9 @@ A table of token arrays, compared one by one: 32 prompts of 8,192 tokens take 0.
 model: the engine does to the cache what it is told here.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,68 +15,82 @@ from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 
 GRAM = 32
 """tokens: segments at least twice as long are found wherever they stand"""
+_PARKED = 64  # the most that are kept outside the cache: each is compared with each new prompt
 _MULTIPLIERS = np.random.default_rng(1).integers(1, 1 << 62, GRAM, dtype=np.uint64) | np.uint64(1)
+_NO_CELLS, _NO_STATE = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
 @dataclass(eq=False)
 class Held:
-    """A sequence: its tokens, of which as many are decoded as it has cells."""
+    """A sequence: its tokens, int32 (n,), of which as many are decoded as it has cells; the others are yet to be.
+
+    Parked, it has its state outside the cache instead of cells. One that was forgotten has neither.
+    """
 
     tokens: np.ndarray
-    """int32 (n,): also those that are still to be decoded"""
-    start: int = 0
-    """position of the first one"""
-    live: bool = True
-    """a request is at work on it"""
-    used: int = 0
-    """when it was last gone on from: it orders what is dropped first"""
-    cells: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    _grams: np.ndarray | None = None
+    start: int = 0  # position of the first one
+    live: bool = True  # a request is at work on it
+    seq_id: int = -1
+    used: int = 0  # when it was last gone on from: it orders what is dropped first
+    cells: np.ndarray = field(default_factory=lambda: _NO_CELLS)
+    state: np.ndarray = field(default_factory=lambda: _NO_STATE)
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is outside the cache."""
+        return bool(self.state.size)
 
     @property
     def n(self) -> int:
-        """Its decoded tokens."""
-        return len(self.cells)
+        """Tokens that can be gone on from."""
+        return len(self.tokens) if self.parked else len(self.cells)
 
     @property
+    def missing(self) -> int:
+        """Tokens that are yet to be decoded, or taken from others."""
+        return len(self.tokens) - self.n
+
+    @cached_property
     def grams(self) -> np.ndarray:
-        """Hashes of every GRAM tokens that stand at a multiple of GRAM, of the prompt that it began with."""
-        if self._grams is None:
-            self._grams = grams(self.tokens)[::GRAM]
-        return self._grams
+        """Hashes of every GRAM tokens that stand at a multiple of GRAM; of a live one, as it began."""
+        return grams(self.tokens)[::GRAM]
 
 
 class Source(NamedTuple):
     """A sequence, and how many of its first tokens can be gone on from."""
 
-    seq_id: int
+    held: Held
     n: int
 
 
 class Segment(NamedTuple):
-    """A run of tokens that a sequence holds, and a prompt has elsewhere."""
+    """A run of n tokens that a sequence holds from its token ``theirs`` on, and a prompt from ``ours`` on."""
 
-    seq_id: int
+    held: Held
     theirs: int
     ours: int
     n: int
 
+    @property
+    def start(self) -> int:
+        """Where the prompt begins, for the run to be at the same positions."""
+        return self.held.start + self.theirs - self.ours
 
-NOTHING = Source(-1, 0)
+
+NOTHING = Source(Held(np.empty(0, np.int32), live=False), 0)
 
 
 class Prefixes:
-    """The sequences of a cache of ``n_cells``, at most ``n_seq`` of them.
+    """The sequences of a cache of ``n_cells``, at most ``n_seq``; and those parked, ``parked_bytes`` at most.
 
     goes_back: whether a sequence can be cut anywhere. A running state cannot, nor a window that has passed: then one
     can go on only from where a sequence ends.
     """
 
-    def __init__(self, n_cells: int, n_seq: int, goes_back: bool = True) -> None:
+    def __init__(self, n_cells: int, n_seq: int, goes_back: bool = True, parked_bytes: int = 1 << 30) -> None:
         self.entries: dict[int, Held] = {}
-        self.n_seq, self.goes_back = n_seq, goes_back
-        self.version = 0
-        """changes when a sequence comes or goes: a plan that was made before may be old"""
+        self.parked: list[Held] = []  # the first was parked first
+        self.n_seq, self.goes_back, self.parked_bytes = n_seq, goes_back, parked_bytes
         self._refs = np.zeros(n_cells, np.int32)  # sequences that have each cell
         self._clock = 0
 
@@ -84,110 +99,94 @@ class Prefixes:
         """Cells that no sequence has."""
         return int(np.count_nonzero(self._refs == 0))
 
-    def match(self, tokens: np.ndarray) -> Source:
-        """The longest prefix to go on from, now or once those at work have decoded what they are to."""
+    # -- what a prompt can go on from, now or once those at work have decoded what they are to
+
+    def match(self, tokens: np.ndarray, last_start: int = 0) -> Source:
+        """The longest prefix, of a sequence that starts at ``last_start`` or before; of equal ones, one that is there.
+
+        What is parked counts GRAM tokens less, and not at all if less than half of it is of use: all of it is read.
+        """
         best, rank = NOTHING, (0, True)
-        for seq_id, held in self.entries.items():
-            n = common(tokens, held.tokens)
+        for held in [*self.entries.values(), *self.parked]:
+            n = common(tokens, held.tokens) if held.start <= last_start else 0
             n = n if self.goes_back or held.n <= n else 0
-            if (n, held.n >= n) > rank:
-                best, rank = Source(seq_id, n), (n, held.n >= n)
+            if (_worth(held, n), held.n >= n) > rank:
+                best, rank = Source(held, n), (_worth(held, n), held.n >= n)
         return best
 
-    def segment(self, tokens: np.ndarray, least: int, among: Mapping[int, Held] | None = None) -> Segment | None:
-        """The longest run of tokens, at least so many, that a sequence has or is to have, wherever it stands.
-
-        among: others than the cache's.
-        """
-        best: Segment | None = None
-        if len(tokens) < GRAM:
-            return None
-        ours = grams(tokens)
+    def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Segment | None:
+        """The longest run of ``least`` tokens or more, wherever it stands; what is parked counts as in ``match``."""
+        best, most, ours = None, least - 1, grams(tokens)
         order = np.argsort(ours, kind="stable")
-        for seq_id, held in (self.entries if among is None else among).items():
-            if not len(held.grams):
-                continue
+        for held in [*self.entries.values(), *self.parked] if len(ours) else []:
             found = order[np.minimum(np.searchsorted(ours, held.grams, sorter=order), len(ours) - 1)]
             done = 0
             for k in np.flatnonzero(ours[found] == held.grams):
-                at, mine = int(k) * GRAM, int(found[k])
-                if at < done:  # within the run before
+                theirs, mine = int(k) * GRAM, int(found[k])
+                if theirs < done:  # within the run before
                     continue
-                back = common(tokens[:mine][::-1], held.tokens[:at][::-1])
-                n = back + common(tokens[mine:], held.tokens[at:])
-                done = at - back + n
-                if n >= least and (best is None or n > best.n):
-                    best = Segment(seq_id, at - back, mine - back, n)
+                back = common(tokens[:mine][::-1], held.tokens[:theirs][::-1])
+                n = back + common(tokens[mine:], held.tokens[theirs:])
+                run, done = Segment(held, theirs - back, mine - back, n), theirs - back + n
+                if _worth(held, n) > most and 0 <= run.start <= last_start:
+                    best, most = run, _worth(held, n)
         return best
 
-    def take(self, tokens: np.ndarray, source: Source = NOTHING, start: int = 0) -> int:
-        """A sequence of its own for these tokens, with the cells of a source's first n: its number.
+    # -- what sequences become
 
-        Raises ContextBudgetError when all are taken.
-        """
-        seq_id = next((i for i in range(self.n_seq) if i not in self.entries), -1)
-        if seq_id < 0:
+    def enter(self, held: Held) -> None:
+        """A sequence begins without cells, also one that was parked. Raises ContextBudgetError where all are taken."""
+        seq_id = next((i for i in range(self.n_seq) if i not in self.entries), None)
+        if seq_id is None:
             raise ContextBudgetError(f"all {self.n_seq} sequences are taken")
-        self.version += 1
-        if source.n:
-            held = self.entries[source.seq_id]
-            if source.n > held.n:
-                raise SwarmKVError(f"sequence {source.seq_id} has {held.n} tokens, and {source.n} were to be shared")
-            start, self._clock = held.start, self._clock + 1
-            held.used = self._clock
-        self.entries[seq_id] = mine = Held(tokens, start, used=self._clock)
-        if source.n:
-            self._add(mine, self.entries[source.seq_id].cells[: source.n])
-        return seq_id
+        self.parked = [one for one in self.parked if one is not held]
+        held.seq_id, held.state, self.entries[seq_id] = seq_id, _NO_STATE, held
 
-    def splice(self, seq_id: int, segment: Segment) -> int:
-        """Give a sequence that ends within a segment the rest of its cells: how many."""
-        mine, held = self.entries[seq_id], self.entries[segment.seq_id]
-        at = segment.theirs + mine.n - segment.ours
-        end = segment.theirs + segment.n
-        if not segment.theirs <= at <= end <= held.n:
-            raise SwarmKVError(f"{segment} does not follow a sequence of {mine.n} tokens")
-        self._add(mine, held.cells[at:end])
-        self._clock += 1
-        held.used = self._clock
-        return end - at
-
-    def extend(self, seq_id: int, n: int) -> None:
+    def extend(self, held: Held, n: int) -> None:
         """So many of a sequence's next tokens were decoded. Raises ContextBudgetError where cells are missing."""
         free = np.flatnonzero(self._refs == 0)[:n]
         if len(free) < n:
             raise ContextBudgetError(f"{n:,} cells are needed and {len(free):,} are free")
-        self._add(self.entries[seq_id], free)
+        self._add(held, free)
 
-    def append(self, seq_id: int, token: int) -> None:
-        """A token of an answer is to be decoded behind what a sequence has."""
-        held = self.entries[seq_id]
-        held.tokens = np.append(held.tokens, np.int32(token))
+    def share(self, held: Held, other: Held, begin: int, end: int) -> None:
+        """The cells of another's tokens from begin to end are a sequence's next ones. Raises SwarmKVError for more."""
+        if end > len(other.cells):
+            raise SwarmKVError(f"a sequence has {len(other.cells):,} cells, and {end:,} were to be shared")
+        self._add(held, other.cells[begin:end])
+        self._use(other)
 
-    def rest(self, seq_id: int) -> None:
+    def rest(self, held: Held) -> None:
         """Nobody is at work on a sequence any more: it is kept, as far as it is decoded, until its room is needed."""
-        held = self.entries[seq_id]
-        held.live, held.tokens, held._grams = False, held.tokens[: held.n], None
-        self._clock += 1
-        held.used = self._clock
-        self.version += 1
+        held.live, held.tokens = False, held.tokens[: held.n]
+        held.__dict__.pop("grams", None)
+        self._use(held)
         if not held.n:
-            self.drop(seq_id)
+            self.forget(held)
 
-    def drop(self, seq_id: int) -> None:
-        """Forget a sequence: cells that others share stay theirs."""
-        self._refs[self.entries.pop(seq_id).cells] -= 1
-        self.version += 1
+    def forget(self, held: Held) -> None:
+        """A sequence, or what was parked, is gone: cells that others share stay theirs."""
+        self.parked = [one for one in self.parked if one is not held]
+        if self.entries.pop(held.seq_id, None):
+            self._refs[held.cells] -= 1
+        held.live, held.seq_id, held.cells, held.state = False, -1, _NO_CELLS, _NO_STATE
 
-    def droppable(self, spared: Collection[int] = ()) -> int | None:
+    def park(self, held: Held, state: np.ndarray) -> None:
+        """A resting sequence leaves the cache, but for its state; those parked first make room for it."""
+        self.forget(held)
+        held.state = state
+        self.parked.append(held)
+        while len(self.parked) > _PARKED or sum(one.state.nbytes for one in self.parked) > self.parked_bytes:
+            self.forget(self.parked[0])
+
+    def droppable(self, spared: Collection[Held] = ()) -> Held | None:
         """The resting sequence to drop first: one that others hold all of, or else the one used longest ago."""
-        resting = [i for i, held in self.entries.items() if not held.live and i not in spared]
-        key = lambda i: (not self.goes_back or self.own(i) > 0, self.entries[i].used)  # noqa: E731
-        return min(resting, key=key, default=None)
+        resting = [held for held in self.entries.values() if not held.live and held not in spared]
+        return min(resting, key=lambda held: (not self.goes_back or self.own(held) > 0, held.used), default=None)
 
-    def own(self, seq_id: int) -> int:
+    def own(self, held: Held) -> int:
         """How many of a sequence's cells no other one has."""
-        return int(np.count_nonzero(self._refs[self.entries[seq_id].cells] == 1))
+        return int(np.count_nonzero(self._refs[held.cells] == 1))
 
     def is_live(self) -> np.ndarray:
         """Whether a request at work has each cell, bool (n_cells,)."""
@@ -195,6 +194,10 @@ class Prefixes:
         for held in self.entries.values():
             live[held.cells] |= held.live
         return live
+
+    def _use(self, held: Held) -> None:
+        self._clock += 1
+        held.used = self._clock
 
     def _add(self, held: Held, cells: np.ndarray) -> None:
         self._refs[cells] += 1
@@ -214,3 +217,7 @@ def grams(tokens: np.ndarray) -> np.ndarray:
         return np.empty(0, np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), GRAM)
     return windows @ _MULTIPLIERS
+
+
+def _worth(held: Held, n: int) -> int:
+    return n if not held.parked else n - GRAM if 2 * n >= held.n else 0
