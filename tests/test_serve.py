@@ -351,21 +351,24 @@ def test_a_full_queue_is_429(speaker):
 
 def test_who_is_read_slowly_holds_nobody_up_and_counts_as_waiting(speaker, monkeypatch):
     with lab.serve(speaker, most_waiting=2) as server:
-        go_on, prompt, url = threading.Event(), Conversation.prompt, f"{server.url}/chat/completions"
+        prompt, url = Conversation.prompt, f"{server.url}/chat/completions"
+        go_on, begun, replies = threading.Event(), threading.Semaphore(0), []
 
         def slow(self, said, *more, **how):
-            assert said[0].text != "slow" or go_on.wait(60)
+            if said[0].text == "slow":
+                begun.release()
+                go_on.wait(60)
             return prompt(self, said, *more, **how)
 
         monkeypatch.setattr(Conversation, "prompt", slow)
-        replies = []
         send = lambda: replies.append(httpx.post(url, json=asks("slow", max_tokens=1), timeout=60))  # noqa: E731
         threads = [threading.Thread(target=send) for _ in range(2)]
         threads[0].start()
+        assert begun.acquire(timeout=60)
         assert httpx.post(url, json=asks("quick", max_tokens=4), timeout=60).status_code == 200
         threads[1].start()
-        while (reply := httpx.post(url, json=asks("quick", max_tokens=1), timeout=60)).status_code == 200:
-            pass
+        assert begun.acquire(timeout=60)
+        reply = httpx.post(url, json=asks("quick"), timeout=60)
         assert (reply.status_code, reply.headers["retry-after"]) == (429, "2")
         go_on.set()
         for thread in threads:

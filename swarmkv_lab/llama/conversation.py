@@ -95,21 +95,17 @@ class Conversation:
     def document_first(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[list[Said], list[Any]]:
         """The longest of the user's texts first, then the system prompt and all else: another prompt, as ``read``'s."""
         said, tools = self._described(said, tools)
-        users = [
-            (len(text), i, k) for i, one in enumerate(said) if one.role == "user" for k, text in enumerate(one.texts)
-        ]
-        if not users:
+        document = max((text for one in said if one.role == "user" for text in one.texts), key=len, default="")
+        if not document:
             return list(said), list(tools)
-        _, i, k = max(users)
-        document = said[i].texts[k]
-        left = [
-            one if j != i else one._replace(texts=(*one.texts[:k], *one.texts[k + 1 :])) for j, one in enumerate(said)
-        ]
-        system = [text for one in left if one.role == "system" for text in one.texts]
-        left = [one for one in left if one.role != "system" and (one.texts or one.calls)]
-        if left and left[0].role == "user":
-            system += left.pop(0).texts
-        return [Said("user", (document, *system)), *left], list(tools)
+        beside, left = list[str](), list[Said]()
+        for role, given, calls in said:
+            texts = [text for text in given if role != "user" or text != document]
+            if role == "system" or (role == "user" and not left):
+                beside += texts
+            elif texts or calls:
+                left.append(Said(role, tuple(texts), calls))
+        return [Said("user", (document, *beside)), *left], list(tools)
 
     def _parts(self, said: Sequence[Said], tools: Sequence[Any]) -> list[tuple[str, bool]]:
         """(text, whether the template's), in their order, the first and the last of which are the template's."""
@@ -138,9 +134,8 @@ class Conversation:
                 role, texts = "user", (f"<tool_response>\n{BETWEEN.join(texts)}\n</tool_response>",)
                 if told and told[-1].role == "user":
                     role, texts = "user", (*told.pop().texts, *texts)
-            called = [
-                f'{CALL}\n{{"name": {json.dumps(name)}, "arguments": {given}}}\n{CALLED}' for name, given in calls
-            ]
+            named = [f'{{"name": {json.dumps(name)}, "arguments": {given}}}' for name, given in calls]
+            called = [f"{CALL}\n{call}\n{CALLED}" for call in named]
             told.append(Said(role, (*texts, "\n".join(called)) if called else tuple(texts)))
         if tools:
             about = _TOOLS % "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.serve import asked as dialects
-from swarmkv_lab.serve.engine import Busy, Closed
+from swarmkv_lab.serve.engine import Busy
 from swarmkv_lab.serve.engine import Request as Work
 from swarmkv_lab.serve.replies import ChatReply, ResponseReply
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from swarmkv_lab.serve.server import Server
 
 _BODY_S = 60  # for a body to come
-_RETRY_S = "2"
+_DIALECTS: dict[str, Any] = {
+    "/v1/chat/completions": (dialects.chat, ChatReply),
+    "/v1/responses": (dialects.responses, ResponseReply),
+}
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 
 
@@ -36,18 +39,21 @@ class Refused(SwarmKVError):
 
 def app(server: "Server") -> ASGIApp:
     """The endpoint of a server."""
+    model = {"id": server.model.name, "object": "model", "created": 0, "owned_by": "swarmkv-lab"}
+    pages: dict[str, Callable[[], Response]] = {
+        "/v1/models": lambda: JSONResponse({"object": "list", "data": [model]}),
+        "/health": lambda: JSONResponse({"status": "ok"}),
+        "/metrics": lambda: PlainTextResponse(server.metrics(), media_type="text/plain; version=0.0.4"),
+    }
     n_reading = 0
 
-    async def answers(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         nonlocal n_reading
         parse, dialect = _DIALECTS[request.url.path]
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Any]()
-
-        def deliver(event: Any) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        if n_reading + len(server.engine.queue) >= server.engine.most_waiting:
-            raise Busy(f"{n_reading + len(server.engine.queue):,} requests are waiting already: try again later")
+        deliver: Any = lambda event: loop.call_soon_threadsafe(events.put_nowait, event)  # noqa: E731
+        if (n_waiting := n_reading + len(server.engine.queue)) >= server.engine.most_waiting:
+            raise Busy(f"{n_waiting:,} requests are waiting already: try again later")
         n_reading += 1
         try:
             body = await _body(server, request)
@@ -55,47 +61,26 @@ def app(server: "Server") -> ASGIApp:
         finally:
             n_reading -= 1
         server.engine.submit(work)
-        return await _answer(server, request, work, events, dialect(asked, server.model, work.sampler))
-
-    async def models(request: Request) -> Response:
-        one = {"id": server.model.name, "object": "model", "created": 0, "owned_by": "swarmkv-lab"}
-        return JSONResponse({"object": "list", "data": [one]})
-
-    async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def metrics(request: Request) -> Response:
-        return PlainTextResponse(server.metrics(), media_type="text/plain; version=0.0.4")
-
-    routes: dict[str, tuple[str, Callable[[Request], Any]]] = {path: ("POST", answers) for path in _DIALECTS}
-    routes |= {"/v1/models": ("GET", models), "/metrics": ("GET", metrics), "/health": ("GET", health)}
+        return await _answered(server, request, work, events, dialect(asked, server.model, work.sampler))
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             path = request.url.path
             _check(server, request, needs_key=path != "/health")
-            if path not in routes:
-                raise Refused(404, f"{path:.200} is not one of {', '.join(routes)}")
-            method, answer = routes[path]
-            if request.method.replace("HEAD", "GET") != method:
-                raise Refused(405, f"{path} is for {method}, and not for {request.method}")
-            response = await answer(request)
+            if path not in (*pages, *_DIALECTS):
+                raise Refused(404, f"{path:.200} is not one of {', '.join([*_DIALECTS, *pages])}")
+            if request.method not in (("POST",) if path in _DIALECTS else ("GET", "HEAD")):
+                raise Refused(405, f"{path} is not for {request.method}")
+            response = await answer(request) if path in _DIALECTS else pages[path]()
         except ClientDisconnect:
             return
         except Exception as error:
             status, about = failure(error)
-            headers = {"Retry-After": _RETRY_S} if status in (429, 503) else None
-            response = JSONResponse({"error": about}, status, headers)
+            response = JSONResponse({"error": about}, status, {"Retry-After": "2"} if status in (429, 503) else None)
         await response(scope, receive, send)
 
     return endpoint
-
-
-_DIALECTS: dict[str, Any] = {
-    "/v1/chat/completions": (dialects.chat, ChatReply),
-    "/v1/responses": (dialects.responses, ResponseReply),
-}
 
 
 def failure(error: Exception) -> tuple[int, dict[str, Any]]:
@@ -135,7 +120,7 @@ async def _body(server: "Server", request: Request) -> Any:
         raise SwarmKVError(f"the body is not JSON: {error}") from error
 
 
-async def _answer(
+async def _answered(
     server: "Server", request: Request, work: Work, events: asyncio.Queue[Any], reply: ChatReply
 ) -> Response:
     async def gone() -> None:
@@ -170,9 +155,9 @@ async def _pieces(
         yield reply.open()
         while isinstance(event, int):
             yield await asyncio.to_thread(reply.take, event)
-            event = "stop" if reply.stopped else await events.get()
+            event = "stop" if reply.saying.stopped else await events.get()
         if reply.asked.stream and event not in ("stop", "length"):
-            yield reply.fail(failure(event if isinstance(event, Exception) else Closed("the server was closed"))[1])
+            yield reply.fail(f"{event if isinstance(event, Exception) else 'the server was closed'}"[:2000])
             return
         _raise(event)
         yield await asyncio.to_thread(reply.close, event, server.usage(work))
