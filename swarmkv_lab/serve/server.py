@@ -76,13 +76,17 @@ class Server:
         places = 0 if layout != "composed" else min(1024, chosen.cells // 4) if room is None else room
         counts = {"room": whole_number("room", places), "recompute": whole_number("recompute", recompute)}
         self._conversation = Conversation(model)
-        self._socket = _bound(host, whole_number("port", port, 0, 65_535))
+        place, is_ipv6 = (host, whole_number("port", port, 0, 65_535)), ":" in host
+        try:
+            self._socket = socket.create_server(place, family=socket.AF_INET6 if is_ipv6 else socket.AF_INET)
+        except OSError as error:
+            raise SwarmKVError(f"{host}:{port} cannot be listened on: {reason(error)}") from error
         try:
             self.engine = Engine(model, chosen, exact=exact, cache=cache, waiting=most_waiting, **counts)
         except BaseException:
             self._socket.close()
             raise
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._socket.getsockname()[1]}/v1"
+        self.url = f"http://{f'[{host}]' if is_ipv6 else host}:{self._socket.getsockname()[1]}/v1"
         """what agents are given as the base URL"""
         self.most_bytes = (1 << 20) + 4 * _BYTES * self.engine.limit
         self.reading = ThreadPoolExecutor(2, "swarmkv-reading")
@@ -161,14 +165,3 @@ class Server:
 
     def __repr__(self) -> str:
         return f"Server({self.url}, {self.model.name}, {self.layout})"
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.socket(family)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except OSError as error:
-        raise SwarmKVError(f"{host}:{port} cannot be listened on: {reason(error)}") from error
-    return bound
