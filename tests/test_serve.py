@@ -308,7 +308,9 @@ def refused(server, path, body):
 
 @pytest.mark.parametrize(
     "more",
-    [{"input": 3}, {"input": [3]}, {"input": [{"type": "item_reference"}]}, {"previous_response_id": "x"},
+    [{"input": 3}, {"input": [3]},
+     {"input": [{"role": "assistant", "tool_calls": 5}, {"type": "function_call"}]},
+     {"input": [{"type": "item_reference"}]}, {"previous_response_id": "x"},
      {"tools": [3]}, {"max_output_tokens": 0}, {"text": {"format": {"type": "xml"}}},
      {"instructions": 5}, {"input": []}],
 )  # fmt: skip

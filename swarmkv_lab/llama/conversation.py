@@ -62,7 +62,7 @@ class Conversation:
         self.model = model
         self._secret = secrets.token_hex(8)
         self._marks = re.compile(rf'\{{\s*"{self._secret}(\d+)x"\s*:\s*0\s*\}}|{self._secret}(\d+)x')
-        self._form = lru_cache(512)(self._rendered)
+        self._form = lru_cache(128)(self._rendered)
 
     def prompt(self, said: Sequence[Said], tools: Sequence[Any] = (), *, cut: bool = False) -> Prompt:
         """The tokens up to where the answer begins.

@@ -86,7 +86,8 @@ def responses(body: Any) -> Asked:
         if kind == "function_call":
             if not messages or messages[-1].get("role") != "assistant":
                 messages.append({"role": "assistant"})
-            messages[-1] = {**messages[-1], "tool_calls": [*messages[-1].get("tool_calls", []), {"function": item}]}
+            calls = [*_get(messages[-1], "tool_calls", list, []), {"function": item}]
+            messages[-1] = {**messages[-1], "tool_calls": calls}
         elif kind == "function_call_output":
             messages.append({"role": "tool", "content": item.get("output")})
         elif kind == "message":

@@ -1,5 +1,6 @@
 """Server: an endpoint for agents that speak the OpenAI API, in threads of this process, until it is closed."""
 
+import json
 import math
 import socket
 import threading
@@ -25,7 +26,7 @@ from swarmkv_lab.serve.engine import Engine, Request
 LAYOUTS = ("as_sent", "document_first", "composed")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CELLS = 8192
-_BYTES = 16  # of text for a token, at most: what cannot fit is not tokenized
+_LONGEST = 16  # characters of a token, on average, at most: what cannot fit is not tokenized
 _TIMES = ("arrived", "started", "first", "ended")
 _PHASES = ("waited", "prefill", "generate")
 """what goes on between these times"""
@@ -88,7 +89,7 @@ class Server:
             raise
         self.url = f"http://{f'[{host}]' if is_ipv6 else host}:{self._socket.getsockname()[1]}/v1"
         """what agents are given as the base URL"""
-        self.most_bytes = (1 << 20) + 4 * _BYTES * self.engine.limit
+        self.most_bytes = (1 << 20) + 4 * _LONGEST * self.engine.limit
         self.reading = ThreadPoolExecutor(2, "swarmkv-reading")
         """threads in which prompts are tokenized: not those that answers need"""
         self._started = time.perf_counter()
@@ -102,11 +103,13 @@ class Server:
     def work(self, parse: Callable[[Any], Asked], body: Any, deliver: Callable[[Any], None]) -> tuple[Asked, Request]:
         """What a body asks for, and as a request for the engine. Raises SwarmKVError for what cannot be answered."""
         asked, layout_first = parse(body), self.layout == "document_first"
-        size = sum(len(text) for one in asked.said for text in (*one.texts, *(given for _, given in one.calls)))
-        if size > _BYTES * self.engine.limit:
+        texts = [text for one in asked.said for text in (*one.texts, *(given for _, given in one.calls))]
+        texts += map(json.dumps, asked.tools)
+        least = len(asked.said) + sum(map(len, texts)) // _LONGEST
+        if least > self.engine.limit:
             raise ContextBudgetError(
-                f"this model's maximum context length here is {self.engine.limit:,} tokens, and the messages have "
-                f"{size:,} characters"
+                f"this model's maximum context length here is {self.engine.limit:,} tokens, and the messages have at "
+                f"least {least:,}"
             )
         chat = asked.said, asked.tools
         chat = self._conversation.document_first(*chat) if layout_first else chat
