@@ -51,7 +51,7 @@ def grammar(schema: Any = None, tools: Mapping[str, Any] | None = None, parallel
         if tools:
             calls = []
             for name, arguments in tools.items():
-                given = parts.of(arguments, {"type": "object"} | arguments)
+                given = parts.of(arguments, {"type": "object", "properties": {}} | arguments)
                 calls.append(f'"{{\\"name\\": " {_literal(name)} ", \\"arguments\\": " {given} "}}"')
             call = parts.rule(f'"{CALL}\\n" {_one_of(calls)} "\\n{CALLED}"')
             ways.append(f'{call} ("\\n" {call})*' if parallel else call)
@@ -121,7 +121,7 @@ class _Parts:
         known = dict.fromkeys(schema.get("required", []), True) | schema.get("properties", {})
         required = set(schema.get("required", []))
         if not known:
-            more = schema.get("additionalProperties", True)
+            more = schema.get("additionalProperties", "properties" not in schema)  # none is named: there is none
             return "" if more is False else self.listed(f'string ":" ws {self.visit(more)}')
         first, later = '""', '""'  # what is left to write: before the first property, and after it
         for name, value in reversed(known.items()):
