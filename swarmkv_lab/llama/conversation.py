@@ -71,10 +71,9 @@ class Conversation:
         is before it, and the rest by itself: as ``read`` and ``ask`` do.
         """
         parts = self._parts(said, tools)
-        if all(trusted for _, trusted in parts):
-            raise SwarmKVError("the messages are empty: say something")
-        longest = max((i for i, (_, trusted) in enumerate(parts) if not trusted), key=lambda i: len(parts[i][0]))
-        if not cut:
+        said_parts = [i for i, (_, trusted) in enumerate(parts) if not trusted]
+        longest = max(said_parts, key=lambda i: len(parts[i][0]), default=0)  # an agent may have had nothing to say
+        if not cut or not said_parts:
             tokens, end = self.model._tokens(parts), 0
         else:
             text = parts[longest][0]
@@ -85,8 +84,7 @@ class Conversation:
             tokens, end = np.concatenate([head, rest]), len(head)
         marks = set[int]()
         if self.model.kind.recurrent or self.model.kind.window:
-            ends = [i for i, (_, trusted) in enumerate(parts) if not trusted]
-            for i in {longest, *ends[-2:]}:
+            for i in {longest, *said_parts[-2:]}:
                 before = self.model._tokens(parts[: i + 1])
                 n = min(len(before), len(tokens))
                 marks.add(int(np.argmin([*(before[:n] == tokens[:n]), False])))
@@ -235,7 +233,7 @@ class Saying:
                     return []
                 calls.append((call["name"], given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                return []  # it is no call: text
+                return calls  # the first one is no call: text; a later one was cut off
             at = self._held.find(CALL, len(self._held) - len(text) + end)
         return calls
 
