@@ -179,23 +179,14 @@ def test_composed_ends_where_positions_do(twin, rng):
         idle(serving)
 
 
-@pytest.mark.parametrize(
-    ("kind", "swa_full"),
-    [
-        ("lfm2", False),
-        ("qwen35", False),
-        ("mamba2", False),
-        ("lfm2-window", False),
-        ("gemma4", True),
-        ("gemma4", False),
-    ],
-)
-def test_models_that_cannot_go_back_fork_where_prompts_part(tmp_path, rng, kind, swa_full):
+@pytest.mark.parametrize("name", ["lfm2", "qwen35", "mamba2", "lfm2-window", "gemma4", "gemma4 whole"])
+def test_models_that_cannot_go_back_fork_where_prompts_part(tmp_path, rng, name):
+    kind, *whole = name.split()
     zoo.write(kind, tmp_path / "model.gguf")
     document = ids(rng, 200)
     prompts = [np.concatenate([document, [k], ids(rng, 20)]) for k in range(4)]
     with lab.load_model(tmp_path / "model.gguf") as model:
-        with engine(model, 2048, 16, swa_full=bool(swa_full)) as serving:
+        with engine(model, 2048, 16, swa_full=bool(whole)) as serving:
             for expected in (200 + 4 * 21, 4 * 21):
                 before = serving.counts["computed_tokens"]
                 asked = submit_all(serving, prompts, marks=frozenset({200}))
@@ -206,7 +197,7 @@ def test_models_that_cannot_go_back_fork_where_prompts_part(tmp_path, rng, kind,
             longer.answer()
             assert longer.request.computed <= 21 + 4 + 5
             idle(serving)
-        with engine(model, 256, 2, swa_full=bool(swa_full)) as serving:  # no room for two, nor a sequence for a copy
+        with engine(model, 256, 2, swa_full=bool(whole)) as serving:  # no room for two, nor a sequence for a copy
             asked = submit_all(serving, prompts, max_tokens=20)
             assert [one.answer() for one in asked] == [alone(model, prompt, 20) for prompt in prompts]
             idle(serving)
@@ -243,6 +234,17 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(twin, rng):
         long, short = submit_all(serving, [ids(rng, 3000), ids(rng, 20)], max_tokens=1)
         short.answer(), long.answer()
         assert short.request.times["ended"] < long.request.times["ended"]
+
+
+def test_nor_does_a_stranger_behind_many_who_do(twin, rng):
+    document = ids(rng, 3000)
+    with engine(twin) as serving:
+        prompts = [np.append(document, [k, 1]) for k in range(50)]
+        *crowd, short = submit_all(serving, [*prompts, ids(rng, 20)], max_tokens=1)
+        for one in (*crowd, short):
+            one.answer()
+        assert short.request.times["ended"] < crowd[0].request.times["ended"]
+        assert serving.counts["computed_tokens"] == 3000 + 50 * 2 + 20
 
 
 @pytest.mark.parametrize("room", [0, 64])
@@ -325,6 +327,7 @@ def test_the_awaited_one_goes(twin, rng, room, how):
         idle(serving)
 
 
+@pytest.mark.filterwarnings("ignore:.*one by one")
 def test_an_error_of_one_is_not_the_others(twin, rng, monkeypatch):
     prompts = [[k, *ids(rng, 30)] for k in range(4)]
     with engine(twin) as serving:
@@ -336,9 +339,8 @@ def test_an_error_of_one_is_not_the_others(twin, rng, monkeypatch):
             decode_many(rows, **how)
 
         monkeypatch.setattr(serving.ctx, "decode_many", failing)
-        with pytest.warns(UserWarning, match="4 sequences"):
-            asked = submit_all(serving, prompts)
-            answers = [one.answer() for one in asked]
+        asked = submit_all(serving, prompts)
+        answers = [one.answer() for one in asked]
         assert [type(one.end) for one in asked] == [str, str, DecodeError, str]
         assert answers[3] == alone(twin, prompts[3])
         idle(serving)
@@ -354,6 +356,17 @@ def test_a_fault_ends_those_at_work_and_nobody_after_them(twin, rng, monkeypatch
             asked.answer()
             assert isinstance(asked.end, end)
         idle(serving)
+
+
+def test_exact_begins_anew_after_a_fault(twin, rng, monkeypatch):
+    prompt = ids(rng, 30)
+    with engine(twin, exact=True) as serving:
+        faults, pop_logits = [1], serving.ctx.pop_logits
+        monkeypatch.setattr(serving.ctx, "pop_logits", lambda i: 1 // 0 if faults and faults.pop() else pop_logits(i))
+        first, second = submit_all(serving, [prompt, prompt])
+        first.answer()
+        assert isinstance(first.end, ZeroDivisionError)
+        assert second.answer() == alone(twin, prompt)
 
 
 @pytest.mark.parametrize("exact", [False, True])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
-from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Source, common
+from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run, common
 
 LETTERS = st.lists(st.integers(0, 2), max_size=12).map(lambda ids: np.array(ids, np.int32))
 
@@ -44,9 +44,9 @@ def test_cells_are_counted_whatever_happens(data, goes_back):
             prefixes.enter(held)
             if source.n > len(source.held.cells):
                 with pytest.raises(SwarmKVError):
-                    prefixes.share(held, source.held, 0, source.n)
+                    prefixes.share(held, source)
             else:
-                prefixes.share(held, source.held, 0, source.n)
+                prefixes.share(held, source)
         elif step == "extend" and live:
             held = data.draw(st.sampled_from(live))
             n = data.draw(st.integers(0, held.missing))
@@ -95,32 +95,32 @@ def test_one_sequence_more_than_there_are():
 def test_what_is_at_work_is_waited_for():
     prefixes, tokens = Prefixes(100, 3), np.arange(20)
     held = entered(prefixes, tokens)
-    assert prefixes.match(tokens) == Source(held, 20)
+    assert prefixes.match(tokens) == Run(held, 0, 0, 20)
     prefixes.extend(held, 8)
     other = np.append(tokens[:12], [50])
-    assert prefixes.match(other) == Source(held, 12)
+    assert prefixes.match(other) == Run(held, 0, 0, 12)
     prefixes.rest(held)
-    assert prefixes.match(other) == Source(held, 8)
+    assert prefixes.match(other) == Run(held, 0, 0, 8)
 
 
 def test_without_going_back_only_ends_count():
     prefixes, tokens = Prefixes(100, 3, goes_back=False), np.arange(20)
     held = entered(prefixes, tokens, 10)
-    assert prefixes.match(tokens[:15]) == Source(held, 15)
+    assert prefixes.match(tokens[:15]) == Run(held, 0, 0, 15)
     assert prefixes.match(tokens[:9]) == NOTHING
     prefixes.rest(held)
-    assert prefixes.match(tokens[:15]) == Source(held, 10)
+    assert prefixes.match(tokens[:15]) == Run(held, 0, 0, 10)
 
 
 def test_what_is_parked_counts_if_most_of_it_is_of_use():
     prefixes, tokens = Prefixes(500, 3), np.arange(200)
     parked = entered(prefixes, tokens, 200, rests=True)
     prefixes.park(parked, np.ones(7, np.uint8))
-    assert prefixes.match(tokens) == prefixes.match(np.append(tokens, 7)) == Source(parked, 200)
-    assert prefixes.match(tokens[:100]) == Source(parked, 100)
+    assert prefixes.match(tokens) == prefixes.match(np.append(tokens, 7)) == Run(parked, 0, 0, 200)
+    assert prefixes.match(tokens[:100]) == Run(parked, 0, 0, 100)
     assert prefixes.match(tokens[:99]) == NOTHING
     there = entered(prefixes, tokens[:170], 170, rests=True)
-    assert prefixes.match(tokens) == Source(there, 170)
+    assert prefixes.match(tokens) == Run(there, 0, 0, 170)
     prefixes.forget(parked)
     assert (parked.n, prefixes.parked) == (0, [])
 
@@ -132,7 +132,7 @@ def test_the_oldest_goes_first_unless_others_hold_all_of_one():
     for held in (a, b):
         prefixes.rest(held)
     assert prefixes.droppable() is a
-    prefixes.share(entered(prefixes, np.arange(50, 70)), b, 0, 10)
+    prefixes.share(entered(prefixes, np.arange(50, 70)), Run(b, 0, 0, 10))
     assert prefixes.droppable() is b
     live = prefixes.is_live()
     assert [int(live[held.cells].sum()) for held in (a, b)] == [0, 10]
@@ -153,5 +153,11 @@ def test_a_run_is_found_wherever_it_stands(theirs, ours, n, seed):
     found = prefixes.segment(tokens, 2 * GRAM, 140)
     assert found == (held, theirs, ours, n)
     assert found.start == 70 + theirs - ours
-    assert prefixes.segment(tokens, 2 * GRAM, found.start - 1) is prefixes.segment(tokens, n + 1, 140) is None
-    assert prefixes.segment(np.zeros(500, np.int32), GRAM, 140) is None
+    for other in ((tokens, 2 * GRAM, found.start - 1), (tokens, n + 1, 140), (np.zeros(500, np.int32), GRAM, 140)):
+        assert prefixes.segment(*other) == NOTHING
+    prefixes.extend(held, theirs + n)
+    mine = entered(prefixes, tokens, ours + 4)
+    prefixes.share(mine, found)
+    assert (mine.cells[ours + 4 :] == held.cells[theirs + 4 : theirs + n]).all()
+    with pytest.raises(SwarmKVError):
+        prefixes.share(entered(prefixes, tokens), found._replace(ours=ours + 1))

@@ -8,7 +8,7 @@ after another, and what nobody shares makes room: each token's attention walks o
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +20,10 @@ from swarmkv_lab.llama.interrupt import Stopped
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler, decode_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Segment, Source
+from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run
 from swarmkv_lab.snapshot.prefix_cache import PrefixCache
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
-WINDOW = 32  # waiting requests that are looked at in each step
 LONG = 256  # tokens: a prompt with as many to decode has no other long one beside it
 STEPS = 8  # answers' steps between two pieces of a long prompt: together about as much work as one piece
 RESERVE = 64  # cells kept for an answer when a request begins; for more it may have to wait
@@ -55,8 +54,7 @@ class Request:
     marks: frozenset[int] = frozenset()  # numbers of tokens at which its messages end
     cancelled: bool = False
     preempted: int = 0  # how often it had to wait again
-    awaits: Source = NOTHING  # of one that waits: it begins once this sequence has so many tokens
-    segment: Segment | None = None  # to be spliced
+    run: Run = NOTHING  # whose cells it will take: it begins once they are there, and takes them where they follow
     n_answer: int = 0
     shared: int = 0  # tokens of the prompt that were there
     computed: int = 0  # of the prompt, and again what a pre-empted request had
@@ -147,8 +145,10 @@ class Engine:
                     self._end(request, "cancelled")
                 busy = step()
             except Exception as error:  # a fault of ours: those at work are told, and the next ones begin anew
-                failed = list(self.live.values())
-                self._clear()
+                failed, self._document = list(self.live.values()), self._document[:0]
+                self.live.clear()
+                for held in list(self.prefixes.entries.values()):
+                    self._forget(held)
                 for request in failed:
                     self._end(request, error)
                 busy = True
@@ -162,32 +162,22 @@ class Engine:
         with self._wake:
             return [request for request in [*self.live.values(), *self.queue] if request.cancelled]
 
-    def _clear(self) -> None:
-        self._document = self._document[:0]
-        self.live.clear()
-        for held in list(self.prefixes.entries.values()):
-            self.prefixes.forget(held)
-        with suppress(SwarmKVError):  # the model was closed
-            self.ctx.clear()
-
-    def _take(self, request: Request, logits: np.ndarray) -> int | None:
+    def _draw(self, request: Request, logits: np.ndarray) -> int | None:
         """The next token of an answer; None where it ends with it."""
         try:
             token = request.sampler.sample(logits)
         except Exception as error:
             self._end(request, error)
             return None
-        if token in self._eog:
-            self._end(request, "stop")
-            return None
-        request.times.setdefault("first", time.perf_counter())
-        request.n_answer += 1
-        self.counts["generated_tokens"] += 1
-        self._tell(request, token)
-        if request.n_answer >= request.max_tokens:
-            self._end(request, "length")
-            return None
-        return token
+        if token not in self._eog:
+            request.times.setdefault("first", time.perf_counter())
+            request.n_answer += 1
+            self.counts["generated_tokens"] += 1
+            self._tell(request, token)
+            if request.n_answer < request.max_tokens:
+                return token
+        self._end(request, "stop" if token in self._eog else "length")
+        return None
 
     def _tell(self, request: Request, what: Any) -> None:
         try:
@@ -209,13 +199,11 @@ class Engine:
         self.counts[f"requests_{request.ended}"] += 1
         self.done.append(request)
         self._tell(request, why)
+        request.held, request.run, request.sampler = NOTHING.held, NOTHING, Sampler()  # it stays in done for long
 
-    def _count(self, request: Request, computed: int = 0, shared: int = 0, how: str = "") -> None:
-        if shared and not request.preempted:
-            request.how, request.shared = how, request.shared + shared
-            self.counts["shared_tokens"] += shared
-        request.computed += computed
-        self.counts["computed_tokens"] += computed
+    def _count(self, request: Request, computed: int = 0, shared: int = 0) -> None:
+        request.computed, request.shared = request.computed + computed, request.shared + shared
+        self.counts.update(computed_tokens=computed, shared_tokens=shared)
 
     # -- a step
 
@@ -254,10 +242,9 @@ class Engine:
 
     def _pause(self, request: Request) -> int:
         """Tokens of a prompt up to where another one parts from it, cells of others follow, or a copy is kept."""
-        held, segment = request.held, request.segment
-        stops = {one.awaits.n for one in self._queued() if one.awaits.held is held} | {len(held.tokens)}
-        stops |= {segment.ours + self.recompute} if segment else set()
-        stops |= set() if self.prefixes.goes_back else request.marks
+        held = request.held
+        stops = {one.run.end for one in self._queued() if one.run.held is held}
+        stops |= {len(held.tokens), request.run.ours} | (set() if self.prefixes.goes_back else request.marks)
         return min(stop for stop in stops if stop > held.n) - held.n
 
     def _go_on(self, request: Request, n: int) -> None:
@@ -266,25 +253,33 @@ class Engine:
         if held.n < len(request.tokens) or n > 1:
             self._count(request, computed=n)
         self.prefixes.extend(held, n)
-        self._splice(request)
+        self._take(request)
         if not held.missing:
-            if (token := self._take(request, self.ctx.pop_logits(held.seq_id))) is not None:
+            if (token := self._draw(request, self.ctx.pop_logits(held.seq_id))) is not None:
                 held.tokens = np.append(held.tokens, np.int32(token))
         elif at_stop and not self.prefixes.goes_back and self._free(0, 1):
-            self.prefixes.rest(self._fork(Held(held.tokens[: held.n]), Source(held, held.n)))
+            copy = Held(held.tokens[: held.n])
+            self.prefixes.enter(copy)
+            self._share(copy, Run(held, 0, 0, held.n))
+            self.prefixes.rest(copy)
 
-    def _splice(self, request: Request) -> None:
-        """Take a segment's cells, once what comes before them is decoded."""
-        segment, held = request.segment, request.held
-        if segment is None or held.n < segment.ours + self.recompute:
-            return
-        request.segment = None
-        at, end = segment.theirs + held.n - segment.ours, segment.theirs + segment.n
-        if segment.held.n >= end:  # else its request has failed, and this one decodes them
-            self.ctx.share(segment.held.seq_id, held.seq_id, held.start + held.n)
-            self.ctx.truncate(segment.held.start + end, held.seq_id)
-            self.prefixes.share(held, segment.held, at, end)
-            self._count(request, shared=end - at, how="composed")
+    def _take(self, request: Request) -> None:
+        """Have the cells of others, once what comes before them is decoded."""
+        run, n = request.run, request.held.n
+        if run.n and n >= run.ours:
+            request.run = NOTHING
+            if run.there:  # else its request has failed meanwhile, and this one decodes all
+                self._share(request.held, run)
+                if not request.preempted:
+                    request.how = "composed" if run.theirs or run.ours else "prefix"
+                    self._count(request, shared=request.held.n - n)
+
+    def _share(self, held: Held, run: Run) -> None:
+        """A sequence that ends in a run has the rest of its cells next; no bytes move."""
+        at = held.start + held.n if held.n or run.theirs else 0
+        self.ctx.share(run.held.seq_id, held.seq_id, at)
+        self.ctx.truncate(run.held.start + run.end, held.seq_id)
+        self.prefixes.share(held, run)
 
     # -- who begins, and with what
 
@@ -294,91 +289,71 @@ class Engine:
 
     def _admit(self) -> None:
         """Let waiting requests begin in their order, unless more of their prefix is just being decoded."""
-        for request in self._queued()[:WINDOW]:
-            if request.awaits.held.live and request.awaits.held.n < request.awaits.n:
+        for request in self._queued():
+            if request.run.held.live and not request.run.there:
                 continue
             try:
-                tokens = request.held.tokens[:-1]  # the last one's logits are needed
-                last_start = self.room + max(0, self.limit - len(tokens) - RESERVE)
-                source, segment = self.prefixes.match(tokens, last_start), None
-                if self.room:
-                    least = max(2 * GRAM, source.n + self.recompute + 1)
-                    segment = self.prefixes.segment(tokens, least, last_start)
-                request.awaits = Source(segment.held, segment.theirs + segment.n) if segment else source
-                if request.awaits.held.n >= request.awaits.n and not self._begin(request, source, segment):
+                request.run = self._longest(request.held.tokens[:-1])  # the last one's logits are needed
+                if request.run.there and not self._begin(request):
                     return
             except Exception as error:  # or it would be met again in each step
                 self._end(request, error)
                 raise
 
-    def _begin(self, request: Request, source: Source, segment: Segment | None) -> bool:
+    def _longest(self, tokens: np.ndarray) -> Run:
+        """What saves most of a prompt: its beginning, or, of composed prompts, a run in its midst."""
+        last_start = self.room + max(0, self.limit - len(tokens) - RESERVE)
+        source = self.prefixes.match(tokens, last_start)
+        if self.room:
+            least = max(2 * GRAM, source.n + self.recompute + 1)
+            held, theirs, ours, n = self.prefixes.segment(tokens, least, last_start)
+            if n > self.recompute:
+                return Run(held, theirs + self.recompute, ours + self.recompute, n - self.recompute)
+        return source
+
+    def _begin(self, request: Request) -> bool:
         """Whether there is room for a request, which is at work then."""
-        held, start = request.held, source.held.start if source.n else self.room
-        if segment:
-            start = segment.start
-            if source.held.start != start or source.n > min(source.held.n, segment.ours + self.recompute):
-                source = NOTHING
-        parts = [(source.held, 0, source.n)]
-        if segment:
-            parts.append((segment.held, segment.theirs + self.recompute, segment.theirs + segment.n))
-        spared, parked = {part[0] for part in parts}, {part[0] for part in parts if part[0].parked}
+        held, run = request.held, request.run
         if self.live:
             cells, at_work = self.prefixes.is_live(), self.live.values()
-            for part, begin, end in parts:
-                cells[part.cells[begin:end]] = True
-            own = len(held.tokens) - sum(end - begin for _, begin, end in parts) + sum(part.n for part in parked)
+            cells[run.held.cells[run.theirs : run.end]] = True
+            missing = len(held.tokens) - run.n + sum(one.held.missing for one in at_work)
             answers = sum(min(RESERVE, one.max_tokens - one.n_answer) for one in [request, *at_work])
-            if cells.sum() + own + sum(one.held.missing for one in at_work) + answers > self.ctx.n_ctx:
+            if cells.sum() + missing + answers + (run.held.n if run.held.parked else 0) > self.ctx.n_ctx:
                 return False
-        for part in parked:
-            if not self._restore(part, spared):
-                self._forget(part)
-                return False
-        if not self._free(0, 1, spared):
-            if not self.live:  # all sequences there are hold what it was to go on from
-                for part in spared:
-                    self._forget(part)
+        if run.held.parked and not self._restore(run.held):
+            self._forget(run.held)
             return False
-        held.start = start
-        self._fork(held, source)
+        if not self._free(0, 1, run.held):
+            if not self.live:  # the only sequence is the one to go on from
+                self._forget(run.held)
+            return False
+        self.prefixes.enter(held)
         with self._wake:
             self.queue.remove(request)
             self.live[held.seq_id] = request
-        request.segment = segment
-        request.max_tokens = min(request.max_tokens, self.limit + self.room - start - len(request.tokens) + 1)
+        held.start = run.start if run.n else self.room
+        request.max_tokens = min(request.max_tokens, self.limit + self.room - held.start - len(request.tokens) + 1)
         request.times.setdefault("started", time.perf_counter())
-        self._count(request, shared=source.n, how="prefix")
-        self._splice(request)
+        self._take(request)
         return True
-
-    def _fork(self, held: Held, source: Source) -> Held:
-        """A sequence begins with the cells of a source's first n tokens."""
-        self.prefixes.enter(held)
-        if source.n:
-            held.start = source.held.start
-            self.ctx.share(source.held.seq_id, held.seq_id)
-            if source.n < source.held.n:
-                self.ctx.truncate(held.start + source.n, held.seq_id)
-            self.prefixes.share(held, source.held, 0, source.n)
-        return held
 
     # -- room
 
-    def _free(self, cells: int, sequences: int = 0, spared: Collection[Held] = ()) -> bool:
+    def _free(self, cells: int, sequences: int = 0, spared: Held = NOTHING.held) -> bool:
         """Whether so many are free: what rests makes room, unless it is spared, or somebody is to take cells of it."""
-        spared = {*spared, *(request.segment.held for request in self.live.values() if request.segment)}
+        needed = {spared, *(request.run.held for request in self.live.values())}
         while self.prefixes.free < cells or self.prefixes.n_seq - len(self.prefixes.entries) < sequences:
-            if (held := self.prefixes.droppable(spared)) is None:
+            if (held := self.prefixes.droppable(needed)) is None:
                 return False
             self._drop(held)
         return True
 
     def _prune(self) -> None:
         """Before a long piece of work: what rests, and is not half of what somebody here has, makes room."""
-        live, spared = self.prefixes.is_live(), {request.awaits.held for request in self._queued()}
-        spared |= {request.segment.held for request in self.live.values() if request.segment}
+        cells, needed = self.prefixes.is_live(), {one.run.held for one in [*self._queued(), *self.live.values()]}
         for held in list(self.prefixes.entries.values()):
-            if not held.live and held not in spared and 2 * live[held.cells].sum() < held.n:
+            if not held.live and held not in needed and 2 * cells[held.cells].sum() < held.n:
                 self._drop(held)
 
     def _drop(self, held: Held) -> None:
@@ -393,10 +368,10 @@ class Engine:
         if state is not None:
             self.prefixes.park(held, state)
 
-    def _restore(self, held: Held, spared: Collection[Held]) -> bool:
+    def _restore(self, held: Held) -> bool:
         """Whether what is parked could be had in the cache again."""
         n, state = held.n, held.state
-        if not self._free(n, 1, spared):
+        if not self._free(n, 1):
             return False
         self.prefixes.enter(held)
         try:
@@ -414,20 +389,19 @@ class Engine:
         self.prefixes.forget(held)
 
     def _preempt(self) -> None:
-        """The request that began last waits again; the only one does without another's cells."""
+        """The request that began last waits again; the only one goes on without another's cells."""
         *others, request = list(self.live.values())
         held = request.held
-        if not others and request.segment is None:
-            self._end(request, ContextBudgetError("there are no cells left"))
-            return
-        request.segment = None
         if others:
-            request.held, request.awaits, request.preempted = Held(held.tokens), NOTHING, request.preempted + 1
+            request.held, request.preempted = Held(held.tokens), request.preempted + 1
             with self._wake:
                 del self.live[held.seq_id]
                 self.queue.appendleft(request)
             self.counts["preempted"] += 1
             self.prefixes.rest(held)
+        elif not request.run.n:
+            self._end(request, ContextBudgetError("there are no cells left"))
+        request.run = NOTHING
 
     # -- exact
 
@@ -442,20 +416,21 @@ class Engine:
         stopped: Callable[[], bool] = lambda: request.cancelled or self._closing  # noqa: E731
         try:
             with ctx.stopping(stopped):
-                if end and np.array_equal(document, self._document):
-                    self._count(request, shared=end, how="prefix")
-                else:
+                ctx.clear(1)
+                if not np.array_equal(document, self._document):
                     ctx.clear()
                     self._document = document[:0]
                     if end:
                         self._read(request, document)
                     self._document = document
+                elif end:
+                    request.how = "prefix"
+                    self._count(request, shared=end)
                 if end:
                     ctx.share(0, 1)
-                row = request.tokens[end:]
-                self._count(request, computed=len(row))
-                ctx.decode(row, 1)
-                while (token := self._take(request, ctx.pop_logits(1))) is not None:
+                ctx.decode(request.tokens[end:], 1)
+                self._count(request, computed=len(request.tokens) - end)
+                while (token := self._draw(request, ctx.pop_logits(1))) is not None:
                     if stopped():
                         raise Stopped
                     ctx.decode([token], 1)
@@ -464,7 +439,6 @@ class Engine:
         except SwarmKVError as error:
             self._end(request, error)
         self.live.clear()
-        ctx.clear(1)
         return True
 
     def _read(self, request: Request, document: np.ndarray) -> None:
@@ -473,9 +447,10 @@ class Engine:
         found = kept.find(document) if kept else None
         if found is not None and len(found.tokens) == len(document):
             found.restore(self.ctx)
-            self._count(request, shared=len(document), how="snapshot")
+            request.how = "snapshot"
+            self._count(request, shared=len(document))
             return
-        self._count(request, computed=len(document))
         self.ctx.decode(document)
+        self._count(request, computed=len(document))
         if kept is not None:
             kept.keep(KVSnapshot.capture(self.ctx, document))

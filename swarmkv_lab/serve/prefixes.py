@@ -56,15 +56,8 @@ class Held:
         return grams(self.tokens)[::GRAM]
 
 
-class Source(NamedTuple):
-    """A sequence, and how many of its first tokens can be gone on from."""
-
-    held: Held
-    n: int
-
-
-class Segment(NamedTuple):
-    """A run of n tokens that a sequence holds from its token ``theirs`` on, and a prompt from ``ours`` on."""
+class Run(NamedTuple):
+    """n tokens that a sequence has, or is to have, from its token ``theirs`` on, and a prompt from its ``ours`` on."""
 
     held: Held
     theirs: int
@@ -72,12 +65,22 @@ class Segment(NamedTuple):
     n: int
 
     @property
+    def end(self) -> int:
+        """How many tokens the sequence must have."""
+        return self.theirs + self.n
+
+    @property
     def start(self) -> int:
         """Where the prompt begins, for the run to be at the same positions."""
         return self.held.start + self.theirs - self.ours
 
+    @property
+    def there(self) -> bool:
+        """Whether all of it is decoded."""
+        return self.held.n >= self.end
 
-NOTHING = Source(Held(np.empty(0, np.int32), live=False), 0)
+
+NOTHING = Run(Held(np.empty(0, np.int32), live=False), 0, 0, 0)
 
 
 class Prefixes:
@@ -101,7 +104,7 @@ class Prefixes:
 
     # -- what a prompt can go on from, now or once those at work have decoded what they are to
 
-    def match(self, tokens: np.ndarray, last_start: int = 0) -> Source:
+    def match(self, tokens: np.ndarray, last_start: int = 0) -> Run:
         """The longest prefix, of a sequence that starts at ``last_start`` or before; of equal ones, one that is there.
 
         What is parked counts GRAM tokens less, and not at all if less than half of it is of use: all of it is read.
@@ -109,14 +112,14 @@ class Prefixes:
         best, rank = NOTHING, (0, True)
         for held in [*self.entries.values(), *self.parked]:
             n = common(tokens, held.tokens) if held.start <= last_start else 0
-            n = n if self.goes_back or held.n <= n else 0
-            if (_worth(held, n), held.n >= n) > rank:
-                best, rank = Source(held, n), (_worth(held, n), held.n >= n)
+            run = Run(held, 0, 0, n if self.goes_back or held.n <= n else 0)
+            if (_worth(run), run.there) > rank:
+                best, rank = run, (_worth(run), run.there)
         return best
 
-    def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Segment | None:
+    def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Run:
         """The longest run of ``least`` tokens or more, wherever it stands; what is parked counts as in ``match``."""
-        best, most, ours = None, least - 1, grams(tokens)
+        best, most, ours = NOTHING, least - 1, grams(tokens)
         order = np.argsort(ours, kind="stable")
         for held in [*self.entries.values(), *self.parked] if len(ours) else []:
             found = order[np.minimum(np.searchsorted(ours, held.grams, sorter=order), len(ours) - 1)]
@@ -126,10 +129,10 @@ class Prefixes:
                 if theirs < done:  # within the run before
                     continue
                 back = common(tokens[:mine][::-1], held.tokens[:theirs][::-1])
-                n = back + common(tokens[mine:], held.tokens[theirs:])
-                run, done = Segment(held, theirs - back, mine - back, n), theirs - back + n
-                if _worth(held, n) > most and 0 <= run.start <= last_start:
-                    best, most = run, _worth(held, n)
+                run = Run(held, theirs - back, mine - back, back + common(tokens[mine:], held.tokens[theirs:]))
+                done = run.end
+                if _worth(run) > most and 0 <= run.start <= last_start:
+                    best, most = run, _worth(run)
         return best
 
     # -- what sequences become
@@ -149,12 +152,13 @@ class Prefixes:
             raise ContextBudgetError(f"{n:,} cells are needed and {len(free):,} are free")
         self._add(held, free)
 
-    def share(self, held: Held, other: Held, begin: int, end: int) -> None:
-        """The cells of another's tokens from begin to end are a sequence's next ones. Raises SwarmKVError for more."""
-        if end > len(other.cells):
-            raise SwarmKVError(f"a sequence has {len(other.cells):,} cells, and {end:,} were to be shared")
-        self._add(held, other.cells[begin:end])
-        self._use(other)
+    def share(self, held: Held, run: Run) -> None:
+        """A sequence that ends in a run has the rest of its cells next. Raises SwarmKVError where it does not."""
+        at = run.theirs + held.n - run.ours
+        if not run.theirs <= at <= run.end <= len(run.held.cells):
+            raise SwarmKVError(f"a sequence of {held.n:,} tokens cannot go on in {run.n:,} from {run.ours:,} on")
+        self._add(held, run.held.cells[at : run.end])
+        self._use(run.held)
 
     def rest(self, held: Held) -> None:
         """Nobody is at work on a sequence any more: it is kept, as far as it is decoded, until its room is needed."""
@@ -219,5 +223,5 @@ def grams(tokens: np.ndarray) -> np.ndarray:
     return windows @ _MULTIPLIERS
 
 
-def _worth(held: Held, n: int) -> int:
-    return n if not held.parked else n - GRAM if 2 * n >= held.n else 0
+def _worth(run: Run) -> int:
+    return run.n if not run.held.parked else run.n - GRAM if 2 * run.n >= run.held.n else 0

@@ -162,7 +162,8 @@ class ResponseReply(ChatReply):
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "parallel_tool_calls": self.asked.parallel, "previous_response_id": None,
             "usage": usage and {
-                "input_tokens": usage["prompt_tokens"], "input_tokens_details": usage["prompt_tokens_details"],
+                "input_tokens": usage["prompt_tokens"],
+                "input_tokens_details": {"cache_write_tokens": 0} | usage["prompt_tokens_details"],
                 "output_tokens": usage["completion_tokens"], "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": usage["total_tokens"],
             },
