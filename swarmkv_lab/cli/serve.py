@@ -30,4 +30,5 @@ def serve(asked: Asked) -> None:
     with open_model(asked) as model, Server(model, **how) as server:
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
         print(f"{model.name} answers at {server.url}", flush=True)
-        ended.wait()
+        while not ended.wait(0.2):  # where another thread got the signal, this one wakes up to handle it
+            pass
