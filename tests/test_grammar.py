@@ -176,6 +176,7 @@ def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
         Constrained(speaker, grammar({} if schema is None else schema, {"f": schema}))
 
 
+TWICE = {f"{n + 1}": {"type": "object", "anyOf": [{"$ref": f"#/$defs/{n}"}] * 2} for n in range(30)} | {"0": {}}
 DEEP = {"type": "null"}
 for _ in range(5000):
     DEEP = {"type": "array", "items": DEEP}
@@ -205,6 +206,7 @@ for _ in range(5000):
         {"type": "array", "prefixItems": [{"type": "string", "maxLength": 2000}] * 100},
         5,
         DEEP,
+        {"$ref": "#/$defs/30", "$defs": TWICE},
     ],
 )
 def test_refused(speaker, schema):

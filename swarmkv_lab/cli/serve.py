@@ -15,6 +15,7 @@ from swarmkv_lab.cli.program import Asked, Command
 @click.option("--key", metavar="TEXT", envvar="SWARMKV_KEY", help="what clients must send", show_default="none")
 @click.option("--layout", default="as_sent", metavar="NAME", help="as_sent, document_first or composed")
 @click.option("--exact", is_flag=True, help="one request at a time, with the bits of shared")
+@click.option("--cache", is_flag=True, help="with --exact: documents are kept, and are there after a restart")
 @click.option("--n-ctx", type=click.IntRange(1), metavar="N", help="tokens that are held at once", show_default="8192")
 @options("--kv-type", *RUNS_MODEL)
 def serve(asked: Asked) -> None:
@@ -25,7 +26,7 @@ def serve(asked: Asked) -> None:
     from swarmkv_lab.serve.server import Server
 
     how = {"host": asked.host, "port": asked.port, "key": asked.key, "layout": asked.layout, "exact": asked.exact}
-    how |= {"n_ctx": asked.n_ctx, "kv_type": asked.kv_type, "n_threads": asked.threads}
+    how |= {"cache": asked.cache, "n_ctx": asked.n_ctx, "kv_type": asked.kv_type, "n_threads": asked.threads}
     ended = threading.Event()
     with open_model(asked) as model, Server(model, **how) as server:
         signal.signal(signal.SIGTERM, lambda *_: ended.set())

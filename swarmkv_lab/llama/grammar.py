@@ -14,6 +14,7 @@ from swarmkv_lab.errors import SwarmKVError, utf8, whole_number
 CALL, CALLED = "<tool_call>", "</tool_call>"
 _MOST = 200_000  # characters: llama.cpp reads a grammar again for each answer
 _MOST_REPEATED = 20_000  # rules that it makes of repetitions
+_MOST_PARTS = 10_000  # of a schema, those of references that are merged counted each time
 _COUNTED = 1000  # integers between two bounds, to write out
 _KNOWN = {"$ref", "allOf", "anyOf", "oneOf", "type", "const", "enum", "properties", "required", "additionalProperties"}
 _KNOWN |= {"items", "prefixItems", "minItems", "maxItems", "format", "minLength", "maxLength", "minimum", "maximum"}
@@ -72,7 +73,7 @@ class _Parts:
 
     def __init__(self) -> None:
         self.rules: dict[str, str] = {}
-        self.repeated = 0
+        self.repeated = self.visited = 0
 
     def of(self, whole: Any, part: Any) -> str:
         """What a value of a part of a whole schema looks like."""
@@ -80,6 +81,9 @@ class _Parts:
         return self.visit(part)
 
     def visit(self, schema: Any) -> str:
+        self.visited += 1
+        if self.visited > _MOST_PARTS:
+            raise ValueError(f"more than {_MOST_PARTS:,} parts")
         schema = {name: value for name, value in ({} if schema is True else schema).items() if name in _KNOWN}
         if (ref := schema.get("$ref")) is not None:
             if ref not in self.refs:
