@@ -326,6 +326,8 @@ def test_others_pages_large_bodies_wrong_paths_and_keys(server, client, speaker)
     assert httpx.post(f"{server.url}/chat/completions", content=b" " * (server.most_bytes + 1)).status_code == 413
     with pytest.raises(openai.NotFoundError):
         client.get("/nothing", cast_to=object)
+    assert httpx.get(f"{server.url}/responses").status_code == httpx.post(url).status_code == 405
+    assert httpx.head(f"{server.url.removesuffix('/v1')}/health").status_code == 200
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(**asks("word " * 9000))
     assert raised.value.code == "context_length_exceeded"
@@ -333,6 +335,8 @@ def test_others_pages_large_bodies_wrong_paths_and_keys(server, client, speaker)
         with pytest.raises(openai.AuthenticationError):
             wrong.models.list()
         assert wrong.with_options(api_key="secret").models.list().data
+        base = locked.url.removesuffix("/v1")
+        assert [httpx.get(f"{base}/{page}").status_code for page in ("health", "metrics")] == [200, 401]
     for how in ({"host": "0.0.0.0"}, {"layout": "other"}, {"layout": "composed", "exact": True}, {"port": 70_000}):
         with pytest.raises(lab.SwarmKVError):
             lab.serve(speaker, **how)
