@@ -44,6 +44,9 @@ from .peers.formats import weight_formats as weight_formats
 from .pipeline.best_of import best_of as best_of
 from .pipeline.figures import graph as graph, pipeline_timeline as pipeline_timeline
 from .pipeline.spec import load_pipeline as load_pipeline
+from .serving.bench import serving_rounds as serving_rounds
+from .serving.figures import beside_llama_server as beside_llama_server
+from .serving.figures import requests_timeline as requests_timeline, tokens_by_layout as tokens_by_layout
 from .snapshot_and_rope.figures import position_error_figure as position_error_figure
 from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import httpx
@@ -23,6 +24,7 @@ from swarmkv_lab.serve.server import LAYOUTS, Server
 from swarmkv_studies.peers.server import LlamaServer
 
 AGENTS = 8
+ROLE = "You are the {} reviewer of a company that may be bought. Answer from the document alone."
 ROLES_FIRST, LEADING, APART, SHORT = "roles first", "one leading document", "eight documents", "beside a long prefill"
 OURS, SLOTS, UNIFIED = "lab.serve", "llama-server", "llama-server, unified"
 _FLAGS = {SLOTS: "--no-kv-unified", UNIFIED: "--kv-unified"}
@@ -65,32 +67,45 @@ def serving_rounds(
     """
     for name, number in {"depth": depth, "long": long, "repeats": repeats, "max_tokens": max_tokens}.items():
         whole_number(name, number, 1)
-    text = load_document("dossier")
-    tokens = model.tokenize(text)
+    tokens = model.tokenize(load_document("dossier"))
     parts = [model.detokenize(np.resize(tokens[i * depth :], depth)) for i in range(AGENTS)]
-    texts = {"document": parts[0], "long": model.detokenize(tokens[:long])}
-    bodies = {work: _bodies(work, texts["document"], parts, max_tokens) for work in (ROLES_FIRST, LEADING, APART)}
+    asked: dict[str, tuple[str | Sequence[str], str]] = {
+        ROLES_FIRST: (parts[0], ROLE), LEADING: (parts[0], ""), APART: (parts, ROLE)
+    }  # fmt: skip
+    bodies = {work: reviewers(*about, max_tokens) for work, about in asked.items()}
+    long_text = model.detokenize(tokens[:long])
     rows = []
     todo = [(repeat, arm) for repeat in range(repeats) for arm in (*arms, *(() if repeat else once))]
     for repeat, arm in tqdm(todo, unit="arm", disable=None):
         cells = long + 4 * _MORE if arm.work == SHORT else depth + _MORE + max_tokens
         with _opened(arm, model, cells) as client:
-            measured = _beside(client, texts["long"]) if arm.work == SHORT else _at_once(client, bodies[arm.work])
+            measured = _beside(client, long_text) if arm.work == SHORT else _at_once(client, bodies[arm.work])
         rows.append({"repeat": repeat, **arm._asdict(), **measured})
     return pd.DataFrame(rows)
 
 
-def _bodies(work: str, document: str, parts: Sequence[str], max_tokens: int) -> list[dict[str, Any]]:
-    """The requests of eight agents."""
-    agents = list(load_agents("dossier").items())[:AGENTS]
+def reviewers(document: str | Sequence[str], role: str = ROLE, max_tokens: int = 16) -> list[dict[str, Any]]:
+    """The requests of eight agents over a document, or over one each.
+
+    role: their system prompt, in which {} becomes an agent's name; none if it is empty.
+    """
+    documents = [document] * AGENTS if isinstance(document, str) else document
     found = []
-    for (name, question), part in zip(agents, parts, strict=True):
-        role = f"You are the {name} reviewer of a company that may be bought. Answer from the document alone."
-        system = [] if work == LEADING else [{"role": "system", "content": role}]
-        asked = f"{part if work == APART else document}\n\n{question}"
-        messages = [*system, {"role": "user", "content": asked}]
+    for (name, question), text in zip(islice(load_agents("dossier").items(), AGENTS), documents, strict=True):
+        system = [{"role": "system", "content": role.format(name)}] if role else []
+        messages = [*system, {"role": "user", "content": f"{text}\n\n{question}"}]
         found.append({"messages": messages, "max_tokens": max_tokens, "temperature": 0})
     return found
+
+
+def ask_at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Send requests to an endpoint, all at the same time; columns as in serving_rounds."""
+    with _client(url) as client:
+        return _at_once(client, bodies)
+
+
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url.removesuffix("/v1"), timeout=_ASK_S, trust_env=False)
 
 
 @contextmanager
@@ -98,8 +113,7 @@ def _opened(arm: Arm, model: Model, cells: int) -> Iterator[httpx.Client]:
     """A client of a new server that has answered one request, which shares nothing with those to come."""
     with ExitStack() as stack:
         if arm.server == OURS:
-            url = stack.enter_context(Server(model, layout=arm.layout)).url.removesuffix("/v1")
-            client = stack.enter_context(httpx.Client(base_url=url, timeout=_ASK_S, trust_env=False))
+            client = stack.enter_context(_client(stack.enter_context(Server(model, layout=arm.layout)).url))
         else:
             settings = ContextSettings(n_ctx=AGENTS * cells)
             client = stack.enter_context(LlamaServer(model, settings, AGENTS, _FLAGS[arm.server])).client

@@ -49,8 +49,8 @@ def tokens_by_layout(rows: pd.DataFrame, caption: str = "") -> Figure:
         ax.set(xlim=(0, 1.25 * rows.prompt_tokens.max()), xlabel="tokens of prompts (counted)")
         plain_numbers(ax.xaxis)
         ax.invert_yaxis()
-        factor = (rows.prompt_tokens / rows.computed_tokens).max()
-        message = f"Eight agents, one document, their roles first: up to {factor:.1f}x fewer tokens to compute"
+        fewest = rows.loc[rows.computed_tokens.idxmin()]
+        message = f"Eight roles before one document: {fewest.name} computes {fewest.computed_tokens:,} of its tokens"
         headline(figure, message, {"sent": "#E5E5E5", "computed": OURS})
     return figure
 
