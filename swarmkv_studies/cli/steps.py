@@ -177,6 +177,11 @@ def _ship(setup: Setup) -> Measured:
     return {"ship.csv": lambda: ship_times(setup.model, setup.tokens[:2048], LINKS)}
 
 
+def _serving(setup: Setup) -> Measured:
+    """The lab's server and llama-server, the same requests in turns: seven minutes on two cores."""
+    return {"serving.csv": lambda: studies.serving_rounds(setup.model)}
+
+
 def _cluster(setup: Setup) -> Measured:
     """What workers on this machine cost."""
     agents = list(lab.load_agents("dossier").values())
@@ -228,6 +233,7 @@ STEPS = (
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
     Step("ship", ("ship.csv", "ship.json"), _ship),
     Step("cluster", ("cluster.csv", "cluster.json"), _cluster),
+    Step("serving", ("serving.csv", "serving.json"), _serving),
     Step("composed rounds", ("composed_rounds.csv", "composed_rounds.json"), _composed_rounds),
     Step("composed", ("composed.csv", "composed_seam.csv", "composed.json"), _composed),
     Step("study", ("study.csv", "review.csv", "study.json"), _study),
