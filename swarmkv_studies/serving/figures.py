@@ -49,8 +49,10 @@ def tokens_by_layout(rows: pd.DataFrame, caption: str = "") -> Figure:
         ax.set(xlim=(0, 1.25 * rows.prompt_tokens.max()), xlabel="tokens of prompts (counted)")
         plain_numbers(ax.xaxis)
         ax.invert_yaxis()
-        fewest = rows.loc[rows.computed_tokens.idxmin()]
-        message = f"Eight roles before one document: {fewest.name} computes {fewest.computed_tokens:,} of its tokens"
+        last = rows.iloc[-1]
+        message = (
+            f"Eight roles before one document: {last.name} computes {last.computed_tokens / last.prompt_tokens:.0%}"
+        )
         headline(figure, message, {"sent": "#E5E5E5", "computed": OURS})
     return figure
 
