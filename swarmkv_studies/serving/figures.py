@@ -50,9 +50,8 @@ def tokens_by_layout(rows: pd.DataFrame, caption: str = "") -> Figure:
         plain_numbers(ax.xaxis)
         ax.invert_yaxis()
         last = rows.iloc[-1]
-        message = (
-            f"Eight roles before one document: {last.name} computes {last.computed_tokens / last.prompt_tokens:.0%}"
-        )
+        share = last.computed_tokens / last.prompt_tokens
+        message = f"Eight roles before one document: {last.name} computes {share:.0%} of the tokens"
         headline(figure, message, {"sent": "#E5E5E5", "computed": OURS})
     return figure
 
