@@ -59,7 +59,7 @@ def tokens_by_layout(rows: pd.DataFrame, caption: str = "") -> Figure:
 def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
     """Bars: medians; dots: rounds; the words: median of the ratios within a round. rows: of serving_rounds."""
     works = [work for work in (bench.ROLES_FIRST, bench.LEADING, bench.APART, bench.SHORT) if work in set(rows.work)]
-    colours = {bench.OURS: ("lab.serve", OURS)} | _PEERS
+    colours = {bench.OURS: ("lab.serve (composed where roles come first)", OURS)} | _PEERS
     says = []
     with sheet(3.2, caption) as figure:
         for ax, work in zip(figure.subplots(1, len(works), squeeze=False)[0], works, strict=True):
@@ -76,8 +76,10 @@ def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
             ax.bar(range(len(table.columns)), table.median(), 0.7, color=[colours[name][1] for name in table])
             for lane, name in enumerate(table):
                 ax.plot([lane] * len(table), table[name], "o", color="#222222", markersize=3.5, markeredgecolor="white")
-            ax.set_title(f"{work}\n{_factor(gain)}", fontsize=9)
-            ax.set(xticks=[], ylabel="p95 of TTFT, s" if work == bench.SHORT else "until the last answer, s")
+            ax.set_title(f"{work}\n{_factor(gain)}", fontsize=8)
+            ax.set_xticks([])
+            if work in (works[0], bench.SHORT):
+                ax.set_ylabel("p95 of TTFT, s" if work == bench.SHORT else "until the last answer, s")
         message = f"Against eight slots: {_factor(says[0])} with roles first"
         headline(figure, message, {label: colour for label, colour in colours.values() if label})
     return figure
