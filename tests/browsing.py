@@ -62,7 +62,7 @@ def lab(checkout, tmp_path_factory):
     config, log = tmp_path_factory.mktemp("config"), checkout.parent / "log.txt"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        server = {"ServerApp": {"allow_root": True, "open_browser": False, "port": probe.getsockname()[1]}}
+        server = {"ServerApp": {"open_browser": False, "port": probe.getsockname()[1]}}
     (config / "jupyter_server_config.json").write_text(json.dumps(server))
     for name, content in SETTINGS.items():
         path = config / "lab/user-settings" / f"{name}.jupyterlab-settings"

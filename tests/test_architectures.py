@@ -60,14 +60,14 @@ def identical(run, naive):
 # -- what it is
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_llama_cpp_says_what_a_model_is(models, kind):
-    said = models(kind).kind
+def test_llama_cpp_says_what_a_model_is(model):
+    said, kind = model.kind, model.path.stem
     assert said.recurrent == (kind in RUNNING)
     assert said.window == WINDOWED.get(kind, 0)
     assert said.has_axes == (kind in ("mrope", "qwen35"))
     assert said.absolute == (kind == "absolute")
     assert said.long_rope_from == (512 if kind == "longrope" else None)
+    assert (not said.rope) == (kind == "llama")
 
 
 @pytest.mark.parametrize("kind", WITHOUT_MEMORY)
@@ -80,22 +80,18 @@ def test_what_keeps_no_memory_is_refused_before_a_decode(tmp_path, kind):
 # -- the strategies
 
 
-def test_every_strategy_is_naives_to_the_bit(model, tokens, agents):
-    how = {"max_tokens": 6, "swa_full": True}
-    naive = lab.fan_out(model, tokens[:N], agents, "naive", **how)
-    for strategy in EXACT:
-        identical(lab.fan_out(model, tokens[:N], agents, strategy, **how), naive)
-    batched = lab.fan_out(model, tokens[:N], agents, "batched", **how).compare(naive)
-    assert batched.max_abs_logit_diff.max() < 0.05
-    assert batched.kl.max() < 1e-4
+QUANTIZED = [(kind, "q8_0") for kind in ("mrope", "gemma4", "qwen35", "deepseek32")]
 
 
-@pytest.mark.parametrize("kind", ["mrope", "gemma4", "qwen35", "deepseek32"])
-def test_every_strategy_is_naives_to_the_bit_with_a_quantized_cache(models, tokens, agents, kind):
-    how = {"max_tokens": 3, "swa_full": True, "kv_type": "q8_0"}
+@pytest.mark.parametrize(("kind", "kv_type"), [*((kind, "f16") for kind in KINDS), *QUANTIZED])
+def test_every_strategy_is_naives_to_the_bit(models, tokens, agents, kind, kv_type):
+    how = {"max_tokens": 6, "swa_full": True, "kv_type": kv_type}
     naive = lab.fan_out(models(kind), tokens[:N], agents, "naive", **how)
     for strategy in EXACT:
         identical(lab.fan_out(models(kind), tokens[:N], agents, strategy, **how), naive)
+    batched = lab.fan_out(models(kind), tokens[:N], agents, "batched", **how).compare(naive)
+    assert batched.max_abs_logit_diff.max() < 0.05
+    assert batched.kl.max() < (1e-4 if kv_type == "f16" else 1e-3)
 
 
 @pytest.mark.parametrize("kind", ["gpt-oss", "gemma4", "lfm2-window"])
@@ -130,16 +126,6 @@ def test_agents_at_watermarks_are_naives_to_the_bit(models, tokens, kind):
 def test_a_snapshots_bytes_are_known_from_the_header(model, tokens, n):
     snapshot = lab.prefill(model, tokens[:n], progress=False)
     assert lab.snapshot_bytes(model.path, n) == snapshot.nbytes
-
-
-@pytest.mark.parametrize("kind", ["qwen35", "deepseek32"])  # llama.cpp itself accepts damaged states of these
-def test_a_flipped_bit_anywhere_is_damage(models, tokens, rng, kind):
-    whole = lab.prefill(models(kind), tokens[:N], progress=False).to_bytes()
-    for at in [*rng.integers(0, len(whole), 20), len(whole) - 1]:
-        damaged = bytearray(whole)
-        damaged[at] ^= 1 << int(rng.integers(8))
-        with pytest.raises(lab.SnapshotCorruptError):
-            lab.KVSnapshot.from_bytes(bytes(damaged))
 
 
 def test_a_saved_copied_or_pickled_snapshot_is_gone_on_from_to_the_bit(model, tokens, tmp_path):
@@ -202,7 +188,6 @@ def test_learned_positions_end(models, tokens):
 
 
 def test_only_the_plain_llama_is_shifted(model, tokens):
-    assert (not model.kind.rope) == (model.path.stem == "llama")
     with model.context(512) as ctx:
         ctx.decode(tokens[:50])
         with pytest.raises(lab.SwarmKVError):  # noqa: PT012 - of the llama the keys are turned at the next decode
@@ -215,10 +200,9 @@ def test_a_run_or_a_snapshot_stays_on_its_side_of_longropes_limit(models, tokens
     """The document and a question fit the short side; all questions together, as batched has them, do not."""
     model = models("longrope")
     naive = lab.fan_out(model, tokens[:460], agents, "naive", max_tokens=3)
-    for strategy in EXACT:
-        identical(lab.fan_out(model, tokens[:460], agents, strategy, max_tokens=3), naive)
-    batched = lab.fan_out(model, tokens[:460], agents, "batched", max_tokens=3).compare(naive)
-    assert batched.max_abs_logit_diff.max() < 0.05
+    for strategy in [*EXACT, "batched"]:
+        compared = lab.fan_out(model, tokens[:460], agents, strategy, max_tokens=3).compare(naive)
+        assert compared.max_abs_logit_diff.max() <= 0.05 * (strategy == "batched")
     short = lab.prefill(model, tokens[:N], n_ctx=512, progress=False)
     with model.context(513) as ctx, pytest.raises(lab.SnapshotMismatchError):
         short.restore(ctx)
@@ -233,19 +217,17 @@ def test_the_table_has_a_row_for_what_is_exact_refused_or_dead(tmp_path, monkeyp
     (tmp_path / "damaged.gguf").write_bytes(b"GGUF" + bytes(100))
     zoo.write("qwen35", tmp_path / "hybrid.gguf")
     rows = architectures(tmp_path.glob("*.gguf")).set_index("model")
-    assert list(rows.index) == ["damaged", "hybrid"]
     assert rows.refused["damaged"].startswith("damaged.gguf")
     hybrid = rows.loc["hybrid"]
     assert (hybrid.kind, hybrid.saved, hybrid.cached, hybrid.other_answers) == ("hybrid", True, True, "")
     assert (hybrid[EXACT] == 0).all()
     assert hybrid.one_by_one < 1e-3
-    assert pd.isna(hybrid.crashed)
+    assert rows.crashed.isna().all()
     # Python runs this file as it starts, so that the process dies after it has said something.
     (tmp_path / "sitecustomize.py").write_text("import os; print('{\"bytes\": 7}', flush=True); os.abort()")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     dead = architectures([tmp_path / "hybrid.gguf"]).iloc[0]
-    assert dead.bytes == 7
-    assert dead.crashed.startswith("status")
+    assert (dead.bytes, dead.crashed[:6]) == (7, "status")
 
 
 def test_the_tables_claims():
@@ -265,8 +247,7 @@ def test_the_tables_claims():
         refused = loaded[loaded[column].isna()]
         assert all(column in str(why) for why in refused.refused), column
         assert len(refused) <= 3, column
-    assert loaded.saved.dropna().all()
-    assert loaded.cached.dropna().all()
+    assert loaded[["saved", "cached"]].stack().all()
 
 
 @pytest.mark.peers

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
 import llama_cpp
 import psutil
@@ -86,13 +85,15 @@ def test_what_a_killed_writer_left_goes_after_a_day(path):
 
 
 @needs(os, "mkfifo")
-def test_nothing_but_a_regular_file_is_replaced(tmp_path):
+def test_nothing_but_a_regular_file_in_a_folder_that_is_there_is_written(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for path in (tmp_path, tmp_path / "fifo", tmp_path / "link", tmp_path / "loop", Path(os.devnull)):
+    (tmp_path / "below").mkdir()
+    for name in ("", "fifo", "link", "loop", "below", "below/missing/file", "/proc/file", os.devnull):
         with pytest.raises(lab.SwarmKVError):
-            write(path)
+            write(tmp_path / name)
+    assert list((tmp_path / "below").iterdir()) == []
     code = "import sys; from swarmkv_lab.files import writable; writable('/dev/stdout')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "it is not a regular file" in done.stderr

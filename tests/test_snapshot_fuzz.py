@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import load_shape, often
+import zoo
+from conftest import SHAPES, load_shape, often
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -24,10 +25,17 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def snapshots(model):
-    return [
-        lab.prefill(model, TOKENS, kv_type=kv_type, flash_attn=flash_attn, progress=False)
-        for kv_type, flash_attn in KINDS
-    ]
+    return [lab.prefill(model, TOKENS, kv_type=kv_type, flash_attn=flash, progress=False) for kv_type, flash in KINDS]
+
+
+@pytest.fixture(scope="module")
+def files(snapshots, tmp_path_factory):
+    """Also of models whose damaged states llama.cpp itself accepts."""
+    made = [snapshot.to_bytes() for snapshot in snapshots]
+    for kind in ("qwen35", "deepseek32"):
+        with lab.load_model(zoo.write(kind, tmp_path_factory.mktemp(kind) / "zoo.gguf")) as other:
+            made.append(lab.prefill(other, TOKENS, progress=False).to_bytes())
+    return made
 
 
 def forged(snapshot, data=None, tokens=None, metadata=(), **identity):
@@ -51,16 +59,14 @@ def refused(data):
 @pytest.mark.soak
 @settings(max_examples=often(5000), deadline=None)
 @given(data=st.data())
-def test_any_changed_byte_and_any_other_length_is_refused(snapshots, data):
+def test_any_changed_byte_and_any_other_length_is_refused(files, data):
     """Half of the changes are in the header, where the smallest ones count."""
-    whole = data.draw(st.sampled_from(snapshots)).to_bytes()
+    whole = data.draw(st.sampled_from(files))
     header = 8 + int.from_bytes(whole[:8], "little")
     at = data.draw(st.integers(0, header - 1) | st.integers(0, len(whole) - 1))
     bits = data.draw(st.integers(1, 255))
-    damaged = data.draw(
-        st.sampled_from([whole[:at], whole + bytes(bits), whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :]])
-    )
-    refused(damaged)
+    flipped = whole[:at] + bytes([whole[at] ^ bits]) + whole[at + 1 :]
+    refused(data.draw(st.sampled_from([whole[:at], whole + bytes(bits), flipped])))
 
 
 HEADERS = [
@@ -79,6 +85,23 @@ def test_headers_that_are_something_else(header):
 
 
 # -- what a stranger sealed
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"model": "0" * 32}, "model"),
+    ({"state_version": 1}, "state_version 1"),
+    ({"llama_cpp": "llama-cpp-python 0.2.0"}, "0.2.0"),
+    ({"architecture": "gemma3"}, "gemma3"),
+    ({"geometry": replace(SHAPES["one layer"], n_layer=3)}, "n_layer=3"),
+    ({"geometry": None}, "None"),
+    ({"metadata": {"format": "swarmkv-snapshot/1"}}, "snapshot/1"),
+    ({"metadata": {"format": "swarmkv-snapshot/3", "novelty": "yes"}}, "snapshot/3"),
+])  # fmt: skip
+def test_what_belongs_elsewhere_is_named_on_load(snapshots, model, tmp_path, change, words):
+    (tmp_path / "doc").write_bytes(forged(snapshots[0], **change))
+    with pytest.raises(lab.SnapshotMismatchError, match=words):
+        lab.KVSnapshot.load(tmp_path / "doc", model)
+
 
 _JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(), lambda x: st.lists(x, max_size=3))
 _SHAPE = st.dictionaries(
