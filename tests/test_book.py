@@ -26,26 +26,6 @@ def test_every_notebook_has_its_links_and_first_lines(path):
     assert [cell.source for cell in current.cells] == [cell.source for cell in committed.cells], "run make navigation"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_leads_to_its_neighbours_and_to_the_glossary(name):
-    (text, _) = with_navigation(notebook(), name, NAMES).cells
-    links = re.findall(r"(\w+): \[(\w+)\]\(([^)]+)\)", text.source)
-    i = NAMES.index(name)
-    before = [("Before", other, f"{other}.ipynb") for other in NAMES[:i][-1:]]
-    after = [("Next", other, f"{other}.ipynb") for other in NAMES[i + 1 :][:1]]
-    assert links == [*before, *after, ("Words", "glossary", "../book/glossary.md")]
-    assert (ROOT / "notebooks/../book/glossary.md").is_file()
-    assert len(re.findall(rf"\(https://[^)]*/notebooks/{name}\.ipynb\)", text.source)) == 2
-
-
-def test_links_that_are_old_are_replaced_and_a_second_time_changes_nothing():
-    once = with_navigation(notebook(), "01_first", NAMES)
-    again = with_navigation(copy.deepcopy(once), "01_first", NAMES)
-    assert again == once
-    moved = with_navigation(once, "02_last", NAMES).cells[0].source
-    assert moved == with_navigation(notebook(), "02_last", NAMES).cells[0].source
-
-
 def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
     """The first cell, as IPython runs it, with and without the package."""
     from IPython.core.inputtransformer2 import TransformerManager

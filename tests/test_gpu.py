@@ -1,11 +1,8 @@
 """The run for a machine with a GPU, rehearsed on the processor."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.api import Device
@@ -51,22 +48,3 @@ def test_provenance_names_the_gpu_and_the_packages_that_are_there(twin, monkeypa
     assert said["gpu"] == "NVIDIA H200, NVIDIA H200"
     assert set(said["packages"]) == {"numpy", "pandas", "matplotlib", "ipywidgets"}
     assert np.__version__ == said["packages"]["numpy"]
-
-
-GPU = ROOT / "data/gpu"
-
-
-def test_what_was_measured_on_a_gpu_is_of_one_gpu():
-    found = [json.loads(path.read_text())["environment"] for path in GPU.glob("*/bench.json")]
-    found += [json.loads(path.read_text()) for path in GPU.glob("*/*.json") if path.name != "bench.json"]
-    assert len(found) == 6
-    assert {(one["gpu"], one["processor"]) for one in found} == {("NVIDIA H200", "Intel(R) Xeon(R) Processor")}
-
-
-@pytest.mark.parametrize("model", gpu.SUBJECTS)
-def test_on_the_gpu_bits_are_naives(model):
-    for runs in (pd.read_csv(GPU / model / "bench.csv"), pd.read_csv(GPU / model / "grid.csv")):
-        exact = runs[runs.strategy != "batched"]
-        assert set(exact.strategy) == set(lab.STRATEGIES) - {"batched"}
-        assert (exact.max_abs_logit_diff == 0).all()
-        assert exact.same_tokens.astype(bool).all()

@@ -178,8 +178,3 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker):
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"
     assert (widget.questions.value, widget.depth.options[-1][1]) == ("Mine?", dossier)
-
-
-def test_every_control_has_a_label(explorer):
-    for widget in (explorer, race_widget().document):
-        assert all(control.description for control in widget.controls)

@@ -1,11 +1,13 @@
-"""random_calls.py SEED N: N calls of the helper, each with one to three arguments that hypothesis chose instead.
+"""Whatever a caller passes: calls of the helper with one to three arguments that hypothesis chose instead.
 
 A call ends well, or in a SwarmKVError, where each argument is of the kind that it should be; another kind may end in
-any of Python's errors. The process lives. The last line on stderr names the call that was going on.
+any of Python's errors. The process lives: it is another one, this file with SEED N, which names on stderr the call that
+goes on.
 """
 
 import os
 import signal
+import subprocess
 import sys
 import traceback
 import warnings
@@ -15,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
+from conftest import ROOT, SOAK
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -169,6 +173,13 @@ def main(number: int, n_calls: int) -> None:
         one()
     print(*failures, counts, sep="\n")
     sys.exit(bool(failures))
+
+
+@pytest.mark.parametrize("number", range(10) if SOAK else [0])
+def test_random_calls(number):
+    command = [sys.executable, __file__, str(number), "2000" if SOAK else "500"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1800)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\nthe last call: {done.stderr.splitlines()[-1:]}"
 
 
 if __name__ == "__main__":
