@@ -1,6 +1,7 @@
 """fan_out and sweep: budgets before decodes, clear errors, interleaving, tidy tables."""
 
 import time
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -18,32 +19,21 @@ from swarmkv_studies.common.summary import bench_text, busy
 from swarmkv_studies.naive_vs_fanout.article_table import article_text, gpu_table, on_gpus
 
 
-@pytest.fixture
-def no_decode(monkeypatch):
-    def decode(*_args, **_kwargs):
-        raise AssertionError("something was decoded")
-
-    monkeypatch.setattr(lab.Context, "decode_many", decode)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        *(({"agents": agents}, None) for agents in ([], "a question", {}, [[]], ["in words"], [[1, 999]])),
-        ({"tokens": []}, None),
-        ({"strategy": "magic"}, "'magic'"),
-        ({"max_tokens": -1}, "-1"),
-        ({"n_ctx": 340}, "300 .* 9 .* 32 .* 341 .*340"),
-        ({"n_ctx": 381, "strategy": "batched"}, "82 .* 382 .*381"),
-        ({"strategy": "shared", "kv_unified": False}, "kv_unified"),
-        ({"strategy": "batched", "agents": [[1]] * 256, "max_tokens": 0}, "256.* 255"),
-        ({"max_tokens": 4000}, "4,309 .* 4,096"),
-    ],
-)
-def test_bad_input_is_refused_before_any_decode(twin, document, question, no_decode, change, message):
-    arguments = {"tokens": document, "agents": [question, question]} | change
+@pytest.mark.parametrize(("change", "message"), [
+    *(({"agents": agents}, None) for agents in ([], "a question", {}, [[]], ["in words"], [[1, 999]])),
+    ({"tokens": []}, None),
+    ({"strategy": "magic"}, "'magic'"),
+    ({"max_tokens": -1}, "-1"),
+    ({"n_ctx": 340}, "300 .* 9 .* 32 .* 341 .*340"),
+    ({"n_ctx": 381, "strategy": "batched"}, "82 .* 382 .*381"),
+    ({"strategy": "shared", "kv_unified": False}, "kv_unified"),
+    ({"strategy": "batched", "agents": [[1]] * 256, "max_tokens": 0}, "256.* 255"),
+    ({"max_tokens": 4000}, "4,309 .* 4,096"),
+])  # fmt: skip
+def test_bad_input_is_refused_before_any_decode(twin, document, question, monkeypatch, change, message):
+    monkeypatch.setattr(lab.Context, "decode_many", Mock(side_effect=AssertionError("something was decoded")))
     with pytest.raises(lab.SwarmKVError, match=message):
-        lab.fan_out(twin, **arguments)
+        lab.fan_out(twin, **{"tokens": document, "agents": [question, question]} | change)
 
 
 def test_as_many_positions_as_the_model_was_trained_for(twin):
@@ -51,21 +41,6 @@ def test_as_many_positions_as_the_model_was_trained_for(twin):
     assert budget(*how, 6, ContextSettings()).n_ctx == 4096 == twin.n_ctx_train
     with pytest.raises(lab.ContextBudgetError, match=r"4,097 .* 4,096"):
         budget(*how, 7, ContextSettings())
-
-
-def test_sweep_is_interleaved_and_tidy(twin, document, question):
-    frame = studies.sweep(
-        twin, document, depths=[10, 300], n_agents=[1, 3], strategies=["shared", "naive"], repeats=2,
-        agents=[question, question[:3]], max_tokens=2,
-    )  # fmt: skip
-    assert len(frame) == 2 * 2 * 2 * 2
-    assert list(frame.strategy[:4]) == ["naive", "shared", "naive", "shared"]  # the reference first, then in turns
-    assert list(frame.repeat) == [0] * 8 + [1] * 8  # the whole grid once, then again
-    assert list(frame.depth[:8]) == [10] * 4 + [300] * 4
-    assert frame.same_tokens.all()
-    for column in ("prefill_ms", "activation_ms", "branch_ms", "ttft_ms", "end_to_end_ms", "kv_bytes", "copied_bytes"):
-        assert pd.api.types.is_numeric_dtype(frame[column]), column
-        assert frame[column].notna().all(), column
 
 
 def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
@@ -101,31 +76,24 @@ def test_bench_reports_ratios_within_rounds(twin, document, question):
     assert (shared["rounds"], shared["max_abs_logit_diff"], shared["same_tokens"]) == (2, 0, True)
     assert 1 < naive["end_to_end_bound"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
-    assert any(line.startswith("shared ") for line in bench_text(report).splitlines())
-    assert article_text(report).count("10,275 ms") == 1
+    assert "\nshared " in bench_text(report)
+    assert "10,275 ms" in article_text(report)
 
 
 def test_bench_without_naive_has_no_speedups(twin, document, question):
     report, _ = bench(twin, document, depth=50, n_agents=1, strategies=["shared"], repeats=1, agents=[question])
     assert report["summary"]["shared"]["end_to_end_speedup"] is None
-    assert "x (" not in bench_text(report)
     with pytest.raises(lab.SwarmKVError):
         studies.article_table(report)
 
 
-def made_up(*rounds, strategy="shared"):
-    """Runs of naive and another strategy; rounds: (naive's ms, the other's)."""
-    rows = [
-        {"depth": 9, "n_agents": 2, "repeat": i, "strategy": name, "end_to_end_ms": ms}
-        for i, pair in enumerate(rounds)
-        for name, ms in zip(("naive", strategy), pair, strict=True)
-    ]
-    return pd.DataFrame(rows)
-
-
 def test_a_speedup_is_the_median_of_ratios_within_rounds():
     """The machine is three times as slow from the second round on: no ratio of medians is near any round's."""
-    runs = made_up((200, 100), (630, 300), (660, 300), (600, 300), (690, 300))
+    rounds = ((200, 100), (630, 300), (660, 300), (600, 300), (690, 300))
+    runs = pd.DataFrame([
+        {"depth": 9, "n_agents": 2, "repeat": i, "strategy": name, "end_to_end_ms": ms}
+        for i, pair in enumerate(rounds) for name, ms in zip(("naive", "shared"), pair, strict=True)
+    ])  # fmt: skip
     assert ratios(runs).tolist() == pytest.approx([1, 2, 1, 2.1, 1, 2.2, 1, 2, 1, 2.3])
     row = speedups(runs).loc[(9, 2, "shared")]
     assert (row.low, row["median"], row.high, row.rounds) == pytest.approx((2, 2.1, 2.2, 5))
@@ -133,13 +101,9 @@ def test_a_speedup_is_the_median_of_ratios_within_rounds():
     alone = runs.drop(index=8)  # a round in which naive is missing has no ratio
     assert speedups(alone).rounds[(9, 2, "shared")] == 4
     assert speedups(runs[runs.strategy == "shared"]).empty
-
-
-def test_a_busy_machine_is_said_in_one_line():
-    quiet = {"environment": {"cores": 2, "load": 0.3}, "runs": made_up((200, 100), (210, 101)).to_dict("records")}
-    assert busy(quiet) == ""
-    assert "5.0" in busy({**quiet, "environment": {"cores": 2, "load": 5.0}})
-    assert "1.50 times" in busy({**quiet, "runs": made_up((200, 100), (300, 101)).to_dict("records")})
+    for load, said in ((0.3, "3.45 times"), (5.0, "5.0")):  # how busy the machine was
+        assert said in busy({"environment": {"cores": 2, "load": load}, "runs": runs.to_dict("records")})
+    assert busy({"environment": {"cores": 2, "load": 0.3}, "runs": runs[:2].to_dict("records")}) == ""
 
 
 def test_kl_divergence_against_its_definition(rng):
@@ -187,10 +151,7 @@ def test_the_article_table_has_the_second_agent_by_itself():
 
 
 def test_what_was_not_measured_on_a_gpu_is_said():
-    here = {"environment": {"gpu": False}}
-    table = gpu_table(here)
-    assert "not measured" in table.GPU["here"]
-    bench = on_gpus()["qwen2.5-7b"].bench
-    again = gpu_table(bench)
+    assert "not measured" in gpu_table({"environment": {"gpu": False}}).GPU["here"]
+    again = gpu_table(on_gpus()["qwen2.5-7b"].bench)
     assert list(again.loc["here"]) == list(again.loc["qwen2.5-7b"])
     assert again["swarmkv: naive's logits"]["here"] == "bit by bit"

@@ -26,13 +26,9 @@ from swarmkv_studies.peers.verdict import verdict
 def comparison(**prefill_ms):
     """Runs of two strategies and three peers at one depth: times as given, else the same for all of a kind."""
     rows = [
-        ("naive", False, 2000, 5000),
-        ("shared", False, 50, 1300),
-        ("batched", True, 300, 1200),
-        ("warm", False, 50, 1300),
-        ("torch", False, 60, 2000),
-        ("slots", True, 3000, 4800),
-    ]
+        ("naive", False, 2000, 5000), ("shared", False, 50, 1300), ("batched", True, 300, 1200),
+        ("warm", False, 50, 1300), ("torch", False, 60, 2000), ("slots", True, 3000, 4800),
+    ]  # fmt: skip
     columns = ["strategy", "packed", "last_turn_ttft_ms", "end_to_end_ms"]
     frame = pd.DataFrame(rows, columns=columns).assign(depth=100, n_agents=8, branch_ms=40.0, prefill_ms=1000.0)
     return frame.assign(prefill_ms=[prefill_ms.get(name, 1000.0) for name in frame.strategy], repeat=0)
@@ -95,14 +91,11 @@ def test_a_comparison_decodes_what_all_prompts_begin_with_once(real, dossier):
 
 
 def test_peers_whose_programs_are_not_here_are_left_out(twin, monkeypatch, capsys):
-    def not_built(name):
-        raise lab.SwarmKVError(f"{name} is not built")
-
-    monkeypatch.setattr(strategies, "program", not_built)
+    monkeypatch.setattr(strategies, "program", Mock(side_effect=lab.SwarmKVError("it is not built")))
     found = strategies.available()
     assert set(LLAMA_PEERS) <= set(found)
     assert not [name for name in found if name.startswith("server")]
-    assert "llama-server is not built" in capsys.readouterr().err
+    assert "it is not built" in capsys.readouterr().err
     assert not set(strategies.PEERS) & set(STRATEGIES)
     for name in ("server_warm", "vllm"):
         with pytest.raises(lab.SwarmKVError), strategies.opened([name], twin, 512):

@@ -20,14 +20,10 @@ def test_rotation_is_relative_and_keeps_what_does_not_turn(rng):
 
 
 def test_rotation_by_its_definition():
-    rope = studies.Rope(4, 100.0, "plain")
-    np.testing.assert_allclose(
-        rope.rotate(np.array([1.0, 0, 1, 0]), 2), [np.cos(2), np.sin(2), np.cos(0.2), np.sin(0.2)], atol=1e-15
-    )
-    halves = studies.Rope(4, 100.0, "halves")
-    np.testing.assert_allclose(
-        halves.rotate(np.array([1.0, 1, 0, 0]), 2), [np.cos(2), np.cos(0.2), np.sin(2), np.sin(0.2)], atol=1e-15
-    )
+    turned = [[np.cos(2), np.sin(2)], [np.cos(0.2), np.sin(0.2)]]
+    plain, halves = (studies.Rope(4, 100.0, pairs) for pairs in ("plain", "halves"))
+    np.testing.assert_allclose(plain.rotate(np.array([1.0, 0, 1, 0]), 2), np.ravel(turned), atol=1e-15)
+    np.testing.assert_allclose(halves.rotate(np.array([1.0, 1, 0, 0]), 2), np.ravel(turned, "F"), atol=1e-15)
 
 
 @pytest.mark.parametrize("delta", [1, 100, 900])
@@ -46,19 +42,17 @@ def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
         np.testing.assert_array_equal(after.values(layer)[:300], before.values(layer))
 
 
-@pytest.mark.parametrize("start", [-1, 0, 299, 301])
-def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, document, question, start):
-    with twin.context(512) as ctx:
+def test_a_branch_that_starts_elsewhere_is_refused_and_nothing_is_lost(twin, document, question):
+    with twin.context(512) as ctx, twin.context(512) as fresh:
         ctx.decode(document)
-        with pytest.raises(lab.SwarmKVError, match="-1"):
-            ctx.decode(question, start=start)
-        assert ctx.n_past() == 300
+        for start in (-1, 0, 299, 301):
+            with pytest.raises(lab.SwarmKVError, match="-1"):
+                ctx.decode(question, start=start)
+            assert ctx.n_past() == 300
         ctx.decode(question, start=300)
-        refused_before = ctx.logits()
-    with twin.context(512) as ctx:
-        ctx.decode(document)
-        ctx.decode(question)
-        np.testing.assert_array_equal(ctx.logits(), refused_before)
+        fresh.decode(document)
+        fresh.decode(question)
+        np.testing.assert_array_equal(ctx.logits(), fresh.logits())
 
 
 def test_moving_everything_costs_rounding_and_a_gap_costs_more(twin, document):
@@ -86,17 +80,10 @@ def test_a_late_branch_finds_the_keys_as_they_were(twin, document, question):
     assert list(snapshot.state().positions) == list(range(300))  # the snapshot itself is as it was
 
 
-@pytest.mark.parametrize(
-    "change", [{"gaps": []}, {"gaps": [0]}, {"gaps": [3797]}, {"continuation": 0}, {"continuation": 299}]
-)
-def test_what_cannot_be_asked(twin, document, change):
-    with pytest.raises(lab.SwarmKVError):
-        position_error(twin, document, **change)
-
-
-@pytest.mark.real
-def test_the_default_models_rope(real):
-    assert studies.Rope.of(real) == studies.Rope(64, 100_000.0, "plain")
+def test_what_cannot_be_asked(twin, document):
+    for change in ({"gaps": []}, {"gaps": [0]}, {"gaps": [3797]}, {"continuation": 0}, {"continuation": 299}):
+        with pytest.raises(lab.SwarmKVError):
+            position_error(twin, document, **change)
 
 
 def test_the_whole_contexts_state_is_another_format(twin, document):

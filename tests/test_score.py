@@ -35,8 +35,8 @@ def test_one_form_for_what_means_the_same(text, expected):
     assert normalise(text) == expected
 
 
-def question(**how):
-    return Question("q", "cost", "easy", "How much?", **how)
+def question(name="q", asked="How much?", level="easy", **how):
+    return Question(name, "cost", level, asked, **how)
 
 
 @pytest.mark.parametrize(("how", "answer", "why"), [
@@ -53,14 +53,9 @@ def question(**how):
     ({"answers": [["GPL"]]}, "licensed under the LGPL-2.1", "does not say GPL"),
     ({"answers": [["re:9 (hours|h)"]]}, "It takes about nine hours.", ""),
     ({"answers": [["24"]]}, "It is not stated, but perhaps 24.", "says that it is not stated"),
-    ({}, "It is not stated.", ""),
-    ({}, "The text does not say it.", ""),
-    ({}, "This cannot be determined from the text.", ""),
-    ({}, "I don't know.", ""),
-    ({}, "Certificates are not checked.", "does not say that it is not stated"),
-    ({}, "EUR 12.", "does not say that it is not stated"),
-    ({"answers": [["24"]]}, " \n", "no answer"),
-    ({}, "", "no answer"),
+    *(({}, f"{said}.", "") for said in ("It is not stated", "The text does not say it", "I don't know")),
+    *(({}, said, "does not say that it is not stated") for said in ("Certificates are not checked.", "EUR 12.")),
+    *((how, " \n", "no answer") for how in ({}, {"answers": [["24"]]})),
 ])  # fmt: skip
 def test_why_an_answer_is_wrong(how, answer, why):
     assert verdict(question(**how), answer) == why
@@ -194,9 +189,9 @@ def few(tmp_path):
     text = "## 1. One\nThe key is red.\n## 2. Two\nThe fee is 24 euros. The door is open.\n"
     (tmp_path / "text.md").write_text(text)
     asked = [
-        Question("key", "security", "easy", "Which colour has the key?", [["red"]], ["1"]),
-        Question("fee", "cost", "easy", "How high is the fee?", [["24"]], ["2"]),
-        Question("door", "security", "easy", "Is the door open?", [["open"]], ["2"]),
+        question("key", "Which colour has the key?", answers=[["red"]], sections=["1"]),
+        question("fee", "How high is the fee?", answers=[["24"]], sections=["2"]),
+        question("door", "Is the door open?", answers=[["open"]], sections=["2"]),
     ]
     how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
     return asked, how
@@ -226,28 +221,21 @@ def test_early_agents_read_to_the_end_of_their_section(speaker, few):
     assert "fee" not in read
 
 
-def test_a_file_that_is_no_studys_is_refused(tmp_path):
+def test_accepted_answers_can_be_mended_without_asking_again():
+    asked = asked_hash([question(answers=[["24"]], sections=["1"])])
+    assert asked == asked_hash([question(level="hard", answers=[["25"]], sections=("1",), rejects=["24"])])
+    assert asked != asked_hash([question(asked="How high?", answers=[["24"]], sections=["1"])])
+
+
+def test_what_cannot_be_studied(speaker, few, tmp_path):
+    asked, how = few
+    nowhere = [question(answers=[["1"]], sections=["77"])]  # no part of the text has this section
+    for which, wrong in ((asked, {"arms": ["magic"]}), (asked, {"n_parts": 0}), (asked, {"repeats": 0}), (nowhere, {})):
+        with pytest.raises(lab.SwarmKVError):
+            studies.study(speaker, which, **how | wrong)
     (tmp_path / "study.csv").write_text("model,repeat\nm,zero\n")
     with pytest.raises(lab.SwarmKVError):
         quality.read_study(tmp_path / "study.csv")
-
-
-def test_accepted_answers_can_be_mended_without_asking_again():
-    asked = Question("q", "cost", "easy", "How much?", [["24"]], ["1"])
-    assert asked_hash([asked]) == asked_hash([Question("q", "cost", "hard", "How much?", [["25"]], ("1",), ["24"])])
-    assert asked_hash([asked]) != asked_hash([Question("q", "cost", "easy", "How high?", [["24"]], ["1"])])
-
-
-@pytest.mark.parametrize("wrong", [
-    {"arms": ["naive", "magic"]}, {"n_parts": 0}, {"repeats": 0},
-])  # fmt: skip
-def test_what_cannot_be_studied(speaker, few, wrong):
-    asked, how = few
-    with pytest.raises(lab.SwarmKVError):
-        studies.study(speaker, asked, **how | wrong)
-    nowhere = Question("w", "cost", "easy", "How much?", [["1"]], ["77"])  # no part of the text has this section
-    with pytest.raises(lab.SwarmKVError, match="'w'"):
-        studies.study(speaker, [nowhere], **how)
 
 
 def test_the_passage_that_decides():
@@ -256,12 +244,3 @@ def test_the_passage_that_decides():
     assert "4 critical" in passage(by_id["critical faults"], TEXT)
     assert passage(by_id["labelling bureau"], TEXT).count(" … ") == 1
     assert passage(by_id["insurance"], TEXT) == "(the document does not say)"
-
-
-def test_answers_side_by_side():
-    rows = [("a", "naive", 0, "outage", "400 minutes", True), ("b", "naive", 0, "outage", "40 days", False)]
-    rows += [("a", "naive", 1, "outage", "?", False), ("a", "shared", 0, "outage", "?", False)]
-    frame = pd.DataFrame(rows, columns=["model", "arm", "repeat", "id", "answer", "right"])
-    table = quality.side_by_side(frame, [one for one in QUESTIONS if one.id == "outage"], TEXT)
-    assert list(table) == ["question", "a", "b", "the document says"]
-    assert table.loc["outage", ["a", "b"]].to_list() == ["✓ 400 minutes", "✗ 40 days"]

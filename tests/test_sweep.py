@@ -11,7 +11,7 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_studies.common import rounds as grid
 
-GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["naive", "shared", "batched"], repeats=2, max_tokens=2)
+GRID = dict(depths=[10, 40], n_agents=[1, 3], strategies=["shared", "naive", "batched"], repeats=2, max_tokens=2)
 RUNS = 2 * 2 * 3 * 2
 
 
@@ -33,24 +33,24 @@ def stop_after(monkeypatch):
     once = grid.fan_out
 
     def arm(n):
-        left = iter([None] * n)
+        left = iter([True] * n)
 
         def fan_out(*args, **kwargs):
-            if kwargs.get("max_tokens") != 1:  # the warm-up
-                try:
-                    next(left)
-                except StopIteration:
-                    raise KeyboardInterrupt from None
-            return once(*args, **kwargs)
+            if kwargs.get("max_tokens") == 1 or next(left, False):  # 1: the warm-up
+                return once(*args, **kwargs)
+            raise KeyboardInterrupt
 
         monkeypatch.setattr(grid, "fan_out", fan_out)
 
     return arm
 
 
-def test_the_file_holds_what_is_returned(measured):
+def test_the_file_holds_what_is_returned_in_turns(measured):
     frame = measured()
-    assert len(frame) == RUNS
+    turns = ["naive", "shared", "batched"]  # the reference first
+    whole = [(i, depth, n, name) for i in (0, 1) for depth in (10, 40) for n in (1, 3) for name in turns]
+    assert list(frame[["repeat", "depth", "n_agents", "strategy"]].itertuples(index=False, name=None)) == whole
+    assert frame[["ttft_ms", "end_to_end_ms", "kv_bytes", "copied_bytes"]].notna().all(axis=None)
     pd.testing.assert_frame_equal(frame, pd.read_csv(measured.path), check_dtype=False)
     provenance = json.loads(measured.path.with_suffix(".json").read_text())
     assert {"time", "processor", "llama_cpp", "model_hash", "n_threads", "settings"} <= set(provenance)

@@ -58,13 +58,6 @@ def test_every_control_changes_the_picture(explorer, control, value):
     assert ALERT not in explorer.message.value
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "in vain"
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def racing(speaker):
     widget = race_widget(speaker, depth=128)
@@ -96,7 +89,8 @@ def test_a_race_shows_timelines_and_answers(racing):
 def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
     racing.depth.value = 2048
     racing.run_button.click()
-    wait_for(lambda: "naive" in racing.message.value)
+    while "naive" not in racing.message.value:
+        time.sleep(0.01)
     racing.stop_button.click()
     assert racing.wait(60)
     assert (racing.runs, racing.run_button.disabled) == ({}, False)
@@ -108,15 +102,12 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
     assert list(racing.runs) == ["shared"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda widget: setattr(widget.questions, "value", " \n"),
-        lambda widget: only(widget, None),
-        lambda widget: setattr(widget.questions, "value", "why? " * 5000),
-        lambda widget: setattr(type(widget.model), "read", lambda *_, **__: 1 / 0),  # nobody foresaw it
-    ],
-)
+@pytest.mark.parametrize("change", [
+    lambda widget: setattr(widget.questions, "value", " \n"),
+    lambda widget: only(widget, None),
+    lambda widget: setattr(widget.questions, "value", "why? " * 5000),
+    lambda widget: setattr(type(widget.model), "read", lambda *_, **__: 1 / 0),  # nobody foresaw it
+])  # fmt: skip
 def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, monkeypatch):
     monkeypatch.setattr(type(racing.model), "read", type(racing.model).read)  # put back at the end
     racing._tokens = None
@@ -131,8 +122,8 @@ def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, monkeypatch):
 
 
 def uploaded(name, data):
-    now = datetime.now(UTC)
-    return ({"name": name, "type": "", "size": len(data), "content": memoryview(data), "last_modified": now},)
+    about = {"name": name, "type": "", "size": len(data), "last_modified": datetime.now(UTC)}
+    return (about | {"content": memoryview(data)},)
 
 
 LIGHTHOUSE = "The keeper is Ada Lind.\nA visit costs 12 euros."
@@ -141,14 +132,11 @@ LIGHTHOUSE = "The keeper is Ada Lind.\nA visit costs 12 euros."
 def test_a_race_over_a_file_of_ones_own(speaker, tmp_path):
     (tmp_path / "my.md").write_text(LIGHTHOUSE)
     widget = race_widget(speaker, document=tmp_path / "my.md")
-    n = len(speaker.read(LIGHTHOUSE))
-    assert [value for _, value in widget.depth.options] == [n]
-    assert widget.document.source.label == "my.md"
     widget.max_tokens.value = 2
     only(widget, "shared")
     widget.run_button.click()
     assert widget.wait(60)
-    assert len(widget.runs["shared"].tokens) == n
+    assert len(widget.runs["shared"].tokens) == len(speaker.read(LIGHTHOUSE))
     assert len(widget.runs["shared"].answers) == 3
     assert ALERT in race_widget(speaker, document="nowhere.txt").message.value
 
