@@ -11,8 +11,6 @@ from conftest import load_shape
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.llama import api
-from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.sampling import GREEDY, Sampler, generate_together
 from swarmkv_lab.sizing import geometry
 from swarmkv_studies.common.twins import write_twin
@@ -102,6 +100,22 @@ SAMPLING = {
 def test_how_to_sample(name, value):
     with pytest.raises(Refused, match=name):
         lab.Sampling(**{name: value})
+
+
+def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
+    logits = np.array([0, 3, -np.inf, 3], np.float32)
+    assert Sampler().sample(logits) == 1
+    for damaged in (np.full(4, -np.inf), np.array([0, np.nan, 3, 1])):
+        with pytest.raises(lab.SwarmKVError):
+            Sampler().sample(damaged.astype(np.float32))
+
+
+def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
+    with twin.context(256, n_threads=1, n_threads_batch=2) as ctx:
+        assert llama_cpp.llama_n_threads(ctx.handle) == 1
+        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
+    with twin.context(256, n_threads=2) as ctx:
+        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
 
 
 @pytest.mark.parametrize(("call", "says"), [
@@ -258,16 +272,6 @@ def test_a_shift_moves_no_other_sequence(twin, document):
 
 
 # -- models
-
-
-def test_what_llama_cpp_says_to_others_goes_to_them(monkeypatch):
-    said = []
-    monkeypatch.setattr(api, "_before", lambda level, text, data: said.append((level, text)))
-    api._on_log(api._ERROR, b"theirs", None)
-    with LlamaGuard():
-        api._on_log(api._ERROR, b"ours\n", None)
-    assert said == [(api._ERROR, b"theirs")]
-    assert (api.take_errors(), api.take_errors()) == (" (llama.cpp: ours)", "")
 
 
 def test_a_model_that_is_closed_or_at_work(twin, document):

@@ -1,5 +1,6 @@
-"""A pipeline measured and shown: arms in turns, watermarks and waiting."""
+"""Pipelines in studies: read from TOML files, measured in turns, with watermarks and waiting."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,10 +17,6 @@ def pipeline(twin, document):
         lab.Agent("whole", [6, 7, 8], max_tokens=5),
         lab.Agent("reviewer", [9], after=["early", "whole"], max_tokens=6),
     ])  # fmt: skip
-
-
-def recorded(*spans):
-    return pd.DataFrame(spans, columns=["agent", "phase", "start_ms", "end_ms"])
 
 
 def test_arms_take_turns_and_are_compared_with_naive(pipeline):
@@ -66,9 +63,10 @@ def test_what_if_another_agent_had_said_something_else(twin, document):
     assert not same[["a", "c", "d"]].any()
 
 
-def test_the_graph_and_the_timeline_are_drawn(pipeline):
-    words = [shown.get_text() for shown in studies.graph(pipeline.after, pipeline.watermarks).axes[0].texts]
-    assert {"early\nfirst 64 tokens", "reviewer\nthe whole document"} <= set(words)
+def test_the_timeline_says_when_who_answered_first():
+    def recorded(*spans):
+        return pd.DataFrame(spans, columns=["agent", "phase", "start_ms", "end_ms"])
+
     early = recorded(
         ("prefix", "prefill", 0, 3000), ("a", "generate", 3010, 3050), ("prefix", "prefill", 3050, 9000),
         ("b", "generate", 9000, 9200),
@@ -76,8 +74,62 @@ def test_the_graph_and_the_timeline_are_drawn(pipeline):
     waiting = recorded(("prefix", "prefill", 0, 9000), ("a", "generate", 9000, 9050), ("b", "generate", 9000, 9100))
     figure = studies.pipeline_timeline({"batched, waiting": waiting, "batched": early}, {"a": 100, "b": 300})
     assert "3.0 s; without watermarks after 9.0 s" in figure.get_label()
-    *_, first, second = figure.axes  # close-ups of what agents do at their watermarks
-    for ax, n_tokens, agent, longest_ms in ((first, 100, "a", 50), (second, 300, "b", 200)):
-        assert str(n_tokens) in ax.get_title(loc="left")
-        assert [label.get_text() for label in ax.get_yticklabels()] == [agent]
-        assert longest_ms <= ax.get_xlim()[1] <= 1.1 * longest_ms
+
+
+# -- from a file
+
+SPEC = """
+document = "notes.txt"
+[agents.early]
+prompt = "What is it?"
+prefix_tokens = 20
+max_tokens = 3
+[agents.late]
+prompt = "And then?"
+after = ["early"]
+sampling = { temperature = 0.7, seed = 4 }
+"""
+
+
+@pytest.fixture
+def spec(tmp_path):
+    (tmp_path / "notes.txt").write_text("The shared cache holds every key and value of the document. " * 8)
+    (tmp_path / "spec.toml").write_text(SPEC)
+    return tmp_path / "spec.toml"
+
+
+@pytest.fixture
+def speaking(twin, monkeypatch):
+    """The twin, as if it could read and be asked in words: a token for each word."""
+    for name in ("read", "ask"):
+        monkeypatch.setattr(lab.Model, name, lambda model, text: np.arange(len(text.split()), dtype=np.int32) % 256)
+    return twin
+
+
+def test_a_file_says_what_the_classes_say(speaking, spec):
+    pipeline = studies.load_pipeline(spec, speaking, n_tokens=44)
+    assert len(pipeline.tokens) == 44  # of 88
+    assert pipeline.agents == [
+        lab.Agent("early", "What is it?", prefix_tokens=10, max_tokens=3),
+        lab.Agent("late", "And then?", after=["early"], sampling=lab.Sampling(temperature=0.7, seed=4)),
+    ]
+
+
+@pytest.mark.parametrize(("was", "now", "said"), [
+    ("prompt = \"What is it?\"\n", "", "agents.early"),
+    ("max_tokens = 3", "max_token = 3", "max_token"),
+    ("seed = 4", "sead = 4", "sead"),
+    ("{ temperature = 0.7, seed = 4 }", "7", "7"),
+    ("[agents.late]", "[agents.early]", "spec.toml"),
+    ("after = [\"early\"]", f"after = {'[' * 5000}{']' * 5000}", "spec.toml"),
+    ("after = [\"early\"]", "after = [\"nobody\"]", "nobody"),
+    ("document = \"notes.txt\"\n", "", "document"),
+    ("notes.txt", "nothing.txt", "nothing.txt"),
+    ("prefix_tokens = 20", "prefix_tokens = 89", "89.* 88"),
+    ("[agents.early]", "[agents]\nearly = 3\n[agents.other]", "3"),
+])  # fmt: skip
+def test_what_a_file_gets_wrong_is_said(speaking, spec, was, now, said):
+    assert was in SPEC
+    spec.write_text(SPEC.replace(was, now))
+    with pytest.raises(lab.SwarmKVError, match=said):
+        studies.load_pipeline(spec, speaking)
