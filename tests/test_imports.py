@@ -11,18 +11,17 @@ import swarmkv_lab as lab
 
 
 def python(program, *arguments):
-    """What a fresh process prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT
-    )
+    """A fresh process that has ended well."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 def test_importing_the_lab_loads_nothing_heavy():
     heavy = ["llama_cpp", "numpy", "pandas", "matplotlib", "ipywidgets", "gguf", "tqdm"]
     print_loaded = f"import sys, swarmkv_lab; print([name for name in {heavy} if name in sys.modules])"
-    assert python(print_loaded).strip() == "[]"
+    assert python(print_loaded).stdout.strip() == "[]"
 
 
 def test_every_public_name_is_there_and_none_is_a_module_in_disguise():
@@ -55,7 +54,7 @@ except ImportError as error:
 
 
 def test_sizing_analysis_figures_and_explorers_need_no_llama_cpp():
-    lines = python(WITHOUT_LLAMA_CPP).splitlines()
+    lines = python(WITHOUT_LLAMA_CPP).stdout.splitlines()
     assert lines[0] == str(lab.geometry("llama-3.1-70b").snapshot_bytes(3501, kv_type="q8_0"))
     assert lines[1:5] == ["True", "2", "(1, 1)", "True"]
     assert "pip install llama-cpp-python" in lines[5]
@@ -72,9 +71,6 @@ with lab.load_model(sys.argv[1]) as model, model.context(256) as ctx:
 
 
 def test_llama_cpp_pythons_own_log_is_not_silenced(twin):
-    done = subprocess.run(
-        [sys.executable, "-c", LOUD_AND_SILENT, str(twin.path)], capture_output=True, text=True, cwd=ROOT
-    )
-    before, _, after = done.stderr.partition("ours is silent\n")
+    before, _, after = python(LOUD_AND_SILENT, twin.path).stderr.partition("ours is silent\n")
     assert before == ""
     assert "llama_model_loader" in after

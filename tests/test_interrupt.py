@@ -1,9 +1,9 @@
 """KeyboardInterrupt in every phase: what was there stays, contexts are closed, guards are free, the next call works."""
 
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import product
+from itertools import count, product
 from unittest.mock import Mock
 
 import llama_cpp
@@ -19,17 +19,8 @@ from swarmkv_lab.llama.sampling import Sampler
 
 def is_free(guard) -> bool:
     """Whether another thread could enter."""
-    free = []
-
-    def enter():
-        if guard.acquire(blocking=False):
-            guard.release()
-            free.append(True)
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    return bool(free)
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(lambda: guard.acquire(blocking=False) and (guard.release() or True)).result()
 
 
 @pytest.fixture
@@ -42,15 +33,8 @@ def listening():
 
 def at_operation(ctx, number, act):
     """Do something at the so-many-th of llama.cpp's operations in a decode, as a signal that arrives there would."""
-    asked = []
-
-    def unless():
-        asked.append(True)
-        if len(asked) == number:
-            act()
-        return False
-
-    return ctx.stopping(unless)
+    asked = count(1)
+    return ctx.stopping(lambda: next(asked) == number and act())  # act returns None: it goes on
 
 
 def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monkeypatch, listening):
@@ -64,11 +48,10 @@ def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monk
         assert ctx.n_past() == len(question)
         assert is_free(ctx.guard)
         ctx.decode(question)
-        logits = ctx.logits()
-    with twin.context(512) as ctx:
-        ctx.decode(question)
-        ctx.decode(question)
-        np.testing.assert_array_equal(ctx.logits(), logits)
+        with twin.context(512) as fresh:
+            fresh.decode(question)
+            fresh.decode(question)
+            np.testing.assert_array_equal(ctx.logits(), fresh.logits())
 
 
 @needs(signal, "SIGUSR1")
@@ -84,10 +67,9 @@ def test_a_handler_that_does_not_raise_stops_nothing(twin, document):
 
 
 def test_a_decode_that_is_not_needed_any_more_ends(twin, document):
-    asked = []
     with twin.context(512) as ctx:
         ctx.decode(document[:100])
-        with pytest.raises(Stopped), ctx.stopping(lambda: asked.append(1) or len(asked) > 3):
+        with pytest.raises(Stopped), at_operation(ctx, 4, lambda: True):
             ctx.decode(document[100:])
         assert ctx.n_past() == 100  # as before that decode; the context is good: see above
 
@@ -165,15 +147,8 @@ def test_an_interrupt_in_any_phase(twin, document, question, strategy, kind, nam
     assert run().compare(expected).max_abs_logit_diff.max() == 0
 
 
-def press(pressed):
-    pressed.append(True)
-    signal.raise_signal(signal.SIGINT)
-
-
 @pytest.mark.parametrize("what", ["load", "context", "decode", "restore", "close"])
-def test_an_interrupt_while_llama_cpp_logs_is_raised_when_the_call_is_through(
-    twin, document, what, monkeypatch, listening
-):
+def test_an_interrupt_in_llama_cpps_log_is_raised_after_the_call(twin, document, what, monkeypatch, listening):
     """Python prints and drops what is raised in a callback from C."""
     before = signal.getsignal(signal.SIGINT)
     with twin.context(512) as ctx:
@@ -187,12 +162,11 @@ def test_an_interrupt_while_llama_cpp_logs_is_raised_when_the_call_is_through(
             "restore": lambda: snapshot.restore(ctx),
             "close": ctx.close,
         }[what]
-        pressed = []
+        lines = count()
         with monkeypatch.context() as patch:
-            patch.setattr(api.log, "debug", lambda line: pressed or press(pressed))
+            patch.setattr(api.log, "debug", lambda line: next(lines) or signal.raise_signal(signal.SIGINT))
             with pytest.raises(KeyboardInterrupt):
                 work()
-        assert pressed
     assert signal.getsignal(signal.SIGINT) is before
     assert is_free(twin.guard)
     with twin.context(512) as ctx:

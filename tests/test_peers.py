@@ -6,6 +6,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import QUESTIONS
 
@@ -15,11 +16,12 @@ from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.summary import peers_table
-from swarmkv_studies.peers import server, strategies
+from swarmkv_studies.peers import build, server, strategies
 from swarmkv_studies.peers.bench import compare_peers
 from swarmkv_studies.peers.hosted import hosted_prices
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_studies.peers.prompts import shared_prefix
+from swarmkv_studies.peers.server import SERVER_PEERS
 from swarmkv_studies.peers.verdict import verdict
 
 
@@ -154,3 +156,46 @@ def test_the_first_read_that_costs_less_with_a_hosted_cache_counted_out():
             assert offer.pays_from == cheaper[0], offer
             assert offer.source.startswith("https://")
             assert pd.Timestamp(offer.read)
+
+
+# -- llama-server, where make peers has built it
+
+
+@pytest.fixture
+def llama_server():
+    try:
+        build.program("llama-server")
+    except lab.SwarmKVError as error:
+        pytest.skip(str(error))
+
+
+def servers():
+    return [child for child in psutil.Process().children() if child.name() == "llama-server"]
+
+
+@pytest.mark.peers
+@pytest.mark.real
+@pytest.mark.usefixtures("llama_server")
+@pytest.mark.parametrize("name", SERVER_PEERS)
+def test_it_answers_as_naive_does(real, dossier, name):
+    naive = lab.fan_out(real, dossier, QUESTIONS, "naive", max_tokens=8)
+    with strategies.opened([name], real, 1024) as opened:
+        run = lab.fan_out(real, dossier, QUESTIONS, opened[name], max_tokens=8)
+    compared = run.compare(naive)
+    assert compared.same_tokens.sum() >= (3 if name in ("server_warm", "server_slots") else 1)  # packed: other shapes
+    assert run.agents.ttft_ms.notna().all()
+    assert servers() == []
+
+
+@pytest.mark.peers
+@pytest.mark.real
+@pytest.mark.usefixtures("llama_server")
+def test_a_server_that_fails_says_why_and_leaves_no_process(real, dossier, monkeypatch):
+    with pytest.raises(lab.SwarmKVError):
+        server.LlamaServer(real, ContextSettings(512), 1, "--no-such-option").__enter__()
+    with server.LlamaServer(real, ContextSettings(512), 1) as running, pytest.raises(lab.SwarmKVError, match="404"):
+        running.ask("GET", "/nowhere")
+    monkeypatch.setattr(server.LlamaServer, "complete", Mock(side_effect=KeyboardInterrupt))
+    with strategies.opened(["server_warm"], real, 1024) as opened, pytest.raises(KeyboardInterrupt):
+        lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)
+    assert servers() == []

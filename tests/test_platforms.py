@@ -110,10 +110,9 @@ def test_a_cache_variable_that_leads_to_no_folder(monkeypatch, path, below):
 # -- processors and devices
 
 
-@pytest.mark.parametrize(
-    ("affinity", "physical", "sysctl", "expected"),
-    [(None, 4, None, 4), ([3], None, None, 1), (None, 8, "4\n", 4), (None, 8, "", 8)],  # "": an Intel Mac
-)
+@pytest.mark.parametrize(("affinity", "physical", "sysctl", "expected"), [
+    (None, 4, None, 4), ([3], None, None, 1), (None, 8, "4\n", 4), (None, 8, "", 8),  # "": an Intel Mac
+])  # fmt: skip
 def test_threads(monkeypatch, affinity, physical, sysctl, expected):
     api._fast_cores.cache_clear()
     monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda _self: affinity, raising=False)
@@ -127,13 +126,11 @@ def test_threads(monkeypatch, affinity, physical, sysctl, expected):
     api._fast_cores.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("found", "used"),
-    [([CPU], []), ([CPU, INTEGRATED], [INTEGRATED]), ([METAL, CPU], [METAL]), ([INTEGRATED, CUDA, CPU], [CUDA])],
-)
-def test_layers_go_to_gpus_or_else_to_an_integrated_one(monkeypatch, found, used):
-    monkeypatch.setattr(api, "devices", lambda: found)
-    assert api.gpus() == used
+def test_layers_go_to_gpus_or_else_to_an_integrated_one(monkeypatch):
+    found = {(CPU,): [], (CPU, INTEGRATED): [INTEGRATED], (METAL, CPU): [METAL], (INTEGRATED, CUDA, CPU): [CUDA]}
+    for devices, used in found.items():
+        monkeypatch.setattr(api, "devices", lambda devices=devices: list(devices))
+        assert api.gpus() == used
 
 
 @pytest.mark.parametrize("device", [METAL, CUDA, INTEGRATED])
