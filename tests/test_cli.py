@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import click
 import numpy as np
@@ -91,17 +92,6 @@ def test_help_lists_the_names_there_are(capsys):
     assert set(lab.STRATEGIES) <= words(capsys.readouterr().out)
 
 
-def test_a_table_in_a_narrow_terminal_breaks_between_numbers(capsys, monkeypatch):
-    assert main(["size", "--list"]) == 0
-    wide = capsys.readouterr().out.splitlines()
-    monkeypatch.setenv("COLUMNS", "40")
-    assert main(["size", "--list"]) == 0
-    narrow = capsys.readouterr().out.splitlines()
-    assert max(map(len, narrow[:-2])) <= 40  # the last two are sentences
-    (row,) = (line for line in wide if line.startswith("kimi-k2"))
-    assert words(row) == set().union(*(words(line.rstrip("\\")) for line in narrow if line.startswith("kimi-k2")))
-
-
 @pytest.mark.parametrize(("out", "err", "drawn"), [(True, True, True), (False, True, False), (True, False, False)])
 def test_a_bar_is_drawn_only_where_a_terminal_shows_all(out, err, drawn, monkeypatch):
     for name, is_terminal in (("stdout", out), ("stderr", err)):
@@ -152,10 +142,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_loaded(comm
 
 
 def test_ctrl_c_is_one_line_and_exit_130(capsys, monkeypatch):
-    def interrupted(*_args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(lab, "geometry", interrupted)
+    monkeypatch.setattr(lab, "geometry", Mock(side_effect=KeyboardInterrupt))
     assert main(["size", "qwen2.5-7b"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -195,25 +182,12 @@ def test_bench_measures_and_writes_json_and_nothing_else_without_a_terminal(tmp_
     assert report["summary"]["shared"]["same_tokens"] is True
 
 
-@pytest.fixture
-def asked_in_bench(monkeypatch, tmp_path, twin):
-    """What bench is asked with, on a twin that stands for every model."""
-    asked = {}
-
-    def bench(model, tokens, **how):
-        asked.update(how, name=model.name, geometry=model.geometry)
-        raise lab.SwarmKVError("asked")
-
+@pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
+def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(twin, monkeypatch, tmp_path, n_tokens, depth):
+    bench = Mock(side_effect=lab.SwarmKVError("asked"))
     monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(studies, "bench", bench)
-    monkeypatch.setattr(lab, "load_document", lambda name: "text")
-    monkeypatch.setattr(lab.Model, "read", lambda model, text: np.arange(64, dtype=np.int32))
-    return asked
-
-
-@pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
-def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(asked_in_bench, twin, monkeypatch, n_tokens, depth):
     monkeypatch.setattr(lab.Model, "read", lambda model, text: np.arange(n_tokens, dtype=np.int32))
     assert main(["bench", "--model", str(twin.path), "--weights", "q8_0"]) == 2
-    assert (asked_in_bench["depth"], asked_in_bench["name"]) == (depth, "twin.Q8_0")
-    assert asked_in_bench["geometry"] == twin.geometry
+    ((model, _), how) = bench.call_args
+    assert (how["depth"], model.name, model.geometry) == (depth, "twin.Q8_0", twin.geometry)

@@ -19,15 +19,10 @@ from swarmkv_lab.fanout import documents
 def test_every_planted_finding_can_be_quoted():
     text = lab.load_document("dossier")
     findings = json.loads((ROOT / "data/documents/dossier.findings.json").read_text())
-    assert {"security", "licence", "cost", "reliability"} <= {finding["agent"] for finding in findings}
+    assert {finding["agent"] for finding in findings} <= {*lab.load_agents("dossier")}
+    assert len(lab.load_agents("dossier")) == 8
     for finding in findings:
         assert text.count(finding["quote"]) == 1, finding
-
-
-def test_the_dossiers_agents():
-    agents = lab.load_agents("dossier")
-    assert list(agents)[:4] == ["security", "licence", "cost", "reliability"]
-    assert len(agents) == 8
 
 
 def test_documents_that_cannot_be_read(tmp_path):
@@ -105,23 +100,19 @@ def test_a_pdf_that_anybody_may_read_is_read_and_one_with_a_password_is_not(algo
 @pytest.mark.parametrize("text", ["\ufeffone\r\ntwo\r", "one\ntwo\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 def test_a_text_from_any_editor(text, encoding):
-    assert (
-        lab.load_document("a.md", text.removeprefix("\ufeff" * (encoding != "utf-8")).encode(encoding)) == "one\ntwo\n"
-    )
+    data = text.removeprefix("\ufeff" * (encoding != "utf-8")).encode(encoding)
+    assert lab.load_document("a.md", data) == "one\ntwo\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("a.pdf", b" ", "a.pdf has no text"),
-        ("a.pdf", b"%PDF-1.7\n", "a.pdf .* as PDF"),
-        ("a.pdf", written("", ""), "a.pdf has no text"),
-        ("a.html", b"<html><script>write()</script></html>", "a.html has no text"),
-        ("a.html", b"<div>" * 5000 + b"deep", "a.html .* as HTML"),
-        ("a.txt", b"\xff\xfe\x00\xd8", "a.txt .* as text"),
-        ("a.txt", bytes(100_000_001), "a.txt .* 100,000,000"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "data", "message"), [
+    ("a.pdf", b" ", "a.pdf has no text"),
+    ("a.pdf", b"%PDF-1.7\n", "a.pdf .* as PDF"),
+    ("a.pdf", written("", ""), "a.pdf has no text"),
+    ("a.html", b"<html><script>write()</script></html>", "a.html has no text"),
+    ("a.html", b"<div>" * 5000 + b"deep", "a.html .* as HTML"),
+    ("a.txt", b"\xff\xfe\x00\xd8", "a.txt .* as text"),
+    ("a.txt", bytes(100_000_001), "a.txt .* 100,000,000"),
+])  # fmt: skip
 def test_files_that_are_none_are_one_sentence(name, data, message, caplog):
     with pytest.raises(lab.SwarmKVError, match=message) as raised:
         lab.load_document(name, data)
@@ -191,9 +182,8 @@ def test_how_many_pages_have_no_text_is_said(lost):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         text = lab.load_document("a.pdf", written(*pages))
-    assert [re.findall(r"\d+", str(warning.message)) for warning in said] == (
-        [[str(len(lost)), "3", str(lost[0])]] if lost else []
-    )
+    numbers = [[str(len(lost)), "3", str(lost[0])]] if lost else []
+    assert [re.findall(r"\d+", str(warning.message)) for warning in said] == numbers
     assert text == "\n\n".join(f"page {number}" for number in (1, 2, 3) if number not in lost)
 
 
@@ -227,17 +217,14 @@ def test_a_small_pdf_that_unpacks_to_much_is_refused(monkeypatch):
         lab.load_document("a.pdf", written(page, page, page))
 
 
-@pytest.mark.parametrize(
-    ("page", "text"),
-    [
-        ("<style>no</style><template>no</template><noscript>no</noscript><iframe>no</iframe>a", "a"),
-        ("<p hidden>no<p style='color:red; DISPLAY : none!important'>no<p style='visibility:hidden'>no<p>a", "a"),
-        ("<div style='display:none'>no<!-- no -->no<b>no</b></div>a<!-- no -->b<?no no?>c", "abc"),
-        ("<ul><li hidden>no<li>a</ul><dialog>no</dialog><dialog open>b</dialog><p aria-hidden=true>c", "* a b c"),
-        ("<p><span>T</span>he H<sub>2</sub>O&nbsp;&amp;&#8364;&hellip;", "The H2O &€…"),
-        ("<div style='display:flex'>a</div><div style='display:flex'>b</div><section>c</section><dt>d", "a b c d"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("page", "text"), [
+    ("<style>no</style><template>no</template><noscript>no</noscript><iframe>no</iframe>a", "a"),
+    ("<p hidden>no<p style='color:red; DISPLAY : none!important'>no<p style='visibility:hidden'>no<p>a", "a"),
+    ("<div style='display:none'>no<!-- no -->no<b>no</b></div>a<!-- no -->b<?no no?>c", "abc"),
+    ("<ul><li hidden>no<li>a</ul><dialog>no</dialog><dialog open>b</dialog><p aria-hidden=true>c", "* a b c"),
+    ("<p><span>T</span>he H<sub>2</sub>O&nbsp;&amp;&#8364;&hellip;", "The H2O &€…"),
+    ("<div style='display:flex'>a</div><div style='display:flex'>b</div><section>c</section><dt>d", "a b c d"),
+])  # fmt: skip
 def test_a_page_says_what_a_browser_shows(page, text):
     assert lab.load_document("a.html", page.encode()).split() == text.split()
 
@@ -250,14 +237,11 @@ def test_a_table_is_a_line_for_each_row_however_wide():
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.html"])
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [
-        ("Der Wärter heißt Åda.", "cp1252"), ("It costs 12 €", "cp1252"), ("é", "latin-1"), ("灯台守", "shift_jis"),
-        ("灯台守", "utf-32"), ("灯台守", "iso2022_jp"), ("Смотритель маяка", "koi8-r"), ("plain", "utf-16-le"),
-        ("plain\0", "utf-8"), ("a\0", "utf-16"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "encoding"), [
+    ("Der Wärter heißt Åda.", "cp1252"), ("It costs 12 €", "cp1252"), ("é", "latin-1"), ("灯台守", "shift_jis"),
+    ("灯台守", "utf-32"), ("灯台守", "iso2022_jp"), ("Смотритель маяка", "koi8-r"), ("plain", "utf-16-le"),
+    ("plain\0", "utf-8"), ("a\0", "utf-16"),
+])  # fmt: skip
 def test_no_encoding_is_guessed(name, text, encoding):
     with pytest.raises(lab.SwarmKVError, match="UTF-8"):
         lab.load_document(name, text.encode(encoding))
@@ -273,16 +257,13 @@ def test_a_page_says_its_own_encoding(mark, label, encoding):
     assert lab.load_document("page", page.encode(encoding)).strip() == text
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "text"),
-    [
-        ("a.TXT", written(drawn(9, 9, "pdf")), "pdf"),
-        ("a.pdf", b"\xef\xbb\xbf <!-- a --><!DOCTYPE  html><p>page", "page"),
-        ("README", b"<?xml version='1.0'?>\n<HTML><p>page</HTML>", "page"),
-        ("a.md", b"<div>kept</div> <html>", "<div>kept</div> <html>"),
-        ("a.txt", b"<!---->" * 500 + b"<htm", "<!---->" * 500 + "<htm"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "data", "text"), [
+    ("a.TXT", written(drawn(9, 9, "pdf")), "pdf"),
+    ("a.pdf", b"\xef\xbb\xbf <!-- a --><!DOCTYPE  html><p>page", "page"),
+    ("README", b"<?xml version='1.0'?>\n<HTML><p>page</HTML>", "page"),
+    ("a.md", b"<div>kept</div> <html>", "<div>kept</div> <html>"),
+    ("a.txt", b"<!---->" * 500 + b"<htm", "<!---->" * 500 + "<htm"),
+])  # fmt: skip
 def test_what_a_file_is_its_first_bytes_say(name, data, text):
     assert lab.load_document(name, data).strip() == text
 
@@ -294,16 +275,10 @@ def picture(kind):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.pdf", "a"])
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"{\\rtf1 hi}",
-        b"PK\3\4",
-        b"%!PS-Adobe-3.0",
-        b"\xd0\xcf\x11\xe0",
-        *map(picture, ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]),
-    ],
-)
+@pytest.mark.parametrize("data", [
+    b"{\\rtf1 hi}", b"PK\3\4", b"%!PS-Adobe-3.0", b"\xd0\xcf\x11\xe0",
+    *map(picture, ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"]),
+])  # fmt: skip
 def test_other_kinds_of_files_are_refused(name, data):
     with pytest.raises(lab.SwarmKVError, match="save it as"):
         lab.load_document(name, data)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -50,10 +51,9 @@ def test_the_second_prefill_decodes_nothing(twin, document, decoded):
 
 
 @pytest.mark.parametrize("n_batch", [64, 512])
-@pytest.mark.parametrize(
-    ("shape", "swa_full"),
-    [("two layers", False), ("sliding window", False), ("sliding window", True), ("latent attention", False)],
-)
+@pytest.mark.parametrize(("shape", "swa_full"), [
+    ("two layers", False), ("sliding window", False), ("sliding window", True), ("latent attention", False),
+])  # fmt: skip
 def test_a_longer_document_goes_on_with_the_same_bits(document, decoded, shape, swa_full, n_batch, tmp_path):
     how = {"n_batch": n_batch, "swa_full": swa_full}
     with load_shape(shape, tmp_path) as model:
@@ -69,34 +69,21 @@ def test_a_longer_document_goes_on_with_the_same_bits(document, decoded, shape, 
         assert decoded == [300 - whole_batches]
 
 
-def test_a_shorter_document_is_another_one(twin, document, decoded):
-    lab.prefill(twin, document, cache=True)
-    lab.prefill(twin, document[:100], cache=True)
-    assert decoded == [300, 100]
-
-
-@pytest.mark.parametrize("other", [{"kv_type": "bf16"}, {"flash_attn": True}, {"n_batch": 32}])
-def test_other_settings_are_other_snapshots(twin, document, decoded, other):
-    lab.prefill(twin, document, cache=True)
-    lab.prefill(twin, document, cache=True, **other)
-    lab.prefill(twin, document, cache=True, n_threads=1)  # which the numbers do not depend on
-    assert decoded == [300, 300]
-
-
-def test_another_model_of_the_same_name(twin, document, decoded, tmp_path):
-    lab.prefill(twin, document, cache=True)
-    with load_shape("one layer", tmp_path) as other:
-        lab.prefill(other, document, cache=True)
-    assert decoded == [300, 300]
-
-
-def test_tokens_that_differ_early_or_late(twin, document, decoded):
-    lab.prefill(twin, document, cache=True, n_batch=64)
+def test_what_is_another_snapshot(twin, document, decoded, tmp_path):
+    """A shorter document, tokens that differ early or late, other settings, another model of the same name."""
+    how = {"cache": True, "n_batch": 64}
+    lab.prefill(twin, document, **how)
     for at in (0, 150, 299):
         other = document.copy()
         other[at] = (other[at] + 1) % 256
-        lab.prefill(twin, other, cache=True, n_batch=64)
-    assert decoded == [300] * 4
+        lab.prefill(twin, other, **how)
+    lab.prefill(twin, document[:100], **how)
+    for change in ({"kv_type": "bf16"}, {"flash_attn": True}, {"n_batch": 32}):
+        lab.prefill(twin, document, **how | change)
+    lab.prefill(twin, document, n_threads=1, **how)  # which the numbers do not depend on
+    with load_shape("one layer", tmp_path) as model:
+        lab.prefill(model, document, **how)
+    assert decoded == [300] * 4 + [100] + [300] * 4
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other tokens"])
@@ -152,11 +139,8 @@ def test_a_snapshot_larger_than_the_whole_cache(twin, document, folder, monkeypa
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing(twin, document, monkeypatch):
-    def full(*_args, **_kwargs):
-        raise lab.SwarmKVError("doc could not be written: No space left on device")
-
-    monkeypatch.setattr(lab.KVSnapshot, "save", full)
-    with pytest.warns(UserWarning, match="could not keep the snapshot: doc could not be written"):
+    monkeypatch.setattr(lab.KVSnapshot, "save", Mock(side_effect=lab.SwarmKVError("no space")))
+    with pytest.warns(UserWarning, match="no space"):
         assert len(lab.prefill(twin, document, cache=True).tokens) == 300
 
 
