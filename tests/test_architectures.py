@@ -2,15 +2,18 @@
 
 import pickle
 import warnings
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 import zoo
+from conftest import SHAPES
 
 import swarmkv_lab as lab
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.files import REFERENCE
+from swarmkv_studies.common.twins import write_twin
 from swarmkv_studies.kv_sizing.architectures import architectures, generate
 
 EXACT = ["swarmkv", "pooled", "shared"]
@@ -28,7 +31,9 @@ def models(tmp_path_factory):
 
     def model(kind):
         if kind not in loaded:
-            loaded[kind] = lab.load_model(zoo.write(kind, tmp_path_factory.mktemp(kind) / f"{kind}.gguf"))
+            path = tmp_path_factory.mktemp("model") / f"{kind}.gguf"
+            made = zoo.write(kind, path) if kind in zoo.KINDS else write_twin(path, SHAPES[kind])
+            loaded[kind] = lab.load_model(made)
         return loaded[kind]
 
     yield model
@@ -80,10 +85,10 @@ def test_what_keeps_no_memory_is_refused_before_a_decode(tmp_path, kind):
 # -- the strategies
 
 
-QUANTIZED = [(kind, "q8_0") for kind in ("mrope", "gemma4", "qwen35", "deepseek32")]
+QUANTIZED = ["mrope", "gemma4", "qwen35", "deepseek32"]
 
 
-@pytest.mark.parametrize(("kind", "kv_type"), [*((kind, "f16") for kind in KINDS), *QUANTIZED])
+@pytest.mark.parametrize(("kind", "kv_type"), [*product([*KINDS, *SHAPES], ["f16"]), *product(QUANTIZED, ["q8_0"])])
 def test_every_strategy_is_naives_to_the_bit(models, tokens, agents, kind, kv_type):
     how = {"max_tokens": 6, "swa_full": True, "kv_type": kv_type}
     naive = lab.fan_out(models(kind), tokens[:N], agents, "naive", **how)

@@ -62,11 +62,8 @@ def test_a_pdf_is_read_kept_and_answered_by_three_agents_in_one_command(my_pdf, 
     program, env = [sys.executable, "-m", "swarmkv_lab"], os.environ | {"NO_COLOR": "1"}
     done = subprocess.run([*program, *command, *questions[1:]], capture_output=True, text=True, cwd=ROOT, env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    texts = [
-        f"> {question}\n{answer.strip()}\n\n"
-        for question, answer in zip(questions, expected.answers.values(), strict=True)
-    ]
-    assert done.stdout.startswith("".join(texts))
+    pairs = zip(questions, expected.answers.values(), strict=True)
+    assert done.stdout.startswith("".join(f"> {question}\n{answer.strip()}\n\n" for question, answer in pairs))
     assert not set("\r\x1b") & set(done.stdout)
     monkeypatch.setattr(lab.Context, "decode", lambda *_, **__: pytest.fail("what was kept is read again"))
     assert lab.prefill(real, tokens, cache=True).tokens.tolist() == tokens.tolist()

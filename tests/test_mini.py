@@ -30,13 +30,8 @@ def test_raw_calls_and_the_package_have_the_same_bits(real):
 def _spin_in_a_new_process(before: str = "", **environment: str) -> tuple[str, str]:
     plain = {key: value for key, value in os.environ.items() if key not in WAIT_VARIABLES}
     program = f"{before}\nimport swarmkv_lab, os; print(os.environ.get('GOMP_SPINCOUNT'))"
-    done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program],
-        env=plain | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, "-W", "always", "-c", program]
+    done = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
     return done.stdout.strip(), done.stderr
 
 

@@ -111,11 +111,10 @@ def test_greedy_takes_the_first_of_the_likeliest_and_no_damaged_row():
 
 
 def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
-    with twin.context(256, n_threads=1, n_threads_batch=2) as ctx:
-        assert llama_cpp.llama_n_threads(ctx.handle) == 1
-        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
-    with twin.context(256, n_threads=2) as ctx:
-        assert llama_cpp.llama_n_threads_batch(ctx.handle) == 2
+    for how, expected in (({"n_threads": 1, "n_threads_batch": 2}, (1, 2)), ({"n_threads": 2}, (2, 2))):
+        with twin.context(256, **how) as ctx:
+            found = llama_cpp.llama_n_threads(ctx.handle), llama_cpp.llama_n_threads_batch(ctx.handle)
+        assert found == expected
 
 
 @pytest.mark.parametrize(("call", "says"), [

@@ -20,16 +20,11 @@ LABELLED = pd.read_csv(ROOT / "tests" / "labelled_answers.csv", keep_default_na=
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    ("EUR 67,400 in February.", "eur 67400 in february"),
-    ("7, 100 and 12,3", "7 100 and 12 3"),
+    ("EUR 67,400 in February.", "eur 67400 in february"), ("7, 100 and 12,3", "7 100 and 12 3"),
     ("It isn\u2019t HS256!", "it is not hs 256"),
     ("exp=2024-06-30T18:00:00Z", "exp 30 june 2024 t 18:00:00 z"),
-    ("November 30th, 2024", "30 november 2024"),
-    ("at 02:10", "at 2:10"),
-    ("Eight hours", "8 hours"),
-    ("99.0 % of 0.60", "99 of 0.6"),
-    ("request No. 18", "request 18"),
-    ("AGPL-3.0-only", "agpl 3 only"),
+    ("November 30th, 2024", "30 november 2024"), ("at 02:10", "at 2:10"), ("Eight hours", "8 hours"),
+    ("99.0 % of 0.60", "99 of 0.6"), ("request No. 18", "request 18"), ("AGPL-3.0-only", "agpl 3 only"),
 ])  # fmt: skip
 def test_one_form_for_what_means_the_same(text, expected):
     assert normalise(text) == expected

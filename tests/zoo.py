@@ -26,17 +26,11 @@ def norms(*names: str, bias: bool = False) -> Tensors:
     return {f"{name}{end}": (E,) for name in names for end in (("", ".bias") if bias else ("",))}
 
 
-def dense(**more: tuple[int, ...]) -> Tensors:
-    return {"ffn_gate": (F, E), "ffn_up": (F, E), "ffn_down": (E, F), **more}
-
-
-def attention(heads: int = H, dim: int = D) -> Tensors:
-    return {"attn_q": (heads * dim, E), "attn_k": (dim, E), "attn_v": (dim, E), "attn_output": (E, H * dim)}
-
-
+DENSE: Tensors = {"ffn_gate": (F, E), "ffn_up": (F, E), "ffn_down": (E, F)}
+ATTENTION: Tensors = {"attn_q": (H * D, E), "attn_k": (D, E), "attn_v": (D, E), "attn_output": (E, H * D)}
 QK_NORMS: Tensors = {"attn_q_norm": (D,), "attn_k_norm": (D,)}
 TWO_NORMS = norms("attn_norm", "ffn_norm")
-LLAMA = TWO_NORMS | attention() | dense()
+LLAMA = TWO_NORMS | ATTENTION | DENSE
 
 # Layers with a recurrent state instead of a cache
 S, CONV = 16, 4  # state, convolution
@@ -99,7 +93,7 @@ INDEXER: Tensors = {  # llama.cpp turns its keys by matrices of 64 x 64
 def experts(*, shared: bool = False, bias: bool = False) -> Tensors:
     weights = {"ffn_gate_exps": (2, F, E), "ffn_up_exps": (2, F, E), "ffn_down_exps": (2, E, F), "ffn_gate_inp": (2, E)}
     biases = {f"{name}.bias": shape[:-1] for name, shape in weights.items()} if bias else {}
-    return weights | biases | ({f"{name}_shexp": shape for name, shape in dense().items()} if shared else {})
+    return weights | biases | ({f"{name}_shexp": shape for name, shape in DENSE.items()} if shared else {})
 
 
 def ssm(keys: Mapping[str, int]) -> dict[str, int]:
@@ -131,17 +125,16 @@ GPT2 = norms("attn_norm", "ffn_norm", bias=True) | {
     "ffn_down": (E, F),
     "ffn_down.bias": (E,),
 }
-BERT = norms("attn_output_norm", "layer_output_norm", bias=True) | attention() | {"ffn_up": (F, E), "ffn_down": (E, F)}
-GEMMA4 = norms("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm") | QK_NORMS | attention() | dense()
+BERT = norms("attn_output_norm", "layer_output_norm", bias=True) | ATTENTION | {"ffn_up": (F, E), "ffn_down": (E, F)}
+GEMMA4 = norms("attn_norm", "ffn_norm", "post_attention_norm", "post_ffw_norm") | QK_NORMS | ATTENTION | DENSE
 GEMMA4 |= {"inp_gate": (D, E), "proj": (E, D), "post_norm": (E,)}
-GPT_OSS = norms("attn_norm", "post_attention_norm") | attention() | experts(bias=True)
+GPT_OSS = norms("attn_norm", "post_attention_norm") | ATTENTION | experts(bias=True)
 GPT_OSS |= {"attn_sinks": (H,), "attn_output.bias": (E,)}
-DEEPSEEK = TWO_NORMS | {"attn_q": (H * (D + ROPE), E)} | LATENT_KV | dense()
-QWEN35 = norms("attn_norm", "post_attention_norm") | dense()
+QWEN35 = norms("attn_norm", "post_attention_norm") | DENSE
 PHI3 = TWO_NORMS | {"attn_qkv": (E + 2 * D, E), "attn_output": (E, E), "ffn_up": (2 * F, E), "ffn_down": (E, F)}
 LFM2 = Kind(
     "lfm2",
-    [TWO_NORMS | SHORTCONV | dense(), LLAMA | QK_NORMS],
+    [TWO_NORMS | SHORTCONV | DENSE, LLAMA | QK_NORMS],
     HEADS_OF_SOME | {"shortconv.l_cache": 3},
     {"token_embd_norm": (E,), "output": (V, E)},
     "hybrid",
@@ -184,28 +177,25 @@ KINDS: dict[str, Kind] = {
     ),
     "llama4": Kind(  # chunks of 8,192 in three of four layers
         "llama4",
-        [TWO_NORMS | attention() | experts(shared=True)] * 4,
+        [TWO_NORMS | ATTENTION | experts(shared=True)] * 4,
         EXPERTS | {"interleave_moe_layer_step": 1, "context_length": 4 * N_CTX},
         family="windowed",
     ),
     "qwen35": Kind(
         "qwen35",
-        [QWEN35 | DELTA, QWEN35 | QK_NORMS | attention(heads=2 * H)],
+        [QWEN35 | DELTA, QWEN35 | QK_NORMS | ATTENTION | {"attn_q": (2 * H * D, E)}],
         {**ssm(DELTA_KEYS), "full_attention_interval": 2, "rope.dimension_sections": [4, 4, 8, 0]},
         family="hybrid",
     ),
     "lfm2": LFM2,
     "lfm2-window": replace(LFM2, keys=LFM2.keys | SWA),
     "granitehybrid": Kind(
-        "granitehybrid", [MAMBA | norms("ffn_norm") | dense(), LLAMA], HEADS_OF_SOME | ssm(MAMBA_KEYS), family="hybrid"
+        "granitehybrid", [MAMBA | norms("ffn_norm") | DENSE, LLAMA], HEADS_OF_SOME | ssm(MAMBA_KEYS), family="hybrid"
     ),
     "mamba2": Kind("mamba2", [MAMBA] * 2, ssm(MAMBA_KEYS), family="recurrent"),
-    "deepseek2": Kind(
-        "deepseek2", [DEEPSEEK] * 2, MLA_KEYS | {"attention.q_lora_rank": 0, "leading_dense_block_count": 2}
-    ),
-    "deepseek32": Kind(  # of the earlier tokens an indexer picks 64
+    "deepseek32": Kind(  # of the earlier tokens an indexer picks 64; deepseek2: conftest's latent attention
         "deepseek32",
-        [TWO_NORMS | LATENT_Q | LATENT_KV | INDEXER | dense()] * 2,
+        [TWO_NORMS | LATENT_Q | LATENT_KV | INDEXER | DENSE] * 2,
         MLA_KEYS
         | {"attention.q_lora_rank": LATENT, "leading_dense_block_count": 2}
         | {"attention.indexer.head_count": 2, "attention.indexer.key_length": 64, "attention.indexer.top_k": 64},
