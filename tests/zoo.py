@@ -193,7 +193,12 @@ KINDS: dict[str, Kind] = {
         "granitehybrid", [MAMBA | norms("ffn_norm") | DENSE, LLAMA], HEADS_OF_SOME | ssm(MAMBA_KEYS), family="hybrid"
     ),
     "mamba2": Kind("mamba2", [MAMBA] * 2, ssm(MAMBA_KEYS), family="recurrent"),
-    "deepseek32": Kind(  # of the earlier tokens an indexer picks 64; deepseek2: conftest's latent attention
+    "deepseek2": Kind(
+        "deepseek2",
+        [TWO_NORMS | {"attn_q": (H * (D + ROPE), E)} | LATENT_KV | DENSE] * 2,
+        MLA_KEYS | {"attention.q_lora_rank": 0, "leading_dense_block_count": 2},
+    ),
+    "deepseek32": Kind(  # of the earlier tokens an indexer picks 64
         "deepseek32",
         [TWO_NORMS | LATENT_Q | LATENT_KV | INDEXER | DENSE] * 2,
         MLA_KEYS
