@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import nullcontext
 
-import numpy as np
 import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
@@ -110,17 +109,3 @@ def test_another_models_file_is_named(twin, real, document, tmp_path, capsys):
     lab.prefill(twin, document).save(tmp_path / NAME)
     assert main(["ask", str(tmp_path / NAME), "why?"]) == 2
     assert f"twin {twin.content_hash[:12]}" in capsys.readouterr().err
-
-
-def test_fan_out_over_a_snapshot_never_prefills(twin, document, question):
-    snapshot = lab.prefill(twin, document, kv_type="bf16")
-    naive = lab.fan_out(twin, snapshot, [question, question[:5]], "naive", kv_type="bf16", max_tokens=4)
-    for strategy in ("swarmkv", "pooled", "shared", "batched"):
-        run = lab.fan_out(twin, snapshot, [question, question[:5]], strategy, max_tokens=4)
-        assert "prefill" not in set(run.timeline.phase)
-        assert run.metrics["prefill_ms"] == 0
-        if strategy != "batched":
-            assert (run.compare(naive).max_abs_logit_diff == 0).all()
-            assert run.compare(naive).same_tokens.all()
-    assert (naive.timeline.phase == "prefill").sum() == 2
-    np.testing.assert_array_equal(naive.tokens, document)

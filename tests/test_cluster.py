@@ -212,21 +212,14 @@ def test_a_worker_with_another_file_takes_no_part(client, gguf, document, prompt
             there(client, model, document, prompts)
 
 
-@pytest.mark.parametrize(
-    ("how", "error", "message"),
-    [
-        ({"strategy": "magic"}, SwarmKVError, "magic"),
-        ({"together": 0}, SwarmKVError, "together=0"),
-        ({"max_tokens": -1}, SwarmKVError, "max_tokens=-1"),
-        ({"max_tokens": 5000}, ContextBudgetError, "5,"),
-        ({"n_ctx": 100}, ContextBudgetError, "n_ctx=100"),
-        ({"tokens": [1.5]}, SwarmKVError, "float64"),
-        ({"tokens": [300]}, SwarmKVError, "300"),
-        ({"agents": {}}, SwarmKVError, "agents"),
-        ({"agents": {"one": [999]}}, SwarmKVError, "999"),
-        ({"kv_typ": "f16"}, SwarmKVError, "kv_typ"),
-    ],
-)
+@pytest.mark.parametrize(("how", "error", "message"), [
+    ({"max_tokens": 5000}, ContextBudgetError, "5,"), ({"n_ctx": 100}, ContextBudgetError, "n_ctx=100"),
+    *((how, SwarmKVError, message) for how, message in (
+        ({"strategy": "magic"}, "magic"), ({"together": 0}, "together=0"), ({"max_tokens": -1}, "max_tokens=-1"),
+        ({"tokens": [1.5]}, "float64"), ({"tokens": [300]}, "300"), ({"agents": {}}, "agents"),
+        ({"agents": {"one": [999]}}, "999"), ({"kv_typ": "f16"}, "kv_typ"),
+    )),
+])  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_decoded(client, gguf, document, prompts, how, error, message):
     asked = {"tokens": document, "agents": prompts} | how
     with pytest.raises(error, match=message):

@@ -43,17 +43,10 @@ def real_sizes(path, **how):
             yield ctx.state_bytes()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        *(
-            pytest.param(how, marks=pytest.mark.thorough)
-            for how in ({"swa_full": True}, {"n_seq_max": 3, "kv_unified": False}, {"kv_type": ("f32", "bf16")})
-        ),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("how", [{}, *(
+    pytest.param(how, marks=pytest.mark.thorough)
+    for how in ({"swa_full": True}, {"n_seq_max": 3, "kv_unified": False}, {"kv_type": ("f32", "bf16")})
+)], ids=str)  # fmt: skip
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family not in NO_MEMORY])
 def test_a_hollow_models_sizes_are_the_real_ones(tmp_path, kind, how):
     path = write(kind, tmp_path / "m.gguf")
@@ -108,10 +101,9 @@ def test_a_model_that_no_machine_holds():
     assert lab.context_bytes(cached_twin(shape), 131_072) == shape.cache_bytes(131_072) > 6e10
 
 
-@pytest.mark.parametrize(
-    ("kind", "period", "step"),
-    [("gpt-oss", 256, 16), ("qwen35", 256, 16), pytest.param("llama4", 8192, 512, marks=pytest.mark.thorough)],
-)
+@pytest.mark.parametrize(("kind", "period", "step"), [
+    ("gpt-oss", 256, 16), ("qwen35", 256, 16), pytest.param("llama4", 8192, 512, marks=pytest.mark.thorough),
+])  # fmt: skip
 def test_many_tokens_are_told_from_fewer_where_sizes_grow_evenly(tmp_path, monkeypatch, kind, period, step):
     path, depths = write(kind, tmp_path / "m.gguf"), [5 * period + 1, 6 * period - 3]
     direct = hollow(path, depths).state_bytes
@@ -285,10 +277,9 @@ def test_of_a_url_the_header_alone_is_fetched(tmp_path, serve, capsys):
         assert f"{lab.geometry(tmp_path / 'm.gguf').snapshot_bytes(300):,}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("how", "number"),
-    [("half", "6 bytes"), ("another part", "GGUF"), ("absent", "404"), ("nothing", "4 bytes"), ("slow", r"0\.2 s")],
-)
+@pytest.mark.parametrize(("how", "number"), [
+    ("half", "6 bytes"), ("another part", "GGUF"), ("absent", "404"), ("nothing", "4 bytes"), ("slow", r"0\.2 s"),
+])  # fmt: skip
 def test_a_server_that_gives_no_header(serve, monkeypatch, how, number):
     monkeypatch.setattr(remotes, "DEADLINE_S", 0.2 if how == "slow" else 60)
     with pytest.raises(lab.ModelNotFoundError, match=number):

@@ -45,17 +45,12 @@ def failing(*names):
 # -- answers
 
 
-def test_every_strategy_gives_naives_answers_bit_by_bit(pipeline):
-    naive = pipeline.run("naive", n_batch=64)  # the watermarks are ends of its batches too
+def test_a_prompt_is_the_answers_that_it_comes_after_and_its_own(pipeline):
+    """test_architectures proves that every strategy gives naive's."""
+    naive = pipeline.run("naive")
     done = answers(naive)
     assert [len(tokens) for tokens in done.values()] == [4, 3, 5, 6]
     assert naive.branches[3].prompt.tolist() == [*done["early"], *done["middle"], *done["whole"], 9]
-    for strategy in EXACT:
-        run = pipeline.run(strategy, n_batch=64)
-        compared = run.compare(naive)
-        assert (compared.max_abs_logit_diff == 0).all(), strategy
-        assert compared.same_tokens.all(), strategy
-        assert run.errors == {}
 
 
 def test_a_seed_gives_the_same_answer_in_every_strategy_whose_batches_are_alike(twin, text):

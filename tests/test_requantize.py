@@ -22,7 +22,8 @@ def test_a_model_in_another_format(twin, empty_cache, document):
     path = lab.requantize(twin, "q8_0", progress=False)
     assert path.name == "twin.Q8_0.gguf"
     made = path.stat().st_mtime_ns
-    assert lab.requantize(twin.path, "q8_0") == path
+    assert lab.requantize(twin.path, "q8_0") == lab.requantize(path, "q8_0") == path
+    assert (requantize.file_format(path), requantize.file_format(twin.path)) == ("q8_0", None)  # it does not say
     assert path.stat().st_mtime_ns == made
     with lab.load_model(path) as model:
         assert model.metadata[SOURCE_KEY] == "twin.gguf"
@@ -33,13 +34,6 @@ def test_a_model_in_another_format(twin, empty_cache, document):
             ctx.decode(document)
             other.decode(document)
             assert 0 < lab.kl_divergence(other.logits(), ctx.logits()) < 0.01
-
-
-def test_a_model_in_this_format_already_is_returned_as_it_is(twin, empty_cache):
-    path = lab.requantize(twin, "q8_0", progress=False)
-    assert requantize.file_format(path) == "q8_0"
-    assert lab.requantize(path, "q8_0") == path
-    assert requantize.file_format(twin.path) is None  # it does not say
 
 
 @pytest.mark.filterwarnings("ignore:1 of 21 tensors")

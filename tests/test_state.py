@@ -108,20 +108,12 @@ def field(parts, name):
     return int(row.offset), int(row.bytes)
 
 
-@pytest.mark.parametrize(
-    ("name", "numbers"),
-    [
-        ("magic", "255 .* 2,937,339,096"),
-        ("streams", "would end at"),
-        ("cells", "values transposed"),  # what follows 255 cells is something else
-        ("values transposed", "255"),
-        ("layers", "255 .* 2 "),
-        ("K of layer 0: type", "255"),
-        ("K of layer 1: row bytes", "255 .* 64 "),
-        ("V of layer 0: element bytes", "255 .* 2 "),
-        ("V of layer 1: elements", "255 .* 32 "),
-    ],
-)
+@pytest.mark.parametrize(("name", "numbers"), [
+    ("magic", "255 .* 2,937,339,096"), ("streams", "would end at"), ("values transposed", "255"),
+    ("cells", "values transposed"),  # what follows 255 cells is something else
+    ("layers", "255 .* 2 "), ("K of layer 0: type", "255"), ("K of layer 1: row bytes", "255 .* 64 "),
+    ("V of layer 0: element bytes", "255 .* 2 "), ("V of layer 1: elements", "255 .* 32 "),
+])  # fmt: skip
 def test_a_field_that_was_changed(twin, document, name, numbers):
     data = captured(twin, document).copy()
     offset, size = field(lab.SequenceState(data, twin.geometry).parts, name)

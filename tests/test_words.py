@@ -207,7 +207,6 @@ def test_markers_that_a_text_spells_out_are_taken_apart(tmp_path):
 LONG = """
 import sys
 from pathlib import Path
-from pathlib import Path
 sys.path.insert(0, "tests")
 from vocabulary import Vocabulary
 from swarmkv_lab.errors import SwarmKVError
