@@ -123,15 +123,20 @@ def test_a_conversation_goes_on_from_its_own_answer(twin, rng):
         assert longer.request.computed == 10 + 1  # the answer's last token was never decoded
 
 
-def test_strangers_make_room_and_are_there_again(twin, rng):
-    """Documents that share nothing are decoded in turn; each gives way to the next, and comes back without a decode."""
-    prompts = [np.append([k], ids(rng, 599)) for k in range(6)]
-    with engine(twin, n_ctx=2048) as serving:
-        for expected in (6 * 600, 6):
+@pytest.mark.parametrize("n_common", [0, 40])
+def test_strangers_make_room_and_are_there_again(twin, rng, monkeypatch, n_common):
+    """Documents that share a short head are decoded in turn; each gives way to the next, and comes back as it was."""
+    head = ids(rng, n_common)
+    prompts = [np.concatenate([head, [k], ids(rng, 599 - n_common)]) for k in range(6)]
+    with engine(twin) as serving:
+        extend, used = serving.prefixes.extend, []
+        monkeypatch.setattr(serving.prefixes, "extend", lambda *one: used.append((extend(*one), serving.prefixes.free)))
+        for expected in (6 * 600 - 5 * n_common, 6):
             before = serving.counts["computed_tokens"]
             asked = submit_all(serving, prompts)
             answers = [one.answer() for one in asked]
             assert serving.counts["computed_tokens"] - before == expected
+            assert expected == 6 or min(free for _, free in used) > 4096 - 700  # one document at a time
         assert answers == [alone(twin, prompt) for prompt in prompts]
         idle(serving)
 

@@ -92,6 +92,7 @@ class Engine:
         self._eog = frozenset(filter(model.is_eog, range(model.n_vocab)))
         self._document = np.empty(0, np.int32)  # of exact: what sequence 0 holds
         self._owed = 0  # steps of answers alone before the next piece of a long prompt
+        self._long_went = False  # whether the last step had a piece of one
         self._wake, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="swarmkv-engine", daemon=True)
         self._thread.start()
@@ -229,12 +230,16 @@ class Engine:
         answers = [one for one in at_work if one.n_answer and one.held.missing == 1]
         short = [one for one in at_work if one.held.missing < LONG and one not in answers]
         long = [one for one in at_work if one.held.missing >= LONG][:1]
-        if answers and not short and self._owed:
-            self._owed, long = self._owed - 1, []
+        left = max(1, (self.ctx.n_batch // 2 if answers else self.ctx.n_batch) - len(answers))
+        ending = all(one.max_tokens - one.n_answer <= RESERVE for one in answers)
+        if answers and not short and (self._owed or ending):  # who ends soon frees cells, which cost the long one time
+            self._owed, long = max(0, self._owed - 1), []
         else:
             self._owed = STEPS
+            if self._long_went and 0 < sum(one.held.missing for one in short) <= left:
+                long = []  # as do short ones that are read in one step; it goes on in the next
+        self._long_went = bool(long)
         sizes = dict.fromkeys(answers, 1)
-        left = max(1, (self.ctx.n_batch // 2 if answers else self.ctx.n_batch) - len(answers))
         for one in [*long, *short]:  # half is the long one's, so that it always goes on
             sizes[one] = min(self._pause(one), left - left // 2 if one in long and short else left)
             left -= sizes[one]
@@ -258,10 +263,7 @@ class Engine:
             if (token := self._draw(request, self.ctx.pop_logits(held.seq_id))) is not None:
                 held.tokens = np.append(held.tokens, np.int32(token))
         elif at_stop and not self.prefixes.goes_back and self._free(0, 1):
-            copy = Held(held.tokens[: held.n])
-            self.prefixes.enter(copy)
-            self._share(copy, Run(held, 0, 0, held.n))
-            self.prefixes.rest(copy)
+            self._copy(held, held.n)
 
     def _take(self, request: Request) -> None:
         """Have the cells of others, once what comes before them is decoded."""
@@ -350,11 +352,25 @@ class Engine:
         return True
 
     def _prune(self) -> None:
-        """Before a long piece of work: what rests, and is not half of what somebody here has, makes room."""
-        cells, needed = self.prefixes.is_live(), {one.run.held for one in [*self._queued(), *self.live.values()]}
+        """Before a long piece of work: what rests makes room, but for what somebody here has, or waits for."""
+        cells, needed = self.prefixes.is_live(), {request.run.held for request in self.live.values()}
         for held in list(self.prefixes.entries.values()):
-            if not held.live and held not in needed and 2 * cells[held.cells].sum() < held.n:
-                self._drop(held)
+            gone = held.seq_id < 0  # it has made room for a copy
+            if gone or held.live or held in needed or 2 * cells[held.cells].sum() >= held.n:
+                continue
+            kept = max((request.run.end for request in self._queued() if request.run.held is held), default=0)
+            if 2 * kept >= held.n:
+                continue
+            if kept and self.prefixes.goes_back and self._free(0, 1, held):
+                self._copy(held, kept)
+            self._drop(held)
+
+    def _copy(self, held: Held, n: int) -> None:
+        """Have the first n tokens of a sequence in another one, which rests."""
+        copy = Held(held.tokens[:n], held.start)
+        self.prefixes.enter(copy)
+        self._share(copy, Run(held, 0, 0, n))
+        self.prefixes.rest(copy)
 
     def _drop(self, held: Held) -> None:
         """A resting sequence leaves the cache; what nobody else has of it is parked."""
