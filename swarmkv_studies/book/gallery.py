@@ -165,5 +165,12 @@ EXHIBITS = (
         "document put first. Grey points above: two documents computed apart.",
         lambda m: studies.composed_quality_figure(
             studies.composed_quality(studies.score(m.composed)), m.composed_caption)),
+    Exhibit("beside_llama_server", "11_agents", "data/reference/serving.csv",
+        "Eight requests at once by HTTP, to the lab's server and to llama-server with eight slots: a role before one "
+        "document (composed), one leading document, eight documents that share nothing; and how long short requests "
+        "wait while a document of 3,501 tokens is read.",
+        "Four panels of bars with a dot per round. In the first two the lab's bar is about a fifth of llama-server's; "
+        "in the third it is a little longer; in the fourth, waiting, about a quarter.",
+        lambda m: studies.beside_llama_server(m.serving, m.serving_caption)),
 )
 # fmt: on

@@ -11,8 +11,9 @@ from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.score import score
 from swarmkv_studies.common.speedup import speedups
 from swarmkv_studies.composing.quality import composed_quality
-from swarmkv_studies.composing.study import FULL
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
+from swarmkv_studies.serving.bench import APART, LEADING, OURS, ROLES_FIRST, SLOTS
+from swarmkv_studies.serving.figures import times_by_round
 
 TEMPLATE = Path(__file__).with_name("README.md.j2")
 README = ROOT / "README.md"
@@ -26,7 +27,7 @@ def rendered() -> str:
 
 def numbers() -> dict[str, str]:
     """What the template's places are filled with: texts, each computed from a file of data/."""
-    return {**_article(), **_exactness(), **_peers(), **_composed(), **_kinds(), **_gpu()}
+    return {**_article(), **_exactness(), **_peers(), **_serving(), **_composed(), **_kinds(), **_gpu()}
 
 
 def _article() -> dict[str, str]:
@@ -71,19 +72,23 @@ def _exactness() -> dict[str, str]:
 def _peers() -> dict[str, str]:
     """How many times as early ``batched`` and ``shared`` end as what people use today, with most agents."""
     runs = pd.read_csv(DATA / "reference/peers_1024.csv")
-    most = runs.n_agents.max()
-    end = _by_round(runs[runs.n_agents == most], "end_to_end_ms")
-    one = runs[runs.n_agents == 1]
-    prefill = _by_round(one, "prefill_ms")
+    end = _by_round(runs[runs.n_agents == runs.n_agents.max()], "end_to_end_ms")
+    prefill = _by_round(runs[runs.n_agents == 1], "prefill_ms")
     return {
-        "peers_depth": f"{runs.depth.iloc[0]:,}",
-        "peers_agents": f"{most}",
-        "peers_rounds": f"{len(end)}",
-        "against_slots": _times((end.server_cold / end.batched).median()),
         "against_warm": _times((end.server_warm / end.batched).median()),
         "in_turns": _times((end.server_warm / end.shared).median()),
         "transformers": _times((prefill.naive / prefill.transformers).median()),
     }
+
+
+def _serving() -> dict[str, str]:
+    """How many times as early eight requests end on the lab's server as on llama-server with eight slots."""
+    rows = pd.read_csv(REFERENCE / "serving.csv")
+    found = {"serve_rounds": f"{rows.repeat.nunique()}"}
+    for name, work in {"roles": ROLES_FIRST, "leading": LEADING, "apart": APART}.items():
+        times = times_by_round(rows, work)
+        found[f"serve_{name}"] = _times((times[SLOTS] / times[OURS]).median())
+    return found
 
 
 def _kinds() -> dict[str, str]:
@@ -94,11 +99,12 @@ def _kinds() -> dict[str, str]:
 
 
 def _composed() -> dict[str, str]:
-    """Tokens that an agent with a role of its own computes, of a full prefill's, and what that changes, by KL."""
+    """How many times as early agents with roles of their own end, and what that changes, by KL."""
     quality = composed_quality(score(read_study(DATA / "reference/composed.csv"))).set_index("arm")
     mine = quality.loc["behind another role, k = 32"]
+    gains = speedups(pd.read_csv(DATA / "reference/composed_rounds.csv"), by=["strategy"])
     return {
-        "composed_share": f"{mine.own_tokens / quality.own_tokens[FULL]:.0%}",
+        "composed_gain": _times(gains.loc["composed", "median"]),
         "composed_kl": f"{mine.kl:.1g} ({mine.kl_low:.1g} to {mine.kl_high:.1g})",
         "composed_floor": f"{quality.kl['full, 64 positions on']:.1g}",
         "composed_first": f"{quality.kl['document first']:.2g}",

@@ -56,6 +56,18 @@ def tokens_by_layout(rows: pd.DataFrame, caption: str = "") -> Figure:
     return figure
 
 
+def times_by_round(rows: pd.DataFrame, work: str) -> pd.DataFrame:
+    """Until the last answer, or short requests' p95 of TTFT, ms: a row per round, a column per server.
+
+    rows: of serving_rounds; of the lab's server, composed where roles come first.
+    """
+    mine = rows[rows.work == work]
+    if work == bench.ROLES_FIRST:
+        mine = mine[(mine.server != bench.OURS) | (mine.layout == "composed")]
+    time = "p95_ttft_ms" if work == bench.SHORT else "end_to_end_ms"
+    return mine.pivot(index="repeat", columns="server", values=time)
+
+
 def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
     """Bars: medians; dots: rounds; the words: median of the ratios within a round. rows: of serving_rounds."""
     works = [work for work in (bench.ROLES_FIRST, bench.LEADING, bench.APART, bench.SHORT) if work in set(rows.work)]
@@ -63,13 +75,8 @@ def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
     says = []
     with sheet(3.2, caption) as figure:
         for ax, work in zip(figure.subplots(1, len(works), squeeze=False)[0], works, strict=True):
-            time = "p95_ttft_ms" if work == bench.SHORT else "end_to_end_ms"
-            mine = rows[rows.work == work]
-            if work == bench.ROLES_FIRST:
-                mine = mine[(mine.server != bench.OURS) | (mine.layout == "composed")]
-            table = mine.pivot(index="repeat", columns="server", values=time)[
-                [name for name in colours if name in set(mine.server)]
-            ]
+            table = times_by_round(rows, work)
+            table = table[[name for name in colours if name in table]]
             gain = (table[bench.SLOTS] / table[bench.OURS]).median()
             says.append(gain)
             table /= 1e3
