@@ -354,11 +354,12 @@ class Engine:
     def _prune(self) -> None:
         """Before a long piece of work: what rests makes room, but for what somebody here has, or waits for."""
         cells, needed = self.prefixes.is_live(), {request.run.held for request in self.live.values()}
+        waited_for = [request.run for request in self._queued()]
         for held in list(self.prefixes.entries.values()):
             gone = held.seq_id < 0  # it has made room for a copy
             if gone or held.live or held in needed or 2 * cells[held.cells].sum() >= held.n:
                 continue
-            kept = max((request.run.end for request in self._queued() if request.run.held is held), default=0)
+            kept = max((run.end for run in waited_for if run.held is held), default=0)
             if 2 * kept >= held.n:
                 continue
             if kept and self.prefixes.goes_back and self._free(0, 1, held):
