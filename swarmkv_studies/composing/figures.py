@@ -95,7 +95,8 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
                 key[label] = Line2D([], [], **look)
         for row in rows[rows.index.str.contains("behind nothing, k")].itertuples():
             k = str(row.Index).partition(", ")[2]
-            ax.annotate(k, (row.own_tokens, row.kl_high), (0, 4), fontsize=8, ha="center", textcoords="offset points")
+            at, ha = ((-8, -3), "right") if k == "k = 0" else ((0, 11), "center")  # two documents lie above the first
+            ax.annotate(k, (row.own_tokens, row.kl), at, fontsize=8, ha=ha, textcoords="offset points")
         about = "full prefill; grey: what other\npositions or kernels change"
         ax.text(full / 1.06, floor.kl_high.max() * 1.08, about, ha="right", va="bottom", fontsize=8.5, color=_GREY)
         ax.set(xscale="log", yscale="log", xlabel="prompt tokens computed per agent (mean; the shared document apart)")
