@@ -14,6 +14,7 @@ from swarmkv_lab.errors import DecodeError
 from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.serve.engine import Busy, Closed, Engine, Request
+from swarmkv_lab.snapshot.prefix_cache import cached
 
 
 def engine(model, n_ctx=4096, n_seq_max=32, exact=False, cache=False, room=0, recompute=0, waiting=1000, **settings):
@@ -437,6 +438,26 @@ def test_documents_are_there_after_a_restart(twin, rng, tmp_path, monkeypatch):
             assert serving.counts["computed_tokens"] == computed
             logits.append(sampler.logits)
     np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize("room", [0, 100])
+def test_what_was_served_in_batches_is_there_after_a_restart(twin, rng, tmp_path, monkeypatch, room):
+    monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path))
+    document = ids(rng, 600)
+    *prompts, last = (np.concatenate([document, [k], ids(rng, 6)]) for k in range(4))
+    how = {"room": room, "recompute": 4}
+    with engine(twin, cache=True, **how) as serving:
+        [one.answer() for one in submit_all(serving, prompts)]
+    assert len(cached()) == 1  # three prompts, and one document
+    answers = []
+    for cache, computed in ((True, 7), (False, 607)):
+        with engine(twin, cache=cache, **how) as serving:
+            answers.append(Asked(serving, last).answer())
+            assert serving.counts["computed_tokens"] == computed
+    assert answers[0] == answers[1]
+    with engine(twin, exact=True, cache=True) as serving:  # its bits are not a prefill's
+        Asked(serving, last, document_end=600).answer()
+        assert serving.counts["computed_tokens"] == 607
 
 
 # -- many

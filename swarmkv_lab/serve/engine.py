@@ -7,10 +7,12 @@ after another, and what nobody shares makes room: each token's attention walks o
 
 import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,14 @@ from swarmkv_lab.llama.interrupt import Stopped
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler, decode_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run
+from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run, common
+from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.prefix_cache import PrefixCache
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 LONG = 256  # tokens: a prompt with as many to decode has no other long one beside it
 STEPS = 8  # answers' steps between two pieces of a long prompt: together about as much work as one piece
+_KEPT = 16  # the most documents that are there after a restart
 RESERVE = 64  # cells kept for an answer when a request begins; for more it may have to wait
 
 
@@ -79,11 +83,15 @@ class Engine:
         if settings.n_stream > 1 or settings.n_seq_max < 1 + exact:
             about = f"n_seq_max={settings.n_seq_max}, kv_unified={settings.kv_unified}"
             raise SwarmKVError(f"{about}: a server needs {1 + exact} sequences or more, and one cache for all of them")
-        self.model, self.exact, self.cache = model, exact, cache
+        self.model, self.exact = model, exact
         self.room, self.recompute, self.most_waiting = room, recompute, waiting
         self.ctx = model.open_context(settings)
         goes_back = not model.kind.recurrent and not self.ctx.window
         self.prefixes = Prefixes(self.ctx.n_ctx, self.ctx.n_seq_max, goes_back)
+        self.kept = PrefixCache(model, self.ctx.settings, served=not exact) if cache else None
+        if self.kept and not exact:  # what was served before, the last used parked last
+            for snapshot in reversed(list(islice(self.kept.all(), _KEPT))):
+                self.prefixes.park(Held(snapshot.tokens, snapshot.identity.start, live=False), snapshot.data)
         self.live: dict[int, Request] = {}
         """those at work by their sequences, the first to begin first"""
         self.queue: deque[Request] = deque()
@@ -158,6 +166,11 @@ class Engine:
                     self._wake.wait_for(lambda: self._closing or self.queue or self._cancelled())
         for request in [*self.live.values(), *self.queue]:
             self._end(request, Closed("the server was closed"))
+        try:
+            if self.kept and not self.exact:
+                self._keep(self.kept)
+        except SwarmKVError as error:  # such as a model whose file is another one now
+            warnings.warn(f"what was served could not be kept: {error}", stacklevel=1)
 
     def _cancelled(self) -> list[Request]:
         with self._wake:
@@ -385,6 +398,19 @@ class Engine:
         if state is not None:
             self.prefixes.park(held, state)
 
+    def _keep(self, folder: PrefixCache) -> None:
+        """Keep what rests for the next server: the last used first, and of what begins alike the first one alone."""
+        for held in sorted(self.prefixes.entries.values(), key=lambda held: held.used):
+            self._drop(held)
+        kept = list[Held]()
+        for held in reversed(self.prefixes.parked):
+            known = max((common(held.tokens, other.tokens) for other in kept), default=0)
+            if held.n < LONG or len(kept) == _KEPT or (self.prefixes.goes_back and held.n - known < LONG):
+                continue
+            kept.append(held)
+            identity = replace(KVIdentity.of(self.ctx), start=held.start, composed="served in batches")
+            folder.keep(KVSnapshot(held.state, np.ascontiguousarray(held.tokens, np.int32), identity))
+
     def _restore(self, held: Held) -> bool:
         """Whether what is parked could be had in the cache again."""
         n, state = held.n, held.state
@@ -460,8 +486,7 @@ class Engine:
 
     def _read(self, request: Request, document: np.ndarray) -> None:
         """Have a document in sequence 0: from the lab's folder where it is there, and kept, or else decoded."""
-        kept = PrefixCache(self.model, self.ctx.settings) if self.cache else None
-        found = kept.find(document) if kept else None
+        found = self.kept.find(document) if self.kept else None
         if found is not None and len(found.tokens) == len(document):
             found.restore(self.ctx)
             request.how = "snapshot"
@@ -469,5 +494,5 @@ class Engine:
             return
         self.ctx.decode(document)
         self._count(request, computed=len(document))
-        if kept is not None:
-            kept.keep(KVSnapshot.capture(self.ctx, document))
+        if self.kept:
+            self.kept.keep(KVSnapshot.capture(self.ctx, document))

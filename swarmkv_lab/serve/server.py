@@ -41,7 +41,8 @@ class Server:
     all prompts begin at position ``room``, so that longer system prompts fit before the document. Answers then differ.
     exact: one request at a time, its own cells right behind its document's (its longest text, up to the last blank
     line): the bits of fan_out's "shared". Otherwise last bits depend on what else is in a batch, as in every server.
-    cache: of exact, documents are looked for in the lab's own folder, and kept there.
+    cache: what was served is kept in the lab's own folder when the server is closed (of exact, once it is read),
+    and is there after a restart.
     host, port (0: a free one), key (a bearer token), hosts: names by which it may be called beside its own.
     settings: as in Context; by default 8,192 cells for up to 64 sequences, and windows kept whole (swa_full).
     Without a temperature answers are greedy. Raises SwarmKVError for what does not fit together, or a port in use.
@@ -67,8 +68,6 @@ class Server:
             raise SwarmKVError(f"layout {not_one_of(layout, LAYOUTS)}")
         if layout == "composed" and (exact or model.kind.no_parts):
             raise SwarmKVError(f"composed is not exact, and not for every model: {model.kind.no_parts or 'exact=True'}")
-        if cache and not exact:
-            raise SwarmKVError("cache=True needs exact=True: other last bits are not what the lab's folder holds")
         if host not in _LOOPBACK and not key:
             raise SwarmKVError(f"host={host!r} lets other machines in: give a key, which they must send")
         self.model, self.layout, self.key, self.hosts = model, layout, key, {*_LOOPBACK, host, *hosts}

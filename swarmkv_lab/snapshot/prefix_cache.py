@@ -5,6 +5,7 @@ import os
 import re
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,16 +30,19 @@ _NAME = re.compile(r"[0-9a-f]{16}-[0-9]{9,10}-[0-9a-f]{32}\.kv\.safetensors")  #
 class PrefixCache:
     """The cached snapshots of one model and one way to prefill.
 
+    served: those of a server, which reads prompts in batches with others: kept apart, as their last bits are their own.
+
     A file's name says all that is looked for: what it belongs to, its number of tokens and their hash. A file is there
     as a whole or not at all, so any number of processes can use the folder. Its time, set at each use, orders them.
     """
 
-    def __init__(self, model: Model, settings: ContextSettings) -> None:
-        self.model, self.n_batch = model, settings.n_batch
+    def __init__(self, model: Model, settings: ContextSettings, served: bool = False) -> None:
+        self.model, self.n_batch, self.served = model, settings.n_batch, served
         self.windowed = model.kind.window > 0 and not settings.swa_full
         # The batch's size and the instruction set are no part of a state's identity, but decide its numbers' last bits.
         asked = asdict(KVIdentity.asked_for(model, settings)) | {"model_name": "", "n_batch": self.n_batch}
-        self.prefix = xxhash.xxh3_64_hexdigest(json.dumps([asked, build()], sort_keys=True).encode())
+        about = [asked, build(), *(["served"] if served else [])]
+        self.prefix = xxhash.xxh3_64_hexdigest(json.dumps(about, sort_keys=True).encode())
 
     def usable(self, n: int, n_tokens: int) -> int:
         """How many tokens of a cached n, which is at most n_tokens, can be gone on from to n_tokens.
@@ -53,20 +57,29 @@ class PrefixCache:
     def find(self, tokens: np.ndarray) -> KVSnapshot | None:
         """The snapshot of the longest prefix of the tokens that can be used, if there is any."""
         for path, n, _ in sorted(cached_files(), key=lambda file: file[1], reverse=True):
-            if path.name != self.name(tokens[:n]) or not self.usable(n, len(tokens)):
-                continue
-            try:
-                snapshot = KVSnapshot.load(path, self.model)
-                if not snapshot.identity.exact or not np.array_equal(snapshot.tokens, tokens[:n]):
-                    raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
-                _mark_used(path)
-                return snapshot
-            except SwarmKVError as error:
-                if path.exists():  # else another process has evicted it just now
-                    useless = isinstance(error, SnapshotCorruptError | SnapshotMismatchError)
-                    done = "removed from" if useless and remove(path) else "not used from"
-                    warnings.warn(f"{done} the prefix cache: {error}", stacklevel=3)
+            if path.name == self.name(tokens[:n]) and self.usable(n, len(tokens)) and (found := self._load(path)):
+                return found
         return None
+
+    def all(self) -> Iterator[KVSnapshot]:
+        """Its snapshots, the last used first."""
+        mine = [path for path, *_ in cached_files() if path.name.startswith(f"{self.prefix}-")]
+        return filter(None, map(self._load, reversed(mine)))
+
+    def _load(self, path: Path) -> KVSnapshot | None:
+        """The snapshot in a file, which is now the last used; None, with a warning, if it is of no use."""
+        try:
+            snapshot = KVSnapshot.load(path, self.model)
+            if not (self.served or snapshot.identity.exact) or self.name(snapshot.tokens) != path.name:
+                raise SnapshotCorruptError(f"{path.name} holds other tokens than its name says")
+            _mark_used(path)
+            return snapshot
+        except SwarmKVError as error:
+            if path.exists():  # else another process has evicted it just now
+                useless = isinstance(error, SnapshotCorruptError | SnapshotMismatchError)
+                done = "removed from" if useless and remove(path) else "not used from"
+                warnings.warn(f"{done} the prefix cache: {error}", stacklevel=4)
+            return None
 
     def keep(self, snapshot: KVSnapshot) -> None:
         """Write a snapshot, and remove the least recently used ones while all together are above the limit."""
