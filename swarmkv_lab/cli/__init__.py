@@ -1,12 +1,9 @@
-"""The commands that users type. Each loads what it needs when it runs: help and typos are answered at once."""
+"""The commands that users type."""
 
 from collections.abc import Sequence
 
-from swarmkv_lab.cli.ask import ask
-from swarmkv_lab.cli.cache import cache
-from swarmkv_lab.cli.cluster import cluster
+from swarmkv_lab.cli.commands import ask, cache, cluster, serve
 from swarmkv_lab.cli.program import run
-from swarmkv_lab.cli.serve import serve
 
 COMMANDS = (ask, cache, cluster, serve)
 

@@ -1,25 +1,56 @@
-"""Dispatch: a run's tasks given to those of Dask's workers that may take them, and again where a worker has died."""
+"""Dask's clients, and Dispatch: a run's tasks given to workers that may take them, and again where one has died."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from distributed import Client, Future, KilledWorker, wait
-from distributed.comm import CommClosedError
-
-from swarmkv_lab.cluster import tasks
 from swarmkv_lab.errors import SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.schedule import Branch
+from swarmkv_lab.llama.api import default_threads
+
+try:
+    import dask
+    from distributed import Client, Future, KilledWorker, LocalCluster, wait
+    from distributed.comm import CommClosedError
+
+    from swarmkv_lab.cluster import tasks
+except ImportError as error:
+    raise SwarmKVError("a cluster needs Dask: pip install 'swarmkv-lab[cluster]'") from error
 
 if TYPE_CHECKING:
-    from swarmkv_lab.cluster.fan_out import ClusterRun
+    from swarmkv_lab.cluster import ClusterRun
 
 _LOOK_EVERY_S = 1.0  # whether those who were given tasks are still there
 _NOBODY_FOR_S = 60.0  # a worker that has died may be started again
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""workers never hear Ctrl-C: it is this process's, which ends them without their say"""
+
+
+@contextmanager
+def local_cluster(n_workers: int, threads: int | None = 1) -> Iterator[Client]:
+    """A Dask client of a cluster on this machine, without a dashboard.
+
+    threads: of each worker; None: its share of the physical cores.
+    """
+    threads = threads or max(1, default_threads() // n_workers)
+    how: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": threads, "dashboard_address": None}
+    how["scheduler_kwargs"] = {"dashboard_address": "127.0.0.1:0"}  # of its HTTP server: any free port, not Dask's 8787
+    # Else a worker that is being started again 15 s after a death, perhaps another one, is given up for good.
+    patience = dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"})
+    with patience, LocalCluster(**how, silence_logs=50, preload=_DEAF) as workers, Client(workers) as client:
+        yield client
+
+
+def remote_cluster(scheduler: str) -> Client:
+    """A Dask client of the cluster with this scheduler's address. SwarmKVError if it does not answer in 10 s."""
+    try:
+        return Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:
+        raise SwarmKVError(f"the scheduler {scheduler} does not answer within 10 s: {error}") from error
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import ACTIVATION, PREFIX, Recorder, Span
 from swarmkv_lab.fanout.schedule import Branch, Schedule
+from swarmkv_lab.llama.sampling import log_softmax
 
 _NAN = float("nan")
 _TURN = ("branch", "sample", "generate")  # an agent's phases once its context holds the prefix
@@ -153,12 +154,6 @@ class Outcome(Recorder):
         names = list(self.schedule.branches)
         counted = [name for name in names if name not in self.errors and name in by_phase.index]
         return by_phase.reindex(counted, columns=[*ACTIVATION, *_TURN]).fillna(0.0).reindex(names)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
-    x = np.float64(logits) - np.max(logits)
-    return np.asarray(x - np.log(np.exp(x).sum()))
 
 
 def kl_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:

@@ -65,11 +65,9 @@ class Context:
         self._interrupt = Interrupt()
         self._logits: dict[int, np.ndarray] = {}
         self._changes: Counter[int] = Counter()
-        self._leased: set[int] = set()
         self._shares: set[frozenset[int]] = set()
         self.origins: defaultdict[int, tuple[int, str]] = defaultdict(lambda: (0, ""))
         """by sequence: its first token's position, and what its cells were computed behind if not its own tokens"""
-        self._moved: set[int] = set()  # sequences whose keys llama.cpp turns at the next decode
         if model.cache_in_main_memory:
             needed = self.nbytes
             if not needed and settings.cells > _MANY:
@@ -168,7 +166,6 @@ class Context:
             if not source:
                 raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{take_errors()}")
             self._logits[int(seq[row])] = np.ctypeslib.as_array(source, (self.model.n_vocab,)).copy()
-        self._moved.clear()
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
         """The logits after a sequence's last decoded token: float32 (n_vocab,), a copy."""
@@ -199,7 +196,7 @@ class Context:
     # -- sequences
 
     def n_past(self, seq_id: int = 0) -> int:
-        """The position of a sequence's next token: the number of its tokens, if it begins at 0 and was not shifted."""
+        """The position of a sequence's next token: the number of its tokens, if it begins at 0."""
         with self.guard, self._inside:
             self._check_seq(seq_id)
             return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
@@ -259,29 +256,6 @@ class Context:
                 self.share(document, seq_id, joint)
                 self.origins[seq_id] = self.origins[seq_id][0], f"{about or 'a document'}, joined at {joint:,}"
 
-    @contextmanager
-    def fork(self, n: int, seq_id: int = 0) -> Iterator[list[int]]:
-        """Lease n free sequences, each with all cells of ``seq_id``; they are cleared and free again afterwards.
-
-        Forks can be forked. Raises SwarmKVError when fewer than n sequences of the context's n_seq_max are free.
-        """
-        with self.guard, self._inside:
-            self._check_seq(seq_id)
-            free = [i for i in range(self.n_seq_max) if i not in self._leased and i != seq_id and not self.n_past(i)]
-            if whole_number("n", n, 1) > len(free):
-                raise SwarmKVError(f"{n} forks were asked for, and {len(free)} of {self.n_seq_max} sequences are free")
-            leased = free[:n]
-            self._leased.update(leased)
-        try:
-            for fork in leased:
-                self.share(seq_id, fork)
-            yield leased
-        finally:
-            with self.guard:
-                self._leased.difference_update(leased)
-                for fork in leased if self._free.alive else ():
-                    self.clear(fork)
-
     def clear(self, seq_id: int | None = None) -> None:
         """Remove one sequence, or all of them. Cells that other sequences share stay theirs."""
         with self.guard, self._inside:
@@ -307,66 +281,34 @@ class Context:
                 about = "a recurrent state keeps no past, and a sliding window only its own, unless swa_full=True"
                 raise SwarmKVError(f"sequence {seq_id} could not go back to {n_tokens:,} tokens and is empty: {about}")
 
-    def shift(self, delta: int, start: int = 0, seq_id: int = 0) -> None:
-        """Move a sequence's tokens from position ``start`` on by delta positions (llama_memory_seq_add).
-
-        The keys are rotated at the next decode, and stored again in the KV type; where they were is a gap then. Raises
-        SwarmKVError where llama.cpp would not give the keys of these positions: all but one plain RoPE in all layers.
-        """
-        with self.guard, self._inside:
-            n_past = self.n_past(seq_id)
-            if n_past == 0:
-                raise SwarmKVError(f"sequence {seq_id} is empty: there is nothing to shift")
-            whole_number("start", start, 0, n_past - 1)
-            whole_number("delta", delta, 0, INT32_MAX - n_past)
-            can = llama_cpp.llama_memory_can_shift(self._memory)
-            if why := self.model.kind.rope or ("" if can else "llama.cpp cannot shift it"):
-                raise SwarmKVError(f"{self.model.name}: a shift would not give the keys of other positions: {why}")
-            if (kv_type := self.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
-                raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
-            if any(seq_id in pair for pair in self._shares):
-                raise SwarmKVError(f"sequence {seq_id} shares its cells, and a shift would move the others too")
-            llama_cpp.llama_memory_seq_add(self._memory, seq_id, start, -1, delta)
-            self._changes[seq_id] += 1
-            self._logits.pop(seq_id, None)
-            self._moved.add(seq_id)
-            begins, about = self.origins[seq_id]
-            if start <= begins:
-                self.origins[seq_id] = begins + delta, about
-
     # -- states
 
-    def state_bytes(self, seq_id: int | None = 0) -> int:
-        """Bytes of a sequence's state as it is now, or of the whole context's (None). Raises as get_state."""
+    def state_bytes(self, seq_id: int = 0) -> int:
+        """Bytes of a sequence's state as it is now. Raises as get_state."""
         with self.guard, self._inside:
-            if seq_id is None:
-                return int(llama_cpp.llama_state_get_size(self.handle))
             return int(llama_cpp.llama_state_seq_get_size(self.handle, self._written_as(seq_id)))
 
-    def get_state(self, seq_id: int | None = 0) -> np.ndarray:
+    def get_state(self, seq_id: int = 0) -> np.ndarray:
         """A sequence's state, uint8 (state_bytes,): one allocation of the right size, one llama_state_seq_get_data.
 
-        None: the whole context's, another format, which set_state refuses. Raises SwarmKVError where swa_full=True
-        keeps what a sliding window has passed, and the context has other sequences too.
+        Raises SwarmKVError where swa_full=True keeps what a sliding window has passed, and the context has other
+        sequences too.
         """
         with self.guard, self._inside:
-            if seq_id in self._moved or (seq_id is None and self._moved):
-                raise SwarmKVError("a shift is pending: keys are rotated at the next decode, so decode first")
             size = self.state_bytes(seq_id)
             require_memory(size, "a snapshot")
             state = np.empty(size, np.uint8)
             target = pointer(state, ctypes.c_uint8)
-            if seq_id is None:
-                written = llama_cpp.llama_state_get_data(self.handle, target, size)
-            else:
-                written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, self._written_as(seq_id))
-                state[4:8].view(np.int32)[:] = seq_id  # the magic, and then whose state it is: not -1, all sequences'
+            written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, self._written_as(seq_id))
         if written != size:
             raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
+        state[4:8].view(np.int32)[:] = seq_id  # the magic, and then whose state it is: not -1, all sequences'
         return state
 
     def set_state(self, state: np.ndarray, seq_id: int = 0) -> None:
         """Replace a sequence by a state, straight from the given uint8 buffer: one llama_state_seq_set_data."""
+        if not (isinstance(state, np.ndarray) and state.dtype == np.uint8 and state.flags.c_contiguous):
+            raise SwarmKVError("a state is a row of uint8 without gaps, as get_state gives it")
         with self.guard, self._inside, interrupts_wait():
             self._written_as(seq_id) if self.model.kind.state_alone else self._check_seq(seq_id)
             self._forget(seq_id)
@@ -423,7 +365,6 @@ class Context:
         """What a sequence was is gone: its logits, and whom it shared cells with."""
         self._changes[seq_id] += 1
         self._logits.pop(seq_id, None)
-        self._moved.discard(seq_id)
         self.origins.pop(seq_id, None)
         self._shares = {pair for pair in self._shares if seq_id not in pair}
 

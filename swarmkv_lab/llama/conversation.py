@@ -1,15 +1,10 @@
-"""Conversation: whole chats with tools, rendered by a model's own template around words that stay text; and answers.
-
-The template sees a mark in place of each thing that was said: what it renders is looked up by a chat's form, so its
-process is started once for each form, and no document goes through it.
-"""
+"""Conversation: whole chats with tools, by a model's own template around words that stay text; and answers."""
 
 import json
 import re
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +16,6 @@ from swarmkv_lab.llama.model import Model
 BETWEEN = "\n\n"
 """between texts of one message, as between a document and a question"""
 _CALLS = 64  # of tools in one answer: after that it is a model that does not end
-_EDGE = 16  # white space around a text, characters, that the template sees
 _NATIVE = re.compile(rf'{CALL}\s*{{"name": "§", "arguments": §}}\s*{CALLED}')
 _TOOLS = f"""You can call these tools, one JSON object a line:
 %s
@@ -60,9 +54,6 @@ class Conversation:
         if model.chat_template is None:
             raise SwarmKVError(f"{model.name} has no chat template: messages cannot be put to it")
         self.model = model
-        self._secret = secrets.token_hex(8)
-        self._marks = re.compile(rf'\{{\s*"{self._secret}(\d+)x"\s*:\s*0\s*\}}|{self._secret}(\d+)x')
-        self._form = lru_cache(128)(self._rendered)
 
     def prompt(self, said: Sequence[Said], tools: Sequence[Any] = (), *, cut: bool = False) -> Prompt:
         """The tokens up to where the answer begins.
@@ -108,19 +99,7 @@ class Conversation:
     def _parts(self, said: Sequence[Said], tools: Sequence[Any]) -> list[tuple[str, bool]]:
         """(text, whether the template's), in their order, the first and the last of which are the template's."""
         said, tools = self._described(said, tools)
-        form: list[tuple[str, str, str, bool, int]] = []
-        texts: list[str] = []
-        for one in said:
-            text = one.text
-            before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-            before, after = (edge if len(edge) <= _EDGE else "" for edge in (before, after))
-            bare = text[len(before) : len(text) - len(after)] if text.strip() else ""
-            form.append((one.role, before, after, bool(bare), len(one.calls)))
-            texts += [bare] if bare else []
-            texts += [part for call in one.calls for part in call]
-        texts += [json.dumps(tool, ensure_ascii=False) for tool in tools]
-        pieces = self._form(tuple(form), len(tools))
-        return [(texts[piece], False) if isinstance(piece, int) else (piece, True) for piece in pieces]
+        return self.model._rendered([(one.role, one.text, one.calls) for one in said], tools)
 
     def _described(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[Sequence[Said], Sequence[Any]]:
         """Where the template has not the form of calls that is known here, tools and calls are told in words."""
@@ -145,38 +124,10 @@ class Conversation:
     def _native(self) -> bool:
         """Whether the template writes tools and their calls in the form that is known here."""
         with suppress(SwarmKVError):
-            form = (("user", "", "", True, 0), ("assistant", "", "", False, 1), ("tool", "", "", True, 0))
-            pieces = self._rendered(form, 1)
-            return bool(_NATIVE.search("".join(piece if isinstance(piece, str) else "§" for piece in pieces)))
+            chat = [Said("user", ("x",)), Said("assistant", (), (("x", "{}"),)), Said("tool", ("x",))]
+            parts = self.model._rendered([(one.role, one.text, one.calls) for one in chat], [{}])
+            return bool(_NATIVE.search("".join(text if trusted else "§" for text, trusted in parts)))
         return False
-
-    def _rendered(self, form: tuple[tuple[str, str, str, bool, int], ...], n_tools: int) -> list[str | int]:
-        """What the template writes for chats of a form, and the numbers of what is said between."""
-        n = 0
-
-        def mark() -> str:
-            nonlocal n
-            n += 1
-            return f"{self._secret}{n - 1}x"
-
-        messages: list[dict[str, Any]] = []
-        for role, before, after, filled, n_calls in form:
-            messages.append({"role": role, "content": f"{before}{mark()}{after}" if filled else ""})
-            functions = [{"name": mark(), "arguments": {mark(): 0}} for _ in range(n_calls)]
-            called = [{"id": f"call{i}", "type": "function", "function": one} for i, one in enumerate(functions)]
-            messages[-1] |= {"tool_calls": called} if called else {}
-            messages[-1] |= {"tool_call_id": "call0"} if role == "tool" else {}
-        tools = [{mark(): 0} for _ in range(n_tools)]
-        text = self.model._template.chat(messages, tools)
-        pieces: list[str | int] = []
-        at = 0
-        for found in self._marks.finditer(text):
-            pieces += [text[at : found.start()], int(found[1] or found[2])]
-            at = found.end()
-        said = sorted(piece for piece in pieces if isinstance(piece, int))
-        if said != list(range(n)):
-            raise SwarmKVError(f"{self.model.name}: its chat template drops, repeats or changes what was said")
-        return [*pieces, text[at:]]
 
 
 class Saying:

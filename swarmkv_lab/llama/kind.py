@@ -15,11 +15,6 @@ _WRONG = {"cogvlm": "llama.cpp returns another token's logits for it, so that it
 _ONE_SEQUENCE = {"plamo2"}  # a decode of several sequences ends the process
 _ONE_STREAM = {"deepseek4"}  # its state is whole only in a context of one sequence
 
-# Architectures whose keys llama.cpp turns by one plain RoPE in all layers. Of a tiny model of each, the logits after a
-# shift were those of the other positions within 1e-6 of their spread; of those that it gets wrong they were 1e-4 off.
-_ROTATES_ALL_KEYS = {"deepseek", "falcon", "gemma", "gptneox", "internlm2", "llama", "olmoe", "phi2", "stablelm"}
-_ROTATES_ALL_KEYS |= {"qwen2", "qwen2moe", "qwen3", "qwen3moe"}
-
 
 def written_whole(arch: str, recurrent: bool, window: int, n_tokens: int, swa_full: bool) -> bool:
     """Whether a sequence's state must be asked for as that of all sequences (-1), or llama.cpp leaves some of it out.
@@ -32,17 +27,15 @@ def written_whole(arch: str, recurrent: bool, window: int, n_tokens: int, swa_fu
 
 @dataclass(frozen=True)
 class Kind:
-    """What decides how a model's sequences can be captured, shared, cut and moved."""
+    """What decides how a model's sequences can be captured, shared and cut."""
 
     recurrent: bool  # some layers keep a running state, which has no past to go back to (recurrent, hybrid)
     window: int  # tokens that layers with a sliding window (or in chunks) see; 0: every layer sees all
     rope_type: int  # llama.cpp's number for how positions turn keys: 0 and 2 plain RoPE, 8 and 40 M-RoPE, -1 none
     absolute: bool  # positions are learned: there are none past the trained ones, and none can be moved
     long_rope_from: int | None  # LongRoPE: larger contexts turn keys by other factors; None: no LongRoPE
-    rope_freqs: bool  # each frequency of RoPE has a factor, as Llama 3.1's have
     packs: bool  # a decode can carry tokens of several sequences
     state_alone: bool  # a sequence's state is whole only in a context of one sequence
-    rope: str  # why keys are turned by more than plain RoPE, or not in all layers alike; "" where they are
 
     @classmethod
     def of(cls, handle: Any, metadata: Mapping[str, Any], tensors: Collection[str], name: str) -> "Kind":
@@ -59,25 +52,15 @@ class Kind:
             raise SwarmKVError(f"{name} has RoPE of type {rope_type}, which this lab has not verified")
         n_train: int = llama_cpp.llama_model_n_ctx_train(handle)
         is_long = any(tensor.startswith("rope_factors_long") for tensor in tensors)
-        scaling = metadata.get(f"{arch}.rope.scaling.type", "none")
         recurrent = bool(llama_cpp.llama_model_is_recurrent(handle) or llama_cpp.llama_model_is_hybrid(handle))
-        reasons = {
-            f"its layers keep a running state ({arch})": recurrent,
-            f"RoPE of type {rope_type}": rope_type not in _PLAIN_ROPE,
-            f"RoPE scaled by {scaling}": scaling not in ("none", "linear"),
-            "LongRoPE": is_long,
-            f"not verified for {arch}": arch not in _ROTATES_ALL_KEYS,
-        }
         return cls(
             recurrent=recurrent,
             window=llama_cpp.llama_model_n_swa(handle),
             rope_type=rope_type,
             absolute=any(tensor.startswith("position_embd") for tensor in tensors),
             long_rope_from=metadata.get(f"{arch}.rope.scaling.original_context_length", n_train) if is_long else None,
-            rope_freqs=any(tensor.startswith("rope_freqs") for tensor in tensors),
             packs=arch not in _ONE_SEQUENCE,
             state_alone=arch in _ONE_STREAM,
-            rope="; ".join(reason for reason, holds in reasons.items() if holds),
         )
 
     @property

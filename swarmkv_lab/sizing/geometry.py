@@ -8,7 +8,6 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.sizing.architectures import PLAIN, WINDOWED
 from swarmkv_lab.sizing.gguf_header import read_header
 from swarmkv_lab.sizing.hollow import hollow
 
@@ -18,6 +17,18 @@ UBATCH = 512  # tokens computed together, llama.cpp's default; a sliding-window 
 _MOST = 1 << 24  # limit for every number in a header; the largest of them is the context length
 _MOST_TOKENS = 1 << 40  # beyond all machines, and still exact in a float
 MOST_LAYERS = 512  # llama.cpp's LLAMA_MAX_LAYERS
+# Architectures whose sizes follow from their headers by this formula: what a hollow model says, to the byte. Any other
+# has a recurrent state, indexes, compressed cells, or was not compared: snapshot_bytes of its file asks llama.cpp.
+_PLAIN = {
+    "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bloom", "chatglm", "codeshell", "command-r",
+    "dbrx", "deci", "deepseek", "deepseek2", "dots1", "ernie4_5", "ernie4_5-moe", "exaone", "falcon", "gemma",
+    "glm4", "glm4moe", "gpt2", "gptneox", "granite", "granitemoe", "grok", "grovemoe", "hunyuan-dense",
+    "hunyuan-moe", "hy_v3", "internlm2", "jais", "jais2", "llama", "maincoder", "minicpm", "minicpm3",
+    "minimax-m2", "mistral3", "mistral4", "mpt", "nanbeige", "nemotron", "olmo", "olmoe", "openelm", "orion",
+    "pangu-embedded", "phi2", "phi3", "phimoe", "plamo", "qwen", "qwen2", "qwen2moe", "qwen3", "qwen3moe",
+    "refact", "seed_oss", "smollm3", "stablelm", "starcoder", "starcoder2", "talkie", "xverse",
+}  # fmt: skip
+_WINDOWED = {"cohere2", "gemma2", "gemma3", "gpt-oss", "olmo2"}  # once their windows are known
 MROPE = "its cells may hold positions of several numbers (M-RoPE), and the formula is of one"
 
 
@@ -112,7 +123,7 @@ class KVGeometry:
         missing or impossible values.
         """
         arch = str(header.get("general.architecture", ""))
-        if arch and arch not in PLAIN | WINDOWED:
+        if arch and arch not in _PLAIN | _WINDOWED:
             raise SwarmKVError(
                 f"{path}: no formula is known for {arch:.40} models; snapshot_bytes of the file needs none"
             )
@@ -133,7 +144,7 @@ class KVGeometry:
             most = max(queries, default=0) if isinstance(queries, list) else number("attention.head_count")
             head_dim = number("embedding_length") // max(most, 1)
         latent = header.get(f"{arch}.attention.key_length_mla")
-        window, swa = _windows(header, arch, path, n_layer) if arch in WINDOWED else (0, ())
+        window, swa = _windows(header, arch, path, n_layer) if arch in _WINDOWED else (0, ())
         try:
             return cls(
                 n_layer=n_layer,

@@ -1,22 +1,27 @@
 """A GGUF's metadata and the shapes of its tensors, without its weights; safe for broken and hostile files."""
 
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguf import GGUFValueType, GGUFWriter
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
-from swarmkv_lab.sizing.remote import beginning, is_url
+
+if TYPE_CHECKING:
+    import httpx
 
 MOST_BYTES = 1 << 26  # a header with the largest vocabulary of today has about 20 MB
 MAX_ENTRIES = 1 << 16
 MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
 MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
+DEADLINE_S = 60.0  # for all that is fetched of a URL
+_TIMEOUT_S = 10.0  # for a connection, and for the next bytes of it
 _BLOCK = 1 << 18
 _UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
 # GGUF value types by number: uint8, int8, uint16, int16, uint32, int32, float32, bool, -, -, uint64, int64, float64
@@ -43,7 +48,7 @@ def read_gguf(path: str | Path) -> Header:
     """The header of a GGUF: of a file, or of its http(s) URL.
 
     Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3) of at most
-    MOST_BYTES, and as ``beginning`` of a URL.
+    MOST_BYTES. Also where a server does not answer, has no such file, or takes more than DEADLINE_S.
     """
     return _read_remote(path) if is_url(path) else _read(path)
 
@@ -73,14 +78,36 @@ def _read(path: str | Path) -> Header:
 _read_remote = lru_cache(maxsize=4)(_read)  # it is not asked for again
 
 
+def is_url(source: str | Path) -> bool:
+    """Whether a model's source is an http or https URL."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
 @contextmanager
 def _chunks(path: str | Path) -> Iterator[Iterator[bytes]]:
-    if is_url(path):
-        with beginning(str(path), MOST_BYTES) as chunks:
-            yield chunks
-    else:
+    """The bytes of a file as they are asked for; at the block's end no more are fetched."""
+    if not is_url(path):
         with open_regular(path) as file:
             yield iter(partial(file.read, _BLOCK), b"")
+        return
+    import httpx  # of a second's import it is a third, and hardly anybody asks for a URL
+
+    asked = {"Range": f"bytes=0-{MOST_BYTES - 1}", "Accept-Encoding": "identity"}
+    try:
+        with httpx.stream("GET", str(path), headers=asked, follow_redirects=True, timeout=_TIMEOUT_S) as response:
+            if not response.is_success:
+                raise ModelNotFoundError(f"{path}: the server has no such file (it answered {response.status_code})")
+            yield _in_time(path, response)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise ModelNotFoundError(f"{path} cannot be read: {error or type(error).__name__}") from error
+
+
+def _in_time(url: str | Path, response: "httpx.Response") -> Iterator[bytes]:
+    deadline = time.monotonic() + DEADLINE_S
+    for chunk in response.iter_raw():
+        yield chunk
+        if time.monotonic() > deadline:
+            raise ModelNotFoundError(f"{url} took more than {DEADLINE_S:g} s")
 
 
 class _Malformed(Exception):

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
+from swarmkv_lab.errors import ContextBudgetError, ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.sizing.gguf_header import read_gguf
 
 MEASURED = 32_768  # tokens; llama.cpp's mask has a number for every pair: twice as many take four times as long
 PERIOD = 8_192  # tokens; windows and compressed caches of today repeat after so many
 _STEP = 512
-CELLS, CELLS_PERIOD = 1 << 20, 1 << 15  # the same of contexts: llama.cpp itself needs some 50 bytes for each cell
+CELLS = 1 << 24  # of a context: llama.cpp itself needs some 50 bytes for each
 _TIMEOUT_S = 300
 _MOST_TOKENS = 1 << 40
 _PROGRAM = Path(__file__).parents[1] / "llama" / "hollow.py"
@@ -54,36 +54,24 @@ def hollow_snapshot_bytes(path: str | Path, n_tokens: int, **settings: Any) -> i
     last = n_tokens - periods * PERIOD
     depths = range(last - 2 * PERIOD, last + 1, _STEP)
     said = hollow(path, depths, **settings)
-    where = f"{path}: the size at {n_tokens:,} tokens"
-    return _continued(where, said.state_bytes, PERIOD // _STEP, periods, said.window <= depths[0])
+    sizes = said.state_bytes
+    grown = {after - before for before, after in zip(sizes, sizes[PERIOD // _STEP :], strict=False)}
+    if len(grown) > 1 or said.window > depths[0]:
+        raise SwarmKVError(
+            f"{path}: the size at {n_tokens:,} tokens is not known: up to {last:,} it does not grow by the same number "
+            f"in every {PERIOD:,}; ask for {MEASURED:,} or fewer"
+        )
+    return sizes[-1] + periods * grown.pop()
 
 
 def hollow_context_bytes(path: str | Path, n_ctx: int, **settings: Any) -> int:
     """Bytes of the caches and running states of a context of n_ctx cells, without allocating them.
 
-    Settings and errors as in hollow_snapshot_bytes; where there are far more than CELLS, fewer are made here too.
+    Settings and errors as in hollow_snapshot_bytes; ContextBudgetError for more than CELLS.
     """
-    whole_number("n_ctx", n_ctx, 1, _MOST_TOKENS)
-    period = CELLS_PERIOD * _streams(**settings)
-    periods = (n_ctx - CELLS) // period
-    if periods <= 2:
-        return hollow(path, n_ctx=n_ctx, **settings).context_bytes
-    first = n_ctx - periods * period
-    said = [hollow(path, n_ctx=first + i * period, **settings) for i in range(3)]
-    beyond_window = said[0].window + _STEP <= first // settings.get("n_seq_max", 1)
-    where = f"{path}: the size of a cache of {n_ctx:,} cells"
-    return _continued(where, [one.context_bytes for one in said], 1, periods - 2, beyond_window)
-
-
-def _continued(what: str, sizes: Sequence[int], apart: int, periods: int, beyond_window: bool) -> int:
-    """The size so many periods after the last of ``sizes``; apart: of those that are a period apart."""
-    grown = {after - before for before, after in zip(sizes, sizes[apart:], strict=False)}
-    if len(grown) > 1 or not beyond_window:
-        raise SwarmKVError(
-            f"{what} is not known: up to {sizes[-1]:,} bytes it does not grow by the same number in every period; "
-            f"ask for {MEASURED:,} tokens, {CELLS:,} cells, or fewer"
-        )
-    return sizes[-1] + periods * grown.pop()
+    if whole_number("n_ctx", n_ctx, 1, _MOST_TOKENS) > CELLS:
+        raise ContextBudgetError(f"{path}: a cache of {n_ctx:,} cells is not sized, of {CELLS:,} it is: ask for fewer")
+    return hollow(path, n_ctx=n_ctx, **settings).context_bytes
 
 
 def hollow(path: str | Path, depths: Sequence[int] = (), **settings: Any) -> Hollow:

@@ -81,10 +81,6 @@ class KVSnapshot:
         with replacing(path) as file:
             file.writelines(parts)
 
-    def to_bytes(self) -> bytes:
-        """What ``save`` writes."""
-        return b"".join(self._parts)
-
     @classmethod
     def load(cls, path: str | Path, model: Model) -> "KVSnapshot":
         """A saved snapshot for this model.
@@ -101,11 +97,6 @@ class KVSnapshot:
         with reading(path) as (file, size):
             snapshot, metadata = cls._read(file, size, str(path))
         return {"tokens": len(snapshot.tokens), "kv_bytes": snapshot.nbytes, "file_bytes": size, **metadata}
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "KVSnapshot":
-        """What ``to_bytes`` gave, checked. Raises SnapshotCorruptError when it is damaged."""
-        return cls._read(io.BytesIO(data), len(data), "the buffer")[0]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         header, tokens, state = self._parts  # from protocol 5 on the state travels beside the pickle, without a copy

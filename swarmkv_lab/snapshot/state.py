@@ -21,8 +21,8 @@ class SequenceState:
     """A sequence's state taken apart: positions, and each layer's keys and values.
 
     ``data``: the bytes, uint8 (nbytes,). ``parts``: DataFrame, one row per field in their order: part, offset, bytes,
-    and its value where it is one number. Nothing is copied until keys or values are asked for. Raises
-    SnapshotCorruptError where the bytes are not such a state of this geometry.
+    and its value where it is one number. Nothing is copied until keys or values are asked for, which quantized types
+    have none to show of. Raises SnapshotCorruptError where the bytes are not such a state of this geometry.
     """
 
     def __init__(self, data: np.ndarray, geometry: KVGeometry) -> None:
@@ -96,9 +96,11 @@ class SequenceState:
             only = "" if self.geometry.head_dim_v else ", keys only"
             raise SwarmKVError(f"the state has no {which} of layer {layer}: it has {about}{only}")
         rows, kv_type = self._rows[which, layer]
+        if is_quantized(kv_type):  # llama.cpp rotates a head's elements before it quantizes them
+            raise SwarmKVError(f"{which} is {kv_type}: elements are read of f32, f16 and bf16 alone")
         whole = np.ascontiguousarray(rows).reshape(len(rows), -1)
-        elements = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
-        return _unrotated(elements, which) if is_quantized(kv_type) else elements
+        elements: np.ndarray = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
+        return elements
 
     def _read_cache(self, layers: list[int]) -> tuple[int, np.ndarray, int]:
         """One of llama.cpp's caches: (its streams, the sequence's cells, whether its values are transposed)."""
@@ -174,19 +176,3 @@ class _Predicted(SequenceState):
             expected = known[part] if part in known else int(ggml_type("f16"))
         self._parts[-1]["value"] = expected
         return expected
-
-
-def _unrotated(elements: np.ndarray, which: str) -> np.ndarray:
-    """Elements as attention means them: llama.cpp rotates a head's before it quantizes them, so that none stands out.
-
-    It multiplies stretches of 64 of the values, and of the largest power of two that divides a head of the keys, by an
-    orthonormal Hadamard matrix, which is its own inverse; heads that 64 does not divide are left alone.
-    """
-    head_dim = elements.shape[-1]
-    if head_dim % 64:
-        return elements
-    n = head_dim & -head_dim if which == "K" else 64
-    mix = np.ones((1, 1), np.float32)
-    while len(mix) < n:
-        mix = np.block([[mix, mix], [mix, -mix]])
-    return (elements.reshape(-1, n) @ mix / np.float32(np.sqrt(n))).reshape(elements.shape)
