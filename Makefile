@@ -5,7 +5,7 @@ PROFILE ?= quick
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test test-all test-browser soak peers lab book lint reference resume-reference readme navigation clean
+.PHONY: help install reproduce test test-all test-browser soak peers lab book lint reference resume-reference readme clean
 
 help: ## show this list
 	@echo "SwarmKV Lab: the first make of a target below also makes $(VENV) and compiles llama.cpp, a few minutes, once."
@@ -71,9 +71,6 @@ resume-reference: $(VENV)/.reference ## for maintainers: go on with make referen
 
 readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
 	$(BIN)/python -m swarmkv_studies.book.readme
-
-navigation: $(READY) ## for maintainers: give every notebook its links to the others, the glossary, Binder and Colab
-	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import navigate; navigate()'
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).
 $(READY): pyproject.toml install.py llama.cmake

@@ -1,7 +1,7 @@
 # The names that notebooks use, and the file that each lives in.
 # fmt: off
 # isort: off
-from .answers.quality import accuracy as accuracy, differences as differences, quality as quality
+from .answers.quality import quality as quality
 from .answers.questions import Question as Question, load_questions as load_questions
 from .answers.score import score as score
 from .answers.study import study as study
@@ -13,7 +13,7 @@ from .common.profiles import profile as profile
 from .common.refused import refused as refused
 from .common.rounds import race as race
 from .common.style import save as save
-from .common.speedup import ratios as ratios, speedups as speedups
+from .common.speedup import speedups as speedups
 from .common.sweep import sweep as sweep
 from .common.twins import twin as twin
 from .composing.figures import RightAligned as RightAligned, composed_quality_figure as composed_quality_figure
@@ -21,15 +21,13 @@ from .composing.figures import composed_seam_figure as composed_seam_figure, rig
 from .composing.quality import composed_quality as composed_quality, composed_seam as composed_seam
 from .composing.rounds import composed_rounds as composed_rounds, role_agents as role_agents
 from .composing.study import composed_study as composed_study
-from .depth_and_agents.figures import break_even as break_even, latency_against_depth as latency_against_depth
-from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map
-from .kv_sizing.explorer import SizingExplorer as SizingExplorer, sizing_explorer as sizing_explorer
-from .kv_sizing.fidelity import kv_type_fidelity as kv_type_fidelity
+from .depth_and_agents.figures import break_even as break_even, latency as latency
+from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map, worth as worth
+from .kv_sizing.explorer import sizing_explorer as sizing_explorer
 from .kv_sizing.figures import bytes_per_token as bytes_per_token
 from .kv_sizing.figures import memory_against_agents as memory_against_agents
 from .kv_sizing.measured import measure_kv as measure_kv
-from .kv_sizing.today import todays_sizes as todays_sizes
-from .kv_sizing.memory import agents_by_budget as agents_by_budget, catalogue_bytes as catalogue_bytes
+from .kv_sizing.memory import agents_by_budget as agents_by_budget, bytes_by_model as bytes_by_model
 from .llama_guard.figures import guards as guards
 from .llama_guard.guards import compare_guards as compare_guards
 from .many_machines.figures import ship_or_recompute as ship_or_recompute
@@ -40,17 +38,16 @@ from .naive_vs_fanout.figures import lanes as lanes
 from .naive_vs_fanout.figures import strategies as strategies
 from .naive_vs_fanout.figures import timeline as timeline
 from .peers.figures import verdict as verdict
-from .peers.formats import weight_formats as weight_formats
-from .pipeline.best_of import best_of as best_of
 from .pipeline.figures import graph as graph, pipeline_timeline as pipeline_timeline
-from .pipeline.spec import load_pipeline as load_pipeline
+from .pipeline.bench import load_pipeline as load_pipeline
 from .serving.bench import serving_rounds as serving_rounds
 from .serving.figures import beside_llama_server as beside_llama_server
 from .serving.figures import requests_timeline as requests_timeline, tokens_by_layout as tokens_by_layout
 from .snapshot_and_rope.figures import position_error_figure as position_error_figure
 from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
-from .snapshot_and_rope.rope import Rope as Rope
+from .snapshot_and_rope.rope import Rope as Rope, shift as shift
 from .snapshot_file.figures import snapshot_layout as snapshot_layout
 from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
-from .tour.race import Race as Race, race_widget as race_widget
+from .tour.figures import idea as idea
+from .tour.race import race_widget as race_widget

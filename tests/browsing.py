@@ -103,7 +103,9 @@ def choose(page, menu: str, entry: str) -> None:
 def open_and_run(page, lab, name: str) -> None:
     """Open a notebook, clear what is committed, choose Run, Run All Cells, and wait until all have run or one fails."""
     open_notebook(page, lab, name)
-    prompts = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')].map(cell => cell.innerText)"
+    cells = "[...document.querySelectorAll('.jp-Notebook .jp-CodeCell')]"
+    cells += ".filter(cell => cell.querySelector('.cm-content').innerText.trim())"  # an empty one is not counted
+    prompts = f"{cells}.map(cell => cell.querySelector('.jp-InputPrompt').innerText)"
     failed = "document.querySelector('[data-mime-type=\"application/vnd.jupyter.error\"]')"
     choose(page, "Edit", "Clear Outputs of All Cells")
     page.wait_for_function(f"() => {prompts}.every(text => !/\\d/.test(text))")
@@ -114,7 +116,7 @@ def open_and_run(page, lab, name: str) -> None:
 
 def errors(page) -> list[str]:
     found = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
-    return found + page.locator(".jupyter-widgets [role=alert]").all_inner_texts()
+    return found + page.locator(".jupyter-widgets .swarmkv-error").all_inner_texts()
 
 
 def violations(page, context: str | None = None) -> list[str]:

@@ -73,6 +73,8 @@ def test_a_race_is_run_and_stopped_and_reads_ones_own_document(page, lab):
         page.keyboard.press("ArrowLeft")
     run.click()
     explorer.get_by_text("finished", exact=True).wait_for(timeout=120_000)
+    assert run.evaluate("button => button === document.activeElement")
+    assert explorer.locator("[aria-live], [role=status], [role=alert]").count() == 1
     assert explorer.locator("table").inner_text().count("the same tokens") >= 3
     assert "naive" in explorer.locator("img").last.get_attribute("alt")
     page.screenshot(path=ARTIFACTS / "race.png")
@@ -84,6 +86,7 @@ def test_a_race_is_run_and_stopped_and_reads_ones_own_document(page, lab):
     explorer.get_by_text("naive is running").wait_for()
     stop.click()
     explorer.get_by_text("stopped", exact=True).wait_for()
+    assert stop.evaluate("button => button === document.activeElement")
     keys_are_the_controls_own(page, explorer)
     assert "llamixddabx" in questions.input_value()
     explorer.get_by_label("Document", exact=True).select_option("upload")

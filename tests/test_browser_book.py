@@ -3,6 +3,7 @@
 Fit to read: on a phone and on a desk nothing is cut off, nothing fails, nothing is from elsewhere, axe finds nothing.
 """
 
+import re
 import subprocess
 import sys
 from itertools import product
@@ -53,11 +54,19 @@ def test_every_link_inside_the_book_leads_somewhere(book):
     assert {book / f"notebooks/{source.stem}.html" for source in ROOT.glob("notebooks/*.ipynb")} <= {*pages}
 
 
+def test_no_page_asks_another_host_for_anything(book):
+    """Scripts, styles, fonts and pictures. A formula, say, would bring MathJax from elsewhere."""
+    pages = [path for path in book.rglob("*.html") if "_static" not in path.parts]
+    links = [link for path in pages for link in lxml.html.parse(path).xpath("//@src | //link/@href | //object/@data")]
+    styles = [link for path in book.rglob("*.css") for link in re.findall(r"(?:url\(|@import)[^;)]*", path.read_text())]
+    assert [link for link in links if urlsplit(link).netloc] + [link for link in styles if "//" in link] == []
+
+
 def test_every_public_name_is_explained_and_every_exhibit_shown(book):
     ids = " ".join(lxml.html.parse(book / "book/api.html").xpath("//@id")) + " "
     rooms = {path.stem for path in (ROOT / "swarmkv_lab").iterdir()}
     assert [name for name in {*lab.__all__} - rooms if f".{name} " not in ids] == []
-    assert "swarmkv_lab.cluster.fan_out " in ids
+    assert all(f"swarmkv_lab.{name} " in ids for name in ("cluster.fan_out", "serve.server.Server", "Model.read"))
     alts = lxml.html.parse(book / "book/figures.html").xpath("//img/@alt")
     assert [alt for alt in alts if alt] == [exhibit.alt for exhibit in EXHIBITS]
 

@@ -1,5 +1,7 @@
 """Composed: agents with prompts of their own before the document share its cells."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,7 @@ def test_a_capture_of_a_composed_sequence_is_the_same_again(twin, document, agen
         assert captured.identity.start == AT - len(head)
         assert str(AT + 8) in captured.identity.composed
         ctx.clear()
-        lab.KVSnapshot.from_bytes(captured.to_bytes()).restore(ctx, 2)
+        pickle.loads(pickle.dumps(captured)).restore(ctx, 2)
         again = lab.KVSnapshot.capture(ctx, whole, 2)
     assert again.identity == captured.identity
     assert again.identity.composed == captured.identity.composed

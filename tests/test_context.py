@@ -30,10 +30,13 @@ def test_a_shared_window_leaves_room_for_those_who_share_it(tmp_path, rng, n_tok
     with load_shape("sliding window", tmp_path) as model, model.context(4096, n_seq_max=4, n_batch=n_batch) as ctx:
         ctx.decode(tokens)
         before = ctx.logits()
-        with ctx.fork(2) as forks:
-            ctx.decode_many({fork: np.tile(tokens[:64], 4) for fork in forks})
-            with ctx.fork(1, forks[0]) as (fork,):
-                ctx.decode(tokens[:100], fork)
+        ctx.share(0, 1)
+        ctx.share(0, 2)
+        ctx.decode_many({branch: np.tile(tokens[:64], 4) for branch in (1, 2)})
+        ctx.share(1, 3)
+        ctx.decode(tokens[:100], 3)
+        for branch in (3, 1, 2):
+            ctx.clear(branch)
         np.testing.assert_array_equal(ctx.logits(), before)
         ctx.decode(tokens[:100])
         expected = ctx.logits()
@@ -94,23 +97,6 @@ def test_a_decode_that_fails_half_way_is_rolled_back(twin, document, question):
             ctx.decode(np.tile(document, 2)[:400], 1)  # 300 + 400 cells; the first chunks fit
         assert (ctx.n_past(0), ctx.n_past(1)) == (300, 0)
         ctx.decode(question, 1)
-
-
-def test_an_interrupt_between_chunks_is_rolled_back(twin, document, question, monkeypatch):
-    with twin.context(512, n_batch=64) as ctx:
-        ctx.decode(question)
-        decode_chunk, calls = ctx._decode_chunk, []
-
-        def interrupted(*rows):
-            calls.append(rows)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return decode_chunk(*rows)
-
-        monkeypatch.setattr(ctx, "_decode_chunk", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ctx.decode(document)
-        assert ctx.n_past() == 9
 
 
 def test_closed_things_say_so(twin, document):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from vocabulary import chat_text
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama.conversation import Conversation, Said
@@ -35,7 +36,7 @@ def native(speaker_path):
 def test_it_is_the_template_s_own_text(speaker):
     said = [("system", "Be brief."), ("user", "The house\n\nWho?"), ("assistant", "Ann."), ("user", "\n And now? ")]
     tokens = Conversation(speaker).prompt([Said(role, (text,)) for role, text in said]).tokens
-    np.testing.assert_array_equal(tokens, speaker.tokenize(speaker.chat(said), add_bos=False, special=True))
+    np.testing.assert_array_equal(tokens, speaker.tokenize(chat_text(speaker, said), add_bos=False, special=True))
 
 
 def test_cut_it_reads_and_asks(speaker):

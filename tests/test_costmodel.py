@@ -49,12 +49,12 @@ def test_points_that_were_not_measured(runs, depth, n):
     assert model.speedup([depth], [n], "shared")[0, 0] == pytest.approx(naive / shared, rel=1e-3)
 
 
-def test_the_bound_is_naives_own(runs):
+def test_the_ideal_is_naives_own(runs):
     model = studies.CostModel.fit(runs)
     run = made_up(2048, 4, "naive")
     p, b = run["activation_ms"], run["branch_ms"] + run["sample_ms"] + run["generate_ms"]
-    assert model.bound([256, 2048], [2, 4])[1, 1] == pytest.approx(4 * (p + b) / (p + 4 * b), rel=1e-3)
-    assert model.bound([2048], [1])[0, 0] == pytest.approx(1)
+    assert model.ideal([256, 2048], [2, 4])[1, 1] == pytest.approx(4 * (p + b) / (p + 4 * b), rel=1e-3)
+    assert model.ideal([2048], [1])[0, 0] == pytest.approx(1)
 
 
 def test_copies_stop_paying_where_a_prefill_is_as_fast_as_they_are(runs):

@@ -290,28 +290,3 @@ def test_other_kinds_of_files_are_refused(name, data):
 def test_a_document_that_shows_nothing_is_refused(text):
     with pytest.raises(lab.SwarmKVError, match="no text"):
         lab.load_document("a.html" if "<" in text else "a.txt", text.encode())
-
-
-def calls(work, *arguments):
-    """How many functions were called: a cost that no other program changes."""
-    count = 0
-
-    def step(*_):
-        nonlocal count
-        count += 1
-
-    sys.setprofile(step)
-    try:
-        work(*arguments)
-    finally:
-        sys.setprofile(None)
-    return count
-
-
-@pytest.mark.parametrize(
-    ("name", "make"),
-    [("a.pdf", lambda n: written(*[drawn(9, 9, "words")] * n)), ("a.html", lambda n: b"<p>words</p>" * n)],
-)
-def test_four_times_the_pages_are_four_times_the_work(name, make):
-    small, large = make(20), make(80)
-    assert calls(lab.load_document, name, large) < 5 * calls(lab.load_document, name, small)

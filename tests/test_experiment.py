@@ -77,7 +77,7 @@ def test_bench_reports_ratios_within_rounds(twin, document, question):
     assert shared["end_to_end_speedup"] == pytest.approx((ends.naive / ends.shared).median())
     assert shared["end_to_end_ms"] == pytest.approx(ends.shared.median())
     assert (shared["rounds"], shared["max_abs_logit_diff"], shared["same_tokens"]) == (2, 0, True)
-    assert 1 < naive["end_to_end_bound"] <= 2
+    assert 1 < naive["end_to_end_ideal"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
     assert "\nshared " in bench_text(report)
     assert "10,275 ms" in article_text(report)

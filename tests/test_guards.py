@@ -1,8 +1,9 @@
 """Guards: the unguarded process comes to its end alone, and all guarded ways give the same answers."""
 
 import signal
-import types
+import subprocess
 from contextlib import suppress
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -40,24 +41,15 @@ def test_all_variants_answer_alike(twin, document, question):
     assert [ctx for ctx in twin._contexts if ctx._free.alive] == []
 
 
-def test_one_trial_of_each_outcome(monkeypatch):
+def test_one_trial_of_each_outcome(monkeypatch, twin):
     """What a process without a guard can come to, and what is said of it."""
-    ends = {
-        "crashed": (-signal.SIGSEGV, "no output"),
-        "hung": (1, "Timeout (0:00:10)!"),
-        "wrong answers": (guards._WRONG, "round 1 gave other answers than a single thread"),
-        "right by luck": (0, "it survived 1 rounds"),
-    }
-    left = iter(ends.values())
-
-    def in_a_process(*_):
-        status, said = next(left)
-        return types.SimpleNamespace(returncode=status), [said]
-
-    monkeypatch.setattr(guards, "_in_a_process", in_a_process)
-    trials = guards.trials_without_guard(None, [1], [[2]], trials=4)
-    assert list(trials.outcome) == list(ends) == list(guards.OUTCOMES)
-    assert trials.how[1] == "it died of SIGSEGV"
+    done = [subprocess.CompletedProcess("", *end) for end in ((-signal.SIGSEGV, ""), (0, "wrong answers\n"))]
+    done += [subprocess.TimeoutExpired("", 20), subprocess.CompletedProcess("", 0, "right by luck\n")]
+    monkeypatch.setattr(guards.subprocess, "run", Mock(side_effect=done))
+    trials = guards.trials_without_guard(twin, [1], [[2]], trials=4)
+    assert list(trials.outcome) == ["crashed", "wrong answers", "hung", "right by luck"]
+    assert set(trials.outcome) == set(guards.OUTCOMES)
+    assert trials.how[1] == "SIGSEGV"
 
 
 def test_a_gpu_is_refused(twin, document, question, monkeypatch):

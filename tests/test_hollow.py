@@ -16,7 +16,6 @@ from zoo import KINDS, WINDOW, write
 import swarmkv_lab as lab
 from swarmkv_lab.sizing import gguf_header
 from swarmkv_lab.sizing import hollow as hollows
-from swarmkv_lab.sizing import remote as remotes
 from swarmkv_lab.sizing.catalogue import catalogue, header_path, headers
 from swarmkv_lab.sizing.gguf_header import read_gguf, read_header, write_header
 from swarmkv_lab.sizing.hollow import hollow
@@ -83,15 +82,6 @@ def test_which_layers_have_a_window_llama_cpp_says(tmp_path):
         (tmp_path / "other.gguf").replace(path)
         with pytest.raises(lab.ModelNotFoundError, match="another"):
             _ = model.geometry
-
-
-@pytest.mark.parametrize("how", [{}, {"n_seq_max": 3, "kv_unified": False}], ids=str)
-def test_caches_of_many_cells_are_told_from_fewer(tmp_path, monkeypatch, how):
-    path, n_ctx = write("gpt-oss", tmp_path / "m.gguf"), 30_000
-    direct = lab.context_bytes(path, n_ctx, **how)
-    for name, value in {"CELLS": 4096, "CELLS_PERIOD": 1024}.items():
-        monkeypatch.setattr(hollows, name, value)
-    assert lab.context_bytes(path, n_ctx, **how) == direct
 
 
 def test_a_model_that_no_machine_holds():
@@ -281,7 +271,7 @@ def test_of_a_url_the_header_alone_is_fetched(tmp_path, serve, capsys):
     ("half", "6 bytes"), ("another part", "GGUF"), ("absent", "404"), ("nothing", "4 bytes"), ("slow", r"0\.2 s"),
 ])  # fmt: skip
 def test_a_server_that_gives_no_header(serve, monkeypatch, how, number):
-    monkeypatch.setattr(remotes, "DEADLINE_S", 0.2 if how == "slow" else 60)
+    monkeypatch.setattr(gguf_header, "DEADLINE_S", 0.2 if how == "slow" else 60)
     with pytest.raises(lab.ModelNotFoundError, match=number):
         lab.snapshot_bytes(serve(gguf(*LOADS, ARRAYS), how)[0], 10)
 

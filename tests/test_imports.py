@@ -18,12 +18,6 @@ def python(program, *arguments):
     return done
 
 
-def test_importing_the_lab_loads_nothing_heavy():
-    heavy = ["llama_cpp", "numpy", "pandas", "matplotlib", "ipywidgets", "gguf", "tqdm"]
-    print_loaded = f"import sys, swarmkv_lab; print([name for name in {heavy} if name in sys.modules])"
-    assert python(print_loaded).stdout.strip() == "[]"
-
-
 def test_every_public_name_is_there_and_none_is_a_module_in_disguise():
     rooms = {path.name for path in (ROOT / "swarmkv_lab").iterdir() if path.is_dir()} | {"errors", "files"}
     for name in lab.__all__:

@@ -9,7 +9,6 @@ import pytest
 
 import swarmkv_lab as lab
 from swarmkv_lab import mini
-from swarmkv_lab.threads import SPIN, WAIT_VARIABLES
 
 QUESTION = "How many customers does the company have?"
 
@@ -28,7 +27,7 @@ def test_raw_calls_and_the_package_have_the_same_bits(real):
 
 
 def _spin_in_a_new_process(before: str = "", **environment: str) -> tuple[str, str]:
-    plain = {key: value for key, value in os.environ.items() if key not in WAIT_VARIABLES}
+    plain = {key: value for key, value in os.environ.items() if key not in lab._WAIT_VARIABLES}
     program = f"{before}\nimport swarmkv_lab, os; print(os.environ.get('GOMP_SPINCOUNT'))"
     command = [sys.executable, "-W", "always", "-c", program]
     done = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True)
@@ -36,7 +35,7 @@ def _spin_in_a_new_process(before: str = "", **environment: str) -> tuple[str, s
 
 
 def test_threads_spin_for_a_bounded_while_unless_the_user_has_said_how():
-    assert _spin_in_a_new_process() == (SPIN["GOMP_SPINCOUNT"], "")
+    assert _spin_in_a_new_process() == (lab._SPIN, "")
     assert _spin_in_a_new_process(GOMP_SPINCOUNT="77") == ("77", "")
     assert _spin_in_a_new_process(OMP_WAIT_POLICY="passive") == ("None", "")
 

@@ -17,10 +17,8 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.summary import peers_table
 from swarmkv_studies.peers import build, server, strategies
-from swarmkv_studies.peers.bench import compare_peers
-from swarmkv_studies.peers.hosted import hosted_prices
+from swarmkv_studies.peers.bench import compare_peers, without_beginning
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
-from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.server import SERVER_PEERS
 from swarmkv_studies.peers.verdict import verdict
 
@@ -42,7 +40,6 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
     assert table.words.to_dict() == {
         "in turns": "a tie with warm",
         "all at once": "1.08x as fast as warm",
-        "all at once, slots": "4.0x as fast as slots",  # the fastest of those that take all agents at once
         "prefill": "torch is 2.5x as fast",
     }
     assert table.ours["in turns"] == "shared"  # batched has no turns
@@ -51,7 +48,7 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
     noisy = pd.concat([comparison(), slower])
     assert verdict(noisy, ours).words["all at once"] == "a tie with warm"  # the rounds disagree
     figure = studies.verdict(comparison(torch=400.0), "a caption")
-    assert figure.get_label() == "Against the best: a tie in turns, 1.08x ahead at once, prefill 2.5x behind"
+    assert figure.get_label() == "The lab against the best: in turns a tie, all at once 1.08x ahead"
     with pytest.raises(lab.SwarmKVError):
         verdict(noisy[noisy.strategy.isin(ours)], ours)
 
@@ -123,13 +120,13 @@ def test_transformers_answers_like_naive(real, dossier):
     assert run.metrics["copied_bytes"] > 0
 
 
-def test_a_prompts_common_beginning_goes_to_the_prefix_but_never_all_of_it():
+def test_what_prompts_begin_with_alike_is_never_all_of_one():
     prompts = {"a": np.array([1, 2, 3, 4]), "b": np.array([1, 2, 3]), "c": np.array([1, 2, 5])}
-    prefix, branches = shared_prefix(np.array([9, 8]), prompts)
-    assert prefix.tolist() == [9, 8, 1, 2]
+    alike, branches = without_beginning(prompts)
+    assert alike.tolist() == [1, 2]
     assert {name: rest.tolist() for name, rest in branches.items()} == {"a": [3, 4], "b": [3], "c": [5]}
-    prefix, branches = shared_prefix(np.array([9]), {"a": np.array([1, 2]), "b": np.array([1, 2])})
-    assert (prefix.tolist(), branches["a"].tolist()) == ([9, 1], [2])
+    alike, branches = without_beginning({"a": np.array([1, 2]), "b": np.array([1, 2])})
+    assert (alike.tolist(), branches["a"].tolist()) == ([1], [2])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a shell script")
@@ -145,17 +142,6 @@ def test_an_interrupt_while_a_server_starts_leaves_none(twin, monkeypatch, tmp_p
         starting.__enter__()
     assert starting.process.returncode == -signal.SIGKILL
     assert starting.key not in " ".join(starting.command)
-
-
-def test_the_first_read_that_costs_less_with_a_hosted_cache_counted_out():
-    for hours in (1, 8):
-        for offer in hosted_prices(hours).fillna({"storage_per_hour": 0}).itertuples():
-            write = offer.uncached if np.isnan(offer.cache_write) else offer.cache_write
-            with_cache = [write + (n - 1) * offer.cached_read + hours * offer.storage_per_hour for n in range(1, 200)]
-            cheaper = [n for n, usd in enumerate(with_cache, 1) if usd < n * offer.uncached - 1e-9]
-            assert offer.pays_from == cheaper[0], offer
-            assert offer.source.startswith("https://")
-            assert pd.Timestamp(offer.read)
 
 
 # -- llama-server, where make peers has built it
@@ -182,7 +168,7 @@ def test_it_answers_as_naive_does(real, dossier, name):
     with strategies.opened([name], real, 1024) as opened:
         run = lab.fan_out(real, dossier, QUESTIONS, opened[name], max_tokens=8)
     compared = run.compare(naive)
-    assert compared.same_tokens.sum() >= (3 if name in ("server_warm", "server_slots") else 1)  # packed: other shapes
+    assert compared.same_tokens.all()
     assert run.agents.ttft_ms.notna().all()
     assert servers() == []
 

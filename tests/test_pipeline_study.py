@@ -1,6 +1,5 @@
-"""Pipelines in studies: read from TOML files, measured in turns, with watermarks and waiting."""
+"""Pipelines in studies: the dossier's, and pipelines measured in turns, with watermarks and waiting."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -37,21 +36,6 @@ def test_arms_take_turns_and_are_compared_with_naive(pipeline):
     assert table.same_tokens["shared"] == 1
 
 
-def test_an_interrupt_keeps_whole_rounds(pipeline, monkeypatch):
-    run, left = lab.Pipeline.run, iter("123")
-
-    def interrupted(self, *args):
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return run(self, *args)
-
-    monkeypatch.setattr(lab.Pipeline, "run", interrupted)
-    rows, _ = compare_pipeline(pipeline, ["naive", "shared"], repeats=5)
-    assert rows.repeat.unique().tolist() == [0]
-    with pytest.raises(KeyboardInterrupt):
-        compare_pipeline(pipeline, ["naive"])
-
-
 def test_what_if_another_agent_had_said_something_else(twin, document):
     graph = {"a": (), "b": (), "c": ["a"], "d": ["b", "c"]}
     agents = [
@@ -76,60 +60,24 @@ def test_the_timeline_says_when_who_answered_first():
     assert "3.0 s; without watermarks after 9.0 s" in figure.get_label()
 
 
-# -- from a file
+def test_an_interrupt_keeps_whole_rounds(pipeline, monkeypatch):
+    run, left = lab.Pipeline.run, iter("123")
 
-SPEC = """
-document = "notes.txt"
-[agents.early]
-prompt = "What is it?"
-prefix_tokens = 20
-max_tokens = 3
-[agents.late]
-prompt = "And then?"
-after = ["early"]
-sampling = { temperature = 0.7, seed = 4 }
-"""
+    def interrupted(self, *args):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return run(self, *args)
 
-
-@pytest.fixture
-def spec(tmp_path):
-    (tmp_path / "notes.txt").write_text("The shared cache holds every key and value of the document. " * 8)
-    (tmp_path / "spec.toml").write_text(SPEC)
-    return tmp_path / "spec.toml"
+    monkeypatch.setattr(lab.Pipeline, "run", interrupted)
+    rows, _ = compare_pipeline(pipeline, ["naive", "shared"], repeats=5)
+    assert rows.repeat.unique().tolist() == [0]
+    with pytest.raises(KeyboardInterrupt):
+        compare_pipeline(pipeline, ["naive"])
 
 
-@pytest.fixture
-def speaking(twin, monkeypatch):
-    """The twin, as if it could read and be asked in words: a token for each word."""
-    for name in ("read", "ask"):
-        monkeypatch.setattr(lab.Model, name, lambda model, text: np.arange(len(text.split()), dtype=np.int32) % 256)
-    return twin
-
-
-def test_a_file_says_what_the_classes_say(speaking, spec):
-    pipeline = studies.load_pipeline(spec, speaking, n_tokens=44)
-    assert len(pipeline.tokens) == 44  # of 88
-    assert pipeline.agents == [
-        lab.Agent("early", "What is it?", prefix_tokens=10, max_tokens=3),
-        lab.Agent("late", "And then?", after=["early"], sampling=lab.Sampling(temperature=0.7, seed=4)),
-    ]
-
-
-@pytest.mark.parametrize(("was", "now", "said"), [
-    ("prompt = \"What is it?\"\n", "", "agents.early"),
-    ("max_tokens = 3", "max_token = 3", "max_token"),
-    ("seed = 4", "sead = 4", "sead"),
-    ("{ temperature = 0.7, seed = 4 }", "7", "7"),
-    ("[agents.late]", "[agents.early]", "spec.toml"),
-    ("after = [\"early\"]", f"after = {'[' * 5000}{']' * 5000}", "spec.toml"),
-    ("after = [\"early\"]", "after = [\"nobody\"]", "nobody"),
-    ("document = \"notes.txt\"\n", "", "document"),
-    ("notes.txt", "nothing.txt", "nothing.txt"),
-    ("prefix_tokens = 20", "prefix_tokens = 89", "89.* 88"),
-    ("[agents.early]", "[agents]\nearly = 3\n[agents.other]", "3"),
-])  # fmt: skip
-def test_what_a_file_gets_wrong_is_said(speaking, spec, was, now, said):
-    assert was in SPEC
-    spec.write_text(SPEC.replace(was, now))
-    with pytest.raises(lab.SwarmKVError, match=said):
-        studies.load_pipeline(spec, speaking)
+def test_a_shorter_document_keeps_the_watermarks_share(speaker):
+    whole, half = (studies.load_pipeline("dossier", speaker, n_tokens=n) for n in (7000, 3500))
+    assert (len(whole.tokens), len(half.tokens)) == (7000, 3500)
+    assert (whole.watermarks["security"], half.watermarks["security"]) == (1840, 920)
+    assert half.watermarks["cost"] == 3500
+    assert half.after["reviewer"] == ("security", "licence", "cost", "reliability")

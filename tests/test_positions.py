@@ -31,7 +31,7 @@ def test_llama_cpp_turns_keys_as_numpy_does(twin, document, delta):
     with twin.context(2048, kv_type="f32", flash_attn=True) as ctx:
         ctx.decode(document)
         before = lab.SequenceState(ctx.get_state(), twin.geometry)
-        ctx.shift(delta)
+        studies.shift(ctx, delta)
         assert ctx.n_past() == 300 + delta
         ctx.decode(document[:1])
         after = lab.SequenceState(ctx.get_state(), twin.geometry)
@@ -67,7 +67,7 @@ def test_a_late_branch_finds_the_keys_as_they_were(twin, document, question):
     with twin.context(1024, kv_type="f32", flash_attn=True) as ctx:
         ctx.decode(document)
         snapshot = lab.KVSnapshot.capture(ctx, document)
-        ctx.shift(100)
+        studies.shift(ctx, 100)
         ctx.decode(question)
         right = ctx.logits()
         ctx.set_state(positions._later(snapshot, 100))
@@ -86,14 +86,15 @@ def test_what_cannot_be_asked(twin, document):
             position_error(twin, document, **change)
 
 
-def test_the_whole_contexts_state_is_another_format(twin, document):
-    with twin.context(512) as ctx:
-        assert ctx.state_bytes(None) < 100  # nothing was decoded, whatever n_ctx is
+@pytest.mark.parametrize("kv_type", ["bf16", "q8_0"])
+def test_keys_that_llama_cpp_cannot_shift(document, kv_type):
+    """The next decode would end the process."""
+    wide = studies.twin(lab.KVGeometry(2, 2, 32, 32, 4096))
+    with lab.load_model(wide) as model, model.context(512, kv_type=(kv_type, "f16"), flash_attn=True) as ctx:
         ctx.decode(document)
-        whole = ctx.get_state(None)
-        assert whole.nbytes >= ctx.state_bytes(0)
-    with twin.context(512) as ctx, pytest.raises(lab.SnapshotCorruptError):
-        ctx.set_state(whole)
+        with pytest.raises(lab.SwarmKVError, match=kv_type):
+            studies.shift(ctx, 3)
+        ctx.decode(document[:5])
 
 
 def test_refused_prints_what_was_wrong_and_fails_where_nothing_was(capsys):

@@ -119,15 +119,6 @@ def test_the_least_recently_used_go_first(twin, document, folder, monkeypatch):
     assert [int(path.name.split("-")[1]) for path in files(folder)] == [104]
 
 
-def test_what_just_fits_stays(twin, document, folder):
-    for n in (100, 101):
-        lab.prefill(twin, document[:n], cache=True)
-    held = sum(path.stat().st_size for path in files(folder))
-    assert prefix_cache.evict(held) == 0
-    assert prefix_cache.evict(held - 1) == 1
-    assert [int(path.name.split("-")[1]) for path in files(folder)] == [101]
-
-
 def test_a_snapshot_larger_than_the_whole_cache(twin, document, folder, monkeypatch):
     monkeypatch.setenv("SWARMKV_CACHE_BYTES", "1000")
     with pytest.warns(UserWarning, match="80,472 bytes, .* 1,000"):

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.files import DATA, REFERENCE
 from swarmkv_studies.answers.quality import read_study
@@ -22,6 +23,7 @@ from swarmkv_studies.answers.study import ARMS, INSTRUCTION, asked_hash, fingerp
 from swarmkv_studies.common.measurements import measurements
 from swarmkv_studies.common.profiles import PROFILES
 from swarmkv_studies.many_machines.bench import cluster_table
+from swarmkv_studies.naive_vs_fanout.article_table import CODE, LINK, TITLE
 
 MEASURED = measurements("reference")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -35,12 +37,20 @@ def test_conda_installs_what_pip_does():
     assert set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]) <= set(lines)
 
 
+def test_the_citation_is_of_this_version_and_of_the_article():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["repository-code"]) == (lab.__version__, project["urls"]["Repository"])
+    article, code, _ = cited["references"]
+    assert (article["title"], article["url"], code["repository-code"]) == (TITLE, LINK, CODE)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_are_committed_executed_and_small(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert "widgets" not in notebook.metadata
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source]
     assert all(cell.execution_count for cell in code)
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)

@@ -61,9 +61,6 @@ def calls(twin: lab.Model, folder: Path) -> list:
                 result = getattr(ctx, name)(**arguments)
                 if name == "stream":
                     list(result)
-                if name == "fork":
-                    with result:
-                        pass
 
         call.__qualname__ = name
         return call
@@ -89,10 +86,8 @@ def calls(twin: lab.Model, folder: Path) -> list:
         (on_context("stream"), {"max_tokens": 3, "sampling": lab.Sampling(), "seq_id": 0}),
         (on_context("logits"), {"seq_id": 0}),
         (on_context("share"), {"src": 0, "dst": 1}),
-        (on_context("fork"), {"n": 2, "seq_id": 0}),
         (on_context("clear"), {"seq_id": 0}),
         (on_context("truncate"), {"n_tokens": 3, "seq_id": 0}),
-        (on_context("shift"), {"delta": 3, "start": 0, "seq_id": 0}),
         (on_context("get_state"), {"seq_id": 0}),
         (on_context("set_state"), {"state": state, "seq_id": 0}),
         (twin.tokenize, {"text": "x", "add_bos": True, "special": False}),

@@ -3,6 +3,7 @@
 import llama_cpp
 import numpy as np
 import pytest
+from vocabulary import chat_text
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import sampling
@@ -39,15 +40,14 @@ def test_a_pipelines_prompts_are_one_turn_of_the_models_template(speaker):
             "third": "The Seller sells. " * 20
             + f"\n\n\nsecond: {run.answers['second']}\n\nfirst: {run.answers['first']}\n\nShall we?",
         }[name]
-        assert text == speaker.chat([("user", asked)])
+        assert text == chat_text(speaker, [("user", asked)])
 
 
 @pytest.mark.real
 def test_generation_ends_with_the_turn(real):
     with real.context(512) as ctx:
-        ctx.decode(
-            real.tokenize(real.chat([("user", "Answer with one word: what is the capital of France?")]), special=True)
-        )
+        asked = chat_text(real, [("user", "Answer with one word: what is the capital of France?")])
+        ctx.decode(real.tokenize(asked, special=True))
         text = ctx.generate(max_tokens=100)
     assert "Paris" in text
     assert "<|im_end|>" not in text

@@ -10,13 +10,11 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
-import swarmkv_studies as studies
 from swarmkv_lab.llama.sampling import GREEDY, Sampler, generate_together
 from swarmkv_lab.sizing import geometry
 from swarmkv_studies.common.twins import write_twin
 
 Refused, Corrupt, NotFound = lab.SwarmKVError, lab.SnapshotCorruptError, lab.ModelNotFoundError
-HUGE = 10**5000
 
 
 def each(table):
@@ -64,12 +62,10 @@ CALLS = {  # a tuple is more arguments than one
     "state_bytes": (True,),
     "share": ((1, 1), (0, 2)),
     "truncate": (61,),
-    "shift": (2**31, (1, 60), (1, 0, 1)),
     "stream": (-1,),
     "is_eog": (256,),
     "tokenize": ("\ud800", "text"),  # it has no vocabulary
     "ask": (" ",),
-    "chat": ([("user", "Who?")],),
 }
 
 
@@ -118,7 +114,7 @@ def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
 
 
 @pytest.mark.parametrize(("call", "says"), [
-    (lambda: lab.load_model(n_gpu_layers=HUGE), "16,610"),
+    (lambda: lab.load_model(n_gpu_layers=10**5000), "16,610"),
     (lambda: lab.load_model(n_gpu_layers=-2), "-2"),
     (lambda: lab.load_model(5), "5"),
     (lambda: lab.requantize("a\0b"), "a.*b"),
@@ -145,7 +141,6 @@ def test_an_error_of_a_callers_own_stays_what_it_was(twin, document):
     ("llama_init_from_model", None, Refused, "512"),
     ("llama_decode", 77, lab.DecodeError, "77"),
     ("llama_get_logits_ith", None, lab.DecodeError, "299"),
-    ("llama_memory_can_shift", False, Refused, None),
     ("llama_state_seq_get_data", 17, Corrupt, "17"),
     ("llama_state_seq_set_data", 0, Corrupt, "0 of"),
     ("llama_sampler_apply", None, Refused, None),
@@ -156,8 +151,6 @@ def test_what_llama_cpp_refuses(twin, speaker, document, monkeypatch, name, valu
     with pytest.raises(error, match=says):  # noqa: PT012
         with twin.context(512) as ctx:
             ctx.decode(document)
-            if name == "llama_memory_can_shift":
-                ctx.shift(1)
             ctx.set_state(ctx.get_state())
         Sampler(lab.Sampling(temperature=1.0)).sample(np.zeros(4, np.float32))
         speaker.tokenize("text")
@@ -186,17 +179,6 @@ def test_a_state_that_ends_elsewhere_is_not_kept(twin, document):
             odd.state()
 
 
-@pytest.mark.parametrize("kv_type", ["bf16", "q8_0"])
-def test_keys_that_llama_cpp_cannot_shift(document, kv_type):
-    """The next decode would end the process."""
-    wide = studies.twin(lab.KVGeometry(2, 2, 32, 32, 4096))
-    with lab.load_model(wide) as model, model.context(512, kv_type=(kv_type, "f16"), flash_attn=True) as ctx:
-        ctx.decode(document)
-        with pytest.raises(Refused, match=kv_type):
-            ctx.shift(3)
-        ctx.decode(document[:5])
-
-
 # -- sequences that were changed
 
 
@@ -217,7 +199,7 @@ def test_logits_of_another_position_or_sequence_are_forgotten(twin, document, qu
     with twin.context(1024, n_seq_max=2) as ctx:
         ctx.decode(question)
         state = ctx.get_state()
-        changes = (lambda: ctx.shift(5), lambda: ctx.truncate(100), ctx.clear, lambda: ctx.clear(0))
+        changes = (lambda: ctx.truncate(100), ctx.clear, lambda: ctx.clear(0))
         for change in (*changes, lambda: ctx.set_state(state)):
             ctx.clear()
             ctx.decode(document)
@@ -226,7 +208,7 @@ def test_logits_of_another_position_or_sequence_are_forgotten(twin, document, qu
                 ctx.logits()
 
 
-@pytest.mark.parametrize("how", ["restore", "clear", "share", "truncate", "shift"])
+@pytest.mark.parametrize("how", ["restore", "clear", "share", "truncate"])
 def test_a_stream_ends_when_its_sequence_is_another_of_the_same_length(twin, document, how):
     other = document[::-1].copy()
     with twin.context(1024, n_seq_max=2) as ctx:
@@ -240,7 +222,6 @@ def test_a_stream_ends_when_its_sequence_is_another_of_the_same_length(twin, doc
             "clear": lambda: (ctx.clear(0), ctx.decode(other)),
             "share": lambda: ctx.share(1, 0),
             "truncate": lambda: (ctx.truncate(50), ctx.decode(other[50:])),
-            "shift": lambda: ctx.shift(0),
         }[how]
         stream = ctx.stream(8)
         next(stream)
@@ -258,16 +239,6 @@ def test_others_go_on_when_one_sequence_was_changed(twin, document):
         ctx.truncate(200, 1)
         assert [set(step) for step in both] == [{0}, {0}]
         assert list(failed) == [1]
-
-
-def test_a_shift_moves_no_other_sequence(twin, document):
-    with twin.context(1024, n_seq_max=2) as ctx:
-        ctx.decode(document)
-        ctx.share(0, 1)
-        with pytest.raises(Refused, match="sequence 0"):
-            ctx.shift(7)
-        ctx.clear(1)
-        ctx.shift(7)
 
 
 # -- models
@@ -302,13 +273,3 @@ def test_more_layers_than_llama_cpp_takes(tmp_path, monkeypatch):
     path = write_twin(tmp_path / "deep.gguf", lab.KVGeometry(513, 1, 2, 2, 4096))
     with pytest.raises(NotFound, match="513"):
         lab.load_model(path)
-
-
-# -- chat
-
-
-def test_messages_that_a_template_does_not_take(twin, monkeypatch):
-    monkeypatch.setattr(twin, "chat_template", "{{ raise_exception('not these') }}")
-    for text, says in (("\ud800", "character 0"), ("Who?", "not these")):
-        with pytest.raises(Refused, match=says):
-            twin.chat([("user", text)])

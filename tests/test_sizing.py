@@ -24,15 +24,7 @@ from swarmkv_studies.kv_sizing.memory import agents_bytes, agents_that_fit
 
 DEPTHS = (1, 2, 255, 256, 257)
 BY_ATTENTION = ("smollm2-1.7b", "qwen2.5-0.5b", "deepseek-v2-lite", "gemma-3-1b")  # MHA, GQA, MLA, sliding window
-OTHERS = (
-    "smollm2-135m", "smollm2-360m", "qwen2.5-1.5b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-3.2-1b", "llama-3.1-8b",
-    "gemma-2-2b", "gemma-3-4b", "glm-4-9b", "gpt-oss-20b",
-)  # fmt: skip
 QUANTIZED = [t for t in KV_TYPES if t not in ("f32", "f16", "bf16")]
-
-
-def settings_of(kv_type):
-    return [True] if kv_type in QUANTIZED else [False, True]
 
 
 def sizes(model, depths, **how):
@@ -55,26 +47,6 @@ def test_the_default_model_is_the_catalogues_row_and_has_the_predicted_size(real
     assert real.geometry.heads == geometry("smollm2-135m").heads
     predicted = [geometry("smollm2-135m").snapshot_bytes(n) for n in DEPTHS]
     assert list(sizes(real, DEPTHS)) == predicted
-
-
-@pytest.mark.real
-@pytest.mark.thorough
-def test_the_default_model_at_the_articles_length(real):
-    assert list(sizes(real, [3501])) == [geometry("smollm2-135m").snapshot_bytes(3501)]
-
-
-@pytest.mark.parametrize(("name", "types"), [
-    *((name, ("f16", "q8_0")) for name in BY_ATTENTION),  # every type: test_any_geometry_to_the_byte
-    *(pytest.param(name, KV_TYPES, marks=pytest.mark.thorough) for name in (*BY_ATTENTION, *OTHERS)),
-])  # fmt: skip
-def test_catalogue_twins_to_the_byte(name, types):
-    shape = geometry(name)
-    with lab.load_model(cached_twin(shape)) as model:
-        assert model.geometry.snapshot_bytes(1000) == shape.snapshot_bytes(1000)
-        for kv_type in types:
-            for flash_attn in settings_of(kv_type):
-                predicted = [shape.snapshot_bytes(n, kv_type) for n in DEPTHS]
-                assert list(sizes(model, DEPTHS, kv_type=kv_type, flash_attn=flash_attn)) == predicted, kv_type
 
 
 @st.composite
@@ -358,20 +330,10 @@ def test_agents_that_fit_is_the_largest_number_that_does():
     assert agents_that_fit(shape, 10, 10**12, layout="shared") == 255
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    ("qwen2.5-7b --tokens 3501", {"snapshot_bytes": 200_804_052, "bytes_per_token": 57_344, "measured_bytes": None}),
-    ("smollm2-135m --tokens 300 --kv-type f16,q8_0 --measure", {}),
-])  # fmt: skip
-def test_size_on_the_command_line(capsys, arguments, expected):
-    assert main(["size", *arguments.split(), "--json", "-"]) == 0
+def test_size_on_the_command_line(capsys):
+    asked = ["size", "smollm2-135m", "--tokens", "300", "--kv-type", "f16,q8_0", "--measure"]
+    assert main([*asked, "--json", "-"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert expected.items() <= record.items()
-    assert record["measured_bytes"] in (None, record["snapshot_bytes"])
-    assert main(["size", *arguments.split()]) == 0
+    assert record["measured_bytes"] == record["snapshot_bytes"]
+    assert main(asked) == 0
     assert f"{record['snapshot_bytes']:,}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("arguments", ["gpt-9", "qwen2.5-7b --tokens -1", "qwen2.5-7b --kv-type q9", "nowhere.gguf"])
-def test_sizes_that_cannot_be_told(capsys, arguments):
-    assert main(["size", *arguments.split()]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

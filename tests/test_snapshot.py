@@ -77,3 +77,17 @@ def test_no_free_cells_is_an_error_too(twin, document, snapshot):
         with pytest.raises(lab.SnapshotCorruptError):
             snapshot.restore(ctx, 1)  # 300 + 300 cells do not fit 512
         assert (ctx.n_past(0), ctx.n_past(1)) == (300, 0)
+
+
+def test_an_agents_state_is_fanned_out_with_the_same_calls(twin, document):
+    """Prefix, question and answer so far are a prefix again."""
+    with twin.context(512) as ctx:
+        ctx.decode(document)
+        ctx.decode([1, 2, 3])
+        answer = list(ctx.stream(4))
+        ctx.decode(answer[-1:])  # the last token yielded is not yet decoded
+        so_far = np.concatenate([document, [1, 2, 3], answer]).astype(np.int32)
+        snapshot = lab.KVSnapshot.capture(ctx, so_far)
+    forks = lab.fan_out(twin, snapshot, [[7], [8]], "shared", max_tokens=3)
+    naive = lab.fan_out(twin, so_far, [[7], [8]], "naive", max_tokens=3)
+    assert forks.compare(naive).same_tokens.all()

@@ -197,38 +197,6 @@ def test_a_file_that_is_cut_while_it_is_read(saved, twin, monkeypatch, n_bytes):
         lab.KVSnapshot.load(saved, twin)
 
 
-@pytest.mark.soak
-def test_truncations_at_any_moment_of_a_restore_never_end_the_process(saved, twin, all_cores):
-    """Another process truncates and rewrites the file as fast as it can, while this one loads and restores it."""
-    whole = saved.read_bytes()
-    code = (
-        "import os, sys\n"
-        "whole = open(sys.argv[1], 'rb').read()\n"
-        "while True:\n"
-        "    os.truncate(sys.argv[1], len(whole) // 3)\n"
-        "    with open(sys.argv[1], 'r+b') as file:\n        file.write(whole)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, saved])
-    counts = {"restored": 0, "refused": 0}
-    try:
-        until = time.monotonic() + often(10)
-        with twin.context(512) as ctx:
-            while time.monotonic() < until:
-                try:
-                    loaded = lab.KVSnapshot.load(saved, twin)
-                    for _ in range(3):
-                        loaded.restore(ctx)
-                    counts["restored"] += 1
-                except lab.SwarmKVError:
-                    counts["refused"] += 1
-    finally:
-        process.kill()
-        process.wait()
-    assert counts["refused"] > 0
-    saved.write_bytes(whole)
-    lab.KVSnapshot.load(saved, twin)
-
-
 @needs(os, "fork")
 @pytest.mark.soak
 def test_a_kill_at_any_moment_leaves_a_whole_file(twin, document, tmp_path):

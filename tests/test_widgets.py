@@ -10,8 +10,9 @@ import swarmkv_lab as lab
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies import race_widget, sizing_explorer
 from swarmkv_studies.kv_sizing.memory import agents_by_budget, agents_bytes
+from swarmkv_studies.tour import race
 
-ALERT = "role='alert'"
+ALERT = "swarmkv-error"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_its_numbers_are_the_geometrys(explorer):
         assert fit == 255 or agents_bytes(shape, 3501, fit + 1, layout=layout) > left
         of_figure = agents_by_budget(["qwen2.5-7b"], [8], 3501).set_index("layout").agents
         assert fit == of_figure[layout]  # the widget and the figure count alike
-    assert "200.8 MB" in explorer.message.value
+    assert "200.8 MB" in explorer.text.value
 
 
 def test_a_figure_says_in_words_what_it_shows(explorer):
@@ -55,7 +56,7 @@ def test_every_control_changes_the_picture(explorer, control, value):
     getattr(explorer, control).value = value
     assert explorer.picture.value != before
     assert 'src="data:image/png;base64,iVBOR' in explorer.picture.value
-    assert ALERT not in explorer.message.value
+    assert explorer.message.value == ""  # what is read out: no table with each step of a slider
 
 
 @pytest.fixture
@@ -68,21 +69,36 @@ def racing(speaker):
     assert widget.wait(60)
 
 
+def seen(box):
+    """The values that an HTML box takes from now on."""
+    values = []
+    box.observe(lambda change: values.append(change.new), names="value")
+    return values
+
+
 def only(widget, name):
     for other, box in widget.shown.items():
         box.value = other == name
 
 
-def test_a_race_shows_timelines_and_answers(racing):
+def test_a_race_shows_timelines_and_answers(racing, monkeypatch):
+    monkeypatch.setattr(race, "_REDRAW_S", 0)  # each token is shown, but not read out
+    said, told = seen(racing.message), seen(racing.text)
     racing.run_button.click()
-    assert racing.run_button.disabled
+    assert racing.stop_button.button_style == "primary"
     assert racing.wait(120)
     assert list(racing.runs) == ["naive", "swarmkv", "shared", "batched"]
+    assert len(said) == 6  # warming up, a sentence for each strategy, finished: what is read out
+    assert any("s left" in text for text in told)
     assert racing.progress.value == 1
     assert "data:image/png" in racing.picture.value
     for text in racing.runs["naive"].answers.values():
         assert html.escape(text) in racing.answers.value
-    assert (racing.run_button.disabled, racing.stop_button.disabled) == (False, True)
+    cut = [len(branch.tokens) == 4 for run in racing.runs.values() for branch in run.branches]
+    assert racing.answers.value.count("(cut at 4 tokens)") == sum(cut)
+    assert racing.run_button.button_style == "primary"
+    buttons = (racing.run_button, racing.stop_button)
+    assert [button.disabled for button in buttons] == [False, False]  # it would lose the keyboard's focus
     assert set(racing.timelines()) == set(racing.runs)
 
 
@@ -93,7 +109,7 @@ def test_a_race_is_stopped_within_a_batch_and_can_run_again(racing):
         time.sleep(0.01)
     racing.stop_button.click()
     assert racing.wait(60)
-    assert (racing.runs, racing.run_button.disabled) == ({}, False)
+    assert racing.runs == {}
     assert set(racing.timelines()["naive"].phase) <= {"context", "prefill"}  # what was under way is still shown
     racing.depth.value = 128
     only(racing, "shared")
@@ -118,7 +134,7 @@ def test_what_is_wrong_with_a_race_is_said_in_it(racing, change, monkeypatch):
     assert ALERT in racing.message.value
     assert (racing.picture.value, racing.answers.value) == ("the last picture", "the last answers")
     assert racing.runs
-    assert not racing.run_button.disabled
+    assert racing.run_button.button_style == "primary"
 
 
 def uploaded(name, data):
@@ -166,3 +182,4 @@ def test_a_race_takes_a_pasted_text_and_an_upload(speaker):
     widget.questions.value = "Mine?"
     widget.document.source.value = "dossier"
     assert (widget.questions.value, widget.depth.options[-1][1]) == ("Mine?", dossier)
+    assert widget.depth.value == 300  # as before the shorter documents

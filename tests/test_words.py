@@ -23,6 +23,7 @@ THINKING = SYSTEM + "{%- if enable_thinking is false %}{{ '<think>\\n\\n</think>
 FORMS = {
     "a default system prompt": SYSTEM,
     "white space stripped": "{{ bos_token }}{% for m in messages %}[{{ m.content | trim }}]{% endfor %}",
+    "half stripped": "{% for m in messages %}{{ m.content.lstrip() }}{% endfor %}",
     "content as a list of parts": "{% for p in messages[0].content %}<{{ p.text }}>{% endfor %}",
     "content of either kind": "{% for m in messages %}{% if m.content is string %}s{{ m.content }}{% else %}"
     "{% for p in m.content %}p{{ p['text'] }}{% endfor %}{% endif %}{% endfor %}",
@@ -41,7 +42,6 @@ REFUSED = {
     "as JSON": "{{ messages[0].content | tojson }}",
     "in small letters": "{{ messages[0].content | lower }}",
     "white space folded": "{{ messages[0].content.split() | join(' ') }}",
-    "half stripped": "{{ messages[0].content.lstrip() }}",
     "cut": "{{ messages[0].content[:40] }}",
     "not allowed": "{{ raise_exception('no user here') }}",
     "not Jinja": "{% for %}",
@@ -68,9 +68,8 @@ def short(monkeypatch, tmp_path):
 
 
 def text_of(words, document, question):
-    (before, after), strips = words._around("user")
-    before = before.removeprefix(words.detokenize(words._bos, special=True))
-    return before + (document.lstrip() if strips else document) + f"\n\n{question}" + after
+    text = "".join(text for text, _ in [*words._before(document), *words._after(question)])
+    return text.removeprefix(words.detokenize(words._bos, special=True))
 
 
 def by_jinja(words, content):
@@ -92,12 +91,11 @@ def is_like_jinja(words, document, question):
     text = by_jinja(words, f"{document}\n\n{question}")
     assert text_of(words, document, question) == text
     ours = [*words.read(document), *words.ask(question)]
-    theirs = [*words._bos, *llama_tokens(words, text)]
-    cut, whole = words.seam(document, question)
     marks = list(words._markers)
     if not np.isin(words.tokenize(document, False, special=True), marks).any():
-        assert len(ours) - len(theirs) == len(cut) - len(whole)
-        assert (ours == theirs) == (len(cut) == len(whole) == 0)
+        whole = words._tokens([*words._before(document), *words._after(question)])
+        assert whole.tolist() == [*words._bos, *llama_tokens(words, text)]
+        assert words.detokenize(ours) == words.detokenize(whole)  # other tokens at the cut alone
     without = llama_tokens(words, text.replace(document.strip(), "x"))
     assert np.isin(ours[len(words._bos) :], marks).sum() == np.isin(without, marks).sum()
 
@@ -144,16 +142,6 @@ def test_the_default_system_prompt_is_read(speaker):
     text = speaker.detokenize([*speaker.read("It is for sale."), *speaker.ask("Who sells?")], special=True)
     assert text == plain_jinja(speaker.chat_template, "It is for sale.\n\nWho sells?", speaker._template.options)
     assert text.startswith("<|im_start|>system\n")
-    assert text == speaker.chat([("user", "It is for sale.\n\nWho sells?")])
-    assert "\0" in speaker.chat([("user", "a\0b")])
-
-
-def test_the_seam_is_shown(words):
-    words.says(SYSTEM)
-    assert [len(tokens) for tokens in words.seam("It is for sale.", "Who?")] == [0, 0]
-    cut, whole = words.seam("It is for sale.\n", "Who?")
-    assert words.detokenize(cut) == words.detokenize(whole) == "\n\n"
-    assert (len(cut), len(whole)) == (2, 1)
 
 
 # -- vocabularies

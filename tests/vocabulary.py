@@ -80,8 +80,19 @@ def write_spm(path, pieces=(), **settings):
     return path
 
 
+def chat_text(model, said):
+    """(role, text) pairs as plain Jinja renders a model's template."""
+    messages = [{"role": role, "content": text} for role, text in said]
+    return _rendered(model.chat_template, messages, model._template.options, tools=None, documents=None)
+
+
 def plain_jinja(template, content, options, **variables):
-    """One user's message as plain Jinja renders a template, with what the templates of the field expect."""
+    """One user's message as plain Jinja renders a template."""
+    return _rendered(template, [{"role": "user", "content": content}], options, **variables)
+
+
+def _rendered(template, messages, options, **variables):
+    """With what the templates of the field expect."""
 
     def raised(message):
         raise TemplateError(message)
@@ -89,5 +100,4 @@ def plain_jinja(template, content, options, **variables):
     jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     jinja.globals |= {"raise_exception": raised, "strftime_now": lambda how: datetime.now().strftime(how)}
     jinja.filters["tojson"] = lambda value, **how: json.dumps(value, **{"ensure_ascii": False} | how)
-    messages = [{"role": "user", "content": content}]
     return jinja.from_string(template).render(messages=messages, add_generation_prompt=True, **options, **variables)

@@ -9,7 +9,7 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.answers.questions import Question
-from swarmkv_studies.answers.score import passage, require_columns
+from swarmkv_studies.answers.score import passage
 
 _Z = 1.959964
 """standard deviations of the normal distribution within which 95 % lie"""
@@ -32,13 +32,9 @@ def read_study(path: Path) -> pd.DataFrame:
 def accuracy(scored: pd.DataFrame) -> pd.DataFrame:
     """The share of right answers, a row per group: n, right, accuracy, and its 95 % interval by Wilson, low and high.
 
-    scored: from ``score``; of a study that was repeated, the first time. A group is a model in an arm, or a kind where
-    there are none. Raises SwarmKVError if a column is missing.
+    scored: from ``score``; of a study that was repeated, the first time. A group is a model in an arm.
     """
-    by = [name for name in ("model", "arm") if name in scored] or ["kind"]
-    require_columns(scored, "right", *by)
-    first = _first(scored)
-    groups = first.groupby(by, sort=False).right
+    groups = _first(scored).groupby(["model", "arm"], sort=False).right
     frame = pd.DataFrame({"n": groups.size(), "right": groups.sum().astype(int)}).reset_index()
     low, high = zip(*map(wilson, frame.right, frame.n), strict=True)
     return frame.assign(accuracy=frame.right / frame.n, low=low, high=high)
@@ -51,10 +47,7 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     exact test: how probable such a difference, or a larger one, between these two is if right and wrong are equally
     likely. Of a study that was repeated, the first time counts. Raises SwarmKVError where the baseline lacks an answer.
     """
-    require_columns(scored, "model", "arm", "id", "token_hash", "right")
     first = _first(scored)
-    if first.duplicated(["model", "arm", "id"]).any():
-        raise SwarmKVError("the study has two answers to the same question by the same model in the same arm")
     reference = first[first.arm == baseline].set_index(["model", "id"])
     rows = []
     for (model, arm), answers in first[first.arm != baseline].groupby(["model", "arm"], sort=False):
@@ -109,8 +102,4 @@ def mcnemar(better: int, worse: int) -> float:
 
 def _first(scored: pd.DataFrame) -> pd.DataFrame:
     """The answers of the first time: greedy ones are the same again, so they would only be counted twice."""
-    if scored.empty:
-        raise SwarmKVError("there are no answers")
-    if scored.right.dtype != bool:
-        raise SwarmKVError(f"the column right has {scored.right.dtype}, not True and False: take the frame from score")
     return scored[scored.repeat == 0] if "repeat" in scored else scored

@@ -1,7 +1,6 @@
 """Score: whether answers are right, by the words that they must and must not say; no model judges."""
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -78,30 +77,13 @@ def score(run: Any, questions: Questions = None) -> pd.DataFrame:
     are compared by ``wording.normalise``: the same each time. Raises SwarmKVError for an id that is no question's.
     """
     by_id = {question.id: question for question in load_questions(questions)}
-    frame = _answers(run)
+    frame = run
+    if not isinstance(run, pd.DataFrame):
+        answers = getattr(run, "answers", run)
+        frame = pd.DataFrame({"id": list(answers), "answer": list(answers.values())})
+    frame = frame.assign(id=frame.id.astype(str), answer=frame.answer.fillna("").astype(str))
     if unknown := [str(name) for name in frame.id.unique() if name not in by_id]:
         raise SwarmKVError(f"no question has the id {', '.join(unknown[:5])}: the ids are {', '.join(by_id)}")
     why = [verdict(by_id[name], answer) for name, answer in zip(frame.id, frame.answer, strict=True)]
     about = {"kind": [by_id[name].kind for name in frame.id], "level": [by_id[name].level for name in frame.id]}
     return frame.assign(**about, right=[not reason for reason in why], why=why)
-
-
-def _answers(run: Any) -> pd.DataFrame:
-    if isinstance(run, pd.DataFrame):
-        require_columns(run, "id", "answer")
-        return run.assign(answer=[_text(answer) for answer in run.answer], id=run.id.astype(str))
-    answers = getattr(run, "answers", run)
-    if not isinstance(answers, Mapping):
-        raise SwarmKVError(f"{type(run).__name__}: pass a Run, answers by question's id, or a DataFrame of them")
-    return pd.DataFrame({"id": list(answers), "answer": [_text(answer) for answer in answers.values()]})
-
-
-def _text(answer: Any) -> str:
-    missing = answer is None or (isinstance(answer, float) and answer != answer)
-    return "" if missing else str(answer)
-
-
-def require_columns(frame: pd.DataFrame, *names: str) -> None:
-    """Raise SwarmKVError unless a frame has these columns, each once."""
-    if missing := [name for name in names if list(frame).count(name) != 1]:
-        raise SwarmKVError(f"the frame must have the column {' and '.join(missing)} once: it has {', '.join(frame)}")

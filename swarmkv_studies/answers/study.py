@@ -59,7 +59,6 @@ def study(
     n_parts: int = 4,
     max_tokens: int = 40,
     repeats: int = 1,
-    n_threads: int | None = None,
     path: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -73,7 +72,7 @@ def study(
 
     def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
         one = _Part(model, text, asked)
-        return lambda arm: one.rows(ARMS[arm], max_tokens, n_threads)
+        return lambda arm: one.rows(ARMS[arm], max_tokens)
 
     how: dict[str, Any] = {"n_parts": n_parts, "repeats": repeats, "path": path, "progress": progress}
     return ask_all(model, part, questions, document, arms, ARMS, **how)
@@ -173,21 +172,20 @@ class _Part:
         }
         self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
 
-    def rows(self, arm: Arm, max_tokens: int, n_threads: int | None) -> Rows:
+    def rows(self, arm: Arm, max_tokens: int) -> Rows:
         """A row per question, which are asked in groups of eight where they are packed."""
         names, together = list(self._prompts), _TOGETHER if arm.strategy == "batched" else len(self._prompts)
         document: np.ndarray | KVSnapshot = self._prefix
         if together < len(names):
-            document = prefill(self._model, self._prefix, progress=False, n_threads=n_threads, **arm.settings)
+            document = prefill(self._model, self._prefix, progress=False, **arm.settings)
         rows: Rows = []
         for i in range(0, len(names), together):
             group = {name: self._prompts[name] for name in names[i : i + together]}
-            how: dict[str, Any] = {"n_threads": n_threads, **arm.settings}
             if arm.early:
                 agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
-                run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **how)
+                run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **arm.settings)
             else:
-                run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **how)
+                run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **arm.settings)
             for branch in run.whole().branches:
                 about = {"id": branch.name, "n_prefix": branch.n_prefix}
                 rows.append(about | answer_row(self._model, branch.tokens))

@@ -1,7 +1,7 @@
-"""The explorer page: three panels that follow sliders in a browser, without a kernel and without a network.
+"""The explorer page: the race as measured, and three panels that follow sliders; without a kernel, without a network.
 
-The page computes by itself. All its constants come from here: shapes, block sizes, the fitted cost model, measured
-points. Its few formulas (templates/formulas.js) are those of analysis and sizing, and a test compares the results.
+The page computes by itself. All its constants come from here: shapes, block sizes, the fitted cost model, what was
+measured. Its few formulas (templates/formulas.js) are those of analysis and sizing, and a test compares the results.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES, UBATCH, ggml_type, pad
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.common.style import STRATEGY
+from swarmkv_studies.common.style import PHASES, STRATEGY
 from swarmkv_studies.kv_sizing.memory import TAIL
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
@@ -31,7 +31,8 @@ _PAGES = Environment(
     keep_trailing_newline=True,
 )
 _PAGES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # short, and in our own order
-_DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links
+_DEFAULT_MODEL = "smollm2-135m"  # whose cache was sent over slow links, and whose prefill the cost model knows
+_RACED = ("naive", "swarmkv", "shared")
 
 
 def explorer(source: Measurements, data: str) -> str:
@@ -40,7 +41,7 @@ def explorer(source: Measurements, data: str) -> str:
     What was raced over links is the reference's, as in the figures.
     """
     page = _PAGES.get_template("explorer.html")
-    return page.render(constants=constants(source), grid=source.grid_caption, data=data)
+    return page.render(constants=constants(source), grid=source.grid_caption, bench=source.bench_caption, data=data)
 
 
 def constants(source: Measurements) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def constants(source: Measurements) -> dict[str, Any]:
     return {
         "depths": sorted({*_DEPTHS, *grid.depth.tolist()}),
         "links": _LINKS,
-        "speeds": _speeds(races),
+        "race": _race(source),
+        "speeds": _speeds(source, races),
         "looks": {name: STRATEGY[name] for name in model.strategies},
         "cost": {
             "prefill": model.coefficients["prefill", None].tolist(),
@@ -83,17 +85,45 @@ def _shape(name: str) -> dict[str, Any]:
     return {"trained": shape.n_ctx_train, "window": shape.window, "caches": caches}
 
 
-def _speeds(races: dict[str, Any]) -> list[dict[str, Any]]:
-    """Tokens per second of prefills, the fastest last of each kind: measured, published, assumed."""
-    found = [(races["perSecond"], races["where"])]
+def _race(source: Measurements) -> dict[str, Any]:
+    """The article's experiment: one round's spans by strategy (lane, phase, start and end in s), and all rounds' times.
+
+    times: naive's end-to-end time over a strategy's, quartiles and median; end_to_end in s, a median.
+    """
+    summary, settings = source.bench["summary"], source.bench["environment"]["settings"]
+    runs = {}
+    for name in _RACED:
+        spans, row = source.timelines[name], summary[name]
+        start, end = ((spans[at] / 1e3).round(3) for at in ("start_ms", "end_ms"))
+        rows = zip(spans.agent, spans.phase, start, end, strict=True)
+        low, high = row["end_to_end_quartiles"]
+        times = {"low": low, "median": row["end_to_end_speedup"], "high": high}
+        runs[name] = {"spans": list(map(list, rows)), "endToEnd": row["end_to_end_ms"] / 1e3, "times": times}
+    phases = {span[1] for run in runs.values() for span in run["spans"]}
+    return {
+        "runs": runs,
+        "looks": {phase: [label, colour] for phase, (label, colour, _) in PHASES.items() if phase in phases},
+        "rounds": summary[_RACED[0]]["rounds"],
+        "tokens": settings["depth"],
+        "agents": settings["n_agents"],
+    }
+
+
+def _speeds(source: Measurements, races: dict[str, Any]) -> list[dict[str, Any]]:
+    """Prefills, each of one model: fitted (the cost model, at every length), published, measured at one length.
+
+    Then those that are assumed, which are no model's. perSecond: tokens; None where it is fitted.
+    """
+    where = source.grid_caption.split(", llama")[0]
+    found: list[tuple[str, str | None, float | None, str]] = [("fitted", _DEFAULT_MODEL, None, where)]
+    found += [("published", "qwen2.5-7b", PUBLISHED_PREFILL, "Qwen2.5-7B Q4_K_M, GTX 1080")]
+    found += [("measured", _DEFAULT_MODEL, races["perSecond"], f"{races['where']}, {races['tokens']:,} tokens")]
     for path in sorted((DATA / "gpu").glob("*/bench.json")):
-        bench = Measurements(path.parent).bench
+        bench, name = Measurements(path.parent).bench, path.parent.name.replace("default", _DEFAULT_MODEL)
         env, prefill_ms = bench["environment"], bench["summary"]["shared"]["prefill_ms"]
-        found.append((1e3 * env["settings"]["depth"] / prefill_ms, f"{env['model']}, {env['gpu']}"))
-    measured = [("measured", *each) for each in sorted(found)]
-    published = [("published", PUBLISHED_PREFILL, "Qwen2.5-7B Q4_K_M, GTX 1080")]
-    assumed = [("assumed", speed, "") for speed in _ASSUMED]
-    return [{"kind": kind, "perSecond": speed, "where": where} for kind, speed, where in measured + published + assumed]
+        found += [("measured", name, 1e3 * env["settings"]["depth"] / prefill_ms, f"{env['model']}, {env['gpu']}")]
+    found += [("assumed", None, speed, "") for speed in _ASSUMED]
+    return [dict(zip(("kind", "model", "perSecond", "where"), each, strict=True)) for each in found]
 
 
 def _races() -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
@@ -17,12 +16,12 @@ from swarmkv_lab.files import DATA, ROOT
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.kv_sizing.memory import catalogue_bytes
+from swarmkv_studies.kv_sizing.memory import bytes_by_model
 from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
 FIGURES = ROOT / "figures"
-_SHAPES = "predicted from the models' shapes (data/catalogue.csv), KV in f16"
+_SHAPES = "predicted from the models' shapes (data/catalogue.csv, data/headers.toml), KV in f16"
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,15 @@ def _h200() -> Measurements:
     return measurements("gpu/qwen2.5-7b")
 
 
-def _shallow(source: Measurements) -> pd.DataFrame:
-    """The comparison with all peers: the shortest document's."""
-    return source.peers[source.peers.depth == source.peers.depth.min()]
-
-
 # fmt: off
 EXHIBITS = (
+    Exhibit("idea", "00_tour", "data/README.md",
+        "The idea. Naive prefills the document for every agent. Fan-out prefills it once; each agent is given its "
+        "cells of the KV cache, and its question goes on at position n.",
+        "Two panels of small squares, a row per agent. Left, each row begins with ten blue squares, the document. "
+        "Right, one row has them; the agents' rows begin with pale hatched ones. Questions and answers follow in each "
+        "row.",
+        lambda m: studies.idea()),
     Exhibit("timeline", "00_tour", "timelines.csv",
         "Who did what when. naive prefills the document for every agent, swarmkv once. The agents' remaining work is "
         "so short that it is shown again below, in milliseconds.",
@@ -75,10 +76,12 @@ EXHIBITS = (
         "another. Below, there is one for all. A third chart shows the agents' short phases enlarged.",
         lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption)),
     Exhibit("bytes_per_token", "01_kv_sizing", "data/catalogue.csv",
-        "KV cache per token of popular models. The kind of attention decides its size.",
-        "Scatter plot of kB per token against parameters, logarithmic axes, a marker per kind of attention: "
-        "multi-head attention is highest, latent and sliding-window attention are lowest.",
-        lambda m: studies.bytes_per_token(catalogue_bytes(8192), 8192, _SHAPES)),
+        "What models keep of each token of a document. What they keep decides it, not how large they are: keys and "
+        "values of every head, of groups of heads, or compressed; of all tokens or of the last ones; or a state of "
+        "fixed size in most layers.",
+        "A row per model with a mark on a logarithmic axis of kB per token, the largest first: multi-head attention is "
+        "highest, then grouped heads; compressed, windowed and hybrid models are lowest.",
+        lambda m: studies.bytes_per_token(bytes_by_model(8192), 8192, _SHAPES)),
     Exhibit("position_error", "02_snapshot_and_rope", "positions.csv",
         "What a wrong position costs. If document and branch move together, only the rounding changes, because RoPE "
         "is relative. A wide gap inside the document changes the predictions, and a branch that starts too late far "
@@ -94,21 +97,31 @@ EXHIBITS = (
         lambda m: studies.snapshot_layout(lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts, _SHAPES)),
     Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
         "All strategies, from the call: when the first and the last agent have their first token, and when all have "
-        "answered. The dotted bound is the shortest end-to-end time if branches run one after another.",
+        "answered. The dotted line is the ideal: one prefill, then the agents one after another, and no other cost.",
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
         lambda m: studies.strategies(m.bench["summary"], m.caption)),
-    Exhibit("latency_against_depth", "04_depth_and_agents", "grid.csv",
-        "Latency against the length of the document. Points are measured; curves are predicted by the cost model.",
-        "Two panels with logarithmic axes, the last agent's first token and end to end: naive is above the others at a "
-        "constant distance.",
-        lambda m: studies.latency_against_depth(m.grid, caption=m.grid_caption)),
+    Exhibit("latency", "04_depth_and_agents", "grid.csv",
+        "Seconds from the call until all agents have answered, against the length of the document and against the "
+        "number of agents. Points are measured; curves are predicted by the cost model. swarmkv and pooled lie close "
+        "to shared.",
+        "Two panels. Left, logarithmic axes: naive is above the others at a constant distance. Right: naive rises in a "
+        "straight line with the agents, the others stay nearly flat.",
+        lambda m: studies.latency(m.grid, m.grid_caption)),
     Exhibit("speedup_map", "04_depth_and_agents", "grid.csv",
-        "End-to-end speed-up of shared over naive, by document length and number of agents. Colours and contour lines "
-        "are predicted; numbers in boxes are measured.",
-        "Heat map with document length on the x axis, the number of agents on the y axis, and contour lines: dark for "
-        "one agent, brightest at the top right.",
+        "How many times as early as naive all agents end with shared, by document length and number of agents. What "
+        "was not measured is hatched; its numbers are predicted by the cost model.",
+        "Table of coloured cells with document length on the x axis and the number of agents on the y axis: dark for "
+        "one agent, brightest at the top right. Some cells are hatched.",
         lambda m: studies.speedup_map(m.grid, caption=m.grid_caption)),
+    Exhibit("worth", "04_depth_and_agents", "grid.csv",
+        "How long may answers be before sharing stops paying? Short answers gain most, as the prefill is most of the "
+        "work. Where answers are long, packing still gains (batched). Curves are predicted by the cost model; marks "
+        "are measured.",
+        "Falling curves over a logarithmic axis of tokens per answer, two for each number of agents, solid for shared "
+        "and dashed for batched. The solid ones come close to a dotted line at 1.1; the dashed ones of many agents "
+        "stay above it.",
+        lambda m: studies.worth(m.grid, m.environment("grid.json")["settings"]["max_tokens"], caption=m.grid_caption)),
     Exhibit("break_even", "04_depth_and_agents", "grid.csv",
         "How many times as early as naive two agents end, if a prefill were as fast as the x axis says and everything "
         "else took as long as it does here (solid) and on an NVIDIA H200 (dashed). A faster prefill leaves less to "
@@ -128,10 +141,10 @@ EXHIBITS = (
         "The lab against the best of what people use today, if agents come one after another, if all come at once, "
         "and in the prefill alone. All at once, a program that serves one agent at a time is a queue. The prefill is "
         "a matter of kernels: transformers multiplies bfloat16 matrices, which this processor does in hardware.",
-        "Three panels of bars, the lab's fastest strategy in orange at the top and the fastest peers in grey below. "
-        "Left, they are about equally long. In the middle, the lab's is the shortest, and one grey bar is many times "
-        "as long. Right, one grey bar is half as long as the lab's.",
-        lambda m: studies.verdict(_shallow(m), m.peers_caption)),
+        "Three panels of bars, the lab's strategies in orange at the top and other programs in grey below, a dot per "
+        "run. Left, the shortest are about equally long. In the middle, one of the lab's is the shortest, and one grey "
+        "bar is many times as long. Right, one grey bar is shorter than the lab's.",
+        lambda m: studies.verdict(m.peers, m.peers_caption)),
     Exhibit("pipeline", "06_pipeline", "data/reference/pipeline_timelines.csv",
         "A graph of agents over one document. Above, without watermarks: nobody answers before the document is read. "
         "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "

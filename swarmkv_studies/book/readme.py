@@ -6,6 +6,8 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
+from swarmkv_lab.fanout.recorder import BASELINE
+from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.score import score
@@ -17,6 +19,7 @@ from swarmkv_studies.serving.figures import times_by_round
 
 TEMPLATE = Path(__file__).with_name("README.md.j2")
 README = ROOT / "README.md"
+GPU = DATA / "gpu/qwen2.5-7b"
 
 
 def rendered() -> str:
@@ -31,46 +34,71 @@ def numbers() -> dict[str, str]:
 
 
 def _article() -> dict[str, str]:
-    """The article's experiment: its two times beside ours, and how many times as early each strategy ends."""
-    report = json.loads((DATA / "reference/bench.json").read_text(encoding="utf-8"))
+    """The article's experiment with two agents, what becomes of it with more, and each strategy's row of the table."""
+    report = json.loads((REFERENCE / "bench.json").read_text(encoding="utf-8"))
     about, runs = report["environment"], pd.DataFrame(report["runs"])
-    gains = speedups(runs, by=["strategy"])
+    depth = about["settings"]["depth"]
+    gpu = pd.read_csv(GPU / "grid.csv")
+    cells = {
+        "2 agents, CPU": runs.drop(columns="agents"),
+        "8 agents, CPU": _at(pd.read_csv(REFERENCE / "grid.csv"), depth, 8),
+        "16 agents, H200": _at(gpu, depth, 16),
+    }
+    second = runs.assign(second_ms=[agents[1]["ttft_ms"] for agents in runs.agents])
+    activation = measured(report)["activation"]
     found = {
-        "depth": f"{about['settings']['depth']:,}",
+        "depth": f"{depth:,}",
+        "answer": f"{about['settings']['max_tokens']}",
+        "published": _times(PUBLISHED["end_to_end"][0] / PUBLISHED["end_to_end"][1]),
         "rounds": f"{runs.repeat.nunique()}",
+        "gpu_rounds": f"{cells['16 agents, H200'].repeat.nunique()}",
         "model": about["model"],
         "machine": f"{about['processor']}, {about['cores']} cores",
+        "activation": f"{_times(activation.factor['median'])}, {activation.ours:.0f} ms",
+        **_even(cells["8 agents, CPU"]),
+        "second": _times(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
         "snapshot": f"{report['restore']['bytes'] / 1e6:.1f} MB",
         "restore": f"{report['restore']['restore_ms']:.0f} ms",
     }
-    for name, pair in measured(report).items():
-        published = PUBLISHED[name]
-        found |= {
-            f"{name}_published": f"{published[0]:,} ms | {published[1]:,} ms | {_times(published[0] / published[1])}",
-            f"{name}_measured": f"{pair.naive:,.0f} ms | {pair.ours:,.0f} ms | {_spread(pair.factor)}",
-        }
-    for name in ("swarmkv", "pooled", "shared", "batched"):
-        found[name] = _spread(gains.loc[name])
+    for name in STRATEGIES:
+        found[name] = " | ".join(_cell(rows, name) for rows in cells.values())
     return found
+
+
+def _at(runs: pd.DataFrame, depth: int, n_agents: int) -> pd.DataFrame:
+    return runs[(runs.depth == depth) & (runs.n_agents == n_agents)]
+
+
+def _even(runs: pd.DataFrame) -> dict[str, str]:
+    """How long the same prefill took in naive's and in batched's runs, and batched's factor had they been alike."""
+    prefill, end = _by_round(runs, "prefill_ms"), _by_round(runs, "end_to_end_ms")
+    alike = end.naive / (end.batched - prefill.batched + prefill.naive)
+    times = {f"{name}_prefill": f"{prefill[name].median() / 1e3:.1f}" for name in (BASELINE, "batched")}
+    return times | {"batched_alike": _times(alike.median())}
+
+
+def _cell(runs: pd.DataFrame, strategy: str) -> str:
+    """Median seconds, and how many times as early as naive."""
+    median = runs[runs.strategy == strategy].end_to_end_ms.median() / 1e3
+    seconds = f"{median:.{2 if median < 10 else 1}f} s"
+    return seconds if strategy == BASELINE else f"{seconds}: {_spread(speedups(runs, by=['strategy']).loc[strategy])}"
 
 
 def _exactness() -> dict[str, str]:
     """Logits of the exact strategies, and answers of the one that packs its agents."""
-    grid = pd.read_csv(DATA / "reference/grid.csv")
-    exact = grid[grid.strategy.isin(["swarmkv", "pooled", "shared"])]
-    peers = pd.concat([pd.read_csv(DATA / f"reference/peers_{depth}.csv") for depth in (1024, 3501)])
-    packed = peers[(peers.strategy == "batched") & (peers.n_agents > 1)]
+    grid = pd.read_csv(REFERENCE / "grid.csv")
+    exact, packed = grid[grid.strategy.isin(["swarmkv", "pooled", "shared"])], grid[grid.strategy == "batched"]
     return {
         "exact_runs": f"{len(exact)}",
         "exact_difference": f"{exact.max_abs_logit_diff.max():g}",
-        "packed_answers": f"{packed.n_agents.sum()}",
-        "packed_changed": f"{(packed.n_agents - packed.same_answers).sum():.0f}",
+        "packed_answers": f"{packed.n_agents.sum():,}",
+        "packed_changed": f"{(packed.n_agents - packed.same_answers).sum():,.0f}",
     }
 
 
 def _peers() -> dict[str, str]:
     """How many times as early ``batched`` and ``shared`` end as what people use today, with most agents."""
-    runs = pd.read_csv(DATA / "reference/peers_1024.csv")
+    runs = pd.read_csv(REFERENCE / "peers_1024.csv")
     end = _by_round(runs[runs.n_agents == runs.n_agents.max()], "end_to_end_ms")
     return {
         "against_warm": _times((end.server_warm / end.batched).median()),
@@ -81,7 +109,7 @@ def _peers() -> dict[str, str]:
 def _serving() -> dict[str, str]:
     """How many times as early eight requests end on the lab's server as on llama-server with eight slots."""
     rows = pd.read_csv(REFERENCE / "serving.csv")
-    found = {"serve_rounds": f"{rows.repeat.nunique()}"}
+    found = {}
     for name, work in {"roles": ROLES_FIRST, "leading": LEADING, "apart": APART}.items():
         times = times_by_round(rows, work)
         found[f"serve_{name}"] = _times((times[SLOTS] / times[OURS]).median())
@@ -97,7 +125,7 @@ def _kinds() -> dict[str, str]:
 
 def _composed() -> dict[str, str]:
     """What taking cells from behind another role changes, by KL, and how many of eight agents' answers stay."""
-    quality = composed_quality(score(read_study(DATA / "reference/composed.csv"))).set_index("arm")
+    quality = composed_quality(score(read_study(REFERENCE / "composed.csv"))).set_index("arm")
     mine, runs = quality.loc["behind another role, k = 32"], pd.read_csv(REFERENCE / "composed_rounds.csv")
     return {
         "composed_same": f"{runs[runs.strategy == 'composed'].same_answers.median():.0f}",
@@ -108,17 +136,8 @@ def _composed() -> dict[str, str]:
 
 def _gpu() -> dict[str, str]:
     """The article's experiment on a GPU, with weights of the article's model's sizes."""
-    folder = DATA / "gpu"
-    runs = pd.read_csv(folder / "qwen2.5-7b/bench.csv")
-    end = _by_round(runs, "end_to_end_ms")
-    ours, naive = (runs[runs.strategy == name] for name in ("swarmkv", "naive"))
-    return {
-        "gpu": json.loads((folder / "qwen2.5-7b/bench.json").read_text(encoding="utf-8"))["environment"]["gpu"],
-        "gpu_swarmkv": _times((end.naive / end.swarmkv).median()),
-        "gpu_shared": _times((end.naive / end.shared).median()),
-        "gpu_prefill": f"{naive.prefill_ms.median():.0f} ms",
-        "gpu_activation": f"{(ours.activation_ms + ours.branch_ms).median():.0f} ms",
-    }
+    end = _by_round(pd.read_csv(GPU / "bench.csv"), "end_to_end_ms")
+    return {f"gpu_{name}": _times((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
 
 
 def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:
@@ -128,7 +147,7 @@ def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:
 
 def _spread(gain: pd.Series) -> str:
     """The median of the ratios within each round, and their quartiles: 1.86x (1.83 to 1.88); gain: of speedups."""
-    digits = 2 if gain["median"] < 10 else 0
+    digits = 2 if gain["median"] < 10 else 1
     return f"{gain['median']:.{digits}f}x ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
 
 

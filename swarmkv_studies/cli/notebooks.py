@@ -1,11 +1,9 @@
-"""The project's notebooks: find, copy, execute and link them, and clean them for publication."""
+"""The project's notebooks: find, copy and execute them, and clean them for publication."""
 
 import filecmp
 import json
 import os
-import re
 import shutil
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,62 +81,6 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 if "image/png" in data:
                     data.pop("text/html", None)  # the same picture again
     return notebook
-
-
-def navigate() -> None:
-    """Give every notebook of the project its links and its first lines, in their current form."""
-    paths = project_notebooks()
-    for path in paths:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.write(with_navigation(notebook, path.stem, [other.stem for other in paths]), path)
-
-
-def with_navigation(notebook: nbformat.NotebookNode, name: str, names: list[str]) -> nbformat.NotebookNode:
-    """The notebook with links under its first text, and a first code cell that installs the packages if need be.
-
-    name: its own, of all the names, which are in order. The links are text, not pictures of badges: JupyterLab may be
-    without a network. Nothing else changes, and a second call changes nothing. Raises SwarmKVError if the first
-    code cell imports neither package.
-    """
-    repository = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
-    text = notebook.cells[0]
-    text.source = re.sub(r"\n+[^\n]*Words: \[glossary\].*", "", text.source, flags=re.DOTALL)
-    text.source = f"{text.source.rstrip()}\n\n{_links(name, names, repository)}"
-    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    code.source, found = _IMPORT.subn(
-        lambda found: _SETUP.format(first=found["first"], repository=repository), code.source, count=1
-    )
-    if not found:
-        raise SwarmKVError(f"{name}: its first code cell has no line import swarmkv_lab as lab")
-    code.source = code.source.rstrip()
-    return notebook
-
-
-_PACKAGE = r"import swarmkv_(?:lab as lab|studies as studies)"  # whoever has the one has the other
-_IMPORT = re.compile(
-    rf"^(?:try:\n    {_PACKAGE}\nexcept .*\n(?:    [%!].*\n)+    )?(?P<first>{_PACKAGE})(?:\n+|\Z)", re.MULTILINE
-)
-_SETUP = """\
-try:
-    {first}
-except ImportError:  # on Colab; this compiles llama.cpp, minutes, and says how far it is
-    %system git clone --quiet {repository} swarmkv-lab
-    %cd swarmkv-lab
-    %run install.py cluster
-    {first}
-
-"""
-
-
-def _links(name: str, names: list[str], repository: str) -> str:
-    i = names.index(name)
-    links = {"Before": names[i - 1] if i else None, "Next": names[i + 1] if i + 1 < len(names) else None}
-    around = [f"{word}: [{other}]({other}.ipynb)" for word, other in links.items() if other]
-    owner = repository.removeprefix("https://github.com/")
-    binder = f"https://mybinder.org/v2/gh/{owner}/main?urlpath=lab/tree/notebooks/{name}.ipynb"
-    colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{name}.ipynb"
-    run = f"Run it on [Binder]({binder}) or [Colab]({colab})"
-    return " · ".join([*around, "Words: [glossary](../book/glossary.md)", run])
 
 
 def _is_worth_keeping(output: Any) -> bool:

@@ -1,20 +1,14 @@
 """reproduce: run the article's experiment on this machine, draw the figures and execute notebooks."""
 
-import os
-import time
-from pathlib import Path
-
 import nbformat
-import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_studies.book import gallery
 from swarmkv_studies.cli.notebooks import execute, project_notebooks
-from swarmkv_studies.cli.steps import BENCH, Setup, chosen_steps, require_for_reference, run_step
+from swarmkv_studies.cli.steps import BENCH, STEPS, Setup, require_for_reference, run_step
 from swarmkv_studies.common.measurements import Measurements
-from swarmkv_studies.common.profiles import Profile
 from swarmkv_studies.naive_vs_fanout.article_table import article_text
 
 
@@ -28,7 +22,9 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
     outside a checkout of the project, and for a reference where something that it needs is missing.
     """
     chosen = studies.profile(profile_name)
-    notebooks, left_out = _notebooks(chosen, everything=reference or all_notebooks)
+    everything = reference or all_notebooks or not chosen.notebooks
+    paths = project_notebooks()
+    notebooks = [path for path in paths if everything or path.stem in chosen.notebooks]
     data = REFERENCE if reference else RUNS / chosen.name
     data.mkdir(parents=True, exist_ok=True)
     if reference:
@@ -37,7 +33,7 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
         setup = Setup(model, model.read(lab.load_document("dossier")), chosen, data)
         run_step(BENCH, setup)
         measured = Measurements(data)
-        steps = [step for step in chosen_steps(reference) if step is not BENCH]
+        steps = [step for step in STEPS if step is not BENCH and (reference or step.for_readers)]
         ahead = f"{', '.join(step.name for step in steps)}, the figures and {len(notebooks)} notebooks"
         print(f"\n{article_text(measured.bench)}\nNext: {ahead}.\n", flush=True)
         for step in steps:
@@ -48,26 +44,13 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
 
     out = ROOT / "notebooks" if reference else data / "notebooks"
     out.mkdir(exist_ok=True)
-    durations = []
     for path in notebooks:
         print(f"executing {path.stem}", flush=True)
-        start = time.perf_counter()
         nbformat.write(execute(path, chosen.name), out / path.name)
-        durations.append((path.stem, chosen.name, round(time.perf_counter() - start, 1), os.cpu_count()))
-    if not reference:
-        columns = ["notebook", "profile", "seconds", "cpus"]
-        pd.DataFrame(durations, columns=columns).to_csv(data / "notebooks.csv", index=False)
 
     print(f"\nWrote {data.relative_to(ROOT)}/, {drawn.relative_to(ROOT)}/ and {out.relative_to(ROOT)}/")
-    if left_out:
+    if len(notebooks) < len(paths):
         print(
-            f"The other {len(left_out)} notebooks are committed with their outputs. make lab opens them all to run; "
+            "The other notebooks are committed with their outputs. make lab opens them all to run; "
             "swarmkv-lab reproduce --all-notebooks executes them here."
         )
-
-
-def _notebooks(chosen: Profile, *, everything: bool) -> tuple[list[Path], list[Path]]:
-    """Those to execute, and those that are left out."""
-    paths = project_notebooks()
-    asked = [path for path in paths if everything or not chosen.notebooks or path.stem in chosen.notebooks]
-    return asked, [path for path in paths if path not in asked]

@@ -5,7 +5,7 @@
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError, not_one_of
+from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import REFERENCE
 from swarmkv_studies.answers.study import about_study
 from swarmkv_studies.common.kept import is_stamped, kept_bench, once, stamp
@@ -29,21 +29,15 @@ from swarmkv_studies.many_machines.bench import against_one_process
 from swarmkv_studies.many_machines.shipping import ship_times
 from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
-from swarmkv_studies.peers.build import PROGRAMS, program
-from swarmkv_studies.peers.formats import weight_formats
 from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
 
-# (peers, agents) by depth; a long document with the fastest peer of those that keep a prefix, and with the one that
-# prefills fastest.
-PEERS = ((peer_strategies.PEERS, (1, 4, 8)), (("server_warm", "transformers"), (1, 4)))
-
 # What workers are measured with: tokens of the document, and (workers x threads of each, agents, repeats). One worker
 # costs a few percent, which are only seen in many repeats.
 SHARED_DEPTH = 1024
-CREWS = (((1, 2), 8, 24), ((1, 1), 64, 3), ((2, 1), 64, 3))
+CREWS = (((1, 2), 8, 8), ((2, 1), 64, 3))
 
 # Bytes per second, of links that a snapshot is sent over.
 LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
@@ -96,27 +90,13 @@ def run_step(step: Step, setup: Setup) -> None:
 
 def require_for_reference() -> None:
     """Raise one SwarmKVError with all that the reference needs and this machine lacks, before an hour is spent."""
-    missing = []
-    asked: list[Callable[[], Any]] = [_require_peers, *(partial(program, name) for name in PROGRAMS)]
-    for ask in asked:
-        try:
-            ask()
-        except SwarmKVError as error:
-            missing.append(str(error))
-    if missing:
-        raise SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing))}")
-
-
-def _require_peers() -> None:
-    """Raise SwarmKVError if a peer is missing; which ones, and why, is on stderr."""
-    if len(peer_strategies.available()) < len(peer_strategies.PEERS):
-        raise SwarmKVError("peers were left out (above)")
+    if missing := peer_strategies.missing(peer_strategies.PEERS):
+        raise SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing.values()))}")
 
 
 def _bench(setup: Setup) -> None:
-    chosen = setup.chosen
-    how: dict[str, Any] = {"repeats": chosen.repeats, "max_tokens": chosen.max_tokens}
-    kept_bench(setup.data, setup.model, setup.tokens, depth=chosen.bench_depth, **how)
+    how = {"depth": setup.chosen.bench_depth, "repeats": setup.chosen.repeats, "max_tokens": setup.chosen.max_tokens}
+    kept_bench(setup.data, setup.model, setup.tokens, **how)
 
 
 def _grid(setup: Setup) -> None:
@@ -125,20 +105,12 @@ def _grid(setup: Setup) -> None:
     sweep_rounds(grid, rounds, path=setup.data / "grid.csv")
 
 
-def _peers(setup: Setup, i: int) -> None:
-    """Strategies beside peers. All read the long document with flash attention; it has fewer peers and agents."""
-    (depth, repeats), (peers, n_agents) = setup.chosen.peers[i], PEERS[i]
-    compare_peers(
-        setup.model,
-        setup.tokens,
-        depth=depth,
-        n_agents=n_agents,
-        peers=peers,
-        path=setup.data / f"peers_{depth}.csv",
-        max_tokens=setup.chosen.max_tokens,
-        repeats=repeats,
-        flash_attn=True if depth == setup.chosen.depth else "auto",
-    )
+def _peers(setup: Setup) -> None:
+    """Strategies beside peers, eight agents."""
+    depth, repeats = setup.chosen.peers
+    how: dict[str, Any] = {"depth": depth, "repeats": repeats, "max_tokens": setup.chosen.max_tokens}
+    path = setup.data / f"peers_{depth}.csv"
+    compare_peers(setup.model, setup.tokens, n_agents=[8], peers=peer_strategies.PEERS, path=path, **how)
 
 
 def _pipeline(setup: Setup) -> Measured:
@@ -155,17 +127,6 @@ def _pipeline(setup: Setup) -> Measured:
         return environment(setup.model, depth=setup.chosen.pipeline)
 
     return {"pipeline.json": measured}
-
-
-def _formats(setup: Setup) -> Measured:
-    """Weight formats of the smallest model, made of its published file; the default model is one of them."""
-    prefix, repeats = setup.tokens[: setup.chosen.depth], setup.chosen.live_repeats
-
-    def where() -> dict[str, Any]:
-        with lab.load_model("smollm2-135m") as source:
-            return environment(source)
-
-    return {"formats.csv": lambda: weight_formats("smollm2-135m", prefix, repeats=repeats), "formats.json": where}
 
 
 def _positions(setup: Setup) -> Measured:
@@ -226,10 +187,8 @@ BENCH = Step("bench", ("bench.csv", "timelines.csv", "bench.json"), _bench, True
 STEPS = (
     BENCH,
     Step("grid", ("grid.csv", "grid.json"), _grid, True),
-    Step("peers, 1,024 tokens", ("peers_1024.csv", "peers_1024.json"), lambda setup: _peers(setup, 0)),
-    Step("peers, 3,501 tokens", ("peers_3501.csv", "peers_3501.json"), lambda setup: _peers(setup, 1)),
+    Step("peers", ("peers_1024.csv", "peers_1024.json"), _peers),
     Step("pipeline", ("pipeline.csv", "pipeline_timelines.csv", "pipeline.json"), _pipeline),
-    Step("formats", ("formats.csv", "formats.json"), _formats),
     Step("positions", ("positions.csv", "positions.json"), _positions, True),
     Step("ship", ("ship.csv", "ship.json"), _ship),
     Step("cluster", ("cluster.csv", "cluster.json"), _cluster),
@@ -240,17 +199,9 @@ STEPS = (
 )
 
 
-def chosen_steps(reference: bool) -> Iterable[Step]:
-    """All steps for the reference; otherwise those of the article's experiment, the grid and the positions."""
-    return [step for step in STEPS if reference or step.for_readers]
-
-
 def main(names: Sequence[str]) -> None:
     """Measure some steps for the reference, by their names."""
     by_name = {step.name: step for step in STEPS}
-    for name in names:
-        if name not in by_name:
-            raise SwarmKVError(f"step {not_one_of(name, by_name)}")
     with lab.load_model() as model:
         setup = Setup(model, model.read(lab.load_document("dossier")), studies.profile("full"), REFERENCE)
         for name in names:

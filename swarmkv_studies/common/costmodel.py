@@ -104,10 +104,10 @@ class CostModel:
         )
         return (naive / ours).to_numpy().reshape(len(depths), len(n_agents))
 
-    def bound(self, depths: Counts, n_agents: Counts) -> Array:
-        """The upper limit of the speed-up (function ``bound``) from naive's predictions: array (depths, agents)."""
+    def ideal(self, depths: Counts, n_agents: Counts) -> Array:
+        """The ideal speed-up (function ``ideal``) from naive's predictions: array (depths, agents)."""
         naive = self.predict(depths, n_agents, ["naive"]).assign(sample_ms=self.sample_ms)
-        return bound(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
+        return ideal(naive, naive.n_agents).to_numpy().reshape(len(depths), len(n_agents))
 
     def _predict(self, strategy: str, d: Array, n: Array, tokens_per_s: float | None) -> pd.DataFrame:
         packed = strategy in self.packed
@@ -132,8 +132,8 @@ class CostModel:
         return pd.DataFrame({"strategy": strategy, "depth": d.astype(int), "n_agents": n.astype(int), **times})
 
 
-def bound(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
-    """N(P+B)/(P+N*B): the upper limit of the end-to-end speed-up if branches are decoded one after another.
+def ideal(naive: pd.Series | pd.DataFrame, n_agents: int | pd.Series) -> Any:
+    """N(P+B)/(P+N*B): the end-to-end speed-up if nothing but prefills is saved and agents answer one after another.
 
     P is naive's activation. B is an agent's own work: its branch, sampling its first token, and its answer.
     """

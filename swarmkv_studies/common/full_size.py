@@ -32,17 +32,11 @@ def full_size_twin(name: str) -> Path:
     path, shape = cache_folder("twins") / f"{name}-twin.Q8_0.gguf", geometry(name)
     if not is_twin(path, shape):
         with replacing(path) as fresh:
-            write_full_size(Path(fresh.name), shape, FULL_SIZES[name])
+            FullSize(Path(fresh.name), shape, FULL_SIZES[name]).write()
     return path
 
 
-def write_full_size(path: Path, geometry: KVGeometry, sizes: Sizes) -> Path:
-    """Write a twin of these sizes, in elements, to a path, and return the path. Raises SwarmKVError as write_twin."""
-    _FullSize(path, geometry, sizes).write()
-    return path
-
-
-class _FullSize(Writer):
+class FullSize(Writer):
     """Gigabytes in seconds: each matrix is a piece, where chance says, of a long ribbon of random blocks."""
 
     def __init__(self, path: Path, geometry: KVGeometry, sizes: Sizes) -> None:

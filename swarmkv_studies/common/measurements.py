@@ -32,15 +32,22 @@ def _report(path: Path) -> dict[str, Any]:
     return report | {"summary": summarize(report["runs"])}
 
 
-def _caption(path: Path) -> str:
+def _environments(path: Path) -> list[dict[str, Any]]:
+    """Where and how something was measured: of each model, on one machine."""
     found = _json(path)
-    *others, last = [found] if "processor" in found else found.values()  # of several models, on one machine
+    found = found.get("environment", found)
+    return [found] if "processor" in found else list(found.values())
+
+
+def _caption(path: Path) -> str:
+    *others, last = _environments(path)
     return ", ".join([*(env["model"] for env in others), caption(last)])
 
 
 # What is not the table in NAME.csv: the file, and what makes an attribute of it.
 _READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bench": ("bench.json", _report),  # its summary is made of its runs
+    "peers": ("peers_1024.csv", table),
     "study": ("study.csv", read_study),
     "composed": ("composed.csv", read_study),
 }
@@ -59,11 +66,10 @@ class Measurements:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if name.endswith("_caption"):
-            file: str = f"{name.removesuffix('_caption')}.json"
-            read: Callable[[Path], Any] = _caption
-        else:
-            file, read = _READ.get(name, (f"{name}.csv", table))
+        stem = name.removesuffix("_caption")
+        file, read = _READ.get(stem, (f"{stem}.csv", table))
+        if stem != name:
+            file, read = Path(file).with_suffix(".json").name, _caption
         found = self.__dict__[name] = read(self._path(file))
         return found
 
@@ -71,6 +77,13 @@ class Measurements:
     def bench_runs(self) -> pd.DataFrame:
         """The bench's runs, a row per run."""
         return pd.DataFrame(self.bench["runs"]).drop(columns="agents")
+
+    @cached_property
+    def grid(self) -> pd.DataFrame:
+        """The grid's runs, and the bench's if the grid leaves out its depth with its agents; a row per run."""
+        grid, bench = (table(self._path(f"{name}.csv")) for name in ("grid", "bench"))
+        points = [pd.MultiIndex.from_frame(runs[["depth", "n_agents"]]) for runs in (grid, bench)]
+        return pd.concat([grid, bench[~points[1].isin(points[0])]], ignore_index=True)
 
     @property
     def races(self) -> pd.DataFrame:
@@ -90,11 +103,6 @@ class Measurements:
         return {name: rows.drop(columns="strategy") for name, rows in spans.groupby("strategy", sort=False)}
 
     @cached_property
-    def peers(self) -> pd.DataFrame:
-        """The comparisons with peers, a row per run."""
-        return pd.concat(map(table, self._peers), ignore_index=True)
-
-    @cached_property
     def pipeline_timelines(self) -> dict[str, pd.DataFrame]:
         """The pipeline's timelines by variant, from the round in which naive took its median time."""
         spans = table(self._path("pipeline_timelines.csv"))
@@ -104,24 +112,12 @@ class Measurements:
 
     def environment(self, name: str) -> dict[str, Any]:
         """Where and how something was measured; name: of one of the JSON files. Of several models, the last one's."""
-        found = _json(self._path(name))
-        found = found.get("environment", found)
-        return found if "processor" in found else list(found.values())[-1]
+        return _environments(self._path(name))[-1]
 
     @property
     def caption(self) -> str:
         """The caption of figures of the bench, and of other measurements that have no caption of their own."""
-        return caption(self.bench["environment"])
-
-    @property
-    def peers_caption(self) -> str:
-        """The caption of figures of the peers."""
-        return _caption(self._peers[0].with_suffix(".json"))
-
-    @property
-    def _peers(self) -> list[Path]:
-        paths = sorted(self.folder.glob("peers_*.csv"), key=lambda path: int(path.stem.partition("_")[2]))
-        return paths or [self._path("peers_*.csv")]
+        return self.bench_caption
 
     def _path(self, name: str) -> Path:
         path = self.folder / name

@@ -25,8 +25,8 @@ class Profile:
     """tokens of an answer"""
     grid: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...]
     """(depths, agents, repeats) of each part of the grid of strategies"""
-    peers: tuple[tuple[int, int], ...]
-    """(depth, repeats) of each comparison with peers; notebooks measure the first one"""
+    peers: tuple[int, int]
+    """depth and repeats of the comparison with peers"""
     pipeline: int
     """tokens of the document that a graph of agents reads"""
     notebooks: tuple[str, ...] = ()
@@ -44,23 +44,23 @@ class Profile:
 
 _SMOKE = (((32, 64, 128), (1, 2), 1),)
 _QUICK = (((128, 256, 512), (1, 4), 1),)
-# Naive is measured at every point, twice. Deeper points have fewer agents, as most of the time is naive's prefills.
-_FULL = (((256, 512, 1024), (1, 2, 4, 16), 2), ((2048,), (1, 4, 16), 2), ((3501,), (1, 4), 2))
+# Most of the time is naive's prefills, so the deepest point is measured with the most agents alone; bench has two.
+_FULL = (((256, 1024), (1, 2, 4, 8), 8), ((512,), (2, 8), 8), ((3501,), (8,), 8))
 # smoke: that it runs, not how fast. full: eight rounds, for quartiles that mean something where a machine changes its
 # speed within minutes.
 PROFILES = {
     p.name: p
     for p in (
         Profile(
-            "quick", 1280, 512, 3, 1, 16, _QUICK, ((256, 1),), 512,
+            "quick", 1280, 512, 3, 1, 16, _QUICK, (256, 1), 512,
             notebooks=("00_tour", "03_naive_vs_fanout"), positions=512,
         ),
         Profile(
-            "smoke", 128, 128, 1, 1, 4, _SMOKE, ((64, 1),), 128,
+            "smoke", 128, 128, 1, 1, 4, _SMOKE, (64, 1), 128,
             positions=128, live_depths=(16, 32, 48),
         ),
         Profile(
-            "full", 3501, 3501, 8, 2, 16, _FULL, ((1024, 2), (3501, 2)), 5000,
+            "full", 3501, 3501, 8, 2, 16, _FULL, (1024, 8), 5000,
         ),
     )
 }  # fmt: skip

@@ -15,7 +15,6 @@ from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.progress import tqdm
 
@@ -51,7 +50,6 @@ class Plan:
     strategies: Sequence[Strategy]
     """the baseline first, because the other strategies' answers are compared with its answers"""
     max_tokens: int
-    sampling: Sampling
     settings: ContextSettings
     callback: Callable[[Run], None] | None
 
@@ -63,7 +61,6 @@ class Plan:
             _take(self.prompts, n_agents),
             strategy,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
-            sampling=self.sampling,
             callback=self.callback,
             **vars(self.settings),
         )
@@ -77,7 +74,6 @@ def plan(
     *,
     agents: Prompts | None = None,
     max_tokens: int = 32,
-    sampling: Sampling = GREEDY,
     settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
     callback: Callable[[Run], None] | None = None,
 ) -> Plan:
@@ -97,7 +93,7 @@ def plan(
     for strategy, this in product(chosen, rounds):
         lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
         budget(model, strategy, this.depth, lengths, max_tokens, settings)
-    return Plan(model, prefix, prompts, chosen, max_tokens, sampling, settings, callback)
+    return Plan(model, prefix, prompts, chosen, max_tokens, settings, callback)
 
 
 def measure(plan: Plan, rounds: Sequence[Round], *, progress: bool = True) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
@@ -127,16 +123,12 @@ def race(
     strategies: Sequence[str | Strategy],
     *,
     max_tokens: int = 32,
-    sampling: Sampling = GREEDY,
-    callback: Callable[[Run], None] | None = None,
-    progress: bool = True,
     **settings: Any,
 ) -> dict[str, Run]:
     """Run each strategy once on the same agents, after a warm-up: runs by strategy; arguments as in fan_out."""
-    once = rounds([len(tokens)], [len(agents)], 1)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "sampling": sampling, "callback": callback}
-    asked = plan(model, tokens, once, strategies, agents=agents, settings=ContextSettings.of(**settings), **how)
-    return {run.strategy: run for _, run, _ in measure(asked, once, progress=progress)}
+    once, chosen = rounds([len(tokens)], [len(agents)], 1), ContextSettings.of(**settings)
+    asked = plan(model, tokens, once, strategies, agents=agents, max_tokens=max_tokens, settings=chosen)
+    return {run.strategy: run for _, run, _ in measure(asked, once)}
 
 
 def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:

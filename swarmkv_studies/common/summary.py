@@ -9,7 +9,7 @@ import pandas as pd
 from swarmkv_lab.cli.program import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
-from swarmkv_studies.common.costmodel import bound, packed_strategies
+from swarmkv_studies.common.costmodel import ideal, packed_strategies
 from swarmkv_studies.common.speedup import speedups, with_spread
 
 _TIMES = [f"{what}_ms" for what in (
@@ -23,7 +23,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """A bench by strategy: median times in ms, end to end also [min, max]; speed-up, bytes and exactness.
 
     end_to_end_speedup is the median of the rounds' ratios to naive, end_to_end_quartiles their quartiles
-    (common.speedup). end_to_end_bound is costmodel.bound of naive's medians.
+    (common.speedup). end_to_end_ideal is costmodel.ideal of naive's medians.
     """
     frame = pd.DataFrame(records).drop(columns="agents")
     medians = frame.groupby("strategy", sort=False)[_TIMES].median()
@@ -38,7 +38,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         row["end_to_end_speedup"] = None if gain is None else float(gain["median"])
         row["end_to_end_quartiles"] = None if gain is None else [float(gain.low), float(gain.high)]
         n_agents = int(runs.n_agents.iloc[0])
-        row["end_to_end_bound"] = float(bound(medians.loc[BASELINE], n_agents)) if has_naive else None
+        row["end_to_end_ideal"] = float(ideal(medians.loc[BASELINE], n_agents)) if has_naive else None
         row["packed"] = bool(runs.packed.any())
         row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
         if has_naive:
@@ -68,7 +68,6 @@ def bench_text(report: Mapping[str, Any]) -> str:
     gains, env = speedups(runs, by=["strategy"]), report["environment"]
     rows = {
         name: {
-            "activation": f"{row['activation_ms']:,.1f} ms",
             "TTFT": f"{row['ttft_ms']:,.0f} ms",
             "end to end": f"{row['end_to_end_ms']:,.0f} ms",
             "times as early": with_spread(gains.loc[name]) if name in gains.index and name != BASELINE else "-",
@@ -132,7 +131,6 @@ def race_table(runs: pd.DataFrame) -> pd.DataFrame:
     runs = runs.set_index("strategy")
     rows = {
         "prefill": "prefill_ms",
-        "activation": "activation_ms",
         "first agent's TTFT": "first_ttft_ms",
         "last agent's TTFT": "last_ttft_ms",
         "end to end": "end_to_end_ms",

@@ -1,85 +1,143 @@
 """Figures of grids: latency, speed-up and packing by depth and number of agents, and where copies stop paying."""
 
 from collections.abc import Mapping
-from itertools import cycle
+from itertools import cycle, product
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator
 
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.speedup import ROUND, speedups
 from swarmkv_studies.common.style import DOTTED, STRATEGY, headline, plain_numbers, sheet, strategy_key, ticks_at
 
-_PAYS = 1.1  # packing pays from 10 percent less work on: repeats of the same work differ by less
+PAYS = 1.1  # a gain begins at 10 percent: repeats of the same work differ by less
+_SHOWN = ("naive", "shared", "batched")  # swarmkv and pooled lie upon shared
+_UNMEASURED = {"facecolor": "#EEEEEE", "edgecolor": "#BBBBBB"}
+_SHARES = {"batched": ("--", "v"), "shared": ("-", "^")}
 
 
-def latency_against_depth(runs: pd.DataFrame, n_agents: int = 4, caption: str = "") -> Figure:
-    """The last agent's TTFT and end to end, s from the call, against the document's depth, for one number of agents.
+def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
+    """Seconds from the call until all have answered: against the document's depth, and against the number of agents.
 
-    Points are measured (bars: smallest and largest of the repeats), curves predicted. runs: of a sweep with naive and
-    shared. Raises SwarmKVError for a number of agents that was not measured.
+    Points are measured (bars: smallest and largest of the rounds), curves predicted. Depths are compared with the most
+    agents, agents at the deepest document for which most numbers of them were measured. runs: of a sweep with naive.
+    Raises SwarmKVError where a cost model cannot be fitted.
     """
-    at = runs[runs.n_agents == n_agents]
-    if at.empty:
-        raise SwarmKVError(f"{n_agents} agents were not measured; choose one of {sorted(runs.n_agents.unique())}")
-    deepest = at.depth.max()
-    times = {"last_ttft_ms": "last agent's first token", "end_to_end_ms": "end to end, all agents"}
-    gain = {time: speedups(at, time)["median"][deepest, n_agents, "shared"] for time in times}
-    curves = CostModel.fit(runs).predict(np.geomspace(at.depth.min(), deepest, 40), [n_agents])
+    shown = runs[runs.strategy.isin(_SHOWN)]
+    most = shown.groupby("depth").n_agents.nunique()
+    n, depth = int(shown.n_agents.max()), int(most[most == most.max()].index.max())
+    model, names = CostModel.fit(runs), [name for name in _SHOWN if name in set(runs.strategy)]
+    gains = speedups(runs)["median"]
     with sheet(3.9, caption) as figure:
-        for ax, (time, title) in zip(figure.subplots(1, 2), times.items(), strict=True):
-            for name, rows in at.groupby("strategy"):
+        left, right = figure.subplots(1, 2)
+        for ax, axis in ((left, "depth"), (right, "n_agents")):
+            at = shown[shown.n_agents == n] if ax is left else shown[shown.depth == depth]
+            values = sorted(at[axis].unique())
+            along = np.geomspace(values[0], values[-1], 40)
+            curves = model.predict(*((along, [n]) if ax is left else ([depth], along)), names)
+            for name in names:
                 colour, marker = STRATEGY[name]
-                line = curves[curves.strategy == name]
-                ax.plot(line.depth, line[time] / 1e3, color=colour, linewidth=1.3)
-                seconds = rows.groupby("depth")[time].agg(["min", "median", "max"]) / 1e3
+                ax.plot(along, curves[curves.strategy == name].end_to_end_ms / 1e3, color=colour, linewidth=1.3)
+                seconds = at[at.strategy == name].groupby(axis).end_to_end_ms.agg(["min", "median", "max"]) / 1e3
                 ax.vlines(seconds.index, seconds["min"], seconds["max"], color=colour, linewidth=1)
                 ax.plot(seconds.index, seconds["median"], marker, color=colour, markeredgecolor="white")
-            ax.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s", title=title)
-            ticks_at(ax.xaxis, sorted(at.depth.unique()))
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            plain_numbers(ax.yaxis)
+            ticks_at(ax.xaxis, values)
             ax.grid()
             ax.set_axisbelow(True)
-        key = strategy_key(at.strategy) | {
+        left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
+        left.set_title(f"{n} agents")
+        ticks_at(left.xaxis, sorted(shown[shown.n_agents == n].depth.unique()))
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        plain_numbers(left.yaxis)
+        right.set(xlabel="agents", ylim=(0, None))
+        right.set_title(f"{depth:,} tokens")
+        key = strategy_key(names) | {
             "measured": Line2D([], [], color="#666666", marker="o", linestyle=""),
             "predicted": Line2D([], [], color="#666666", linewidth=1.2),
         }
-        first, all_of_it = gain.values()
-        message = f"{n_agents} agents, {deepest:,} tokens, shared: all first tokens {first:.1f}x as early, "
-        headline(figure, f"{message}all answers {all_of_it:.1f}x", key)
+        depths = shown[shown.n_agents == n].depth
+        few, many = (f"{gains[at, n, 'shared']:.1f}x at {at:,} tokens" for at in (depths.min(), depths.max()))
+        message = f"{n} agents end earlier with shared: {few}, {many}"
+        headline(figure, message, key)
     return figure
 
 
 def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "") -> Figure:
-    """End-to-end speed-up over naive by depth and agents: predicted as colour and contours, measured as numbers."""
-    measured = speedups(runs)["median"].xs(strategy, level="strategy")
-    depths = np.unique(np.geomspace(runs.depth.min(), runs.depth.max(), 60).astype(int))
-    agents = np.arange(1, runs.n_agents.max() + 1)
-    speedup = CostModel.fit(runs).speedup(depths, agents, strategy).T
-    few, most = (f"{speedup[n, -1]:.1f}x with {agents[n]}" for n in (min(1, len(agents) - 1), -1))
-    with sheet(4.2, caption) as figure:
+    """End-to-end speed-up over naive by depth and agents; a point that was not measured is hatched, with a prediction.
+
+    The headline is the highest measured one. runs: of a sweep with naive and the strategy.
+    """
+    gains = speedups(runs).xs(strategy, level="strategy")
+    measured = gains["median"].unstack("depth").sort_index().sort_index(axis=1)
+    depths, agents = list(measured.columns), list(measured.index)
+    predicted = pd.DataFrame(CostModel.fit(runs).speedup(depths, agents, strategy).T, agents, depths)
+    top = measured.stack().idxmax()
+    with sheet(3.6, caption) as figure:
         ax = figure.subplots()
-        mesh = ax.pcolormesh(depths, agents, speedup, cmap="cividis", shading="gouraud", vmin=1, rasterized=True)
-        levels = [n for n in (1.5, 2, 3, 4, 6, 8, 10, 12, 14) if n < speedup.max()]
-        lines = ax.contour(depths, agents, speedup, levels=levels, colors="white", linewidths=0.8)
-        ax.clabel(lines, fmt=lambda level: f"{level:g}x", fontsize=8)
-        box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-        for (depth, n), factor in measured.items():
-            ax.text(depth, n, f"{factor:.1f}", ha="center", va="center", fontsize=8, bbox=box)
-        ax.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="agents")
-        ax.set(xlim=(depths[0] * 0.88, depths[-1] * 1.14), ylim=(0.88, agents[-1] * 1.14))
-        ticks_at(ax.xaxis, sorted(runs.depth.unique()))
-        ticks_at(ax.yaxis, sorted(runs.n_agents.unique()))
-        figure.colorbar(mesh, ax=ax, label="times faster (predicted; boxes: measured)")
-        message = f"{depths[-1]:,} tokens, {strategy}: {few} agents, {most} (predicted)"
-        headline(figure, message)
+        mesh = ax.pcolormesh(measured, cmap="cividis", vmin=1, edgecolor="white", linewidth=1.5)
+        for (y, n), (x, depth) in product(enumerate(agents), enumerate(depths)):
+            known = measured.notna().loc[n, depth]
+            if not known:
+                ax.add_patch(Rectangle((x, y), 1, 1, hatch="///", linewidth=0, **_UNMEASURED))
+            text = f"{measured.loc[n, depth]:.1f}x" if known else f"({predicted.loc[n, depth]:.1f}x)"
+            bright = not known or measured.loc[n, depth] > (1 + measured.max().max()) / 2
+            look = {"fontsize": 11, "weight": "bold"} if known else {"fontsize": 9}
+            ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", color="black" if bright else "white", **look)
+        ax.set(xlabel="document, tokens", ylabel="agents")
+        ax.set_xticks(np.arange(len(depths)) + 0.5, [f"{depth:,}" for depth in depths])
+        ax.set_yticks(np.arange(len(agents)) + 0.5, agents)
+        ax.tick_params(length=0)
+        figure.colorbar(mesh, ax=ax, label="times as early as naive (measured)")
+        rounds = gains.rounds[top[1], top[0]]
+        message = f"{strategy}: {top[0]} agents over {top[1]:,} tokens end {measured.loc[top]:.1f}x as early"
+        headline(
+            figure, f"{message} ({rounds} rounds)", {"not measured: (predicted)": Patch(hatch="///", **_UNMEASURED)}
+        )
     return figure
+
+
+def worth(runs: pd.DataFrame, answered: int, depth: int = 1024, caption: str = "") -> Figure:
+    """How many times as early as naive all end, against the length of an answer, for each number of agents. Predicted.
+
+    Points are measured, with answers of ``answered`` tokens; an answer's time is taken to grow with its tokens. Below
+    the dotted line the gain is under a tenth. runs: of a sweep with naive, shared and batched at this depth.
+    """
+    model, gains = CostModel.fit(runs), speedups(runs)["median"]
+    lengths, numbers = np.geomspace(1, 2000, 60), [n for n in sorted(runs.n_agents.unique()) if n > 1]
+    shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.8, len(numbers)))
+    with sheet(4.0, caption) as figure:
+        ax = figure.subplots()
+        for n, colour in zip(reversed(numbers), shades, strict=True):
+            naive, *ours = (_ends(model, name, depth, n, lengths / answered) for name in ("naive", *_SHARES))
+            for (name, (line, marker)), ends in zip(_SHARES.items(), ours, strict=True):
+                ax.plot(lengths, naive / ends, line, color=colour, linewidth=1.6)
+                ax.plot(answered, gains[depth, n, name], marker, color=colour, markeredgecolor="white", markersize=7)
+            ax.text(0.92, (naive / ours[0])[0], f"{n} agents", color=colour, ha="right", va="center", fontsize=9)
+        ax.axhline(PAYS, **DOTTED)
+        ax.text(1, PAYS, "under 1.1x", va="bottom", fontsize=8.5, color="#444444")
+        ax.set(xscale="log", xlabel="tokens of each answer", xlim=(0.35, 2000), ylim=(0.8, None))
+        ax.set_ylabel("times as early as naive\n(predicted; marks: measured)")
+        ticks_at(ax.xaxis, [1, 4, 16, 64, 256, 1000])
+        ax.grid()
+        ends = [_ends(model, name, depth, 2, lengths / answered) for name in ("naive", "shared")]
+        stops = float(np.exp(np.interp(-PAYS, -ends[0] / ends[1], np.log(lengths))))
+        grey = {"color": "#666666"}
+        key = {name: Line2D([], [], linestyle=line, marker=m, **grey) for name, (line, m) in _SHARES.items()}
+        message = f"{depth:,} tokens: two agents gain under 1.1x from answers of {float(f'{stops:.1g}'):,.0f} tokens on"
+        headline(figure, message, key)
+    return figure
+
+
+def _ends(model: CostModel, strategy: str, depth: int, n_agents: int, longer: np.ndarray) -> np.ndarray:
+    """End to end, ms, if answers are ``longer`` times as long as those that were measured."""
+    row = model.predict([depth], [n_agents], [strategy]).iloc[0]
+    turns = 1 if strategy in model.packed else n_agents
+    return np.asarray(row.end_to_end_ms + (longer - 1) * turns * row.generate_ms)
 
 
 def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
@@ -94,7 +152,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
     saved = ratio.groupby(["depth", "n_agents"]).median().unstack("n_agents")
     most = saved.columns.max()
     with_most = saved[most].dropna()
-    pays = [n for n in saved if saved[n].min() >= _PAYS]
+    pays = [n for n in saved if saved[n].min() >= PAYS]
     begins = f"Packing pays from {pays[0]} agents on" if pays else "Packing does not pay"
     message = f"{begins}; with {most}, an agent's work is {_span(with_most.round(1))} times less"
     with sheet(3.9, caption) as figure:
@@ -125,10 +183,10 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
     ends = []
     with sheet(4.0, caption) as figure:
         ax = figure.subplots()
-        key = strategy_key(["swarmkv", "pooled", "shared"])
+        key = strategy_key(["swarmkv", "shared"])
         for (machine, runs), line in zip(grids.items(), ("-", "--", ":"), strict=False):
             model, own = CostModel.fit(runs), 1e3 * float((runs.depth / runs.prefill_ms).median())
-            for name in ("swarmkv", "pooled", "shared"):
+            for name in ("swarmkv", "shared"):
                 here, *gains = (model.speedup([depth], [n_agents], name, speed)[0, 0] for speed in (own, *speeds))
                 ax.plot(speeds, gains, line, color=STRATEGY[name][0], linewidth=1.6)
                 ax.plot(own, here, STRATEGY[name][1], color=STRATEGY[name][0], markersize=7, markeredgecolor="white")

@@ -1,7 +1,7 @@
 """Every architecture of llama.cpp's own generator of tiny models, a row each: what this lab makes of it.
 
 ``python -m swarmkv_studies.kv_sizing.architectures`` writes data/reference/architectures.csv (after make peers, which
-compiles the generator). With a folder behind it the table of its GGUFs is printed, with one GGUF that model's row.
+compiles the generator). With a GGUF behind it that model's row is printed.
 """
 
 import json
@@ -10,10 +10,9 @@ import re
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,13 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.catalogue import snapshot_bytes
 from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.common.provenance import processor
 from swarmkv_studies.peers.build import program
 
 GENERATOR = "test-llama-archs"
-EXACT = ("swarmkv", "pooled", "shared")
-COLUMNS = ["model", "architecture", "kind", "window", "bytes", "predicted_bytes", "one_by_one", "swarmkv", "pooled",
-           "shared", "batched", "other_answers", "without_swa_full", "saved", "cached", "refused",
-           "crashed"]  # fmt: skip
-DOCUMENT, QUESTIONS, ANSWER, BATCH = 200, (5, 12, 20), 3, 64  # tokens; the generator's models were "trained" for 256
+COLUMNS = ["model", "architecture", "kind", "bytes", "predicted_bytes", "swarmkv", "pooled", "shared", "batched",
+           "refused", "crashed"]  # fmt: skip
+DOCUMENT, QUESTIONS, ANSWER = 200, (5, 12, 20), 3  # tokens; the generator's models were "trained" for 256
 _TIMEOUT_S = 600
 
 
@@ -52,7 +48,7 @@ def architectures(paths: Iterable[Path]) -> pd.DataFrame:
     """
     bar = tqdm(sorted(paths), desc="architectures", unit="model")
     rows = [{"model": path.stem, **_in_a_process(path)} for path in bar]
-    whole = dict.fromkeys(["window", "bytes", "predicted_bytes"], "Int64")
+    whole = dict.fromkeys(["bytes", "predicted_bytes"], "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(whole)
 
 
@@ -95,96 +91,35 @@ def facts(path: Path) -> Iterator[dict[str, Any]]:
         return
     with model:
         yield {"architecture": model.architecture}
-        trial, reasons = _Trial(model), defaultdict[str, list[str]](list)
-        for name, part in trial.parts().items():
+        draw = np.random.default_rng(0).integers
+        document = draw(0, model.n_vocab, DOCUMENT, np.int32)
+        agents = {str(n): draw(0, model.n_vocab, n, np.int32) for n in QUESTIONS}
+        run = cache(partial(fan_out, model, document, agents, max_tokens=ANSWER, swa_full=True, n_threads=1))
+        parts: dict[str, Callable[[], Any]] = {
+            "kind": lambda: _kind(model, document),
+            "bytes": lambda: prefill(model, document, progress=False).nbytes,
+            "predicted_bytes": lambda: snapshot_bytes(model.path, DOCUMENT),
+            **{name: partial(_difference, run, name) for name in STRATEGIES if name != BASELINE},
+        }
+        reasons = defaultdict[str, list[str]](list)
+        for name, part in parts.items():
             try:
-                yield part()
+                yield {name: part()}
             except SwarmKVError as error:
                 reasons[_line(error, path)].append(name)
                 yield {"refused": "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())}
 
 
-class _Trial:
-    """One model, a random document and agents."""
+def _kind(model: Model, document: np.ndarray) -> str:
+    if model.kind.recurrent:
+        half, whole = (prefill(model, document[:n], progress=False).nbytes for n in (DOCUMENT // 2, DOCUMENT))
+        return "recurrent" if half == whole else "hybrid"
+    return "windowed" if model.kind.window else "several axes" if model.kind.has_axes else "plain"
 
-    def __init__(self, model: Model) -> None:
-        draw = np.random.default_rng(0).integers
-        self.model = model
-        self.document = draw(0, model.n_vocab, DOCUMENT, np.int32)
-        self.agents = {str(n): draw(0, model.n_vocab, n, np.int32) for n in QUESTIONS}
-        self.other_answers: list[str] = []
 
-    def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """What is tried, by the names of the table's columns."""
-        strategies = {name: partial(self.strategy, name) for name in STRATEGIES if name != BASELINE}
-        before = {"kind": self.kind, "predicted_bytes": self.predicted_bytes, "one_by_one": self.one_by_one}
-        after = {"without_swa_full": self.without_swa_full, "saved": self.saved, "cached": self.cached}
-        return {**before, **strategies, **after}
-
-    def kind(self) -> dict[str, Any]:
-        kind = self.model.kind
-        half, whole = (self.snapshot(n).nbytes for n in (DOCUMENT // 2, DOCUMENT))
-        mixed = "recurrent" if half == whole else "hybrid"
-        name = mixed if kind.recurrent else "windowed" if kind.window else "several axes" if kind.has_axes else "plain"
-        return {"kind": name, "window": kind.window, "bytes": whole}
-
-    def predicted_bytes(self) -> dict[str, Any]:
-        return {"predicted_bytes": snapshot_bytes(self.model.path, DOCUMENT)}
-
-    def one_by_one(self) -> dict[str, Any]:
-        """Whether llama.cpp gives the last token's logits: those of a decode of several are those of it alone."""
-        differences = []
-        for branch in self.naive.branches:
-            with self.model.context(DOCUMENT + len(branch.prompt), swa_full=True, n_threads=1) as ctx:
-                ctx.decode(self.document)
-                for token in branch.prompt:
-                    ctx.decode([token])
-                differences.append(np.abs(ctx.logits() - branch.logits).max())
-        return {"one_by_one": max(differences)}
-
-    def strategy(self, name: str) -> dict[str, Any]:
-        exactness = self.run(name).compare(self.naive)
-        if not exactness.same_tokens.all():
-            self.other_answers.append(name)
-        return {name: exactness.max_abs_logit_diff.max(), "other_answers": ", ".join(self.other_answers)}
-
-    def without_swa_full(self) -> dict[str, Any]:
-        if not self.model.kind.window:
-            return {}
-        naive = self.run(BASELINE, swa_full=False)
-        runs = [self.run(name, swa_full=False).compare(naive) for name in EXACT]
-        return {"without_swa_full": max(run.max_abs_logit_diff.max() for run in runs)}
-
-    def saved(self) -> dict[str, Any]:
-        snapshot = self.snapshot(DOCUMENT, swa_full=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "saved.kv.safetensors"
-            snapshot.save(path)
-            loaded = KVSnapshot.load(path, self.model)
-            exactness = self.run("pooled", loaded).compare(self.naive)
-        return {"saved": bool(exactness.same_tokens.all() and exactness.max_abs_logit_diff.max() == 0)}
-
-    def cached(self) -> dict[str, Any]:
-        how: dict[str, Any] = {"n_batch": BATCH, "swa_full": True}
-        fresh = self.snapshot(DOCUMENT, **how)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            self.snapshot(2 * BATCH, cache=True, **how)
-            again = [self.snapshot(DOCUMENT, cache=True, **how) for _ in range(2)]  # after the shorter one, then whole
-        if said:
-            raise SwarmKVError(str(said[0].message))
-        return {"cached": all(np.array_equal(one.data, fresh.data) for one in again)}
-
-    @cached_property
-    def naive(self) -> Run:
-        return self.run(BASELINE)
-
-    def run(self, name: str, document: KVSnapshot | None = None, *, swa_full: bool = True) -> Run:
-        how: dict[str, Any] = {"max_tokens": ANSWER, "swa_full": swa_full, "n_threads": 1}
-        return fan_out(self.model, document or self.document, self.agents, name, **how)
-
-    def snapshot(self, n: int, **how: Any) -> KVSnapshot:
-        return prefill(self.model, self.document[:n], progress=False, n_threads=1, **how)
+def _difference(run: Callable[[str], Run], name: str) -> float:
+    """The largest difference of a strategy's first logits to naive's."""
+    return run(name).compare(run(BASELINE)).max_abs_logit_diff.max()
 
 
 def _line(error: SwarmKVError, path: Path) -> str:
@@ -193,18 +128,15 @@ def _line(error: SwarmKVError, path: Path) -> str:
 
 def main(arguments: list[str]) -> None:
     """As the command line says."""
-    asked = Path(arguments[0]) if arguments else None
-    if asked is not None and asked.is_file():
-        for some in facts(asked):
+    if arguments:
+        for some in facts(Path(arguments[0])):
             print(json.dumps(some, default=np.generic.item), flush=True)
-    elif asked is not None:
-        print(architectures(asked.glob("*.gguf")).to_csv(index=False), end="")
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            table = architectures(generate(Path(folder)))
-        where = f"{processor()}, llama.cpp of llama-cpp-python {LLAMA_CPP_VERSION}"
-        with replacing(REFERENCE / "architectures.csv") as file:
-            file.write(table.assign(machine=where).to_csv(index=False).encode())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        table = architectures(generate(Path(folder)))
+    where = f"{processor()}, llama.cpp of llama-cpp-python {LLAMA_CPP_VERSION}"
+    with replacing(REFERENCE / "architectures.csv") as file:
+        file.write(table.assign(machine=where).to_csv(index=False).encode())
 
 
 if __name__ == "__main__":

@@ -2,76 +2,47 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
 
 from swarmkv_studies.common.style import BASELINE, OURS, headline, sheet, ticks_at
 from swarmkv_studies.kv_sizing.memory import MOST_AGENTS
 
-ATTENTION = {
-    "MHA": ("#D55E00", "s"),
-    "GQA": ("#0072B2", "o"),
-    "sliding window": ("#009E73", "D"),
-    "MLA": ("#CC79A7", "^"),
+KINDS = {
+    "all tokens, keys and values of each head (MHA)": ("#D55E00", "s"),
+    "all tokens, heads share keys and values (GQA)": ("#0072B2", "o"),
+    "all tokens, compressed (MLA)": ("#CC79A7", "^"),
+    "in most layers the last tokens alone (windows)": ("#009E73", "D"),
+    "in most layers a state of fixed size (hybrid)": ("#E69F00", "v"),
 }
+_SHORT = dict(zip(("MHA", "GQA", "MLA", "sliding window", "hybrid"), KINDS, strict=True))
 
 
 def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
-    """The catalogue's models: KV bytes per token against parameters.
+    """KV bytes per token of some models, by what they keep.
 
-    frame: from memory.catalogue_bytes with n_tokens: a row per model with billions, attention, bytes_per_token.
+    frame: from memory.bytes_by_model with n_tokens: a row per model with kind and bytes_per_token.
     """
-    frame = frame.assign(kb=frame.bytes_per_token / 1000)
+    frame = frame.assign(kb=frame.bytes_per_token / 1000).sort_values("kb", ascending=False)
     least, most = frame.kb.min(), frame.kb.max()
-    with sheet(7.6, caption) as figure:
+    with sheet(1.9 + 0.2 * len(frame), caption) as figure:
         ax = figure.subplots()
-        for attention, group in frame.groupby("attention"):
-            colour, marker = ATTENTION[attention]
-            ax.scatter(group.billions, group.kb, color=colour, marker=marker, s=26, zorder=3)
-        ax.set(xscale="log", yscale="log", xlabel="parameters, billions")
-        ax.set(xlim=(frame.billions.min() / 1.6, frame.billions.max() * 4), ylim=(least / 1.3, most * 1.5))
-        ax.set_ylabel(f"kB (1,000 bytes) of KV per token, f16, at {n_tokens:,} tokens (predicted)")
-        ticks_at(ax.xaxis, [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000])
-        ticks_at(ax.yaxis, [5, 10, 20, 50, 100, 200, 500])
-        ax.grid()
-        ax.set_axisbelow(True)
-        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in ATTENTION.items()]
-        ax.legend(handles=handles, loc="lower right")
-        headline(figure, f"The kind of attention decides the KV cache per token: {least:.0f} to {most:,.0f} kB")
-    figure.draw_without_rendering()  # now, with the caption, the points are where they stay
-    _label_all(ax, frame)
+        for y, row in enumerate(frame.itertuples()):
+            colour, marker = KINDS[_SHORT[row.kind]]
+            ax.plot([least / 2, row.kb], [y, y], color="#DDDDDD", linewidth=1, zorder=1)
+            ax.plot(row.kb, y, marker, color=colour, markersize=7)
+            ax.text(row.kb * 1.09, y, f"{row.kb:,.3g}", va="center", fontsize=9)
+        ax.set(xscale="log", xlim=(least / 2, most * 1.5), ylim=(len(frame) - 0.5, -0.6))
+        ax.set_xlabel(f"kB (1,000 bytes) per token of a document of {n_tokens:,} tokens, f16 (predicted)")
+        ax.set_yticks(range(len(frame)), frame.index)
+        ax.tick_params(axis="y", length=0)
+        ticks_at(ax.xaxis, [tick for tick in (1, 3, 10, 30, 100, 300, 1000) if least / 2 < tick < most * 1.5])
+        looks = {name: KINDS[name] for short, name in _SHORT.items() if short in set(frame.kind)}
+        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in looks.items()]
+        ax.legend(handles=handles, loc="lower right", fontsize=8.5)
+        headline(figure, f"What a model keeps decides its KV cache: {least:,.2g} to {most:,.0f} kB per token")
     return figure
-
-
-_SIDES = [(dx, dy) for far in (0, 1, 2, 3, 4) for dx in (1, -1, 0) for dy in {far, -far} if dx or dy]
-
-
-def _label_all(ax: Axes, frame: pd.DataFrame) -> None:
-    """Name every point where no other point or name is; a name that had to move away is tied to its point by a line."""
-    points = ax.transData.transform(frame[["billions", "kb"]].to_numpy())
-    unit = ax.figure.dpi / 72
-    taken = [Bbox.from_extents(x - 3 * unit, y - 3 * unit, x + 3 * unit, y + 3 * unit) for x, y in points]
-    for i in np.lexsort((points[:, 0], -points[:, 1].round())):  # from the top, each line from the left
-        row, (x, y) = frame.iloc[i], points[i]
-        tie = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-        label = ax.annotate(
-            str(frame.index[i]), (row.billions, row.kb), (0, 0), textcoords="offset points", fontsize=7, va="center",
-            color=ATTENTION[row.attention][0], arrowprops=tie,
-        )  # fmt: skip
-        size = label.get_window_extent()
-        for dx, dy in _SIDES:
-            left = x + (6 * unit if dx > 0 else -6 * unit - size.width if dx < 0 else -size.width / 2)
-            low = y + dy * 9.2 * unit - size.height / 2
-            box = Bbox.from_bounds(left, low, size.width, size.height)
-            if left > ax.bbox.x0 and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
-        label.set_position(((left - x) / unit, dy * 9.2))
-        label.arrow_patch.set_visible(abs(dy) > 1)
 
 
 def memory_against_agents(

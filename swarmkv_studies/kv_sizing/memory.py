@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.sizing.catalogue import catalogue, geometry
+from swarmkv_lab.sizing.catalogue import catalogue, geometry, headers, snapshot_bytes
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
 TAIL = 256  # tokens of an agent's own, where nothing else is said: its question and answer
 MOST_AGENTS = 255  # llama.cpp has 256 sequences per context, and the document takes one
+# Of each kind some that people run in 2026; the article's model and the lab's.
+DOZEN = (
+    "smollm2-135m", "qwen2.5-7b", "llama-3.1-8b", "llama-2-7b", "glm-4.5", "kimi-k2", "gpt-oss-20b", "gemma-4-31b",
+    "qwen3-next-80b-a3b", "qwen3.8-27b", "granite-4.0-h-tiny", "kimi-linear-48b-a3b", "nemotron-3-nano-30b-a3b",
+)  # fmt: skip
 Q4_K_M_BITS = 4.85  # bits per weight of that quantization, on average
 
 
@@ -47,11 +51,21 @@ def weights_bytes(name: str) -> int:
     return int(catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
 
 
-def catalogue_bytes(n_tokens: int, kv_type: KVType = "f16") -> pd.DataFrame:
-    """The catalogue and bytes_per_token (predicted): of a snapshot of n_tokens, so that sliding windows count."""
-    frame = catalogue()
-    sizes = [geometry(name).snapshot_bytes(n_tokens, kv_type) for name in frame.index]
-    return frame.assign(bytes_per_token=np.array(sizes) / n_tokens)
+def bytes_by_model(n_tokens: int, names: Sequence[str] = DOZEN, kv_type: KVType = "f16") -> pd.DataFrame:
+    """What models keep of a document of n_tokens (predicted): a row per name, bytes_per_token and kind.
+
+    kind: MHA, GQA, MLA, "sliding window" or "hybrid". A state of fixed size counts too, divided by the tokens.
+    """
+    kinds = catalogue().attention.to_dict() | {name: _kind(header["keeps"]) for name, header in headers().items()}
+    rows = {name: (snapshot_bytes(name, n_tokens, kv_type) / n_tokens, kinds[name]) for name in names}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["bytes_per_token", "kind"])
+
+
+def _kind(keeps: str) -> str:
+    """The kind of a model of data/headers.toml, from its words."""
+    if "state" in keeps or "convolution" in keeps:
+        return "hybrid"
+    return "MLA" if "latent" in keeps or "compressed" in keeps else "sliding window" if "others" in keeps else "GQA"
 
 
 def agents_by_budget(

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab import cluster
-from swarmkv_lab.cluster.fan_out import ClusterRun
-from swarmkv_lab.cluster.local import local_cluster
+from swarmkv_lab.cluster import ClusterRun
+from swarmkv_lab.cluster.dispatch import local_cluster
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.llama.model import Model
@@ -35,23 +35,22 @@ def against_one_process(
     for n_workers, threads in crews:
         with local_cluster(n_workers, threads) as client:
             for repeat in range(-1, repeats):  # a warm-up first
-                ways: dict[str, Callable[[], Any]] = {
-                    "alone": lambda: fan_out(model, tokens, agents, max_tokens=max_tokens),
-                    "there": partial(
-                        cluster.fan_out, client, model, tokens, agents, max_tokens=max_tokens, progress=False
-                    ),
+                asked = (model, tokens, agents)
+                ways: dict[int, Callable[[], Any]] = {
+                    0: partial(fan_out, *asked, max_tokens=max_tokens),
+                    n_workers: partial(cluster.fan_out, client, *asked, max_tokens=max_tokens, progress=False),
                 }
                 order = list(ways)[:: -1 if repeat % 2 else 1]  # who is second is not always the same
-                runs = {way: ways[way]() for way in order}
-                alone, there = runs["alone"], runs["there"]
-                exact = there.compare(alone)
+                runs = {workers: ways[workers]() for workers in order}
+                exact = runs[n_workers].compare(runs[0])
                 same = bool((exact.max_abs_logit_diff == 0).all() and exact.same_tokens.all())
                 about = {
                     "crew": f"{n_workers} x {threads}", "threads": threads, "repeat": repeat, "depth": len(tokens),
                     "n_agents": len(agents), "same": same,
                 }  # fmt: skip
-                for workers, run in ((0, alone), (n_workers, there)):
-                    rows.append(about | {"workers": workers, "end_to_end_ms": run.metrics["end_to_end_ms"]})
+                for workers in ways:
+                    ms = runs[workers].metrics["end_to_end_ms"]
+                    rows.append(about | {"workers": workers, "end_to_end_ms": ms})
     frame = pd.DataFrame(rows)
     return frame[frame.repeat >= 0].reset_index(drop=True)
 

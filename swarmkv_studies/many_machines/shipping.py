@@ -1,5 +1,6 @@
 """Shipping: over which links a document's snapshot arrives before another machine would have computed it again."""
 
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -47,7 +48,7 @@ def ship_times(
     same_bits: whether both gave the same state.
     """
     snapshot = prefill(model, tokens, progress=False)
-    data, rows = snapshot.to_bytes(), []
+    data, rows = pickle.dumps(snapshot), []
     for repeat, rate in tqdm(list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress):
         row = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes, "bandwidth": rate}
         ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": partial(prefill, model, tokens, progress=False)}
@@ -62,6 +63,7 @@ def ship_times(
 
 
 def _arrived(data: bytes, rate: float) -> KVSnapshot:
-    """A snapshot's file after the time that a link of so many bytes per second takes; its checksums are compared."""
+    """A pickled snapshot after the time that a link of so many bytes per second takes; its checksums are compared."""
     time.sleep(len(data) / rate)
-    return KVSnapshot.from_bytes(data)
+    snapshot: KVSnapshot = pickle.loads(data)
+    return snapshot

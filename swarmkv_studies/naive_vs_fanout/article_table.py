@@ -23,11 +23,13 @@ CODE = "https://github.com/AnubhabBanerjee/swarmkv"
 CITATION = f"{AUTHOR}: *[{TITLE}]({LINK})*, Towards Data Science, 9 June 2026. Its code: [{CODE}]({CODE})."
 """Markdown"""
 
-# GTX 1080, Qwen2.5-7B Q4_K_M, a document of 3,501 tokens, two agents, the best of three trials. Milliseconds.
-# activation: the second agent's.
-PUBLISHED: dict[str, Any] = {"end_to_end": (10_275, 5_272), "activation": (4_339, 83), "prefill_removed": 8_685}
+# GTX 1080, Qwen2.5-7B Q4_K_M, a document of 3,501 tokens, two agents that decode a question and write no answer.
+# Milliseconds; activation: the second agent's. "Best of 3 trials" (README.md, "Measured results"), of an earlier commit
+# than the code below (examples/example-run-results/REPRODUCE.md, "Captured results"). Lines are commit a0f4f48's.
+PUBLISHED = {"end_to_end": (10_275, 5_272), "activation": (4_339, 83)}
 PUBLISHED_PREFILL = 3501 / (PUBLISHED["activation"][0] / 1e3)
-"""tokens per second: the article counts the document's prefill alone as its baseline's activation"""
+"""tokens per second: the article counts the document's prefill alone as its baseline's activation
+(benchmarks/swarmkv_benchmark.cpp:127 and 355)"""
 OURS = "swarmkv"
 
 
@@ -41,20 +43,20 @@ class Pair(NamedTuple):
 
 
 def published() -> dict[str, Pair]:
-    """The article's two results: end_to_end and activation. Their rounds were not published."""
+    """The article's two results: end_to_end and activation. Of its three trials only the best is known in numbers."""
 
     def pair(naive: float, ours: float) -> Pair:
         return Pair(naive, ours, pd.Series(dict.fromkeys(QUARTILES, naive / ours) | {"rounds": 1}))
 
-    return {metric: pair(*PUBLISHED[metric]) for metric in ("end_to_end", "activation")}
+    return {metric: pair(*two) for metric, two in PUBLISHED.items()}
 
 
 def measured(report: Mapping[str, Any]) -> dict[str, Pair]:
     """Our two results, counted as in ``published``: median times, and the factor within a round; report: from bench.
 
     The article's activation is its second agent's: the document's prefill alone for the baseline, but memory copy,
-    context, restore and the decoding of the question for SwarmKV. Raises SwarmKVError for a bench without a second
-    agent, or without one of the two strategies.
+    context, restore and the decoding of the question for SwarmKV (src/nodes/analytical_node.cpp:103-279). Raises
+    SwarmKVError for a bench without a second agent, or without one of the two strategies.
     """
     runs = pd.DataFrame(report["runs"])
     n_agents, names = runs.n_agents.min(), set(runs.strategy)

@@ -100,7 +100,7 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
     share = 100 / frame.end_to_end_speedup.astype(float)
     quartiles = 100 / np.array(frame.end_to_end_quartiles.tolist())[:, ::-1]
     gains = frame.end_to_end_speedup.drop("naive").astype(float)
-    limit = float(frame.end_to_end_bound["naive"])
+    limit = float(frame.end_to_end_ideal["naive"])
     with sheet(3.4, caption) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.hlines(y, first, last, color=colours, linewidth=2)
@@ -115,8 +115,8 @@ def strategies(summary: Mapping[str, Mapping[str, Any]], caption: str = "") -> F
         right.set_title("end to end, all agents")
         right.xaxis.set_major_locator(MaxNLocator(4))
         right.axvline(100 / limit, **DOTTED)
-        right.text(100 / limit, -0.75, f" bound: {limit:.2f}x (predicted)", fontsize=8.5, color="#444444",
-                   va="center")  # fmt: skip
+        said = f" ideal, one after another: {limit:.2f}x"
+        right.text(100 / limit, -0.75, said, fontsize=8.5, color="#444444", va="center")
         right.set_ylim(-1.0, len(frame) - 0.4)
         for at, row in enumerate(frame.itertuples()):
             low, high = row.end_to_end_quartiles

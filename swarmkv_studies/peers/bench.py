@@ -1,8 +1,7 @@
 """Peers measured: the lab's strategies and its peers on the same prompts, in one sweep."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,6 @@ from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.sweep import sweep
-from swarmkv_studies.peers.prompts import shared_prefix
 from swarmkv_studies.peers.strategies import opened
 
 
@@ -28,7 +26,6 @@ def compare_peers(
     max_tokens: int = 16,
     repeats: int = 1,
     path: str | Path | None = None,
-    **settings: Any,
 ) -> pd.DataFrame:
     """Sweep strategies and peers at one depth (tokens); columns, path and errors as in sweep.
 
@@ -36,11 +33,23 @@ def compare_peers(
     them too. So every strategy and peer decodes the same tokens per agent.
     """
     prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
-    alike, branches = shared_prefix(np.empty(0, np.int32), prompts)
+    alike, branches = without_beginning(prompts)
     prefix = np.concatenate([document[: depth - len(alike)], alike])
     n_ctx = depth + max(map(len, branches.values())) + max_tokens
-    with opened(peers, model, n_ctx, **settings) as ready:
+    with opened(peers, model, n_ctx) as ready:
         return sweep(
             model, prefix, depths=[depth], n_agents=n_agents, strategies=[*strategies, *ready.values()],
-            agents=branches, repeats=repeats, max_tokens=max_tokens, path=path, **settings,
+            agents=branches, repeats=repeats, max_tokens=max_tokens, path=path,
         )  # fmt: skip
+
+
+def without_beginning(prompts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """What all prompts begin with, such as a chat template's first tokens; and the prompts without it.
+
+    Every prompt keeps at least one token: a branch's logits come from a decode of its own.
+    """
+    rows = list(prompts.values())
+    alike = 0
+    while all(alike < len(row) - 1 and row[alike] == rows[0][alike] for row in rows):
+        alike += 1
+    return rows[0][:alike], {name: row[alike:] for name, row in prompts.items()}

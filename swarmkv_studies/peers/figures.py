@@ -1,75 +1,66 @@
-"""Figures of peers: the lab's strategies beside other programs, and beside llama.cpp's own benchmarks."""
-
-from textwrap import fill
+"""The figure of peers: the lab's strategies beside other programs, at three jobs."""
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from swarmkv_studies.common.costmodel import packed_strategies
 from swarmkv_studies.common.style import OURS, STRATEGY, headline, plain_numbers, sheet
-from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, PREFILL, SERVED_AT_ONCE, factor, standing
+from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, JOBS, PREFILL, standing
 from swarmkv_studies.peers.verdict import verdict as judged
 
-_PEER = "#555555"
-_QUESTIONS = {
-    IN_TURNS: ("one after another", "last agent's TTFT from its turn, ms"),
-    AT_ONCE: ("all at once", "until the last answer, ms"),
-    PREFILL: ("the prefill alone", "prefill of the document, ms"),
+_PEER = "#888888"
+PLAIN = {
+    "llama_prefix": "llama-cpp-python, one Llama again",
+    "llama_ram_cache": "llama-cpp-python, LlamaRAMCache",
+    "llama_state": "llama-cpp-python, saved state",
+    "server_warm": "llama-server, one warm slot",
+    "server_cold": "llama-server, a slot per agent",
+    "transformers": "transformers, copied cache",
 }
-_SHOWN = 3
-"""peers per panel: the fastest ones"""
+# Job: title, what is measured, the unit's ms and digits.
+_SAYS = {
+    IN_TURNS: ("one after another", "last agent's first token,\nms from its turn", 1, 0),
+    AT_ONCE: ("all at once", "last answer's end,\ns from the call", 1e3, 1),
+    PREFILL: ("the prefill alone", "the document's prefill,\ns", 1e3, 1),
+}
 
 
 def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """The lab against the fastest peers with the most agents: in turns, all at once, and the prefill alone.
+    """Who is faster at three jobs: agents one after another, all at once, and the prefill alone; by program.
 
     Bars are medians, dots are runs. runs: of one comparison with peers at one depth (see peers.verdict).
     """
     table = judged(runs, list(STRATEGY))
-    most = runs[(runs.n_agents == runs.n_agents.max()) & (runs.strategy != "naive")]
-    median = most.groupby("strategy", sort=False).median(numeric_only=True)
-    together = packed_strategies(runs)
-    times = {IN_TURNS: "last_turn_ttft_ms", AT_ONCE: "end_to_end_ms", PREFILL: "prefill_ms"}
-    columns = {
-        IN_TURNS: median.last_turn_ttft_ms.drop(together, errors="ignore"),
-        AT_ONCE: median.end_to_end_ms,
-        PREFILL: median.prefill_ms[median.prefill_ms > 0],
-    }
-    questions = [question for question in _QUESTIONS if question in table.index]
-    about = f"{runs.depth.iloc[0]:,} tokens; a tie: ratios within a round reach within {FEW_PERCENT - 1:.0%} of 1"
-    with sheet(3.3, f"{caption}\n{about}".strip()) as figure:
-        for ax, question in zip(figure.subplots(1, len(questions), squeeze=False)[0], questions, strict=True):
-            row, theirs = table.loc[question], columns[question].drop(list(STRATEGY), errors="ignore").sort_values()
-            shown = pd.concat([pd.Series({row.ours: row.ours_ms}), theirs[:_SHOWN]])
-            if question == AT_ONCE and SERVED_AT_ONCE in table.index:
-                slots = table.loc[SERVED_AT_ONCE]
-                shown[slots.peer] = slots.peer_ms
-            ax.barh(shown.index, shown, 0.66, color=[OURS] + [_PEER] * (len(shown) - 1))
-            names = most.strategy.replace(dict.fromkeys(STRATEGY, row.ours)) if question == PREFILL else most.strategy
-            runs_ms = most[times[question]][names.isin(shown.index)]
-            ax.plot(runs_ms, names[runs_ms.index], "o", color="#222222", markersize=3.5, markeredgecolor="white")
-            for y, end in enumerate(runs_ms.groupby(names).max()[shown.index]):
-                ax.text(end, y, f"  {shown.iloc[y]:,.0f}", va="center", fontsize=8.5)
-            ax.set(xlim=(0, 1.3 * runs_ms.max()))
-            ax.set_xlabel(f"{_QUESTIONS[question][1]}\n(measured)", fontsize=8.5)
-            says = _at_once(table) if question == AT_ONCE else row.words
-            ax.set_title(f"{_QUESTIONS[question][0]}:\n{fill(says, 25)}", fontsize=8.5)
+    jobs = [job for job in _SAYS if job in table.index]
+    most = runs[runs.n_agents == runs.n_agents.max()]
+    ours = dict.fromkeys(name for name in table.ours if name in STRATEGY)
+    by_end = most.groupby("strategy").end_to_end_ms.median().sort_values()
+    names = [*ours, *(name for name in by_end.index if name not in STRATEGY)]
+    about = f"{runs.depth.iloc[0]:,} tokens, {most.n_agents.iloc[0]} agents, {most.repeat.nunique()} rounds"
+    small_print = f"{caption}\n{about}; a tie: ratios within a round reach within {FEW_PERCENT - 1:.0%} of 1"
+    with sheet(1.7 + 0.26 * len(names), small_print.strip()) as figure:
+        for ax, job in zip(figure.subplots(1, len(jobs), sharey=True, squeeze=False)[0], jobs, strict=True):
+            title, label, unit, digits = _SAYS[job]
+            time, does = JOBS[job]
+            for y, name in enumerate(names):
+                rows = most[most.strategy == name]
+                if not does(rows):
+                    ax.text(0, y, " -", va="center", fontsize=8, color=_PEER)
+                    continue
+                ms = rows[time] / unit
+                ax.barh(y, ms.median(), 0.66, color=OURS if name in STRATEGY else _PEER)
+                ax.plot(ms, [y] * len(ms), "o", color="#222222", markersize=3, markeredgecolor="white")
+                ax.text(ms.max(), y, f"  {ms.median():,.{digits}f}", va="center", fontsize=8.5)
+            ax.set_xlim(0, 1.35 * ax.get_xlim()[1])
+            ax.set_xlabel(f"{label} (measured)", fontsize=8.5)
+            ax.set_title(f"{title}:\n{standing(table.loc[job])}", fontsize=9)
             ax.tick_params(axis="y", length=0, labelsize=8.5)
             ax.xaxis.set_major_locator(MaxNLocator(3))
             plain_numbers(ax.xaxis)
-            ax.invert_yaxis()
-        forms = {IN_TURNS: "{} in turns", AT_ONCE: "{} at once", PREFILL: "prefill {}"}
-        parts = [forms[question].format(standing(table.loc[question])) for question in questions]
-        n = int(most.n_agents.iloc[0])
-        key = {f"the fastest of the lab's strategies, {n} agents": OURS, "the fastest peers": _PEER}
-        headline(figure, f"Against the best: {', '.join(parts)}", key)
+        ax.set_yticks(
+            range(len(names)), [f"the lab, {name}" if name in STRATEGY else PLAIN.get(name, name) for name in names]
+        )
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        parts = [f"{job} {standing(table.loc[job])}" for job in (IN_TURNS, AT_ONCE) if job in jobs]
+        headline(figure, f"The lab against the best: {', '.join(parts)}")
     return figure
-
-
-def _at_once(table: pd.DataFrame) -> str:
-    """All agents at once: against the best peer, and if ours is ahead, against the best that takes all at once."""
-    best = table.loc[AT_ONCE]
-    slots = table.loc[SERVED_AT_ONCE] if SERVED_AT_ONCE in table.index else best
-    ahead = slots.peer != best.peer and min(best.ratio, slots.ratio) > 1
-    return f"{best.words}, {factor(slots.ratio)} as {slots.peer}" if ahead else best.words

@@ -4,6 +4,7 @@ import copy
 import timeit
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,18 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.peers.prompts import take_all
+from swarmkv_studies.peers.llama_cpp_python import take_all
 
 HUGGING_FACE_PEER = "transformers"
 
 
 def require() -> None:
     """Raise SwarmKVError if torch or transformers is not installed."""
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
+    if not (find_spec("torch") and find_spec("transformers")):
         raise SwarmKVError(
-            f"the peer {HUGGING_FACE_PEER} needs {error.name}: pip install 'swarmkv-lab[peers]' (on a machine without "
-            "a GPU, install the CPU build of torch first: it is smaller)"
-        ) from error
+            f"the peer {HUGGING_FACE_PEER} needs torch and transformers: pip install 'swarmkv-lab[peers]' (on a "
+            "machine without a GPU, install the CPU build of torch first: it is smaller)"
+        )
 
 
 @contextmanager

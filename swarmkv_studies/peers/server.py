@@ -1,4 +1,4 @@
-"""llama-server as its users run it: agents all at once or one after another, and slots saved and restored."""
+"""llama-server as its users run it: all agents at once, each in a slot, or one after another in a warm one."""
 
 import json
 import os
@@ -56,7 +56,6 @@ class LlamaServer:
             "cache-type-v": value_type,
             "n-gpu-layers": 99 if model.on_gpu else 0,
             "flash-attn": "on" if settings.uses_flash_attn(model.on_gpu) else "off",
-            "slot-save-path": self.folder.name,
         }
         flags = (text for name, value in options.items() for text in (f"--{name}", value))
         self.command = [*map(str, (program("llama-server"), *flags)), "--no-ui", *arguments]
@@ -137,20 +136,6 @@ def server_cold(run: Run) -> None:
         _at_once(run, server)
 
 
-def server_unified(run: Run) -> None:
-    """Like server_cold, with all slots in one unified cache: attention also reads, and masks, the others' tokens."""
-    with _serving(run, len(run.branches), "--kv-unified") as server:
-        _at_once(run, server)
-
-
-def server_primed(run: Run) -> None:
-    """First the document as a request of its own, then all agents at once."""
-    with _serving(run, len(run.branches), "--kv-unified") as server:
-        with run.phase(None, "prefill"):
-            server.complete(run.tokens.tolist(), 1)
-        _at_once(run, server)
-
-
 def server_warm(run: Run) -> None:
     """One slot, the agents one after another: it reuses the prefix that a prompt shares with the previous one."""
     with _serving(run, 1) as server:
@@ -160,28 +145,9 @@ def server_warm(run: Run) -> None:
             _one(run, server, agent)
 
 
-def server_slots(run: Run) -> None:
-    """The document's slot is saved to a file and restored for each agent."""
-    with _serving(run, 1) as server:
-        with run.phase(None, "prefill"):
-            server.complete(run.tokens.tolist(), 1)
-        with run.phase(None, "capture"):
-            saved = server.ask("POST", "/slots/0?action=save", filename="document")
-        for agent in run.branches:
-            with run.phase(agent, "restore", saved["n_written"]):
-                server.ask("POST", "/slots/0?action=restore", filename="document")
-            _one(run, server, agent)
-
-
 SERVER_PEERS: Mapping[str, Strategy] = {
-    strategy.name: strategy
-    for strategy in (
-        Strategy("server_cold", server_cold, packs=True),
-        Strategy("server_unified", server_unified, packs=True),
-        Strategy("server_primed", server_primed, packs=True),
-        Strategy("server_warm", server_warm),
-        Strategy("server_slots", server_slots),
-    )
+    "server_cold": Strategy("server_cold", server_cold, packs=True),
+    "server_warm": Strategy("server_warm", server_warm),
 }
 
 

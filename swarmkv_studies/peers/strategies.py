@@ -6,6 +6,7 @@ Each is set up as its users would set it up, with the lab's threads, batch size,
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of
@@ -14,7 +15,7 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.peers.build import program
 from swarmkv_studies.peers.hugging_face import HUGGING_FACE_PEER, hugging_face, require
-from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS, llama_cpp_python, on
+from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS, llama_cpp_python
 from swarmkv_studies.peers.server import SERVER_PEERS
 
 PEERS = (*LLAMA_PEERS, *SERVER_PEERS, HUGGING_FACE_PEER)
@@ -30,15 +31,14 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
     for name in names:
         if name not in PEERS:
             raise SwarmKVError(f"peer {not_one_of(name, PEERS)}")
-    missing = _missing(names)
-    if missing:
-        raise SwarmKVError("; ".join(missing.values()))
+    if lacking := missing(names):
+        raise SwarmKVError("; ".join(lacking.values()))
     plan = ContextSettings.of(n_ctx=n_ctx, **settings)
     ready: dict[str, Strategy] = {name: SERVER_PEERS[name] for name in names if name in SERVER_PEERS}
     with ExitStack() as stack:
         if asked := [name for name in names if name in LLAMA_PEERS]:
             llama = stack.enter_context(llama_cpp_python(model, plan))
-            ready |= {name: on(name, llama) for name in asked}
+            ready |= {name: Strategy(name, partial(LLAMA_PEERS[name], llama)) for name in asked}
         if HUGGING_FACE_PEER in names:
             ready[HUGGING_FACE_PEER] = stack.enter_context(hugging_face(model, plan))
         yield {name: ready[name] for name in names}
@@ -46,19 +46,19 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
 
 def available() -> list[str]:
     """The peers whose programs and packages are installed; what the others need is printed on stderr."""
-    missing = _missing(PEERS)
-    for why in dict.fromkeys(missing.values()):
-        print(f"left out: {', '.join(name for name in missing if missing[name] == why)}: {why}", file=sys.stderr)
-    return [name for name in PEERS if name not in missing]
+    lacking = missing(PEERS)
+    for name, why in lacking.items():
+        print(f"left out: {name}: {why}", file=sys.stderr)
+    return [name for name in PEERS if name not in lacking]
 
 
-def _missing(names: Sequence[str]) -> dict[str, str]:
+def missing(names: Sequence[str]) -> dict[str, str]:
     """Those of these peers that cannot be opened here: {name: reason}."""
     needs = dict.fromkeys(SERVER_PEERS, lambda: program("llama-server")) | {HUGGING_FACE_PEER: require}
-    missing = {}
+    found = {}
     for name in names:
         try:
             needs.get(name, lambda: None)()
         except SwarmKVError as error:
-            missing[name] = str(error)
-    return missing
+            found[name] = str(error)
+    return found

@@ -1,20 +1,38 @@
 """A pipeline measured: naive and fan-outs, with and without watermarks."""
 
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.fan_out import Prompt
-from swarmkv_lab.fanout.pipeline import Pipeline
+from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.files import DATA
+from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 
 WAITING = ", waiting"
 """Ends the name of a variant in which no agent begins before the whole document is prefilled."""
 VARIANTS = ("naive", "shared", "batched", "batched" + WAITING)
+
+
+def load_pipeline(name: str, model: Model, *, n_tokens: int | None = None) -> Pipeline:
+    """The pipeline that comes with a document ("dossier"), as data/documents/NAME.pipeline.toml has it.
+
+    n_tokens: of the document, instead of the file's; watermarks keep their share of it.
+    """
+    spec = tomllib.loads((DATA / "documents" / f"{name}.pipeline.toml").read_text(encoding="utf-8"))
+    tokens, whole = model.read(load_document(spec["document"])), spec["tokens"]
+    n_tokens = whole_number("n_tokens", whole if n_tokens is None else n_tokens, 1, len(tokens))
+    for how in spec["agents"].values():
+        if "prefix_tokens" in how:
+            how["prefix_tokens"] = max(1, how["prefix_tokens"] * n_tokens // whole)
+    return Pipeline(model, tokens[:n_tokens], [Agent(agent, **how) for agent, how in spec["agents"].items()])
 
 
 def compare_pipeline(

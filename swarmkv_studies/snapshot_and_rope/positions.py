@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.outcome import kl_divergence
+from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
-from swarmkv_studies.common.divergence import divergence
-from swarmkv_studies.kv_sizing.fidelity import predictions
+from swarmkv_studies.snapshot_and_rope.rope import shift
 
 WHOLE, HALF, SEAM, NOTHING = "whole prefix", "second half", "seam", "nothing"
 
@@ -40,27 +41,44 @@ def position_error(
     prefix, rest = tokens[:-continuation], tokens[-continuation:]
     with model.context(len(tokens), flash_attn=True) as ctx:
         ctx.decode(prefix, progress=True)
-        other_kernels = predictions(ctx, rest)
+        other_kernels = _predictions(ctx, rest)
     with model.context(len(tokens) + max(gaps), flash_attn=False) as ctx:
         ctx.decode(prefix, progress=True)
         snapshot = KVSnapshot.capture(ctx, prefix)
 
         def shifted(gap: int, start: int) -> list[np.ndarray]:
             snapshot.restore(ctx)
-            ctx.shift(gap, start)
-            return predictions(ctx, rest)
+            shift(ctx, gap, start)
+            return _predictions(ctx, rest)
 
         def late(gap: int) -> list[np.ndarray]:
             ctx.set_state(_later(snapshot, gap))
-            return predictions(ctx, rest)
+            return _predictions(ctx, rest)
 
-        reference = predictions(ctx, rest)
-        rows = [{"shifted": NOTHING, "gap": 0, **divergence(reference, other_kernels)}]
+        reference = _predictions(ctx, rest)
+        rows = [{"shifted": NOTHING, "gap": 0, **_divergence(reference, other_kernels)}]
         for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False):
             for name, start in ((WHOLE, 0), (HALF, half)):
-                rows.append({"shifted": name, "gap": gap, **divergence(reference, shifted(gap, start))})
-            rows.append({"shifted": SEAM, "gap": gap, **divergence(reference, late(gap))})
+                rows.append({"shifted": name, "gap": gap, **_divergence(reference, shifted(gap, start))})
+            rows.append({"shifted": SEAM, "gap": gap, **_divergence(reference, late(gap))})
     return pd.DataFrame(rows)
+
+
+def _predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
+    """The logits after each token, float32 (n_vocab,); the tokens are decoded one by one, as in generation."""
+    rows = []
+    for token in tokens:
+        ctx.decode([token])
+        rows.append(ctx.logits())
+    return rows
+
+
+def _divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> dict[str, float]:
+    """kl_mean and kl_max (nats, from the reference), and top1 (share of rows with the same arg-max)."""
+    pairs = list(zip(reference, logits, strict=True))
+    kl = [kl_divergence(p, q) for p, q in pairs]
+    top1 = np.mean([p.argmax() == q.argmax() for p, q in pairs])
+    return {"kl_mean": float(np.mean(kl)), "kl_max": float(np.max(kl)), "top1": float(top1)}
 
 
 def _later(snapshot: KVSnapshot, gap: int) -> np.ndarray:

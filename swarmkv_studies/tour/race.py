@@ -4,6 +4,7 @@ import threading
 import time
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError
 from swarmkv_lab.fanout.documents import load_agents
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
+from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
@@ -50,11 +53,12 @@ class Race(Explorer):
         self._live: Run | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._drawn = 0.0
-        self._names: list[str] = []
+        self._drawn = 0.0  # time.monotonic()
+        self._began = 0.0  # time.time(), of the first run
+        self._work_of: dict[str, int] = {}  # strategy: tokens that it decodes, at most
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
-        self._depths = sorted({*_DEPTHS, depth})
+        self._depths, self._wanted = sorted({*_DEPTHS, depth}), depth
         self.depth = ipywidgets.SelectionSlider(options=self._depths, value=depth, description="Depth, tokens", **LOOK)
         self.questions = ipywidgets.Textarea(
             value="\n".join(_OF_THE_DOSSIER), rows=4, description="Questions", tooltip="One line per agent", **LOOK
@@ -62,7 +66,7 @@ class Race(Explorer):
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
         self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
-        self.stop_button = ipywidgets.Button(description="Stop", disabled=True, tooltip="Stop after the current batch")
+        self.stop_button = ipywidgets.Button(description="Stop", tooltip="Stop after the current batch")
         self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
@@ -70,6 +74,7 @@ class Race(Explorer):
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
         super().__init__([], [*rows, row(self.run_button, self.stop_button), self.progress])
         self.children = [*self.children, self.answers]
+        self.depth.observe(self._want_depth, names="value")
         for control in self.document.controls:
             control.observe(lambda _: self._new_document(), names="value")
         self._new_document()
@@ -99,7 +104,7 @@ class Race(Explorer):
         if self._thread and self._thread.is_alive():
             return
         self._stop.clear()
-        self.run_button.disabled, self.stop_button.disabled = True, False
+        self._point_at(self.stop_button)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
@@ -124,7 +129,13 @@ class Race(Explorer):
         except Exception as error:  # unexpected errors are shown too, and the buttons work again
             self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
         finally:
-            self.run_button.disabled, self.stop_button.disabled = False, True
+            self.text.value = ""
+            self._point_at(self.run_button)
+
+    def _point_at(self, button: ipywidgets.Button) -> None:
+        """Colour the button that does something now. None is ever disabled, as it would lose the keyboard's focus."""
+        for each in (self.run_button, self.stop_button):
+            each.button_style = "primary" if each is button else ""
 
     def _work(self) -> None:
         """Run every strategy once, after a warm-up."""
@@ -154,7 +165,9 @@ class Race(Explorer):
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
         self.picture.value = self.answers.value = ""  # only now, as nothing is left to be refused
         self.progress.value = 0
-        self.runs, self._live, self._names = {}, None, names
+        own = sum(map(len, asked.prompts.values())) + len(questions) * self.max_tokens.value
+        self._work_of = {name: depth * (len(questions) if name == BASELINE else 1) + own for name in names}
+        self.runs, self._live, self._began = {}, None, 0.0
         for _, run, _ in measure(asked, once, progress=False):
             self.runs[run.strategy] = run
             self.redraw()
@@ -162,15 +175,19 @@ class Race(Explorer):
         self.progress.value = 1
 
     def _report(self, run: Run) -> None:
-        """The strategy that is running, and how many have finished."""
-        answered = sum(len(branch.tokens) for branch in run.branches)
-        self.progress.value = len(self.runs) / len(self._names)
-        of = f"{len(self.runs) + 1} of {len(self._names)}"
-        self._say(f"{run.strategy} is running, {of} strategies; {answered:,} tokens answered")
+        """Which strategy is running, and, as far as the tokens that are done tell it, how long all will take."""
+        self._say(f"{run.strategy} is running, {len(self.runs) + 1} of {len(self._work_of)} strategies")
+        self._began = self._began or run.began
+        done = run.computed + sum(branch.computed + len(branch.tokens) for branch in run.branches)
+        done += sum(self._work_of[name] for name in self.runs if name != run.strategy)
+        share = self.progress.value = done / sum(self._work_of.values())
+        if share:
+            left = (time.time() - self._began) * (1 - share) / share
+            self.text.value = f"<p>{share:.0%} of the tokens are done; about {left:,.0f} s left</p>"
 
     def _say(self, what: str) -> None:
-        """Show a sentence above the picture."""
-        self.message.value = f"<p role='status'>{escape(what)}</p>"
+        """Show a sentence above the picture; it is read out, so it says no number that changes all the time."""
+        self.message.value = f"<p>{escape(what)}</p>"
 
     def _new_document(self) -> None:
         """Read the document, if it is there and can be counted; let depths and questions follow it."""
@@ -200,20 +217,32 @@ class Race(Explorer):
         """Depths to choose from: at most the document's, where that is known, and all of it."""
         most = n_tokens or INT32_MAX
         everything = f"all {most:,} tokens" if n_tokens else "all tokens"
-        wanted = self.depth.value
+        wanted = self._wanted  # not the slider's value: the last document may have been shorter
         depths = [n for n in self._depths if n < most]
         self.depth.options = [(f"{n:,}", n) for n in depths] + [(everything, most)]
         near = [n for n in depths if n <= wanted] or depths[:1] or [most]
         self.depth.value = most if wanted >= most else near[-1]
+        self._wanted = wanted  # those two lines are nobody's choice
+
+    def _want_depth(self, change: Any) -> None:
+        """Keep the depth that the reader chooses, also for the next document."""
+        self._wanted = change.new
 
     def _answers(self) -> str:
         runs = list(self.runs.values())
         first = runs[0]
-        rows = [(agent.name, *(run.answers[agent.name] for run in runs)) for agent in first.branches]
+        said = [[_answer(run, branch) for branch in run.branches] for run in runs]
+        rows = [(branch.name, *texts) for branch, *texts in zip(first.branches, *said, strict=True)]
         times = [f"{run.metrics['end_to_end_ms'] / 1e3:,.2f} s" for run in runs]
         same = ["the same tokens" if run.compare(first).same_tokens.all() else "other tokens" for run in runs]
         rows += [("end to end", *times), (f"compared with {first.strategy}", *same)]
         return html_table(rows, "Answers and end-to-end times (measured)", ["agent", *self.runs])
+
+
+def _answer(run: Run, branch: Branch) -> str:
+    """An answer's text, marked where it ended only because it had no more tokens."""
+    cut = f" … (cut at {branch.max_tokens} tokens)" if len(branch.tokens) == branch.max_tokens else ""
+    return run.answers[branch.name] + cut
 
 
 race_widget = Race

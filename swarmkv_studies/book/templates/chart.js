@@ -19,6 +19,35 @@ const ticks = ({ domain: [low, high], log }, most) => {
     .find(found => found.length <= most) || [];
 };
 
+// Runs under each other on one time axis in seconds, a lane for each of their agents. A table beside it has the numbers.
+const drawLanes = (svg, runs, looks) => {
+  const width = svg.clientWidth, left = 78, right = 14, lane = 17, head = 24, bottom = 44;
+  if (width <= left + right) return;  // it is not laid out
+  const last = Math.max(...runs.flatMap(run => run.spans.map(span => span[3])));
+  const px = value => left + (width - left - right) * value / last;
+  let y = 0;
+  const drawn = runs.map(({ name, spans }) => {
+    const agents = [...new Set(spans.map(([agent]) => agent))].sort((a, b) => (b === 'prefix') - (a === 'prefix'));
+    const top = y + head;
+    y = top + agents.length * lane;
+    return `<text class="run" x="${left}" y="${top - 6}">${name}</text>`
+      + agents.map((agent, i) => `<text x="${left - 8}" y="${top + (i + .5) * lane}" dy=".35em"
+        text-anchor="end">${agent}</text>`).join('')
+      + spans.map(([agent, phase, from, to]) => `<rect x="${px(from)}" width="${Math.max(px(to) - px(from), 0)}"
+        y="${top + agents.indexOf(agent) * lane + 2}" height="${lane - 4}" fill="${looks[phase][1]}"><title>${name}, ${agent}:
+        ${looks[phase][0]}, ${(to - from).toPrecision(2)} s</title></rect>`).join('');
+  });
+  const seconds = ticks({ domain: [0, last] }, (width - left) / 75);
+  svg.style.height = `${y + bottom}px`;
+  svg.setAttribute('viewBox', `0 0 ${width} ${y + bottom}`);
+  svg.innerHTML = [
+    ...seconds.map(v => `<path class="grid" d="M${px(v)} 0V${y}"/>
+      <text x="${px(v)}" y="${y + 18}" text-anchor="middle">${v}</text>`),
+    `<text x="${(left + width - right) / 2}" y="${y + 38}" text-anchor="middle">seconds since the call (measured)</text>`,
+    ...drawn,
+  ].join('');
+};
+
 const draw = (svg, { x, y, lines, points, at }) => {
   const width = svg.clientWidth, height = svg.clientHeight, left = 66, right = 14, top = 10, bottom = 44;
   if (width <= left + right) return;  // it is not laid out

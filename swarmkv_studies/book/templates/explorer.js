@@ -1,5 +1,5 @@
 const lab = window.swarmkv = formulas(constants);
-const { depths, links, speeds, looks, measured, races, models, types } = constants;
+const { depths, links, speeds, looks, measured, race, races, models, types } = constants;
 const NAIVE = looks.naive[0], OURS = '#E69F00';
 const of = id => document.getElementById(id);
 const MOST_AGENTS = Number(of('agents').max);
@@ -34,6 +34,17 @@ const around = values => {  // whole decades around all values
 const geometric = (from, to, n = 60) => [...Array(n + 1).keys()].map(i => from * (to / from) ** (i / n));
 
 // -- the panels
+
+const raced = () => {
+  drawLanes(of('race-chart'), Object.entries(race.runs).map(([name, { spans }]) => ({ name, spans })), race.looks);
+  of('race-legend').innerHTML = [...new Map(Object.values(race.looks))].map(([label, colour]) =>
+    `<li><svg width="14" height="12" aria-hidden="true"><rect width="14" height="12" fill="${colour}"/></svg> ${label}</li>`).join('');
+  table('race-numbers', Object.entries(race.runs).map(([name, { endToEnd, times: { low, median, high } }]) =>
+    [name, seconds(endToEnd), `${median.toFixed(2)}x (${low.toFixed(2)} to ${high.toFixed(2)})`]));
+  const { naive, shared } = race.runs;
+  of('race-words').textContent = `${race.agents} agents over ${count(race.tokens)} tokens, ${race.rounds} rounds: naive ends after `
+    + `${seconds(naive.endToEnd)}, shared after ${seconds(shared.endToEnd)} (measured).`;
+};
 
 const latency = ({ tokens, agents, metric }) => {
   const names = Object.keys(looks), at = n => measured.filter(row => row[2] === n);
@@ -96,15 +107,16 @@ const memory = ({ tokens, agents, model, type }) => {
 };
 
 const shipping = ({ tokens, model, type, mbit, speed }) => {
-  const ship = bytesPerSecond => lab.ship(model, tokens, type, bytesPerSecond, speed.perSecond);
+  const perSecond = speed.perSecond || 1e3 * tokens / lab.prefillMs(tokens);
+  const ship = bytesPerSecond => lab.ship(model, tokens, type, bytesPerSecond, perSecond);
   const now = ship(mbit / 8 * 1e6), ways = { load: OURS, compute: NAIVE };
   const names = { load: 'send the snapshot', compute: 'compute it again' };
   const shapes = { load: '^', compute: 'o' };
-  const raced = model === races.model && type === races.type && tokens === races.tokens
+  const sent = model === races.model && type === races.type && tokens === races.tokens
     && speed.perSecond === races.perSecond;
   const rates = geometric(links[0], links.at(-1)).map(each => [each, ship(each / 8 * 1e6)]);
   const lines = Object.entries(ways).map(([way, colour]) => ({ values: rates.map(([m, s]) => [m, s[way]]), colour }));
-  const points = raced ? races.points.flatMap(([bandwidth, ...times]) => Object.keys(ways).map((way, i) => ({
+  const points = sent ? races.points.flatMap(([bandwidth, ...times]) => Object.keys(ways).map((way, i) => ({
     value: [bandwidth * 8 / 1e6, times[i]], colour: ways[way], shape: shapes[way],
     title: `${names[way]}: ${seconds(times[i])} (measured)`,
   }))) : [];
@@ -114,17 +126,18 @@ const shipping = ({ tokens, model, type, mbit, speed }) => {
       .map(value => value[1])), format: seconds },
     lines, points, at: mbit,
   });
-  legend('shipping-legend', Object.keys(ways).map(way => [names[way], ways[way], raced && shapes[way]]));
+  legend('shipping-legend', Object.keys(ways).map(way => [names[way], ways[way], sent && shapes[way]]));
   table('shipping-numbers', [
     ['bytes to send', `${count(now.bytes)} bytes`, 'predicted'],
-    ['prefill', `${short(speed.perSecond)} tokens per second`, [speed.kind, speed.where].filter(Boolean).join(': ')],
+    ['prefill', `${short(perSecond)} tokens per second`, [speed.kind, speed.where].filter(Boolean).join(': ')],
     ...Object.keys(ways).map(way => [names[way], seconds(now[way]), 'predicted']),
     ['break-even link, S/T', `${short(now.breakEven * 8 / 1e6)} Mbit per second`, 'predicted'],
   ]);
   const [load, compute] = [seconds(now.load), seconds(now.compute)];
   of('shipping-words').textContent = `Over ${link(mbit)}, ${now.load < now.compute
     ? `send the cache: ${load}, against ${compute} to compute it again`
-    : `compute the cache again: ${compute}, against ${load} to send it`} (predicted).`;
+    : `compute the cache again: ${compute}, against ${load} to send it`} (predicted${speed.model ? ''
+    : `; ${count(speed.perSecond)} tokens per second are assumed`}).`;
 };
 
 // -- the controls
@@ -132,14 +145,26 @@ const shipping = ({ tokens, model, type, mbit, speed }) => {
 const option = (value, text) => `<option value="${value}">${text}</option>`;
 of('model').innerHTML = Object.keys(models).map(name => option(name, name)).join('');
 of('type').innerHTML = Object.keys(types).map(name => option(name, name)).join('');
-of('speed').innerHTML = ['measured', 'published', 'assumed'].map(kind => `<optgroup label="${kind}">${
-  speeds.map((speed, i) => speed.kind === kind ? option(i, [`${short(speed.perSecond)} per second`, speed.where].filter(Boolean).join(', ')) : '')
-    .join('')}</optgroup>`).join('');
-const start = { tokens: depths.indexOf(3501), agents: 4, model: 'qwen2.5-7b', type: 'f16', mbit: links.indexOf(1000),
-  speed: speeds.findIndex(speed => speed.kind === 'published') };
+const start = { tokens: depths.indexOf(3501), agents: 4, model: 'qwen2.5-7b', type: 'f16', mbit: links.indexOf(1000) };
 of('tokens').max = depths.length - 1;
 of('mbit').max = links.length - 1;
 Object.entries(start).forEach(([id, value]) => { of(id).value = value; });
+
+// A prefill is a model's: those that are known of the chosen one, the first of them chosen, and what may be assumed.
+const offerSpeeds = () => {
+  const kinds = {};
+  speeds.forEach(({ kind, model, perSecond, where }, i) => {
+    if (model && model !== of('model').value) return;
+    const text = [perSecond ? `${short(perSecond)} per second` : 'at each length', where].filter(Boolean).join(', ');
+    (kinds[kind] ||= []).push(option(i, text));
+  });
+  of('speed').innerHTML = Object.entries(kinds).map(([kind, options]) =>
+    `<optgroup label="${kind}">${options.join('')}</optgroup>`).join('');
+  const known = speeds.findIndex(speed => speed.model === of('model').value);
+  of('speed').value = known < 0 ? speeds.findIndex(speed => !speed.model && speed.perSecond === 1000) : known;
+};
+offerSpeeds();
+of('model').addEventListener('input', offerSpeeds);  // before the page follows
 
 const say = (id, text) => {
   of(`${id}-value`).textContent = text;
@@ -152,7 +177,21 @@ const follow = () => {
   say('tokens', `${count(now.tokens)} tokens`);
   say('agents', `${now.agents} agent${now.agents > 1 ? 's' : ''}`);
   say('mbit', link(now.mbit));
-  [latency, memory, shipping].forEach(panel => panel(now));
+  [raced, latency, memory, shipping].forEach(panel => panel(now));
 };
-document.addEventListener('input', follow);
+
+// Read out what has changed once the reader has stopped: a slider that moves would flood a screen reader.
+let told = [], pause;
+const words = () => ['latency', 'memory', 'shipping'].map(id => of(`${id}-words`).textContent);
+const tell = () => {
+  of('said').textContent = words().filter((text, i) => text !== told[i]).join(' ');
+  told = words();
+};
+document.addEventListener('input', () => {
+  follow();
+  clearTimeout(pause);
+  pause = setTimeout(tell, 1000);
+});
+follow();
+told = words();
 new ResizeObserver(follow).observe(of('latency-chart'));

@@ -24,11 +24,13 @@ const formulas = constants => {
     shared: contextBytes(model, tokens + agents * tail, type, 1 + agents),
   });
 
+  const prefillMs = tokens => dot(cost.prefill, [1, tokens, tokens * tokens]);
+
   // Times in ms (CostModel.predict).
   const predict = (strategy, tokens, agents) => {
     const parts = cost.parts[strategy], naive = strategy === 'naive', packed = cost.packed.includes(strategy);
     const time = part => dot(parts[part], parts[part].length === 3 ? [1, agents, tokens * agents] : [1, tokens]);
-    const prefill = dot(cost.prefill, [1, tokens, tokens * tokens]);
+    const prefill = prefillMs(tokens);
     const activation = time('activation') + (naive ? prefill : 0);
     const after = time('branch') + cost.sample + time('answer');
     const once = naive ? 0 : prefill + time('capture');
@@ -42,5 +44,5 @@ const formulas = constants => {
     return { bytes, compute, load, breakEven: bytes / compute };
   };
 
-  return { constants, snapshotBytes, contextBytes, agentsBytes, predict, ship };
+  return { constants, snapshotBytes, contextBytes, agentsBytes, prefillMs, predict, ship };
 };

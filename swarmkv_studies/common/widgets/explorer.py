@@ -41,7 +41,8 @@ class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
 class Page(anywidget.AnyWidget):
     """Nothing to see: what an explorer (class ``swarmkv-explorer``) tells the page around it, as its child.
 
-    So its keys are its own, where a letter in a dropdown would change the notebook, and its sliders have names.
+    So its keys are its own, where a letter in a dropdown would change the notebook, its sliders have names, and its
+    message is a live region.
     """
 
     _esm = Path(__file__).with_name("page.js")
@@ -51,7 +52,8 @@ class Page(anywidget.AnyWidget):
 class Explorer(ipywidgets.VBox):
     """The base of all explorers. A subclass defines ``figure()`` and ``words()``.
 
-    ``message``: HTML, the words or an error. ``picture``: HTML, the figure with its title as alt text.
+    ``message``: HTML, an error or what is going on, in one sentence: the only part that screen readers read out by
+    themselves. ``text``: HTML, the words. ``picture``: HTML, the figure with its title as alt text.
     """
 
     name = "explorer"
@@ -59,9 +61,9 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, controls: Sequence[ipywidgets.Widget], rows: Sequence[ipywidgets.Widget] = ()) -> None:
         """controls: widgets that redraw when their value changes; rows: their layout, by default one per line."""
         self.controls = tuple(controls)
-        self.message = ipywidgets.HTML()
-        self.picture = ipywidgets.HTML()
-        super().__init__([*(rows or controls), self.message, self.picture, Page()])
+        self.message, self.text, self.picture = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
+        self.message.add_class("swarmkv-message")
+        super().__init__([*(rows or controls), self.message, self.text, self.picture, Page()])
         self.add_class("swarmkv-explorer")
         for control in self.controls:
             control.observe(lambda _: self.redraw(), names="value")
@@ -81,9 +83,10 @@ class Explorer(ipywidgets.VBox):
         return "; ".join(f"{control.description}: {_shown(control)}" for control in self.controls)
 
     def redraw(self) -> None:
-        """Draw again. If the controls' values are wrong, the error replaces the words, and the last picture stays."""
+        """Draw again. If the controls' values are wrong, the message is the error, and the last picture stays."""
         try:
-            self.message.value, self.picture.value = self.words(), as_html(self.figure())
+            self.text.value, self.picture.value = self.words(), as_html(self.figure())
+            self.message.value = ""
         except SwarmKVError as error:
             self.message.value = alert(error)
 
@@ -93,8 +96,8 @@ def _shown(control: ipywidgets.Widget) -> str:
 
 
 def alert(error: Exception) -> str:
-    """An error as HTML that screen readers read out at once."""
-    return f"<p role='alert' style='color:#B00020'>{escape(str(error))}</p>"
+    """An error as HTML, for ``Explorer.message``."""
+    return f"<p class='swarmkv-error' style='color:#B00020'>{escape(str(error))}</p>"
 
 
 def size(n_bytes: int) -> str:

@@ -1,4 +1,4 @@
-// Whose keys these are, and what a slider is called: what ipywidgets cannot tell the page.
+// Whose keys these are, what a slider is called, and what is read out: what ipywidgets cannot tell the page.
 
 /** Set an attribute only if that changes it, as an observer watches. */
 function set(node, name, value) {
@@ -6,6 +6,7 @@ function set(node, name, value) {
 }
 
 function describe(explorer) {
+  set(explorer.querySelector(".swarmkv-message"), "aria-live", "polite");
   for (const row of explorer.querySelectorAll(".widget-inline-hbox")) {
     const part = (selector) => row.querySelector(selector);
     const [label, shown, slider, bar] = [".widget-label", ".widget-readout", ".noUi-handle", ".progress"].map(part);
