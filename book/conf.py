@@ -2,14 +2,17 @@
 
 The source is the repository's root, and the site lies as the repository does. So a relative link is right on GitHub, in
 JupyterLab and here. Where it leads to a file that is no page of the book, the file is copied to the same place.
+
+Not by mystmd or Jupyter Book 2, which have no autodoc (jupyter-book/mystmd, issue 1259), and need Node and a theme from
+the network (210). Their pages need a web server (188); these open from a folder, with search, and ask no other host.
 """
 
 import ast
-import functools
 import importlib
 import inspect
 import itertools
 import json
+import pydoc
 import shutil
 import tomllib
 from collections import defaultdict
@@ -64,6 +67,8 @@ html_theme_options = {
     "navbar_persistent": [],  # the side bar has a search field
 }  # fmt: skip
 
+# The public names that are packages, and what is in them for a user.
+PACKAGES = {"cluster": ["cluster.fan_out", "cluster.ClusterRun"], "serve": ["serve.server.Server"]}
 
 FRONT_DOOR = """<!doctype html>
 <html lang="en">
@@ -119,19 +124,14 @@ def _reference() -> Iterator[str]:
 
 
 def _public_names() -> dict[str, list[str]]:
-    """Room to names, as they are called after swarmkv_lab. A package without names in __init__.pyi has them itself."""
-    found = defaultdict(list)
-    stub = ast.parse(Path(lab.__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
-    lines = [line for line in stub if isinstance(line, ast.ImportFrom)]
-    for line in filter(lambda line: line.module, lines):
-        for name in (alias.name for alias in line.names):
-            full = name if callable(getattr(lab, name)) else f"{line.module}.{name}"
-            found[line.module.split(".")[0]].append(full)
-    for package in {alias.name for line in lines if not line.module for alias in line.names} - {*found}:
-        names, inside = vars(getattr(lab, package)), f"swarmkv_lab.{package}."  # what its files define
-        own = [name for name, what in names.items() if getattr(what, "__module__", "").startswith(inside)]
-        found[package] = [f"{package}.{name}" for name in own]
-    return {room: found[room] for room in sorted(found, key=lambda room: room == "errors") if found[room]}
+    """Room to names, as they are called after swarmkv_lab."""
+    found = defaultdict(list, PACKAGES)
+    for line in ast.parse(Path(lab.__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body:
+        if isinstance(line, ast.ImportFrom) and line.module:
+            for name in (alias.name for alias in line.names):
+                full = name if callable(getattr(lab, name)) else f"{line.module}.{name}"
+                found[line.module.split(".")[0]].append(full)
+    return {room: found[room] for room in sorted(found, key=lambda room: (room == "errors", room in PACKAGES))}
 
 
 def _heading(title: str, line: str) -> Iterator[str]:
@@ -139,9 +139,10 @@ def _heading(title: str, line: str) -> Iterator[str]:
 
 
 def _entry(name: str) -> str:
-    what = functools.reduce(getattr, name.split("."), lab)
+    what = pydoc.locate(f"swarmkv_lab.{name}")
     if inspect.isclass(what):
-        return f".. autoclass:: swarmkv_lab.{name}\n   :members:\n"
+        others = ", ".join(base.__name__ for base in what.__mro__ if not base.__module__.startswith("swarmkv_lab"))
+        return f".. autoclass:: swarmkv_lab.{name}\n   :members:\n   :inherited-members: {others}\n"
     if callable(what):
         return f".. autofunction:: swarmkv_lab.{name}\n"
     return f".. autodata:: swarmkv_lab.{name}\n   :no-value:\n"
