@@ -13,13 +13,13 @@ import swarmkv_lab as lab
 from swarmkv_lab.errors import DecodeError
 from swarmkv_lab.llama.sampling import Sampler
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.serve.engine import Busy, Closed, Engine, Request
+from swarmkv_lab.serve.engine import Engine, Refused, Request
 from swarmkv_lab.snapshot.prefix_cache import cached
 
 
-def engine(model, n_ctx=4096, n_seq_max=32, exact=False, cache=False, room=0, recompute=0, waiting=1000, **settings):
+def engine(model, n_ctx=4096, n_seq_max=32, exact=False, cache=False, room=0, recompute=0, **settings):
     asked = ContextSettings.of(n_ctx=n_ctx, n_seq_max=n_seq_max, **settings)
-    return closing(Engine(model, asked, exact, cache, room=room, recompute=recompute, waiting=waiting))
+    return closing(Engine(model, asked, exact, cache, room=room, recompute=recompute))
 
 
 def ids(rng, n):
@@ -289,26 +289,24 @@ def test_the_shortest_and_the_longest(twin, rng):
 # -- what goes wrong
 
 
-def test_cancelled_full_closed(twin, rng):
-    with engine(twin, waiting=3) as serving:
+def test_cancelled_and_closed(twin, rng):
+    with engine(twin) as serving:
         asked = Asked(serving, ids(rng, 2000), 1000)
         assert isinstance(asked.events.get(timeout=60), int)
-        serving.cancel(asked.request)
+        asked.request.cancelled = True
         asked.answer()
         assert asked.end == "cancelled"
         with serving._wake:
             many = [Asked(serving, ids(rng, 50), 3) for _ in range(3)]
-            with pytest.raises(Busy):
-                Asked(serving, ids(rng, 50), 3)
-            serving.cancel(many[1].request)
+            many[1].request.cancelled = True
         assert [len(one.answer()) for one in many] == [3, 0, 3]
         idle(serving)
         last, waiting = submit_all(serving, [ids(rng, 100), ids(rng, 3500)], max_tokens=3000)
         last.events.get(timeout=60)
     for one in (last, waiting):
         one.answer()
-        assert isinstance(one.end, Closed)
-    with pytest.raises(Closed):
+        assert one.end.status == 503
+    with pytest.raises(Refused):
         Asked(serving, ids(rng, 9))
 
 
@@ -325,7 +323,7 @@ def test_the_awaited_one_goes(twin, rng, room, how):
             others = [Asked(serving, prompt) for prompt in prompts[1:]]
         while how == "cancelled" and first.request.computed < 300:
             threading.Event().wait(0.001)
-        serving.cancel(first.request) if how == "cancelled" else None
+        first.request.cancelled = how == "cancelled"
         assert [len(one.answer()) for one in others] == [4, 4]
         first.answer()
         assert first.end == "cancelled" if how == "cancelled" else isinstance(first.end, ArithmeticError)
@@ -403,7 +401,7 @@ def test_exact_gives_the_bits_of_shared(twin, rng, flash_attn):
         samplers = [Recording() for _ in questions]
         with serving._wake:
             asked = [
-                Asked(serving, np.concatenate([document, question]), 6, sampler, document_end=len(document))
+                Asked(serving, np.concatenate([document, question]), 6, sampler, marks=frozenset({len(document)}))
                 for sampler, question in zip(samplers, questions.values(), strict=True)
             ]
         for one, sampler, branch in zip(asked, samplers, run.branches, strict=True):
@@ -414,17 +412,28 @@ def test_exact_gives_the_bits_of_shared(twin, rng, flash_attn):
 
 def test_exact_cancelled_and_closed(twin, rng):
     with engine(twin, exact=True) as serving:
-        running, waiting = submit_all(serving, [ids(rng, 100)] * 2, max_tokens=3000, document_end=90)
+        running, waiting = submit_all(serving, [ids(rng, 100)] * 2, max_tokens=3000, marks=frozenset({90}))
         running.events.get(timeout=60)
         for one in (waiting, running):
-            serving.cancel(one.request)
+            one.request.cancelled = True
         for one in (running, waiting):
             one.answer()
             assert one.end == "cancelled"
-        running = Asked(serving, ids(rng, 100), 3000, document_end=90)
+        running = Asked(serving, ids(rng, 100), 3000, marks=frozenset({90}))
         running.events.get(timeout=60)
     running.answer()
-    assert isinstance(running.end, Closed)
+    assert running.end.status == 503
+
+
+def test_documents_of_exact_take_turns_and_keep_their_bits(twin, rng):
+    documents, question, logits = [ids(rng, 300) for _ in range(2)], ids(rng, 7), []
+    with engine(twin, exact=True) as serving:
+        for document in [*documents, *documents]:
+            sampler = Recording()
+            Asked(serving, np.concatenate([document, question]), 3, sampler, marks=frozenset({300})).answer()
+            logits.append(sampler.logits)
+        assert serving.counts["computed_tokens"] == 2 * 300 + 4 * 7
+    np.testing.assert_array_equal(logits[:2], logits[2:])
 
 
 def test_documents_are_there_after_a_restart(twin, rng, tmp_path, monkeypatch):
@@ -434,7 +443,7 @@ def test_documents_are_there_after_a_restart(twin, rng, tmp_path, monkeypatch):
     for computed in (307, 7):
         with engine(twin, exact=True, cache=True) as serving:
             sampler = Recording()
-            Asked(serving, np.concatenate([document, question]), 3, sampler, document_end=300).answer()
+            Asked(serving, np.concatenate([document, question]), 3, sampler, marks=frozenset({300})).answer()
             assert serving.counts["computed_tokens"] == computed
             logits.append(sampler.logits)
     np.testing.assert_array_equal(*logits)
@@ -456,7 +465,7 @@ def test_what_was_served_in_batches_is_there_after_a_restart(twin, rng, tmp_path
             assert serving.counts["computed_tokens"] == computed
     assert answers[0] == answers[1]
     with engine(twin, exact=True, cache=True) as serving:  # its bits are not a prefill's
-        Asked(serving, last, document_end=600).answer()
+        Asked(serving, last, marks=frozenset({600})).answer()
         assert serving.counts["computed_tokens"] == 607
 
 
@@ -486,7 +495,7 @@ def test_a_mixed_crowd_leaves_nothing_behind(twin, tmp_path, rng, layout):
             asked.append(one)
             if k % 10 == 7:
                 threading.Event().wait(0.01 * rng.random())
-                serving.cancel(one.request)
+                one.request.cancelled = True
             if len(asked) % 4 == 0:
                 one.tokens = one.answer()
 

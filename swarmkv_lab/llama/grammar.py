@@ -1,7 +1,6 @@
 """Grammar: what an answer may be, a JSON schema's values or calls of tools, in llama.cpp's notation (GBNF).
 
-llama-cpp-python's converter is not used: its grammars allow what is no JSON (raw line ends, constants with quotes, a
-reference that is named as one of its rules), and to keep it from that takes as many lines.
+llama-cpp-python's converter is not used: its grammars allow what is no JSON, such as raw line ends.
 """
 
 import json
@@ -13,9 +12,7 @@ from swarmkv_lab.errors import SwarmKVError, utf8, whole_number
 
 CALL, CALLED = "<tool_call>", "</tool_call>"
 _MOST = 200_000  # characters: llama.cpp reads a grammar again for each answer
-_MOST_REPEATED = 20_000  # rules that it makes of repetitions
-_MOST_PARTS = 10_000  # of a schema, those of references that are merged counted each time
-_COUNTED = 1000  # integers between two bounds, to write out
+_MOST_RULES = 20_000  # that it makes of repetitions, and parts of schemas, those that are merged counted each time
 _KNOWN = {"$ref", "allOf", "anyOf", "oneOf", "type", "const", "enum", "properties", "required", "additionalProperties"}
 _KNOWN |= {"items", "prefixItems", "minItems", "maxItems", "format", "minLength", "maxLength", "minimum", "maximum"}
 _RULES = r"""
@@ -60,11 +57,8 @@ def grammar(schema: Any = None, tools: Mapping[str, Any] | None = None, parallel
         raise SwarmKVError(f"this is no JSON schema that can be followed: {type(error).__name__}: {error}") from error
     rules = (f"{name} ::= {rule}\n" for name, rule in parts.rules.items())
     whole = f"root ::= {_one_of(ways)}\n{''.join(rules)}{_RULES}"
-    if len(utf8("the schema", whole)) > _MOST or parts.repeated > _MOST_REPEATED:
-        raise SwarmKVError(
-            f"the schemas are too large: {len(whole):,} characters of grammar, and {parts.repeated:,} repetitions, "
-            f"of at most {_MOST:,} and {_MOST_REPEATED:,}"
-        )
+    if len(utf8("the schema", whole)) > _MOST:
+        raise SwarmKVError(f"the schemas are too large: {len(whole):,} characters of grammar, of at most {_MOST:,}")
     return whole
 
 
@@ -73,17 +67,20 @@ class _Parts:
 
     def __init__(self) -> None:
         self.rules: dict[str, str] = {}
-        self.repeated = self.visited = 0
+        self.left = _MOST_RULES
 
     def of(self, whole: Any, part: Any) -> str:
         """What a value of a part of a whole schema looks like."""
         self.whole, self.refs = whole, dict[str, str]()
         return self.visit(part)
 
+    def spend(self, n: int) -> None:
+        self.left -= n
+        if self.left < 0:
+            raise ValueError(f"the schemas have more than {_MOST_RULES:,} parts and repetitions")
+
     def visit(self, schema: Any) -> str:
-        self.visited += 1
-        if self.visited > _MOST_PARTS:
-            raise ValueError(f"more than {_MOST_PARTS:,} parts")
+        self.spend(1)
         schema = {name: value for name, value in ({} if schema is True else schema).items() if name in _KNOWN}
         if (ref := schema.get("$ref")) is not None:
             if ref not in self.refs:
@@ -95,11 +92,8 @@ class _Parts:
         for name in ("anyOf", "oneOf", "allOf"):
             if name in schema:
                 some = schema.pop(name)
-                if name == "allOf" and (schema or len(some) > 1):
-                    some = [_merged(schema, *map(self.found, some))]
-                elif schema:
-                    some = [_merged(schema, self.found(one)) for one in some]
-                return _one_of(map(self.visit, some))
+                ways = [some] if name == "allOf" else [[one] for one in some]
+                return _one_of(self.visit(self.merged([schema, *way])) for way in ways)
         kind = schema.get("type")
         if isinstance(kind, list):
             return _one_of(self.visit(schema | {"type": one}) for one in kind)
@@ -114,7 +108,7 @@ class _Parts:
             low, high = schema.get("minimum"), schema.get("maximum")
             if kind == "number":
                 return "unit" if (low, high) == (0, 1) else "number"
-            if low is not None and high is not None and 0 <= high - low < _COUNTED:
+            if low is not None and high is not None and 0 <= high - low < 1000:  # few enough to be written out
                 return _one_of(f'"{n}"' for n in range(math.ceil(low), math.floor(high) + 1))
             return "natural" if low is not None and low >= 0 else "integer"
         if kind not in (None, "boolean", "null"):
@@ -148,7 +142,7 @@ class _Parts:
         return some if least else f"({some})?"
 
     def times(self, least: int, most: int | None) -> str:
-        self.repeated += most or least
+        self.spend(most or least)
         return f"{{{least},{'' if most is None else most}}}"
 
     def rule(self, expression: str) -> str:
@@ -157,10 +151,23 @@ class _Parts:
         self.rules[name] = expression
         return name
 
+    def merged(self, schemas: list[Any]) -> Any:
+        """A schema of what all of them ask. One alone stays as it is: it may be a reference to what it is in."""
+        asked = [one for one in schemas if one is not True and one != {}]
+        if len(asked) == 1:
+            return asked[0]
+        whole: dict[str, Any] = {}
+        for schema in map(self.found, asked):
+            for name in schema.keys() & whole.keys() & {"properties", "required"}:
+                both = whole[name], schema[name]
+                schema = schema | {name: both[0] | both[1] if name == "properties" else [*both[0], *both[1]]}
+            whole |= schema
+        return whole
+
     def found(self, schema: Any) -> Any:
         """A schema, or the one that it refers to."""
-        if not isinstance(schema, Mapping) or "$ref" not in schema:
-            return {} if schema is True else schema
+        if "$ref" not in schema:
+            return schema
         first, *path = schema["$ref"].split("/")
         if first != "#":
             raise ValueError(f"$ref {schema['$ref']!r:.80} is not in the schema itself")
@@ -179,17 +186,6 @@ def _one_of(ways: Iterable[str]) -> str:
     if not (some := list(ways)):
         raise ValueError("there is nothing to choose from")
     return f"({' | '.join(some)})"
-
-
-def _merged(*schemas: Any) -> dict[str, Any]:
-    """A schema of what all of them ask."""
-    whole: dict[str, Any] = {}
-    for schema in schemas:
-        for name in schema.keys() & whole.keys() & {"properties", "required"}:
-            both = whole[name], schema[name]
-            schema = schema | {name: both[0] | both[1] if name == "properties" else [*both[0], *both[1]]}
-        whole |= schema
-    return whole
 
 
 def _literal(value: Any) -> str:

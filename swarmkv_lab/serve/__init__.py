@@ -1,7 +1,4 @@
-"""An endpoint for agents that speak the OpenAI API: what their prompts have in common is prefilled once.
-
-``lab.serve(model, ...)`` starts a Server (see there) that answers at its ``url`` until it is closed.
-"""
+"""An endpoint for agents that speak the OpenAI API: ``lab.serve(model, ...)`` starts a Server (see there)."""
 
 import sys
 from types import ModuleType

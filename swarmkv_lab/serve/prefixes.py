@@ -5,8 +5,6 @@ model: the engine does to the cache what it is told here.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,20 +18,16 @@ _MULTIPLIERS = np.random.default_rng(1).integers(1, 1 << 62, GRAM, dtype=np.uint
 _NO_CELLS, _NO_STATE = np.empty(0, np.int64), np.empty(0, np.uint8)
 
 
-@dataclass(eq=False)
 class Held:
     """A sequence: its tokens, int32 (n,), of which as many are decoded as it has cells; the others are yet to be.
 
-    Parked, it has its state outside the cache instead of cells. One that was forgotten has neither.
+    start: position of the first one. live: a request is at work on it. Parked, it has its state outside the cache
+    instead of cells. One that was forgotten has neither.
     """
 
-    tokens: np.ndarray
-    start: int = 0  # position of the first one
-    live: bool = True  # a request is at work on it
-    seq_id: int = -1
-    used: int = 0  # when it was last gone on from: it orders what is dropped first
-    cells: np.ndarray = field(default_factory=lambda: _NO_CELLS)
-    state: np.ndarray = field(default_factory=lambda: _NO_STATE)
+    def __init__(self, tokens: np.ndarray, start: int = 0, live: bool = True) -> None:
+        self.tokens, self.start, self.live = tokens, start, live
+        self.seq_id, self.cells, self.state = -1, _NO_CELLS, _NO_STATE
 
     @property
     def parked(self) -> bool:
@@ -49,11 +43,6 @@ class Held:
     def missing(self) -> int:
         """Tokens that are yet to be decoded, or taken from others."""
         return len(self.tokens) - self.n
-
-    @cached_property
-    def grams(self) -> np.ndarray:
-        """Hashes of every GRAM tokens that stand at a multiple of GRAM; of a live one, as it began."""
-        return grams(self.tokens)[::GRAM]
 
 
 class Run(NamedTuple):
@@ -92,10 +81,10 @@ class Prefixes:
 
     def __init__(self, n_cells: int, n_seq: int, goes_back: bool = True, parked_bytes: int = 1 << 30) -> None:
         self.entries: dict[int, Held] = {}
+        """by their numbers; the one that was used longest ago first, which orders what is dropped"""
         self.parked: list[Held] = []  # the first was parked first
         self.n_seq, self.goes_back, self.parked_bytes = n_seq, goes_back, parked_bytes
         self._refs = np.zeros(n_cells, np.int32)  # sequences that have each cell
-        self._clock = 0
 
     @property
     def free(self) -> int:
@@ -109,22 +98,20 @@ class Prefixes:
 
         What is parked counts GRAM tokens less, and not at all if less than half of it is of use: all of it is read.
         """
-        best, rank = NOTHING, (0, True)
+        runs = [NOTHING]
         for held in [*self.entries.values(), *self.parked]:
             n = common(tokens, held.tokens) if held.start <= last_start else 0
-            run = Run(held, 0, 0, n if self.goes_back or held.n <= n else 0)
-            if (_worth(run), run.there) > rank:
-                best, rank = run, (_worth(run), run.there)
-        return best
+            runs.append(Run(held, 0, 0, n if self.goes_back or held.n <= n else 0))
+        return max(runs, key=lambda run: (_worth(run), run.there))
 
     def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Run:
         """The longest run of ``least`` tokens or more, wherever it stands; what is parked counts as in ``match``."""
         best, most, ours = NOTHING, least - 1, grams(tokens)
         order = np.argsort(ours, kind="stable")
         for held in [*self.entries.values(), *self.parked] if len(ours) else []:
-            found = order[np.minimum(np.searchsorted(ours, held.grams, sorter=order), len(ours) - 1)]
-            done = 0
-            for k in np.flatnonzero(ours[found] == held.grams):
+            blocks, done = grams(held.tokens, GRAM), 0
+            found = order[np.minimum(np.searchsorted(ours, blocks, sorter=order), len(ours) - 1)]
+            for k in np.flatnonzero(ours[found] == blocks):
                 theirs, mine = int(k) * GRAM, int(found[k])
                 if theirs < done:  # within the run before
                     continue
@@ -135,13 +122,9 @@ class Prefixes:
                     best, most = run, _worth(run)
         return best
 
-    # -- what sequences become
-
     def enter(self, held: Held) -> None:
-        """A sequence begins without cells, also one that was parked. Raises ContextBudgetError where all are taken."""
-        seq_id = next((i for i in range(self.n_seq) if i not in self.entries), None)
-        if seq_id is None:
-            raise ContextBudgetError(f"all {self.n_seq} sequences are taken")
+        """A sequence begins without cells, also one that was parked; of ``n_seq`` there must be one that is free."""
+        seq_id = next(i for i in range(self.n_seq) if i not in self.entries)
         self.parked = [one for one in self.parked if one is not held]
         held.seq_id, held.state, self.entries[seq_id] = seq_id, _NO_STATE, held
 
@@ -163,7 +146,6 @@ class Prefixes:
     def rest(self, held: Held) -> None:
         """Nobody is at work on a sequence any more: it is kept, as far as it is decoded, until its room is needed."""
         held.live, held.tokens = False, held.tokens[: held.n]
-        held.__dict__.pop("grams", None)
         self._use(held)
         if not held.n:
             self.forget(held)
@@ -186,7 +168,7 @@ class Prefixes:
     def droppable(self, spared: Collection[Held] = ()) -> Held | None:
         """The resting sequence to drop first: one that others hold all of, or else the one used longest ago."""
         resting = [held for held in self.entries.values() if not held.live and held not in spared]
-        return min(resting, key=lambda held: (not self.goes_back or self.own(held) > 0, held.used), default=None)
+        return min(resting, key=lambda held: not self.goes_back or self.own(held) > 0, default=None)
 
     def own(self, held: Held) -> int:
         """How many of a sequence's cells no other one has."""
@@ -200,8 +182,7 @@ class Prefixes:
         return live
 
     def _use(self, held: Held) -> None:
-        self._clock += 1
-        held.used = self._clock
+        self.entries[held.seq_id] = self.entries.pop(held.seq_id)
 
     def _add(self, held: Held, cells: np.ndarray) -> None:
         self._refs[cells] += 1
@@ -215,12 +196,12 @@ def common(a: np.ndarray, b: np.ndarray) -> int:
     return int(differ.argmax()) if differ.any() else n
 
 
-def grams(tokens: np.ndarray) -> np.ndarray:
-    """A hash of each GRAM tokens in a row, uint64 (n - GRAM + 1,)."""
+def grams(tokens: np.ndarray, step: int = 1) -> np.ndarray:
+    """Hashes of GRAM tokens in a row, at each step of them, uint64."""
     if len(tokens) < GRAM:
         return np.empty(0, np.uint64)
     windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64), GRAM)
-    return windows @ _MULTIPLIERS
+    return windows[::step] @ _MULTIPLIERS
 
 
 def _worth(run: Run) -> int:
