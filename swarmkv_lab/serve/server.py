@@ -232,9 +232,9 @@ class Server(AbstractContextManager["Server"]):
                     return
                 ours = not isinstance(event, ContextBudgetError | Refused)  # the request was sound
                 raise Refused(500, f"{type(event).__name__}: {event}") if ours else event
-            n, details = len(request.tokens), {"cached_tokens": request.shared, "layout": self.layout}
-            usage: Event = {"prompt_tokens": n, "completion_tokens": request.n_answer}
-            usage |= {"total_tokens": n + request.n_answer, "prompt_tokens_details": details | {"shared_by": request.how}}
+            n, made, details = len(request.tokens), request.n_answer, {"cached_tokens": request.shared}
+            usage: Event = {"prompt_tokens": n, "completion_tokens": made, "total_tokens": n + made}
+            usage["prompt_tokens_details"] = details | {"layout": self.layout, "shared_by": request.how}
             yield await asyncio.to_thread(chat.close, event, usage)
         finally:
             request.cancelled = True  # if it goes on, nobody waits for it any more

@@ -95,8 +95,9 @@ def require_for_reference() -> None:
 
 
 def _bench(setup: Setup) -> None:
-    how = {"depth": setup.chosen.bench_depth, "repeats": setup.chosen.repeats, "max_tokens": setup.chosen.max_tokens}
-    kept_bench(setup.data, setup.model, setup.tokens, **how)
+    chosen = setup.chosen
+    how: dict[str, Any] = {"repeats": chosen.repeats, "max_tokens": chosen.max_tokens}
+    kept_bench(setup.data, setup.model, setup.tokens, depth=chosen.bench_depth, **how)
 
 
 def _grid(setup: Setup) -> None:
