@@ -61,7 +61,7 @@ lint: $(READY) ## check style, the direction of imports, and types
 # It holds no times. To measure another again, remove it: make resume-reference.
 STAYS := data/reference/architectures.csv
 
-reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in two to three hours
+reference: $(VENV)/.reference ## for maintainers: measure in full and replace what the repository shows, in three to four hours
 	rm -f $(filter-out $(STAYS),$(wildcard data/reference/*.*))
 	$(MAKE) resume-reference
 
@@ -69,7 +69,8 @@ resume-reference: $(VENV)/.reference ## for maintainers: go on with make referen
 	$(BIN)/swarmkv-lab reproduce --profile full --reference
 	$(MAKE) readme
 
-readme: $(READY) ## for maintainers: write the numbers of data/ into README.md
+readme: $(READY) ## for maintainers: draw the figures from data/, and write its numbers into README.md
+	$(BIN)/python -m swarmkv_studies.book.gallery
 	$(BIN)/python -m swarmkv_studies.book.readme
 
 # Compiling llama.cpp takes a few minutes, once; CMAKE_ARGS reaches it (README: a GPU).

@@ -67,6 +67,11 @@ class Request:
     def __post_init__(self) -> None:
         self.held = Held(self.tokens)  # its sequence, once it is at work; until then, what that is to hold
 
+    @property
+    def missing(self) -> int:
+        """Tokens of it that are to be decoded, without those whose cells it will take."""
+        return self.held.missing - self.run.n
+
 
 class Engine:
     """Answers requests until it is closed. settings: of its context; see Server for the others."""
@@ -171,7 +176,7 @@ class Engine:
         """One llama_decode for all, or one for each where the model takes no more."""
         self._admit()
         rows = self._rows()
-        if any(request.held.missing >= LONG for request in self.live.values()):
+        if any(request.missing >= LONG for request in self.live.values()):
             self._prune()
         while not self._free(sum(map(len, rows.values()))):
             self._preempt()
@@ -184,8 +189,8 @@ class Engine:
 
     def _rows(self) -> dict[int, np.ndarray]:
         """The tokens of the next step, by sequence: answers' next ones, and pieces of prompts."""
-        others = sorted((one for one in self.live.values() if one.held.missing < LONG), key=lambda it: it.held.missing)
-        long = [one for one in self.live.values() if one.held.missing >= LONG][:1]
+        others = sorted((one for one in self.live.values() if one.missing < LONG), key=lambda it: it.missing)
+        long = [one for one in self.live.values() if one.missing >= LONG][:1]
         answering = any(one.n_answer for one in others)
         # Who ends soon frees cells, which cost the long one time.
         ending = all(one.n_answer and one.max_tokens - one.n_answer <= RESERVE for one in others)

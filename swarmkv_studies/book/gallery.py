@@ -146,7 +146,8 @@ EXHIBITS = (
         "bar is many times as long. Right, one grey bar is shorter than the lab's.",
         lambda m: studies.verdict(m.peers, m.peers_caption)),
     Exhibit("pipeline", "06_pipeline", "data/reference/pipeline_timelines.csv",
-        "A graph of agents over one document. Above, without watermarks: nobody answers before the document is read. "
+        "A graph of agents over one document, the faster of two rounds. Above, without watermarks: nobody answers "
+        "before the document is read. "
         "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "
         "reviewer reads their answers.",
         "Two Gantt charts on one time axis, a lane per agent, each with one long prefill bar. Above, all agents have "
@@ -181,9 +182,13 @@ EXHIBITS = (
     Exhibit("beside_llama_server", "11_agents", "data/reference/serving.csv",
         "Eight requests at once by HTTP, to the lab's server and to llama-server with eight slots: a role before one "
         "document (composed), one leading document, eight documents that share nothing; and how long short requests "
-        "wait while a document of 3,501 tokens is read.",
+        "wait while a document of 3,501 tokens is read (three to six of them in a round).",
         "Four panels of bars with a dot per round. In the first two the lab's bar is about a fifth of llama-server's; "
         "in the third it is a little longer; in the fourth, waiting, about a quarter.",
         lambda m: studies.beside_llama_server(m.serving, m.serving_caption)),
 )
 # fmt: on
+
+
+if __name__ == "__main__":
+    draw(measurements(), FIGURES)

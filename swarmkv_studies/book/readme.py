@@ -54,7 +54,7 @@ def _article() -> dict[str, str]:
         "gpu_rounds": f"{cells['16 agents, H200'].repeat.nunique()}",
         "model": about["model"],
         "machine": f"{about['processor']}, {about['cores']} cores",
-        "activation": f"{_times(activation.factor['median'])}, {activation.ours:.0f} ms",
+        "activation": f"{activation.ours:.0f} ms ({_times(activation.factor['median'])})",
         **_even(cells["8 agents, CPU"]),
         "second": _times(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
         "snapshot": f"{report['restore']['bytes'] / 1e6:.1f} MB",
@@ -85,9 +85,10 @@ def _cell(runs: pd.DataFrame, strategy: str) -> str:
 
 
 def _exactness() -> dict[str, str]:
-    """Logits of the exact strategies, and answers of the one that packs its agents."""
+    """Logits of the exact strategies, and answers of the one that packs its agents, which are alike in all rounds."""
     grid = pd.read_csv(REFERENCE / "grid.csv")
-    exact, packed = grid[grid.strategy.isin(["swarmkv", "pooled", "shared"])], grid[grid.strategy == "batched"]
+    exact = grid[grid.strategy.isin(["swarmkv", "pooled", "shared"])]
+    packed = grid[(grid.strategy == "batched") & (grid.repeat == 0) & (grid.n_agents > 1)]
     return {
         "exact_runs": f"{len(exact)}",
         "exact_difference": f"{exact.max_abs_logit_diff.max():g}",
@@ -113,7 +114,8 @@ def _serving() -> dict[str, str]:
     for name, work in {"roles": ROLES_FIRST, "leading": LEADING, "apart": APART}.items():
         times = times_by_round(rows, work)
         found[f"serve_{name}"] = _times((times[SLOTS] / times[OURS]).median())
-    return found
+    ends = rows[rows.work == ROLES_FIRST].set_index(["repeat", "server", "layout"]).end_to_end_ms
+    return found | {"serve_as_sent": _times((ends[:, SLOTS, "as_sent"] / ends[:, OURS, "as_sent"]).median())}
 
 
 def _kinds() -> dict[str, str]:
@@ -137,7 +139,9 @@ def _composed() -> dict[str, str]:
 def _gpu() -> dict[str, str]:
     """The article's experiment on a GPU, with weights of the article's model's sizes."""
     end = _by_round(pd.read_csv(GPU / "bench.csv"), "end_to_end_ms")
-    return {f"gpu_{name}": _times((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
+    small = _by_round(pd.read_csv(DATA / "gpu/default/bench.csv"), "end_to_end_ms")
+    gains = {f"gpu_{name}": _times((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
+    return gains | {"gpu_least": _times((small.naive / small.swarmkv).median())}
 
 
 def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:

@@ -39,6 +39,11 @@ READERS = (None, "qwen2.5-coder-0.5b")
 SHARED_DEPTH = 1024
 CREWS = (((1, 2), 8, 8), ((2, 1), 64, 3))
 
+LLAMA_SERVER = (
+    "8 slots, each with cells for a request and its answer, --no-kv-unified, or --kv-unified where it says so; "
+    "batch size, threads, flash attention and KV types are the lab's"
+)
+
 # Bytes per second, of links that a snapshot is sent over.
 LINKS = (2e6, 4e6, 8e6, 16e6, 32e6, 64e6, 128e6, 1e9)
 
@@ -140,8 +145,11 @@ def _ship(setup: Setup) -> Measured:
 
 
 def _serving(setup: Setup) -> Measured:
-    """The lab's server and llama-server, the same requests in turns: seven minutes on two cores."""
-    return {"serving.csv": lambda: studies.serving_rounds(setup.model)}
+    """The lab's server and llama-server, the same requests in turns: a quarter of an hour on two cores."""
+    return {
+        "serving.csv": lambda: studies.serving_rounds(setup.model),
+        "serving.json": lambda: environment(setup.model, llama_server=LLAMA_SERVER),
+    }
 
 
 def _cluster(setup: Setup) -> Measured:
@@ -178,7 +186,7 @@ def _composed_rounds(setup: Setup) -> Measured:
     """Eight agents with eight roles, end to end."""
     document = setup.model.document(lab.load_document("dossier"))[: setup.chosen.depth]
     return {
-        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=setup.chosen.repeats),
+        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=4),
         "composed_rounds.json": lambda: environment(setup.model, depth=len(document)),
     }
 

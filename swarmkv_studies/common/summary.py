@@ -23,11 +23,11 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     """A bench by strategy: median times in ms, end to end also [min, max]; speed-up, bytes and exactness.
 
     end_to_end_speedup is the median of the rounds' ratios to naive, end_to_end_quartiles their quartiles
-    (common.speedup). end_to_end_ideal is costmodel.ideal of naive's medians.
+    (common.speedup). end_to_end_ideal is the median of costmodel.ideal of naive's rounds.
     """
     frame = pd.DataFrame(records).drop(columns="agents")
     medians = frame.groupby("strategy", sort=False)[_TIMES].median()
-    has_naive = BASELINE in medians.index
+    has_naive, naive = BASELINE in medians.index, frame[frame.strategy == BASELINE]
     gains = speedups(frame, by=["strategy"])
     summary = {}
     for strategy, median in medians.iterrows():
@@ -38,7 +38,7 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         row["end_to_end_speedup"] = None if gain is None else float(gain["median"])
         row["end_to_end_quartiles"] = None if gain is None else [float(gain.low), float(gain.high)]
         n_agents = int(runs.n_agents.iloc[0])
-        row["end_to_end_ideal"] = float(ideal(medians.loc[BASELINE], n_agents)) if has_naive else None
+        row["end_to_end_ideal"] = float(ideal(naive, n_agents).median()) if has_naive else None
         row["packed"] = bool(runs.packed.any())
         row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
         if has_naive:
@@ -139,6 +139,8 @@ def race_table(runs: pd.DataFrame) -> pd.DataFrame:
         f"{name}, ms": runs[column].map(lambda ms: f"{ms:,.1f}" if ms < 10 else f"{ms:,.0f}")
         for name, column in rows.items()
     }
+    own = runs.branch_ms + runs.sample_ms + runs.generate_ms
+    text["an agent's own work, ms"] = own.map("{:,.0f}".format)
     for name, column in (
         ("tokens computed", "computed_tokens"),
         ("KV memory held, bytes", "kv_bytes"),

@@ -95,7 +95,8 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
                 key[label] = Line2D([], [], **look)
         for row in rows[rows.index.str.contains("behind nothing, k")].itertuples():
             k = str(row.Index).partition(", ")[2]
-            at, ha = ((-8, -3), "right") if k == "k = 0" else ((0, 11), "center")  # two documents lie above the first
+            # Two documents lie above the first, and the labels of the next two are close to each other.
+            at, ha = ((-8, -3), "right") if k == "k = 0" else ((0, 11), "left" if k == "k = 32" else "center")
             ax.annotate(k, (row.own_tokens, row.kl), at, fontsize=8, ha=ha, textcoords="offset points")
         about = "full prefill; grey: what other\npositions or kernels change"
         ax.text(full / 1.06, floor.kl_high.max() * 1.08, about, ha="right", va="bottom", fontsize=8.5, color=_GREY)
@@ -106,9 +107,8 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
         ax.grid()
         ax.set_axisbelow(True)
         best, first = rows.loc["behind another role, k = 32"], rows.kl["document first"]
-        headline(
-            figure, f"{best.own_tokens / full:.0%} of the tokens, KL {best.kl:.2g}; document first: {first:.2g}", key
-        )
+        message = f"composed computes {best.own_tokens / full:.0%} of the tokens: KL {best.kl:.2g}"
+        headline(figure, f"{message}; document first: {first:.2g}", key)
     return figure
 
 

@@ -128,7 +128,7 @@ def worth(runs: pd.DataFrame, answered: int, depth: int = 1024, caption: str = "
         stops = float(np.exp(np.interp(-PAYS, -ends[0] / ends[1], np.log(lengths))))
         grey = {"color": "#666666"}
         key = {name: Line2D([], [], linestyle=line, marker=m, **grey) for name, (line, m) in _SHARES.items()}
-        message = f"{depth:,} tokens: two agents gain under 1.1x from answers of {float(f'{stops:.1g}'):,.0f} tokens on"
+        message = f"shared, 2 agents: under 1.1x from answers of {float(f'{stops:.1g}'):,.0f} tokens on (predicted)"
         headline(figure, message, key)
     return figure
 
@@ -141,36 +141,28 @@ def _ends(model: CostModel, strategy: str, depth: int, n_agents: int, longer: np
 
 
 def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
-    """An agent's own work one after another (shared), divided by packed (batched), against agents, by depth.
-
-    Packing pays with the fewest agents that have 10 percent less work at every depth.
-    """
+    """An agent's own work one after another (shared), divided by packed (batched), against agents, by depth."""
     work = runs[runs.strategy.isin(["shared", "batched"])].set_index([*ROUND, "strategy"])
     after = (work.branch_ms + work.sample_ms + work.generate_ms).unstack("strategy")
     n_agents = after.index.get_level_values("n_agents")
     ratio = after["shared"] / (after["batched"] / n_agents)  # the packed ones share every step
     saved = ratio.groupby(["depth", "n_agents"]).median().unstack("n_agents")
-    most = saved.columns.max()
-    with_most = saved[most].dropna()
-    pays = [n for n in saved if saved[n].min() >= PAYS]
-    begins = f"Packing pays from {pays[0]} agents on" if pays else "Packing does not pay"
-    message = f"{begins}; with {most}, an agent's work is {_span(with_most.round(1))} times less"
+    _, *several = saved.columns
+    less = [f"{_span(saved[n].round(1))} times less with {n}" for n in dict.fromkeys([several[0], several[-1]])]
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
-        shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(with_most)))
-        for colour, depth, marker in zip(shades, with_most.index, cycle("osD^vP"), strict=False):
+        shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(saved)))
+        for colour, depth, marker in zip(shades, saved.index, cycle("osD^vP"), strict=False):
             row = saved.loc[depth].dropna()
             ax.plot(row.index, row, color=colour, marker=marker, linewidth=1.3, label=f"{depth:,} tokens")
         ax.axhline(1, color="#444444", linewidth=0.8)
-        if pays:
-            ax.axvline(pays[0], **DOTTED)
         ax.set(
             xscale="log", xlabel="agents", ylim=(0, None), ylabel="own work of an agent,\nshared / batched (measured)"
         )
         ticks_at(ax.xaxis, saved.columns)
         ax.grid()
         ax.legend()
-        headline(figure, message)
+        headline(figure, f"Packed, an agent's own work is {', '.join(less)}")
     return figure
 
 
@@ -185,7 +177,8 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
         ax = figure.subplots()
         key = strategy_key(["swarmkv", "shared"])
         for (machine, runs), line in zip(grids.items(), ("-", "--", ":"), strict=False):
-            model, own = CostModel.fit(runs), 1e3 * float((runs.depth / runs.prefill_ms).median())
+            model = CostModel.fit(runs)
+            own = 1e3 * depth / float(model.predict([depth], [1], ["naive"]).prefill_ms[0])
             for name in ("swarmkv", "shared"):
                 here, *gains = (model.speedup([depth], [n_agents], name, speed)[0, 0] for speed in (own, *speeds))
                 ax.plot(speeds, gains, line, color=STRATEGY[name][0], linewidth=1.6)
@@ -199,7 +192,7 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
         ticks_at(ax.xaxis, [10**n for n in range(2, 6)])
         ax.grid()
         at = " and ".join(f"{float(f'{end:.2g}'):,.0f}" for end in ends)
-        headline(figure, f"{n_agents} agents: copies pay below a prefill of {at} tokens/s", key)
+        headline(figure, f"{n_agents} agents: copies pay below a prefill of {at} tokens/s (predicted)", key)
     return figure
 
 

@@ -107,10 +107,11 @@ def _pauses(timeline: pd.DataFrame, watermarks: Mapping[str, int]) -> list[tuple
 
 
 def _timeline_message(timelines: Mapping[str, pd.DataFrame], others: Sequence[str], last: str) -> str:
-    """When the first answer begins in the last variant, and in the one to compare with."""
+    """When the first answer begins and the last one ends in the last variant, and in the one to compare with."""
     first = {name: frame[frame.phase == "generate"].start_ms.min() / 1e3 for name, frame in timelines.items()}
+    end = {name: frame.end_ms.max() / 1e3 for name, frame in timelines.items()}
+    begins = f"First answer after {first[last]:.1f} s, the last ends after {end[last]:.1f} s"
     if not others:
-        end = timelines[last].end_ms.max() / 1e3
-        return f"The first answer begins {first[last]:.1f} s after the call, and the last one ends after {end:.1f} s"
+        return begins
     rival = "without watermarks" if "waiting" in others[0] else f"with {others[0]}"
-    return f"{last}: the first answer begins after {first[last]:.1f} s; {rival} after {first[others[0]]:.1f} s"
+    return f"{begins}; {rival} {first[others[0]]:.1f} and {end[others[0]]:.1f} s"
