@@ -1,1 +1,1 @@
-"""Many agents over one document: the strategies side by side, a run and what it records, pipelines, best of n."""
+"""Many agents over one document: the strategies side by side, a run and what it records, pipelines."""

@@ -184,7 +184,7 @@ EXHIBITS = (
         "document (composed), one leading document, eight documents that share nothing; and how long short requests "
         "wait while a document of 3,501 tokens is read (three to six of them in a round).",
         "Four panels of bars with a dot per round. In the first two the lab's bar is about a fifth of llama-server's; "
-        "in the third it is a little longer; in the fourth, waiting, about a quarter.",
+        "in the third both are about equally long; in the fourth, waiting, it is about a fifth.",
         lambda m: studies.beside_llama_server(m.serving, m.serving_caption)),
 )
 # fmt: on
