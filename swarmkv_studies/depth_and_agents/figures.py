@@ -148,7 +148,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
     ratio = after["shared"] / (after["batched"] / n_agents)  # the packed ones share every step
     saved = ratio.groupby(["depth", "n_agents"]).median().unstack("n_agents")
     _, *several = saved.columns
-    less = [f"{_span(saved[n].round(1))} with {n}" for n in dict.fromkeys([several[0], several[-1]])]
+    few, many = (_span(saved[n].round(1)) for n in (several[0], several[-1]))
     with sheet(3.9, caption) as figure:
         ax = figure.subplots()
         shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.85, len(saved)))
@@ -162,7 +162,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.xaxis, saved.columns)
         ax.grid()
         ax.legend()
-        headline(figure, f"Packing divides an agent's own work by {', by '.join(less)} agents")
+        headline(figure, f"Own work, packed: {few} times less with {several[0]} agents, {many} with {several[-1]}")
     return figure
 
 
