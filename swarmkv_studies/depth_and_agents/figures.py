@@ -29,8 +29,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
     Raises SwarmKVError where a cost model cannot be fitted.
     """
     shown = runs[runs.strategy.isin(_SHOWN)]
-    most = shown.groupby("depth").n_agents.nunique()
-    n, depth = int(shown.n_agents.max()), int(most[most == most.max()].index.max())
+    n, depth = int(shown.n_agents.max()), _with_most_agents(shown)
     model, names = CostModel.fit(runs), [name for name in _SHOWN if name in set(runs.strategy)]
     gains = speedups(runs)["median"]
     with sheet(3.9, caption) as figure:
@@ -101,14 +100,19 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
     return figure
 
 
-def worth(runs: pd.DataFrame, answered: int, depth: int = 1024, caption: str = "") -> Figure:
+def worth(runs: pd.DataFrame, answered: int, caption: str = "") -> Figure:
     """How many times as early as naive all end, against the length of an answer, for each number of agents. Predicted.
 
+    At the deepest document for which most numbers of agents were measured.
+
     Points are measured, with answers of ``answered`` tokens; an answer's time is taken to grow with its tokens. Below
-    the dotted line the gain is under a tenth. runs: of a sweep with naive, shared and batched at this depth.
+    the dotted line the gain is under a tenth. runs: of a sweep with naive, shared and batched.
     """
-    model, gains = CostModel.fit(runs), speedups(runs)["median"]
-    lengths, numbers = np.geomspace(1, 2000, 60), [n for n in sorted(runs.n_agents.unique()) if n > 1]
+    model, gains, depth = CostModel.fit(runs), speedups(runs)["median"], _with_most_agents(runs)
+    lengths, numbers = (
+        np.geomspace(1, 2000, 60),
+        sorted(n for n in runs[runs.depth == depth].n_agents.unique() if n > 1),
+    )
     shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.8, len(numbers)))
     with sheet(4.0, caption) as figure:
         ax = figure.subplots()
@@ -131,6 +135,12 @@ def worth(runs: pd.DataFrame, answered: int, depth: int = 1024, caption: str = "
         message = f"shared, 2 agents: under 1.1x from answers of {float(f'{stops:.1g}'):,.0f} tokens on (predicted)"
         headline(figure, message, key)
     return figure
+
+
+def _with_most_agents(runs: pd.DataFrame) -> int:
+    """The deepest of the depths with the most numbers of agents."""
+    numbers = runs.groupby("depth").n_agents.nunique()
+    return int(numbers[numbers == numbers.max()].index.max())
 
 
 def _ends(model: CostModel, strategy: str, depth: int, n_agents: int, longer: np.ndarray) -> np.ndarray:
