@@ -64,6 +64,14 @@ def test_an_exhibit_is_drawn_described_and_committed(exhibit):
     assert (ROOT / (exhibit.data if exhibit.of_reference else f"data/reference/{exhibit.data}")).exists()
 
 
+def test_figures_of_a_grid_are_of_the_depths_and_agents_that_were_measured():
+    grid = measurements("reference").grid
+    few = grid[(grid.depth != 1024) & grid.n_agents.isin([2, 8])]
+    for figure in (studies.latency(few), studies.speedup_map(few), studies.packing(few), studies.worth(few, 16)):
+        figure.draw_without_rendering()
+        assert figure.get_label()
+
+
 def test_draw_writes_each_exhibit_twice_and_the_explorer_with_a_link_to_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr(gallery, "EXHIBITS", EXHIBITS[:1])
     written = gallery.draw(measurements("reference"), tmp_path / "figures")

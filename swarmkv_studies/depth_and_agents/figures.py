@@ -94,9 +94,8 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         figure.colorbar(mesh, ax=ax, label="times as early as naive (measured)")
         rounds = gains.rounds[top[1], top[0]]
         message = f"{strategy}: {top[0]} agents over {top[1]:,} tokens end {measured.loc[top]:.1f}x as early"
-        headline(
-            figure, f"{message} ({rounds} rounds)", {"not measured: (predicted)": Patch(hatch="///", **_UNMEASURED)}
-        )
+        key = {"not measured: (predicted)": Patch(hatch="///", **_UNMEASURED)}
+        headline(figure, f"{message} ({rounds} round{'s' * (rounds > 1)})", key)
     return figure
 
 
@@ -109,10 +108,8 @@ def worth(runs: pd.DataFrame, answered: int, caption: str = "") -> Figure:
     the dotted line the gain is under a tenth. runs: of a sweep with naive, shared and batched.
     """
     model, gains, depth = CostModel.fit(runs), speedups(runs)["median"], _with_most_agents(runs)
-    lengths, numbers = (
-        np.geomspace(1, 2000, 60),
-        sorted(n for n in runs[runs.depth == depth].n_agents.unique() if n > 1),
-    )
+    lengths = np.geomspace(1, 2000, 60)
+    numbers = sorted(n for n in runs[runs.depth == depth].n_agents.unique() if n > 1)
     shades = mpl.colormaps["cividis"](np.linspace(0.0, 0.8, len(numbers)))
     with sheet(4.0, caption) as figure:
         ax = figure.subplots()
