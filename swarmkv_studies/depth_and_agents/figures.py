@@ -95,7 +95,7 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         rounds = gains.rounds[top[1], top[0]]
         message = f"{strategy}: {top[0]} agents over {top[1]:,} tokens end {measured.loc[top]:.1f}x as early"
         key = {"not measured: (predicted)": Patch(hatch="///", **_UNMEASURED)}
-        headline(figure, f"{message} ({rounds} round{'s' * (rounds > 1)})", key)
+        headline(figure, f"{message} ({rounds} round{'s' if rounds > 1 else ''})", key)
     return figure
 
 
