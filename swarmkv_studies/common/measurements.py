@@ -81,7 +81,7 @@ class Measurements:
     @cached_property
     def grid(self) -> pd.DataFrame:
         """The grid's runs, and the bench's if the grid leaves out its depth with its agents; a row per run."""
-        grid, bench = (table(self._path(f"{name}.csv")) for name in ("grid", "bench"))
+        grid, bench = table(self._path("grid.csv")), self.bench_runs
         points = [pd.MultiIndex.from_frame(runs[["depth", "n_agents"]]) for runs in (grid, bench)]
         return pd.concat([grid, bench[~points[1].isin(points[0])]], ignore_index=True)
 

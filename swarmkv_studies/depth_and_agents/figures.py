@@ -80,7 +80,7 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         ax = figure.subplots()
         mesh = ax.pcolormesh(measured, cmap="cividis", vmin=1, edgecolor="white", linewidth=1.5)
         for (y, n), (x, depth) in product(enumerate(agents), enumerate(depths)):
-            known = measured.notna().loc[n, depth]
+            known = pd.notna(measured.loc[n, depth])
             if not known:
                 ax.add_patch(Rectangle((x, y), 1, 1, hatch="///", linewidth=0, **_UNMEASURED))
             text = f"{measured.loc[n, depth]:.1f}x" if known else f"({predicted.loc[n, depth]:.1f}x)"

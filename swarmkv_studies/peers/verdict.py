@@ -1,4 +1,4 @@
-"""Verdict: the lab's strategies against the best peer, in numbers and in words that follow them."""
+"""Verdict: the lab's strategies against the best peer, in numbers, and who is ahead."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
     Index: "in turns", the last agent's time to its first token from its turn on; "all at once", from the first call to
     the last answer, where a peer that serves one agent at a time is a queue; "prefill", of the document. Columns ours,
     ours_ms, peer, peer_ms (medians); ratio, low, high (median and quartiles of peer over ours within a round: above 1
-    ours is faster); words. Jobs that no peer does are left out.
+    ours is faster). Jobs that no peer does are left out.
 
     runs: of one comparison with peers at one depth. ours: names of the lab's strategies; naive competes for nothing.
     Raises SwarmKVError for runs of several depths, and where there are no peers.
@@ -49,8 +49,7 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
         low, ratio, high = (them[peer] / own).quantile([0.25, 0.5, 0.75])
         rows[job] = {"ours": name, "ours_ms": own.median(), "peer": peer, "peer_ms": them[peer].median(),
                           "ratio": ratio, "low": low, "high": high}  # fmt: skip
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.assign(words=[words(row) for _, row in table.iterrows()])
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def is_tie(row: pd.Series) -> bool:
@@ -58,19 +57,8 @@ def is_tie(row: pd.Series) -> bool:
     return row.low <= FEW_PERCENT and row.high >= 1 / FEW_PERCENT
 
 
-def words(row: pd.Series) -> str:
-    """Who is faster by how much, or a tie."""
-    if is_tie(row):
-        return f"a tie with {row.peer}"
-    return (
-        f"{factor(row.ratio)} as fast as {row.peer}"
-        if row.ratio > 1
-        else f"{row.peer} is {factor(1 / row.ratio)} as fast"
-    )
-
-
 def standing(row: pd.Series) -> str:
-    """The same without a name: "a tie", "1.23x ahead" or "1.95x behind"."""
+    """Who is faster by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``verdict``."""
     if is_tie(row):
         return "a tie"
     return f"{factor(row.ratio)} ahead" if row.ratio > 1 else f"{factor(1 / row.ratio)} behind"
