@@ -297,11 +297,12 @@ class Engine:
         """Whether there is room for a request, which is at work then."""
         held, run = request.held, request.run
         if self.live:
-            cells, at_work = self.prefixes.is_live(), self.live.values()
-            cells[run.held.cells[run.theirs : run.end]] = True
-            missing = len(held.tokens) - run.n + sum(one.held.missing for one in at_work)
-            answers = sum(min(RESERVE, one.max_tokens - one.n_answer) for one in [request, *at_work])
-            if cells.sum() + missing + answers + (run.held.n if run.held.parked else 0) > self.ctx.n_ctx:
+            cells, everyone = self.prefixes.is_live(), [request, *self.live.values()]
+            for one in everyone:  # those that it has yet to take are there already
+                cells[one.run.held.cells[one.run.theirs : one.run.end]] = True
+            missing = sum(one.missing for one in everyone) + (run.held.n if run.held.parked else 0)
+            answers = sum(min(RESERVE, one.max_tokens - one.n_answer) for one in everyone)
+            if cells.sum() + missing + answers > self.ctx.n_ctx:
                 return False
         for other in [one for one in self.prefixes.entries.values() if self.exact and one is not run.held]:
             self._drop(other)
