@@ -61,23 +61,6 @@ def test_a_seed_gives_the_same_answer_in_every_strategy_whose_batches_are_alike(
     assert first["a1"] != first["a2"]
 
 
-def test_answers_that_are_given_are_read_instead(pipeline):
-    done = answers(pipeline.run("shared"))
-    run = pipeline.run("shared", given={"middle": done["middle"], "whole": done["whole"]})
-    assert answers(run) == {name: done[name] for name in ("early", "reviewer")}
-    other = pipeline.run("batched", given={"early": [7], "middle": [], "whole": done["whole"]})
-    assert other.branches[0].prompt.tolist() == [7, *done["whole"], 9]
-
-
-@pytest.mark.parametrize(("wrong", "said"), [
-    ({"auditor": [1]}, "auditor"), ({"early": [-1]}, "-1"), ({"early": "red"}, None),
-    (dict.fromkeys(["early", "middle", "whole", "reviewer"], ()), None),
-])  # fmt: skip
-def test_answers_that_cannot_be_given(pipeline, wrong, said):
-    with pytest.raises(lab.SwarmKVError, match=said):
-        pipeline.run("shared", given=wrong)
-
-
 # -- what is done when
 
 

@@ -73,43 +73,27 @@ class Pipeline:
         *,
         on_token: Callable[[str, int], None] | None = None,
         callback: Callable[[Run], None] | None = None,
-        given: Mapping[str, Prompt] = {},
         **settings: Any,
     ) -> Run:
         """Every agent's answer, by one of STRATEGIES; arguments as in fan_out.
 
-        given: answers, in words or token ids, of agents that are not run: those after them read these instead.
         on_token(agent's name, token id) is called for each token of an answer; what it raises is that agent's failure.
         An agent that fails is in the run's ``errors``, as are those after it; the others' answers are whole.
         """
         chosen = strategy_named(strategy)
-        if unknown := [str(name) for name in given if name not in self.after]:
-            raise SwarmKVError(f"given has an answer of {', '.join(unknown)}, and agents are {', '.join(self.after)}")
-        answers: dict[str, Sequence[int] | np.ndarray] = {name: self._said(words) for name, words in given.items()}
-        asked = [agent for agent in self.agents if agent.name not in given]
-        if not asked:
-            raise SwarmKVError("the answers of all agents are given: there is nothing to run")
-        most = {agent.name: len(answers.get(agent.name, range(agent.max_tokens))) for agent in self.agents}
-        lengths, branches = {}, []
-        for one in asked:
+        most = {agent.name: len(self._headings[agent.name]) + agent.max_tokens for agent in self.agents}
+        answers, lengths, branches = dict[str, list[int]](), {}, []
+        for one in self.agents:
             question, n_prefix = self._questions[one.name], self.watermarks[one.name]
-            n_read = sum(len(self._headings[other]) + most[other] for other in one.after)
-            lengths[one.name] = n_read + len(question) + one.max_tokens
-            how: dict[str, Any] = {"after": [other for other in one.after if other not in given]}
-            how["read"] = partial(self._prompt, one, answers)
+            lengths[one.name] = sum(most[other] for other in one.after) + len(question) + one.max_tokens
+            how: dict[str, Any] = {"after": one.after, "read": partial(self._prompt, one, answers)}
             branches.append(Branch(one.name, question, one.max_tokens, one.sampling, n_prefix, **how))
-        answers |= {branch.name: branch.tokens for branch in branches}  # lists that grow
+            answers[one.name] = branches[-1].tokens  # a list that grows
         sized = budget(self.model, chosen, len(self.tokens), lengths, 0, ContextSettings.of(**settings))
         about: dict[str, Any] = {"on_token": on_token, "callback": callback}
         return answered(self.model, self.tokens, Schedule(branches, tolerant=True), chosen, sized, **about)
 
-    def _said(self, answer: Prompt) -> np.ndarray:
-        """The tokens of an answer that is given, checked; it may be empty."""
-        if isinstance(answer, str):
-            return self.model.tokenize(answer, continued=True)
-        return self.model.check_tokens(answer) if len(answer) else NO_TOKENS
-
-    def _prompt(self, agent: Agent, answers: Mapping[str, Sequence[int] | np.ndarray]) -> np.ndarray:
+    def _prompt(self, agent: Agent, answers: Mapping[str, Sequence[int]]) -> np.ndarray:
         """The answers of those before an agent, in the order that it names them, then its question: int32 (n,)."""
         read = [(self._headings[other], self.model.without_control(answers[other])) for other in agent.after]
         return np.concatenate([*chain(*read), self._questions[agent.name]]).astype(np.int32)

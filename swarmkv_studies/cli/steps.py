@@ -29,7 +29,7 @@ from swarmkv_studies.many_machines.bench import against_one_process
 from swarmkv_studies.many_machines.shipping import ship_times
 from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
-from swarmkv_studies.pipeline.bench import compare_pipeline, what_if
+from swarmkv_studies.pipeline.bench import compare_pipeline
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
@@ -160,20 +160,14 @@ def _cluster(setup: Setup) -> Measured:
 
 
 def _study(setup: Setup) -> Measured:
-    """The study by both models, strategies that are exact twice; and what becomes of a review if a finding changes."""
+    """The study by both models, strategies that are exact twice."""
     path, about = setup.data / "study.csv", {}
     for source in READERS:
         with lab.load_model(source) as model:
             about[model.name] = about_study(model)
             studies.study(model, path=path)
             studies.study(model, arms=["swarmkv", "pooled", "shared"], repeats=2, path=path)
-
-    def review() -> pd.DataFrame:
-        with lab.load_model(READERS[-1]) as model:
-            other = "The signing key was stolen last week. The buyer should not sign before it is replaced."
-            return what_if(studies.load_pipeline("dossier", model), {"security": other})
-
-    return {"review.csv": review, "study.json": lambda: about}
+    return {"study.json": lambda: about}
 
 
 def _composed(setup: Setup) -> Measured:
@@ -204,7 +198,7 @@ STEPS = (
     Step("serving", ("serving.csv", "serving.json"), _serving),
     Step("composed rounds", ("composed_rounds.csv", "composed_rounds.json"), _composed_rounds),
     Step("composed", ("composed.csv", "composed_seam.csv", "composed.json"), _composed),
-    Step("study", ("study.csv", "review.csv", "study.json"), _study),
+    Step("study", ("study.csv", "study.json"), _study),
 )
 
 

@@ -1,15 +1,14 @@
 """A pipeline measured: naive and fan-outs, with and without watermarks."""
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.fanout.fan_out import Prompt
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.files import DATA
@@ -67,26 +66,6 @@ def waiting(pipeline: Pipeline) -> Pipeline:
     """The same agents without watermarks: nobody begins before the whole document is read."""
     agents = [replace(agent, prefix_tokens=None) for agent in pipeline.agents]
     return Pipeline(pipeline.model, pipeline.tokens, agents)
-
-
-def what_if(pipeline: Pipeline, replaced: Mapping[str, Prompt], strategy: str = "shared") -> pd.DataFrame:
-    """Whether later answers depend on earlier ones: a row per agent, its answer, and its answer if some are replaced.
-
-    replaced: other answers, by agent. Only those that come after these agents are run again; the rest keep theirs.
-    Raises SwarmKVError for unknown agents, for those that nobody comes after, and the error of an agent that fails.
-    """
-    later, before = {*replaced}, set[str]()
-    while later != before:
-        before = {*later}
-        later |= {name for name, others in pipeline.after.items() if later & {*others}}
-    if not later - replaced.keys():
-        raise SwarmKVError(f"no agent comes after {', '.join(replaced) or 'nobody'}: no answer could change")
-    run = pipeline.run(strategy).whole()
-    kept: dict[str, Prompt] = {branch.name: branch.tokens for branch in run.branches if branch.name not in later}
-    other = pipeline.run(strategy, given=kept | dict(replaced)).whole().answers
-    words = {name: given if isinstance(given, str) else run.model.detokenize(given) for name, given in replaced.items()}
-    said = run.answers | words | other
-    return pd.DataFrame({"agent": list(said), "answer": list(run.answers.values()), "if replaced": list(said.values())})
 
 
 def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
