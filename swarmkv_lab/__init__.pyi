@@ -12,7 +12,7 @@ from .fanout.pipeline import Agent as Agent, Pipeline as Pipeline
 from .fanout.strategies import STRATEGIES as STRATEGIES
 from .llama.context import Context as Context
 from .llama.guard import LlamaGuard as LlamaGuard
-from .llama.loading import load_model as load_model, model_path as model_path, requantize as requantize
+from .llama.loading import load_model as load_model, model_path as model_path
 from .llama.model import Model as Model
 from .llama.sampling import Sampling as Sampling
 from .sizing.catalogue import catalogue as catalogue, context_bytes as context_bytes, geometry as geometry

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab import files, progress
+from swarmkv_lab import progress
 from swarmkv_lab.cli import COMMANDS
 from swarmkv_lab.sizing.catalogue import catalogue
 from swarmkv_studies.cli import commands, main
@@ -87,7 +87,7 @@ def test_help_says_every_default_shows_what_works_and_fits_a_narrow_terminal(nam
 
 def test_help_lists_the_names_there_are(capsys):
     main(["bench", "--help"])
-    assert {*lab.STRATEGIES, *PEERS, "q8_0"} <= words(capsys.readouterr().out)
+    assert {*lab.STRATEGIES, *PEERS} <= words(capsys.readouterr().out)
     main(["ask", "--help"])
     assert set(lab.STRATEGIES) <= words(capsys.readouterr().out)
 
@@ -110,15 +110,14 @@ def test_a_bar_is_drawn_only_where_a_terminal_shows_all(out, err, drawn, monkeyp
 @pytest.mark.parametrize(("arguments", "says"), [
     ("benhc", "bench"), ("cache lst", "list"), ("bench --agnets 3", "--agents"),
     ("bench --strategies naive,shard", "mean shared"), ("ask x y --strategy poold", "mean pooled"),
-    ("bench --peers lama_state", "mean llama_state"), ("bench --weights q8_O", "mean q8_0"),
-    ("ask x y --weights q8_O", "mean q8_0"), ("cache save x --kv-type f16,q8", "mean q8_0"),
+    ("bench --peers lama_state", "mean llama_state"), ("cache save x --kv-type f16,q8", "mean q8_0"),
     ("reproduce --profile qick", "quick"), ("bench --model qwen2.5-05b", "mean qwen2.5-0.5b"),
     ("size qwen2.5-7bb", "mean qwen2.5-7b"), ("bench --document dosier", "mean dossier"),
     ("bench --agents 0", "--agents"), ("bench --agents two", "--agents"), ("bench --depth 0", "--depth"),
     ("bench --repeats 0.5", "--repeats"), ("bench --threads 0", "512"), ("bench --max-tokens -1", "--max-tokens"),
     ("bench --n-gpu-layers -2", "--n-gpu-layers"), ("cluster --workers 0", "1024"),
     ("size qwen2.5-7b --tokens 0", "--tokens"),
-    ("bench --weights q8_0,q4_0", "--weights"), ("bench --json", "--json"),
+    ("bench --json", "--json"),
     ("size", "--list"), ("size qwen2.5-7b --list", "--list"), ("cache save", "FILE"), ("cache show", "FILE"),
     ("cache show a b", "b"), ("cache", "cache --help"), ("bench --model nowhere.gguf", "nowhere.gguf"),
     ("bench --document nowhere.md", "nowhere.md"), ("bench --depth 10 --model kimi-k2", "kimi-k2"),
@@ -183,11 +182,10 @@ def test_bench_measures_and_writes_json_and_nothing_else_without_a_terminal(tmp_
 
 
 @pytest.mark.parametrize(("n_tokens", "depth"), [(64, 64), (4000, 3501)])
-def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(twin, monkeypatch, tmp_path, n_tokens, depth):
+def test_bench_reads_3501_tokens_or_all_of_a_shorter_document(twin, monkeypatch, n_tokens, depth):
     bench = Mock(side_effect=lab.SwarmKVError("asked"))
-    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.setattr(studies, "bench", bench)
     monkeypatch.setattr(lab.Model, "read", lambda model, text: np.arange(n_tokens, dtype=np.int32))
-    assert main(["bench", "--model", str(twin.path), "--weights", "q8_0"]) == 2
+    assert main(["bench", "--model", str(twin.path)]) == 2
     ((model, _), how) = bench.call_args
-    assert (how["depth"], model.name, model.geometry) == (depth, "twin.Q8_0", twin.geometry)
+    assert (how["depth"], model.name, model.geometry) == (depth, "twin", twin.geometry)

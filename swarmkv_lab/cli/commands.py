@@ -143,7 +143,7 @@ def show(asked: Asked) -> None:
 @options("--agents", default=8, help="number of agents: the dossier's, again and again")
 @options("--strategy", "--max-tokens")
 @options("--threads", help="threads of each worker", show_default="its share of the physical cores")
-@options("--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
+@options("--model", "--n-gpu-layers", "--thinking", "--json")
 def cluster(asked: Asked) -> int:
     """Answer many agents on a Dask cluster, or on workers here."""
     from swarmkv_lab.cluster.dispatch import local_cluster, remote_cluster
@@ -152,7 +152,7 @@ def cluster(asked: Asked) -> int:
     questions = islice(cycle(lab.load_agents("dossier").items()), asked.agents)
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
     with open_model(asked) as model:
-        tokens, path = cut(asked, model.read(text), _DEPTH), str(model.path) if asked.weights else asked.model
+        tokens, path = cut(asked, model.read(text), _DEPTH), asked.model
         prompts = {name: model.ask(question) for name, question in agents.items()}
     how = {"max_tokens": asked.max_tokens, "n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads}
     workers = remote_cluster(asked.scheduler) if asked.scheduler else local_cluster(asked.workers, asked.threads)

@@ -10,7 +10,7 @@ import swarmkv_lab as lab
 from swarmkv_lab.cli.program import STDOUT, Asked
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 
-RUNS_MODEL = ("--model", "--weights", "--threads", "--n-gpu-layers", "--thinking")
+RUNS_MODEL = ("--model", "--threads", "--n-gpu-layers", "--thinking")
 """what every command has that runs a model"""
 
 
@@ -47,13 +47,6 @@ def output(path: str) -> str:
 
 
 @checked
-def _weights(name: str) -> str:
-    from swarmkv_lab.llama.requantize import WEIGHT_FORMATS
-
-    return require_one_of(name, WEIGHT_FORMATS)
-
-
-@checked
 def _kv_type(text: str) -> Any:
     from swarmkv_lab.sizing.geometry import kv_types
 
@@ -79,7 +72,6 @@ _SHARED: dict[str, tuple[str, str, dict[str, Any]]] = {
     "--strategy": ("NAME", "naive, swarmkv, pooled, shared or batched", {"callback": _strategy, "default": "shared"}),
     "--thinking": ("MODE", "on or off", {"type": click.Choice(["on", "off"]), "show_default": "the model's own"}),
     "--threads": ("N", "threads of llama.cpp", {"type": click.IntRange(1, 512), "show_default": "the physical cores"}),
-    "--weights": ("FORMAT", "requantize to it, as q8_0", {"callback": _weights, "show_default": "the model's"}),
 }
 
 
@@ -96,11 +88,9 @@ def options(*names: str, **own: Any) -> Callable[[Any], Any]:
 
 
 def open_model(asked: Asked) -> "lab.Model":
-    """The model that --model names, in other --weights if they are given, with --n-gpu-layers of it on a GPU."""
-    path = lab.model_path(asked.model)
-    path = lab.requantize(path, asked.weights) if asked.weights else path
+    """The model that --model names, with --n-gpu-layers of it on a GPU."""
     chat = {} if asked.thinking is None else {"enable_thinking": asked.thinking == "on"}
-    return lab.load_model(path, n_gpu_layers=asked.n_gpu_layers, chat_options=chat)
+    return lab.load_model(asked.model, n_gpu_layers=asked.n_gpu_layers, chat_options=chat)
 
 
 def cut(asked: Asked, tokens: Any, most: int | None = None) -> Any:

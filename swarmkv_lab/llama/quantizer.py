@@ -1,7 +1,7 @@
-"""A program of its own: llama.cpp's quantizer, which prints what it logs. ``requantize`` runs it and reads that.
+"""A program of its own: llama.cpp's quantizer, which prints what it logs. ``loading`` runs it and reads that.
 
 In a process of its own a long quantization can be stopped, and a file that llama.cpp aborts on ends nobody's kernel.
-Arguments: source, target, llama.cpp's number of the format, threads, and key=value pairs for the target's metadata.
+Arguments: source, target, threads, and key=value pairs for the target's metadata.
 """
 
 import ctypes
@@ -11,12 +11,13 @@ import sys
 import llama_cpp
 
 
-def main(source: str, target: str, ftype: str, n_threads: str, *pairs: str) -> int:
-    """Write the target and return llama.cpp's return code."""
+def main(source: str, target: str, n_threads: str, *pairs: str) -> int:
+    """Write the target, in Q8_0, and return llama.cpp's return code."""
     log = llama_cpp.llama_log_callback(lambda level, text, data: print(end=text.decode("utf-8", "replace"), flush=True))
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread, params.allow_requantize = int(ftype), int(n_threads), True
+    params.ftype, params.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, int(n_threads)
+    params.allow_requantize = True
     overrides = (llama_cpp.llama_model_kv_override * (len(pairs) + 1))()  # the last one, empty, ends the list
     for override, pair in zip(overrides, pairs, strict=False):
         key, _, value = pair.partition("=")

@@ -44,7 +44,7 @@ _PEERS = f"{_LISTED}, of llama_prefix, llama_ram_cache, llama_state, server_cold
               help=f"{_LISTED}, of naive, swarmkv, pooled, shared, batched")  # fmt: skip
 @click.option("--peers", metavar="NAMES", callback=names(_peers), help=_PEERS, show_default="none")
 @click.option("--repeats", type=click.IntRange(1, 10_000), default=3, metavar="N", help="how often each is measured")
-@options("--max-tokens", "--threads", "--model", "--weights", "--n-gpu-layers", "--thinking", "--json")
+@options("--max-tokens", "--threads", "--model", "--n-gpu-layers", "--thinking", "--json")
 def bench(asked: Asked) -> None:
     """Compare strategies, and what people use instead, on one document."""
     from swarmkv_studies.common.summary import bench_text

