@@ -47,10 +47,9 @@ def test_a_shared_window_leaves_room_for_those_who_share_it(tmp_path, rng, n_tok
 
 
 @pytest.mark.parametrize("n_batch", [1, 3])
-@pytest.mark.parametrize("unified", [True, False])
-def test_more_sequences_than_a_batch_holds(twin, document, n_batch, unified):
+def test_more_sequences_than_a_batch_holds(twin, document, n_batch):
     """llama.cpp plans a row of logits for each sequence; with fewer rows than sequences it aborted the process."""
-    with twin.context(8, n_seq_max=8, n_batch=n_batch, kv_unified=unified) as ctx:
+    with twin.context(8, n_seq_max=8, n_batch=n_batch) as ctx:
         ctx.decode_many({seq_id: document[:5] for seq_id in range(8)})
         rows = [ctx.logits(seq_id) for seq_id in range(8)]
         np.testing.assert_allclose(rows, [rows[0]] * 8, atol=5e-3)

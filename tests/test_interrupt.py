@@ -13,7 +13,7 @@ from conftest import needs
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import api
-from swarmkv_lab.llama.interrupt import LONG, Stopped
+from swarmkv_lab.llama.guard import LONG
 from swarmkv_lab.llama.sampling import Sampler
 
 
@@ -34,7 +34,7 @@ def listening():
 def at_operation(ctx, number, act):
     """Do something at the so-many-th of llama.cpp's operations in a decode, as a signal that arrives there would."""
     asked = count(1)
-    return ctx.stopping(lambda: next(asked) == number and act())  # act returns None: it goes on
+    ctx._interrupt.callback = lambda: next(asked) == number and act()
 
 
 def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monkeypatch, listening):
@@ -42,7 +42,8 @@ def test_an_interrupt_stops_a_batch_in_its_middle(twin, document, question, monk
     with twin.context(512) as ctx:
         ctx.decode(question)
         monkeypatch.setattr(llama_cpp, "llama_decode", lambda *args: codes.append(decode(*args)) or codes[-1])
-        with pytest.raises(KeyboardInterrupt), at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGINT)):
+        at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
             ctx.decode(document)
         assert codes == [2]  # aborted, of the only call that there would have been
         assert ctx.n_past() == len(question)
@@ -59,19 +60,12 @@ def test_a_handler_that_does_not_raise_stops_nothing(twin, document):
     seen = []
     before = signal.signal(signal.SIGUSR1, lambda *_args: seen.append(True))
     try:
-        with twin.context(512) as ctx, at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGUSR1)):
+        with twin.context(512) as ctx:
+            at_operation(ctx, 9, lambda: signal.raise_signal(signal.SIGUSR1))
             ctx.decode(document)
             assert (ctx.n_past(), seen) == (300, [True])
     finally:
         signal.signal(signal.SIGUSR1, before)
-
-
-def test_a_decode_that_is_not_needed_any_more_ends(twin, document):
-    with twin.context(512) as ctx:
-        ctx.decode(document[:100])
-        with pytest.raises(Stopped), at_operation(ctx, 4, lambda: True):
-            ctx.decode(document[100:])
-        assert ctx.n_past() == 100  # as before that decode; the context is good: see above
 
 
 @pytest.mark.parametrize("n", [LONG - 1, LONG])
@@ -79,7 +73,7 @@ def test_being_asked_changes_no_bit(twin, document, n, monkeypatch):
     with twin.context(512) as ctx:
         ctx.decode(document[:n])
         asked = ctx.logits()
-    monkeypatch.setattr("swarmkv_lab.llama.interrupt.LONG", 10**9)
+    monkeypatch.setattr("swarmkv_lab.llama.guard.LONG", 10**9)
     with twin.context(512) as ctx:
         ctx.decode(document[:n])
         np.testing.assert_array_equal(ctx.logits(), asked)

@@ -4,7 +4,7 @@ import ctypes
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
@@ -19,8 +19,7 @@ from swarmkv_lab.errors import (
     whole_number,
 )
 from swarmkv_lab.llama.api import DECODE_CODES, batch_of, pointer, require_memory, take_cache_bytes, take_errors
-from swarmkv_lab.llama.guard import LlamaGuard, require_threads
-from swarmkv_lab.llama.interrupt import Interrupt, interrupts_wait
+from swarmkv_lab.llama.guard import Interrupt, LlamaGuard, interrupts_wait, require_threads
 from swarmkv_lab.llama.kind import written_whole
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
@@ -40,12 +39,11 @@ class Context:
 
     kv_type: one of sizing.geometry.KV_TYPES, or (key type, value type). flash_attn: "auto" is on on a GPU and where V
     is quantized, which needs it; else off, as on a CPU it makes small batches at depth two to three times slower.
-    kv_unified: all sequences share the n_ctx cells, so that ``share`` moves no bytes; otherwise each has n_ctx /
-    n_seq_max of its own. n_batch: the most tokens of one llama_decode; longer input is cut into such chunks. swa_full:
-    layers with a sliding window keep everything, and so do their states: only then are such a model's logits the same
-    to the bit from a state as without one. n_threads: of a decode, by default the physical cores; n_threads_batch: of a
-    decode of more than one token. Raises ContextBudgetError when the cache does not fit the machine's memory, where it
-    lies there; memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
+    All sequences share the n_ctx cells. n_batch: the most tokens of one llama_decode; longer input is cut into such
+    chunks. swa_full: layers with a sliding window keep everything, and so do their states: only then are such a model's
+    logits the same to the bit from a state as without one. n_threads: of a decode, by default the physical cores;
+    n_threads_batch: of a decode of more than one token. Raises ContextBudgetError when the cache does not fit the
+    machine's memory, where it lies there; memory of a GPU's own is llama.cpp's to refuse: SwarmKVError.
     """
 
     def __init__(self, model: "Model", settings: ContextSettings, guard: LlamaGuard) -> None:
@@ -90,15 +88,6 @@ class Context:
             self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
-
-    @contextmanager
-    def stopping(self, unless: Callable[[], bool]) -> Iterator[None]:
-        """Decodes of 64 tokens and more in this block end with Stopped, as by Ctrl-C, once ``unless`` says yes."""
-        self._interrupt.unless = unless
-        try:
-            yield
-        finally:
-            self._interrupt.unless = None
 
     # -- decoding
 
@@ -210,14 +199,12 @@ class Context:
     def share(self, src: int, dst: int, start: int = 0) -> None:
         """Give sequence ``dst`` the cells of ``src`` (llama_memory_seq_cp), from position ``start`` on.
 
-        No bytes of K or V move: the cells are tagged with a second sequence. Needs ``kv_unified=True``. Without a start
-        what dst held is removed; with one it must be empty, or end there.
+        No bytes of K or V move: the cells are tagged with a second sequence. Without a start what dst held is removed;
+        with one it must be empty, or end there.
         """
         with self.guard, self._inside:
             self._check_seq(src)
             self._check_seq(dst)
-            if self.settings.n_stream > 1:
-                raise SwarmKVError("share needs kv_unified=True: with split caches each sequence has cells of its own")
             if src == dst:
                 raise SwarmKVError(f"sequence {src} cannot be shared with itself")
             if start:

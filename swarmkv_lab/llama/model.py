@@ -14,8 +14,7 @@ import llama_cpp
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import gpus, take_errors
 from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.interrupt import interrupts_wait
+from swarmkv_lab.llama.guard import LlamaGuard, interrupts_wait
 from swarmkv_lab.llama.kind import Kind
 from swarmkv_lab.llama.model_files import content_hash, parts_of, version_of
 from swarmkv_lab.llama.settings import ContextSettings

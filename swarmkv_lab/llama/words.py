@@ -16,8 +16,7 @@ import numpy as np
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, utf8, whole_number
 from swarmkv_lab.llama.api import pointer
 from swarmkv_lab.llama.context import Tokens
-from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.interrupt import interrupts_wait
+from swarmkv_lab.llama.guard import LlamaGuard, interrupts_wait
 from swarmkv_lab.llama.template import ChatTemplate, Form
 
 MOST_TEXT = 1 << 26  # characters: more than any context holds
