@@ -29,7 +29,6 @@ from swarmkv_studies.naive_vs_fanout.article_table import article_text, gpu_tabl
     ({"max_tokens": -1}, "-1"),
     ({"n_ctx": 340}, "300 .* 9 .* 32 .* 341 .*340"),
     ({"n_ctx": 381, "strategy": "batched"}, "82 .* 382 .*381"),
-    ({"strategy": "shared", "kv_unified": False}, "kv_unified"),
     ({"strategy": "batched", "agents": [[1]] * 256, "max_tokens": 0}, "256.* 255"),
     ({"max_tokens": 4000}, "4,309 .* 4,096"),
 ])  # fmt: skip

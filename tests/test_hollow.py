@@ -44,7 +44,7 @@ def real_sizes(path, **how):
 
 @pytest.mark.parametrize("how", [{}, *(
     pytest.param(how, marks=pytest.mark.thorough)
-    for how in ({"swa_full": True}, {"n_seq_max": 3, "kv_unified": False}, {"kv_type": ("f32", "bf16")})
+    for how in ({"swa_full": True}, {"n_seq_max": 3}, {"kv_type": ("f32", "bf16")})
 )], ids=str)  # fmt: skip
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.family not in NO_MEMORY])
 def test_a_hollow_models_sizes_are_the_real_ones(tmp_path, kind, how):
@@ -66,8 +66,8 @@ def test_what_keeps_no_state_is_refused(tmp_path, kind):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_formula_is_what_a_hollow_model_says(tmp_path, shape):
     shape, path = SHAPES[shape], write_twin(tmp_path / "m.gguf", SHAPES[shape])
-    said = hollow(path, DEPTHS, n_seq_max=3, kv_unified=False)
-    assert said.state_bytes == [shape.snapshot_bytes(n, n_stream=3) for n in DEPTHS]
+    said = hollow(path, DEPTHS, n_seq_max=3)
+    assert said.state_bytes == [shape.snapshot_bytes(n) for n in DEPTHS]
     assert said.window == shape.window
     assert said.windowed == [layer for layer, swa in enumerate(shape.swa) if swa]
 

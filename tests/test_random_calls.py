@@ -51,7 +51,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
     snapshot.save(folder / "doc.kv.safetensors")
     state, shape = snapshot.data.copy(), lab.geometry("smollm2-135m")
     how = {"n_ctx": 512, "kv_type": "f16", "flash_attn": "auto", "n_batch": 512, "n_threads": 1, "swa_full": False}
-    many = {"n_seq_max": 4, "kv_unified": True, "n_threads_batch": 1}
+    many = {"n_seq_max": 4, "n_threads_batch": 1}
     run = lab.fan_out(twin, tokens, [[1]], max_tokens=1)
 
     def on_context(name):
@@ -112,7 +112,7 @@ def calls(twin: lab.Model, folder: Path) -> list:
         (lab.KVGeometry, {
             "n_layer": 2, "n_head_kv": 2, "head_dim_k": 16, "head_dim_v": 16, "n_ctx_train": 512, "window": 4,
         }),
-        (shape.snapshot_bytes, {"n_tokens": 3, "kv_type": "f16", "n_stream": 1}),
+        (shape.snapshot_bytes, {"n_tokens": 3, "kv_type": "f16"}),
         (shape.cache_bytes, {"n_ctx": 512, "kv_type": "f16", "n_seq_max": 1, "n_batch": 512}),
     ]  # fmt: skip
 

@@ -166,7 +166,7 @@ def test_a_run_outlives_its_model(twin, document, question, monkeypatch):
 
 def test_a_strategy_of_ones_own(twin, document, question):
     """What a peer is: a name and a function that answers a run's agents."""
-    mine = Strategy("mine", lab.STRATEGIES["shared"].answer, shares=True)
+    mine = Strategy("mine", lab.STRATEGIES["shared"].answer)
     run = lab.fan_out(twin, document, [question], mine, max_tokens=3)
     assert run.strategy == "mine"
     assert run.compare(lab.fan_out(twin, document, [question], "naive", max_tokens=3)).same_tokens.all()

@@ -384,10 +384,9 @@ def test_a_model_that_is_closed_ends_all(tmp_path, rng, exact):
             assert isinstance(one.end, lab.SwarmKVError)
 
 
-def test_one_cache_for_all_is_needed(twin):
-    for how in ({"kv_unified": False}, {"exact": True, "n_seq_max": 1}):
-        with pytest.raises(lab.SwarmKVError, match="n_seq_max"):
-            engine(twin, **how)
+def test_exact_needs_a_sequence_for_the_document(twin):
+    with pytest.raises(lab.SwarmKVError, match="n_seq_max"):
+        engine(twin, exact=True, n_seq_max=1)
 
 
 # -- exact

@@ -71,28 +71,24 @@ def geometries(draw):
     flash_attn=st.booleans(),
     depth=st.integers(1, 700),
     n_seq_max=st.integers(1, 7),
-    unified=st.booleans(),
     n_batch=st.sampled_from([7, 64, 512]),
     swa_full=st.booleans(),
 )
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_geometry_to_the_byte(
-    tmp_path, caplog, shape, types, flash_attn, depth, n_seq_max, unified, n_batch, swa_full
-):
+def test_any_geometry_to_the_byte(tmp_path, caplog, shape, types, flash_attn, depth, n_seq_max, n_batch, swa_full):
     how = {"kv_type": types, "flash_attn": flash_attn or types[1] in QUANTIZED or types[0] in QUANTIZED}
     if shape.head_dim_v == 0:
         how["kv_type"] = types = (types[0], types[0])  # llama.cpp keeps no V of another type with MLA
-    how |= {"n_seq_max": n_seq_max, "kv_unified": unified, "n_batch": n_batch, "swa_full": swa_full}
-    n_ctx = depth * (1 if unified else n_seq_max)
+    how |= {"n_seq_max": n_seq_max, "n_batch": n_batch, "swa_full": swa_full}
     caplog.clear()
     with (
         caplog.at_level(logging.DEBUG, "swarmkv_lab.llama_cpp"),
         lab.load_model(write_twin(tmp_path / "twin.gguf", shape)) as model,
-        model.context(n_ctx, **how) as ctx,
+        model.context(depth, **how) as ctx,
     ):
         assert_allocated(ctx.nbytes, caplog)
         ctx.decode(np.zeros(depth, np.int32), n_seq_max - 1)
-        predicted = shape.snapshot_bytes(depth, types, 1 if unified else n_seq_max, swa_full=swa_full)
+        predicted = shape.snapshot_bytes(depth, types, swa_full=swa_full)
         assert ctx.state_bytes(n_seq_max - 1) == predicted
 
 

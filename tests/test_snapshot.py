@@ -42,7 +42,6 @@ def test_capture_wants_exactly_the_tokens_that_were_decoded(twin, document):
 
 @pytest.mark.parametrize(("settings", "difference"), [
     ({"kv_type": "q8_0"}, "kv_type"), ({"flash_attn": True}, "flash_attn"), ({"swa_full": True}, "swa_full"),
-    ({"n_seq_max": 2, "kv_unified": False}, "n_stream"),
 ])  # fmt: skip
 def test_another_setting_is_named_before_a_byte_is_read(document, question, settings, difference, tmp_path):
     with load_shape("sliding window" if "swa_full" in settings else "wide heads", tmp_path) as model:

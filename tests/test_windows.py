@@ -39,9 +39,8 @@ def test_with_swa_full_every_strategy_is_naives_at_depths_that_the_softmax_group
 
 @pytest.mark.parametrize("n", [WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 7])
 @pytest.mark.parametrize("flash_attn", [False, True])
-@pytest.mark.parametrize("kv_unified", [False, True])
-def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, flash_attn, kv_unified):
-    how = {"swa_full": True, "flash_attn": flash_attn, "n_seq_max": 2, "kv_unified": kv_unified}
+def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, flash_attn):
+    how = {"swa_full": True, "flash_attn": flash_attn, "n_seq_max": 2}
     with windowed.context(1024, **how) as ctx:
         ctx.decode(long[:n], seq_id=1)
         snapshot = lab.KVSnapshot.capture(ctx, long[:n], seq_id=1)
@@ -49,7 +48,7 @@ def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, fl
         snapshot.restore(ctx, seq_id=1)
         np.testing.assert_array_equal(ctx.get_state(1), snapshot.data)
     assert state.seq_id == 1
-    assert snapshot.nbytes == windowed.geometry.snapshot_bytes(n, n_stream=1 if kv_unified else 2, swa_full=True)
+    assert snapshot.nbytes == windowed.geometry.snapshot_bytes(n, swa_full=True)
     for layer in range(windowed.geometry.n_layer):
         np.testing.assert_array_equal(state.positions_of(layer), np.arange(n))
 

@@ -55,7 +55,7 @@ def composed(run: Run) -> None:
                     ctx.clear(seq_id)
 
 
-COMPOSED = Strategy("composed", composed, shares=True)
+COMPOSED = Strategy("composed", composed)
 
 
 def heads_of(model: Model, agents: Any) -> tuple[Heads, Any]:

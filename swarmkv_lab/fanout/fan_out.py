@@ -115,8 +115,6 @@ def budget(
         )
     if strategy.packs and not model.kind.packs:
         raise SwarmKVError(f"llama.cpp decodes one sequence of {model.architecture} at a time: use shared, not batched")
-    if strategy.shares and not settings.kv_unified:
-        raise SwarmKVError(f"{strategy.name} needs kv_unified=True: split caches cannot share the document's cells")
     tails = sum(length + max_tokens for length in lengths.values())
     limit = model.kind.long_rope_from
     if limit is not None and need <= limit < n_prefix + tails:

@@ -96,15 +96,14 @@ class Strategy:
     name: str
     answer: Callable[[Run], None]  # all of a run's agents, recording who did what when
     packs: bool = False  # whether agents are answered all at the same time, their tokens in one batch, or in turns
-    shares: bool = False  # whether agents share cells of one cache, which split caches (kv_unified=False) cannot
 
 
 STRATEGIES: Mapping[str, Strategy] = {
     "naive": Strategy("naive", naive),
     "swarmkv": Strategy("swarmkv", swarmkv),
     "pooled": Strategy("pooled", pooled),
-    "shared": Strategy("shared", shared, shares=True),
-    "batched": Strategy("batched", batched, shares=True, packs=True),
+    "shared": Strategy("shared", shared),
+    "batched": Strategy("batched", batched, packs=True),
 }
 """The strategies by name, in the order in which tables show them: what ``strategy=`` takes, here and in ``bench``."""
 

@@ -9,7 +9,7 @@ import llama_cpp
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.sizing.geometry import UBATCH, KVType, cells_of_one, ggml_type, is_quantized, kv_types, pad
+from swarmkv_lab.sizing.geometry import UBATCH, KVType, ggml_type, is_quantized, kv_types, pad
 
 ROTATION_VARIABLE = "LLAMA_ATTN_ROT_DISABLE"
 MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
@@ -27,7 +27,6 @@ class ContextSettings:
     n_seq_max: int = 1
     kv_type: KVType = "f16"
     flash_attn: bool | str = "auto"
-    kv_unified: bool = True
     n_batch: int = 512
     swa_full: bool = False
     n_threads: int | None = None
@@ -39,9 +38,8 @@ class ContextSettings:
             value = getattr(self, name)
             if value is not None or name not in optional:
                 whole_number(name, value, 1, most)
-        for name in ("kv_unified", "swa_full"):
-            if not isinstance(getattr(self, name), bool):
-                raise SwarmKVError(f"{name}={getattr(self, name)!r}: it is True or False")
+        if not isinstance(self.swa_full, bool):
+            raise SwarmKVError(f"swa_full={self.swa_full!r}: it is True or False")
         if not isinstance(self.flash_attn, bool) and self.flash_attn != "auto":
             raise SwarmKVError(f"flash_attn={self.flash_attn!r}: it is 'auto', True or False")
         if self.flash_attn is False and is_quantized(self.kv_pair[1]):
@@ -72,16 +70,6 @@ class ContextSettings:
         return self.n_ctx
 
     @property
-    def cells_seq(self) -> int:
-        """The cells that one sequence can have, once n_ctx is known: llama.cpp's n_ctx_seq."""
-        return cells_of_one(self.cells, self.n_stream)
-
-    @property
-    def n_stream(self) -> int:
-        """Separate caches: one for all sequences, or one per sequence."""
-        return 1 if self.kv_unified else self.n_seq_max
-
-    @property
     def threads(self) -> int:
         """Threads of a decode of one token."""
         return self.n_threads or default_threads()
@@ -102,7 +90,7 @@ class ContextSettings:
 
     def layout(self, on_gpu: bool) -> dict[str, Any]:
         """Those that a cache's size depends on: what ``context_bytes`` takes."""
-        names = ("kv_type", "n_seq_max", "kv_unified", "swa_full", "n_batch")
+        names = ("kv_type", "n_seq_max", "swa_full", "n_batch")
         sizes = {name: getattr(self, name) for name in names}
         return {"n_ctx": self.cells, "flash_attn": self.uses_flash_attn(on_gpu), **sizes}
 
@@ -121,7 +109,7 @@ class ContextSettings:
         params.n_threads, params.n_threads_batch = self.threads, self.threads_batch
         params.type_k, params.type_v = map(ggml_type, self.kv_pair)
         params.flash_attn_type = int(self.uses_flash_attn(on_gpu))
-        params.kv_unified = self.kv_unified
+        params.kv_unified = True  # sequences can share cells of one cache alone
         params.swa_full = self.swa_full
         params.offload_kqv = on_gpu
         return params

@@ -79,9 +79,8 @@ class Engine:
     def __init__(
         self, model: Model, settings: ContextSettings, exact: bool, cache: bool, room: int, recompute: int
     ) -> None:
-        if settings.n_stream > 1 or settings.n_seq_max < 1 + exact:
-            about = f"n_seq_max={settings.n_seq_max}, kv_unified={settings.kv_unified}"
-            raise SwarmKVError(f"{about}: a server needs {1 + exact} sequences or more, and one cache for all of them")
+        if settings.n_seq_max < 1 + exact:
+            raise SwarmKVError(f"n_seq_max={settings.n_seq_max}: a server needs {1 + exact} sequences or more")
         self.model, self.exact, self.room, self.recompute = model, exact, room, recompute
         self.ctx = model.open_context(settings)
         self.limit = min(self.ctx.n_ctx_seq, model.n_ctx_train) - room

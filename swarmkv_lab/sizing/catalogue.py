@@ -50,13 +50,7 @@ def header_path(name: str) -> Path:
 
 
 def snapshot_bytes(
-    source: "Source",
-    n_tokens: int,
-    kv_type: KVType = "f16",
-    *,
-    n_seq_max: int = 1,
-    kv_unified: bool = True,
-    swa_full: bool = False,
+    source: "Source", n_tokens: int, kv_type: KVType = "f16", *, n_seq_max: int = 1, swa_full: bool = False
 ) -> int:
     """Bytes of a snapshot of n_tokens, before anything is decoded; settings of its context as there.
 
@@ -66,8 +60,8 @@ def snapshot_bytes(
     """
     found = _sized_by(source)
     if isinstance(found, KVGeometry):
-        return found.snapshot_bytes(n_tokens, kv_type, 1 if kv_unified else n_seq_max, swa_full=swa_full)
-    how: dict[str, Any] = {"n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full}
+        return found.snapshot_bytes(n_tokens, kv_type, swa_full=swa_full)
+    how: dict[str, Any] = {"n_seq_max": n_seq_max, "swa_full": swa_full}
     return hollow_snapshot_bytes(found, n_tokens, kv_type=kv_types(kv_type), **how)
 
 
@@ -77,7 +71,6 @@ def context_bytes(
     kv_type: KVType = "f16",
     *,
     n_seq_max: int = 1,
-    kv_unified: bool = True,
     swa_full: bool = False,
     flash_attn: bool | str = "auto",
     n_batch: int = UBATCH,
@@ -87,7 +80,7 @@ def context_bytes(
     source: as in snapshot_bytes. Settings as in Context; flash_attn: "auto" as on the CPU.
     """
     found = _sized_by(source)
-    how: dict[str, Any] = {"n_seq_max": n_seq_max, "kv_unified": kv_unified, "swa_full": swa_full, "n_batch": n_batch}
+    how: dict[str, Any] = {"n_seq_max": n_seq_max, "swa_full": swa_full, "n_batch": n_batch}
     if isinstance(found, KVGeometry):
         flash_attn = is_quantized(kv_types(kv_type)[1]) if flash_attn == "auto" else bool(flash_attn)
         return found.cache_bytes(n_ctx, kv_type, flash_attn=flash_attn, **how)

@@ -66,11 +66,6 @@ def pad(n: int) -> int:
     return -(-n // 256) * 256
 
 
-def cells_of_one(n_ctx: int, n_stream: int) -> int:
-    """The cells that one sequence can have in a context of n_ctx, in which so many separate caches are."""
-    return pad(pad(n_ctx) // n_stream)
-
-
 @dataclass(frozen=True)
 class KVGeometry:
     """The shape of a model's KV cache: everything that its size depends on. Raises SwarmKVError for impossible shapes.
@@ -169,21 +164,18 @@ class KVGeometry:
         """Bytes of K and V per token, in all layers together (in sliding-window layers, while in the window)."""
         return sum(self._rows(range(self.n_layer), kv_type))
 
-    def snapshot_bytes(
-        self, n_tokens: int, kv_type: KVType = "f16", n_stream: int = 1, *, swa_full: bool = False
-    ) -> int:
+    def snapshot_bytes(self, n_tokens: int, kv_type: KVType = "f16", *, swa_full: bool = False) -> int:
         """Bytes of a snapshot of n_tokens: what Context.state_bytes returns for such a sequence.
 
         8 bytes of magic and sequence id. Then, once for the full layers and once for the sliding-window layers: the
-        streams' cell counts, 12 bytes per cell (position and sequence), a header, and for K and V of each layer a
-        header and a row per cell. n_stream: 1 for a unified cache, else the context's n_seq_max. swa_full: as in
-        Context; sliding-window layers then have a row for every token.
+        numbers of streams (1) and cells, 12 bytes per cell (position and sequence), a header, and for K and V of each
+        layer a header and a row per cell. swa_full: as in Context; sliding-window layers then have a row for every
+        token.
         """
         whole_number("n_tokens", n_tokens, 0, _MOST_TOKENS)
-        whole_number("n_stream", n_stream, 1)
         total = 8
         for layers, cells in self.caches(n_tokens, swa_full=swa_full):
-            total += 4 + 4 * n_stream
+            total += 8
             if cells:
                 tensors = len(layers) * (2 if self.head_dim_v else 1)
                 total += 8 + 12 * tensors + cells * (12 + sum(self._rows(layers, kv_type)))
@@ -195,28 +187,26 @@ class KVGeometry:
         kv_type: KVType = "f16",
         *,
         n_seq_max: int = 1,
-        kv_unified: bool = True,
         n_batch: int = UBATCH,
         swa_full: bool = False,
         flash_attn: bool = True,
     ) -> int:
         """Bytes of K and V that llama.cpp allocates for a context of n_ctx cells; arguments as in Context.
 
-        Sliding-window layers get cells for the window (one per sequence in a unified cache) and for one batch. Without
-        flash attention V is stored transposed, and in every layer as wide as in the widest.
+        Sliding-window layers get cells for each sequence's window and for one batch. Without flash attention V is
+        stored transposed, and in every layer as wide as in the widest.
         """
         for name, number in {"n_ctx": n_ctx, "n_seq_max": n_seq_max, "n_batch": n_batch}.items():
             whole_number(name, number, 1, _MOST_TOKENS)
-        n_stream = 1 if kv_unified else n_seq_max
-        size, spare = cells_of_one(n_ctx, n_stream), min(pad(n_ctx), n_batch, UBATCH)
-        windowed = pad(min(size, self.window * (n_seq_max if kv_unified else 1) + spare))
+        size = pad(n_ctx)
+        windowed = pad(min(size, self.window * n_seq_max + min(size, n_batch, UBATCH)))
         total = 0
         for (layers, _), cells in zip(self.caches(), (size, size if swa_full else windowed), strict=False):
             keys, values = self._rows(layers, kv_type)
             if not flash_attn:
                 values = len(layers) * row_bytes(max(self.heads) * self.head_dim_v, kv_types(kv_type)[1])
             total += cells * (keys + values)
-        return total * n_stream
+        return total
 
     def _rows(self, layers: Sequence[int], kv_type: KVType) -> tuple[int, int]:
         """Bytes per token of the K rows and of the V rows in these layers."""

@@ -81,7 +81,7 @@ def hollow(path: str | Path, depths: Sequence[int] = (), **settings: Any) -> Hol
     Takes about a second; what was asked once is remembered. Errors as in hollow_snapshot_bytes.
     """
     cells = max(*depths, 1) if depths else 1
-    asked = {"settings": {"n_ctx": cells * _streams(**settings)} | settings, "depths": list(depths), "overrides": {}}
+    asked = {"settings": {"n_ctx": cells} | settings, "depths": list(depths), "overrides": {}}
     pairs, _, header = read_gguf(path)
     if part := pairs.get("split.no"):
         raise ModelNotFoundError(f"{path} is number {part} of {pairs.get('split.count')}, from 0 on: give number 0")
@@ -98,11 +98,6 @@ def hollow(path: str | Path, depths: Sequence[int] = (), **settings: Any) -> Hol
             )
         _known[known] = Hollow(**json.loads(done.stdout))
     return _known[known]
-
-
-def _streams(*, n_seq_max: int = 1, kv_unified: bool = True, **_other: Any) -> int:
-    """Separate caches: one for all sequences, or one per sequence."""
-    return 1 if kv_unified else whole_number("n_seq_max", n_seq_max, 1)
 
 
 def _changed(pairs: Mapping[str, Any]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, STATE_VERSION
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.geometry import KVGeometry, pad
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class KVIdentity:
     geometry: KVGeometry | None  # None where the architecture's state does not follow from it
     kv_type: tuple[str, str]  # of K and of V
     flash_attn: bool  # without it V is stored transposed
-    n_stream: int  # 1 for a unified cache, else one stream a sequence
     swa_full: bool  # windowed layers keep everything
     kv_rotated: bool  # a head's elements are rotated before they are quantized; $LLAMA_ATTN_ROT_DISABLE says no
     n_threads: int  # of a decode of one token, where they decide its last bits: with flash attention on a CPU; else 0
@@ -35,8 +34,6 @@ class KVIdentity:
         """Settings of a context that it can be restored into; SwarmKVError when there can be none."""
         return ContextSettings(
             n_ctx=1,
-            n_seq_max=self.n_stream,
-            kv_unified=self.n_stream == 1,
             kv_type=self.kv_type,
             flash_attn=self.flash_attn,
             swa_full=self.swa_full,
@@ -64,11 +61,10 @@ class KVIdentity:
             geometry=model.geometry if model.sized else None,
             kv_type=settings.kv_pair,
             flash_attn=flash_attn,
-            n_stream=settings.n_stream,
             swa_full=settings.swa_full and model.kind.window > 0,
             kv_rotated=settings.rotates_kv,
             n_threads=settings.threads if flash_attn and not model.on_gpu else 0,
-            long_rope=model.kind.long_rope(settings.cells_seq),
+            long_rope=model.kind.long_rope(pad(settings.cells)),
             state_version=STATE_VERSION,
             llama_cpp=LLAMA_CPP_VERSION,
             model_name=model.name,

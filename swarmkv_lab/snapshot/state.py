@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from swarmkv_lab.snapshot.identity import KVIdentity
 
 _MAGIC = 0xAF143CD8  # of llama_state_seq_get_data
-_MOST_STREAMS = 256  # sequences of a context: llama.cpp's LLAMA_MAX_SEQ
 _TYPES = {int(ggml_type(name)): name for name in KV_TYPES}
 
 
@@ -30,7 +29,7 @@ class SequenceState:
         self._at = 0
         self._parts: list[dict[str, Any]] = []
         self._rows: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
-        self._caches: list[tuple[int, np.ndarray, int]] = []  # of each cache: streams, cells, whether V is transposed
+        self._caches: list[tuple[np.ndarray, int]] = []  # of each cache: its cells, whether V is transposed
         self._number("magic", "<u4", _MAGIC)
         self.seq_id = self._number("sequence", "<i4")
         for layers, _ in geometry.caches():
@@ -50,14 +49,12 @@ class SequenceState:
         there once.
         """
         expected = self.geometry.caches(n_tokens, swa_full=said.swa_full)
-        for (_, n), (streams, cells, transposed) in zip(expected, self._caches, strict=True):
+        for (_, n), (cells, transposed) in zip(expected, self._caches, strict=True):
             first, end = said.start + n_tokens - n, said.start + n_tokens
             if n < 1 or not np.array_equal(np.sort(cells[:, 0]), np.arange(first, end)):
                 raise SnapshotCorruptError(f"the state's {len(cells):,} cells are not at {first:,} to {end - 1:,}")
             if not (np.all(cells[:, 1] == 1) and np.all(cells[:, 2] == self.seq_id)):
                 raise SnapshotCorruptError(f"the state has cells of other sequences than its {self.seq_id}")
-            if streams != said.n_stream:
-                raise SnapshotCorruptError(f"the state has {streams} streams, and its header says {said.n_stream}")
             if self.geometry.head_dim_v and bool(transposed) == said.flash_attn:
                 about = f"flash_attn={said.flash_attn}"
                 raise SnapshotCorruptError(f"values transposed is {transposed}, and the header says {about}")
@@ -74,13 +71,13 @@ class SequenceState:
     @property
     def positions(self) -> np.ndarray:
         """The positions of all that is held, int32 (n,)."""
-        return max((cells for _, cells, _ in self._caches), key=len)[:, 0]
+        return max((cells for cells, _ in self._caches), key=len)[:, 0]
 
     def positions_of(self, layer: int) -> np.ndarray:
         """The positions that a layer holds, int32 (n,): a windowed one has only the last ones."""
         whole_number("layer", layer, 0, self.geometry.n_layer - 1)
         holds = zip(self.geometry.caches(), self._caches, strict=True)
-        return next(cells[:, 0] for (layers, _), (_, cells, _) in holds if layer in layers)
+        return next(cells[:, 0] for (layers, _), (cells, _) in holds if layer in layers)
 
     def keys(self, layer: int) -> np.ndarray:
         """A layer's keys, float32 (n, n_head_kv, head_dim_k), rotated to their positions."""
@@ -102,22 +99,11 @@ class SequenceState:
         elements: np.ndarray = dequantize(whole, ggml_type(kv_type)).reshape(len(rows), -1, head_dim)
         return elements
 
-    def _read_cache(self, layers: list[int]) -> tuple[int, np.ndarray, int]:
-        """One of llama.cpp's caches: (its streams, the sequence's cells, whether its values are transposed)."""
-        n_stream = self._number("streams", "<u4")
-        if n_stream > _MOST_STREAMS:
-            raise SnapshotCorruptError(f"the state has {n_stream:,} streams, and a context at most {_MOST_STREAMS}")
-        cells, transposed = np.empty((0, 3), np.int32), 0
-        for _ in range(n_stream):
-            n = self._number("cells", "<u4")
-            if n and len(cells):
-                raise SnapshotCorruptError(f"a sequence has {len(cells):,} cells in one and {n:,} in another stream")
-            if n:
-                cells, transposed = self._read_stream(layers, n)
-        return n_stream, cells, transposed
-
-    def _read_stream(self, layers: list[int], n: int) -> tuple[np.ndarray, int]:
+    def _read_cache(self, layers: list[int]) -> tuple[np.ndarray, int]:
         """(cells, whether values are transposed): n cells, then all layers' keys, then all layers' values."""
+        self._number("streams", "<u4", 1)  # one cache for all sequences
+        if not (n := self._number("cells", "<u4")):
+            return np.empty((0, 3), np.int32), 0
         cells = self._bytes("cells' positions and sequences", 12 * n).view("<i4").reshape(n, 3)
         transposed = self._number("values transposed", "<u4")
         if transposed not in (0, 1):
@@ -172,7 +158,7 @@ class _Predicted(SequenceState):
     def _number(self, part: str, dtype: str, expected: int | None = None) -> int:
         self._bytes(part, np.dtype(dtype).itemsize)
         if expected is None:
-            known = {"sequence": 0, "streams": 1, "cells": self._cells[len(self._caches)], "values transposed": 1}
+            known = {"sequence": 0, "cells": self._cells[len(self._caches)], "values transposed": 1}
             expected = known[part] if part in known else int(ggml_type("f16"))
         self._parts[-1]["value"] = expected
         return expected

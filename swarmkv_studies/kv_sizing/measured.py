@@ -31,8 +31,7 @@ def measure_kv(
     of what is loaded here. settings: as in Context. Raises ContextBudgetError, with the bytes that are needed, if the
     machine's memory is too small.
     """
-    layout = {name: settings[name] for name in ("kv_unified", "swa_full") if name in settings}
-    predicted = snapshot_bytes(source, n_tokens, kv_type, n_seq_max=2, **layout)
+    predicted = snapshot_bytes(source, n_tokens, kv_type, n_seq_max=2, swa_full=settings.get("swa_full", False))
     with ExitStack() as stack:
         if isinstance(source, Model):
             model = source
