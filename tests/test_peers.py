@@ -20,7 +20,7 @@ from swarmkv_studies.peers import build, server, strategies
 from swarmkv_studies.peers.bench import compare_peers, without_beginning
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_studies.peers.server import SERVER_PEERS
-from swarmkv_studies.peers.verdict import standing, verdict
+from swarmkv_studies.peers.verdict import as_words, verdict
 
 
 def comparison(**prefill_ms):
@@ -38,12 +38,12 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
     ours = list(STRATEGIES)
     table = verdict(comparison(torch=400.0, slots=0.0), ours)
     assert table.peer.to_dict() == {"in turns": "warm", "all at once": "warm", "prefill": "torch"}
-    assert [standing(row) for _, row in table.iterrows()] == ["a tie", "1.08x ahead", "2.5x behind"]
+    assert [as_words(row) for _, row in table.iterrows()] == ["a tie", "1.08x ahead", "2.5x behind"]
     assert table.ours["in turns"] == "shared"  # batched has no turns
     slower = comparison().assign(repeat=1)
     slower["end_to_end_ms"] += 500 * (slower.strategy == "batched")
     noisy = pd.concat([comparison(), slower])
-    assert standing(verdict(noisy, ours).loc["all at once"]) == "a tie"  # the rounds disagree
+    assert as_words(verdict(noisy, ours).loc["all at once"]) == "a tie"  # the rounds disagree
     figure = studies.verdict(comparison(torch=400.0), "a caption")
     assert figure.get_label() == "The lab against the best: in turns a tie, all at once 1.08x ahead"
     with pytest.raises(lab.SwarmKVError):

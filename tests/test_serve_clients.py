@@ -156,7 +156,7 @@ def test_calls_that_are_whole_are_made_though_the_next_one_is_cut_off(speaker):
     whole = f'{CALL}\n{{"name": "f", "arguments": {{"a": 1}}}}\n{CALLED}'
     for text, calls in ((whole + "\n" + whole[:-30], [("f", '{"a": 1}')]), (whole[:-30], [])):
         saying = Saying(speaker, (), [tool("f", NOTHING)], True)
-        said = "".join(saying.take(token) for token in speaker.tokenize(text))
+        said = "".join(saying.add(token) for token in speaker.tokenize(text))
         rest, found = saying.rest()
         assert found == calls
         assert said + rest == ("" if calls else text)

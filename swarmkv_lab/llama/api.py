@@ -168,14 +168,14 @@ _callback = llama_cpp.llama_log_callback(_on_log)  # kept: llama.cpp holds a bar
 llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
-def take_errors() -> str:
+def logged_errors() -> str:
     """What llama.cpp logged as errors since the last call, as a suffix for a message."""
     lines = "; ".join(_last_errors)
     _last_errors.clear()
     return f" (llama.cpp: {lines})" if lines else ""
 
 
-def take_cache_bytes() -> int:
+def logged_cache_bytes() -> int:
     """Bytes of caches and running states that llama.cpp logged since the last call; it says them to 0.01 MiB."""
     mib = sum(_cache_mib)
     _cache_mib.clear()

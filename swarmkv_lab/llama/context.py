@@ -18,7 +18,7 @@ from swarmkv_lab.errors import (
     SwarmKVError,
     whole_number,
 )
-from swarmkv_lab.llama.api import DECODE_CODES, batch_of, pointer, require_memory, take_cache_bytes, take_errors
+from swarmkv_lab.llama.api import DECODE_CODES, batch_of, logged_cache_bytes, logged_errors, pointer, require_memory
 from swarmkv_lab.llama.guard import Interrupt, LlamaGuard, interrupts_wait, require_threads
 from swarmkv_lab.llama.kind import written_whole
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
@@ -72,19 +72,19 @@ class Context:
                 needed = hollow_context_bytes(model.path, **layout)
             require_memory(needed, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
         with self.guard, model.guard, interrupts_wait():
-            take_errors()
+            logged_errors()
             self.kv_rotated = settings.rotates_kv
             """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
-            take_cache_bytes()
+            logged_cache_bytes()
             handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
             if not handle:
-                raise SwarmKVError(f"llama.cpp made no context of {settings.cells:,} tokens{take_errors()}")
+                raise SwarmKVError(f"llama.cpp made no context of {settings.cells:,} tokens{logged_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard)
             if not llama_cpp.llama_get_memory(handle):  # a decode would end the process
                 self._free()
                 raise SwarmKVError(f"{model.name} ({model.architecture}) keeps no memory of tokens: nothing to share")
-            self.nbytes = self.nbytes or take_cache_bytes()
+            self.nbytes = self.nbytes or logged_cache_bytes()
             self.n_ctx: int = llama_cpp.llama_n_ctx(handle)
             self.n_ctx_seq: int = llama_cpp.llama_n_ctx_seq(handle)
             self.n_batch: int = llama_cpp.llama_n_batch(handle)
@@ -149,11 +149,11 @@ class Context:
         with self._interrupt.watching(self.handle, len(token)):
             code = llama_cpp.llama_decode(self.handle, batch_of(token, pos, seq, ends))
         if code != 0:
-            raise DecodeError(f"llama_decode returned {code}, {DECODE_CODES.get(code, 'unknown')}{take_errors()}")
+            raise DecodeError(f"llama_decode returned {code}, {DECODE_CODES.get(code, 'unknown')}{logged_errors()}")
         for row in ends:
             source = llama_cpp.llama_get_logits_ith(self.handle, int(row))
             if not source:
-                raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{take_errors()}")
+                raise DecodeError(f"llama.cpp has no logits for row {row} of the batch{logged_errors()}")
             self._logits[int(seq[row])] = np.ctypeslib.as_array(source, (self.model.n_vocab,)).copy()
 
     def logits(self, seq_id: int = 0) -> np.ndarray:
@@ -288,7 +288,7 @@ class Context:
             target = pointer(state, ctypes.c_uint8)
             written = llama_cpp.llama_state_seq_get_data(self.handle, target, size, self._written_as(seq_id))
         if written != size:
-            raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{take_errors()}")
+            raise SnapshotCorruptError(f"llama.cpp wrote {written:,} of {size:,} state bytes{logged_errors()}")
         state[4:8].view(np.int32)[:] = seq_id  # the magic, and then whose state it is: not -1, all sequences'
         return state
 
@@ -299,12 +299,12 @@ class Context:
         with self.guard, self._inside, interrupts_wait():
             self._written_as(seq_id) if self.model.kind.state_alone else self._check_seq(seq_id)
             self._forget(seq_id)
-            take_errors()
+            logged_errors()
             size = state.nbytes
             read = llama_cpp.llama_state_seq_set_data(self.handle, pointer(state, ctypes.c_uint8), size, seq_id)
             if read == 0 or read != size:  # 0 is llama.cpp's word for refused, also of 0 bytes
                 self.clear(seq_id)
-                raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{take_errors()}")
+                raise SnapshotCorruptError(f"llama.cpp accepted {read:,} of {size:,} state bytes{logged_errors()}")
 
     # -- opening and closing
 

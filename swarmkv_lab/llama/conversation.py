@@ -143,7 +143,7 @@ class Saying:
         self.stopped = False
         """whether a text came that was to end the answer"""
 
-    def take(self, token: int) -> str:
+    def add(self, token: int) -> str:
         """What can be said after one more token."""
         self._tokens.append(token)
         before = self._tokens[max(0, self._done - 1) : self._done]

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import llama_cpp
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
-from swarmkv_lab.llama.api import gpus, take_errors
+from swarmkv_lab.llama.api import gpus, logged_errors
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard, interrupts_wait
 from swarmkv_lab.llama.kind import Kind
@@ -66,7 +66,7 @@ class Model(Words):
         if not self.on_gpu:  # with a device in the list, large batches would be computed on it all the same
             params.devices = ctypes.addressof(_NO_DEVICES)
         with self.guard, self._text_guard, interrupts_wait():
-            take_errors()
+            logged_errors()
             # Who is loaded is read now: the file may be another one tomorrow.
             self.metadata, tensors, _ = read_gguf(self.path)
             """the GGUF's key-value pairs: numbers, text, and short arrays of numbers"""
@@ -82,7 +82,7 @@ class Model(Words):
                 raise ModelNotFoundError(f"{self.path} has {layers!r:.40} layers, and llama.cpp takes {MOST_LAYERS}")
             handle = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), params)
             if not handle:
-                raise ModelNotFoundError(f"{self.path} is not a model that llama.cpp can load{take_errors()}")
+                raise ModelNotFoundError(f"{self.path} is not a model that llama.cpp can load{logged_errors()}")
             self._handle = handle
             self._free = weakref.finalize(self, _free, handle, self.guard, self._text_guard)
             self._vocabulary = llama_cpp.llama_model_get_vocab(handle)

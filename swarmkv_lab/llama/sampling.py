@@ -12,7 +12,7 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.api import pointer, take_errors
+from swarmkv_lab.llama.api import logged_errors, pointer
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.context import Context
@@ -99,10 +99,10 @@ class Constrained(Sampler):
     def __init__(self, model: "Model", grammar: str, sampling: Sampling = GREEDY) -> None:
         super().__init__(sampling)
         with model._text_guard:
-            take_errors()
+            logged_errors()
             self._grammar = llama_cpp.llama_sampler_init_grammar(model._vocab, grammar.encode(), b"root")
             if not self._grammar:
-                raise SwarmKVError(f"llama.cpp takes this for no grammar{take_errors()}")
+                raise SwarmKVError(f"llama.cpp takes this for no grammar{logged_errors()}")
         weakref.finalize(self, llama_cpp.llama_sampler_free, self._grammar)
 
     def sample(self, logits: np.ndarray) -> int:

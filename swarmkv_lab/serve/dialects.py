@@ -68,7 +68,7 @@ class Chat:
         """Before the first token."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def take(self, token: int) -> bytes:
+    def add(self, token: int) -> bytes:
         """One more token."""
         if isinstance(self.sampler, Noted):
             own, *likely = [
@@ -77,7 +77,7 @@ class Chat:
                 for text in [self._model.detokenize([one], special=True)]
             ]
             self._logprobs.append(own | {"top_logprobs": likely})
-        return self._say(self.saying.take(token))
+        return self._say(self.saying.add(token))
 
     def close(self, reason: str, usage: Event) -> bytes:
         """The end: stop or length."""

@@ -217,7 +217,7 @@ class Engine:
             request.computed += n
             self.counts["computed_tokens"] += n
         self.prefixes.extend(held, n)
-        self._take(request)
+        self._join(request)
         if held.missing:
             if at_stop and not self.prefixes.goes_back and self._free(0, 1):
                 self._copy(held, held.n)
@@ -237,7 +237,7 @@ class Engine:
                 return
         self._end(request, "stop" if token in self._eog else "length")
 
-    def _take(self, request: Request) -> None:
+    def _join(self, request: Request) -> None:
         """Have the cells of others, once what comes before them is decoded."""
         run, n = request.run, request.held.n
         if run.n and n >= run.ours:
@@ -317,7 +317,7 @@ class Engine:
         held.start = run.start if run.n else self.room
         request.max_tokens = min(request.max_tokens, self.limit + self.room - held.start - len(request.tokens) + 1)
         request.times.setdefault("started", time.perf_counter())
-        self._take(request)
+        self._join(request)
         return True
 
     # -- room

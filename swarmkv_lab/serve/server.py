@@ -222,7 +222,7 @@ class Server(AbstractContextManager["Server"]):
                 yield b""
                 yield chat.open()
             while isinstance(event, int):
-                yield await asyncio.to_thread(chat.take, event)
+                yield await asyncio.to_thread(chat.add, event)
                 event = "stop" if chat.saying.stopped else await events.get()
             if event == "cancelled":
                 raise ClientDisconnect

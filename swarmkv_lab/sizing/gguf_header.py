@@ -123,7 +123,7 @@ class _Reader:
         self.at = 0
 
     def header(self) -> Header:
-        if (magic := self.take(4)) != b"GGUF":
+        if (magic := self.read(4)) != b"GGUF":
             raise _Malformed(f"it begins with {magic!r}, not with b'GGUF'")
         if (version := self.scalar(_UINT32)) not in (2, 3):
             raise _Malformed(f"its version is {version}, only 2 and 3 are supported")
@@ -155,12 +155,12 @@ class _Reader:
                 self.skip(self.scalar(_UINT64))
             return None
         packed = struct.Struct(f"<{min(count, MOST_BYTES)}{self.code(kind)}")
-        data = self.take(packed.size)
+        data = self.read(packed.size)
         return list(packed.unpack(data)) if count <= MAX_ARRAY else None
 
     def scalar(self, kind: int) -> Any:
         code = f"<{self.code(kind)}"
-        return struct.unpack(code, self.take(struct.calcsize(code)))[0]
+        return struct.unpack(code, self.read(struct.calcsize(code)))[0]
 
     def code(self, kind: int) -> str:
         if kind not in _SCALARS:
@@ -168,9 +168,9 @@ class _Reader:
         return _SCALARS[kind]
 
     def text(self) -> str:
-        return self.take(self.scalar(_UINT64)).decode("utf-8", "replace")
+        return self.read(self.scalar(_UINT64)).decode("utf-8", "replace")
 
-    def take(self, n: int) -> bytes:
+    def read(self, n: int) -> bytes:
         self.skip(n)
         return bytes(self.data[self.at - n : self.at])
 

@@ -145,9 +145,9 @@ def _ship(setup: Setup) -> Measured:
 
 
 def _serving(setup: Setup) -> Measured:
-    """The lab's server and llama-server, the same requests in turns: a quarter of an hour on two cores."""
+    """The lab's server and llama-server, the same requests in turns: twenty minutes on two cores."""
     return {
-        "serving.csv": lambda: studies.serving_rounds(setup.model),
+        "serving.csv": lambda: studies.serving_rounds(setup.model, repeats=5),
         "serving.json": lambda: environment(setup.model, llama_server=LLAMA_SERVER),
     }
 
@@ -180,7 +180,7 @@ def _composed_rounds(setup: Setup) -> Measured:
     """Eight agents with eight roles, end to end."""
     document = setup.model.document(lab.load_document("dossier"))[: setup.chosen.depth]
     return {
-        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=4),
+        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=8),
         "composed_rounds.json": lambda: environment(setup.model, depth=len(document)),
     }
 

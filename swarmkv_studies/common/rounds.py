@@ -58,7 +58,7 @@ class Plan:
         return fan_out(
             self.model,
             self.prefix[:depth],
-            _take(self.prompts, n_agents),
+            _prompts_of(self.prompts, n_agents),
             strategy,
             max_tokens=self.max_tokens if max_tokens is None else max_tokens,
             callback=self.callback,
@@ -91,7 +91,7 @@ def plan(
     by_name = {strategy.name: strategy for strategy in map(strategy_named, strategies)}
     chosen = sorted(by_name.values(), key=lambda strategy: strategy.name != BASELINE)
     for strategy, this in product(chosen, rounds):
-        lengths = {name: len(prompt) for name, prompt in _take(prompts, this.n_agents).items()}
+        lengths = {name: len(prompt) for name, prompt in _prompts_of(prompts, this.n_agents).items()}
         budget(model, strategy, this.depth, lengths, max_tokens, settings)
     return Plan(model, prefix, prompts, chosen, max_tokens, settings, callback)
 
@@ -145,7 +145,7 @@ def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _take(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
+def _prompts_of(prompts: Mapping[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
     """n prompts by agent name; if there are fewer, they are used again: security, ..., security 2, ..."""
     taken = dict(islice(prompts.items(), n))
     for i, name in enumerate(islice(cycle(prompts), n)):

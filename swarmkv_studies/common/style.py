@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -43,6 +44,7 @@ STRATEGY = {
     "batched": ("#E69F00", "v"),
 }
 _settings = threading.RLock()
+_LINE = 112  # characters of small print beside each other, so that they are legible 600 pixels wide
 BASELINE, OURS = "#0072B2", "#E69F00"
 DOTTED = {"color": "#444444", "linestyle": ":", "linewidth": 1.2}  # bounds and noise floors
 STYLE = {
@@ -101,7 +103,8 @@ def sheet(height: float, caption: str = "", layout: bool = True) -> Iterator[Fig
         figure = Described(figsize=(8, height))
         yield figure
         if caption:
-            figure.supxlabel(caption, fontsize=6.5, color="#666666", x=0.01, ha="left")
+            lines = "\n".join(fill(line, _LINE) for line in caption.splitlines())
+            figure.supxlabel(lines, fontsize=8, color="#666666", x=0.01, ha="left")
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_studies.common.style import OURS, STRATEGY, headline, plain_numbers, sheet
-from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, JOBS, PREFILL, standing
+from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, JOBS, PREFILL, as_words
 from swarmkv_studies.peers.verdict import verdict as judged
 
 _PEER = "#888888"
@@ -53,7 +53,7 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
                 ax.text(ms.max(), y, f"  {ms.median():,.{digits}f}", va="center", fontsize=8.5)
             ax.set_xlim(0, 1.35 * ax.get_xlim()[1])
             ax.set_xlabel(f"{label} (measured)", fontsize=8.5)
-            ax.set_title(f"{title}:\n{standing(table.loc[job])}", fontsize=9)
+            ax.set_title(f"{title}:\n{as_words(table.loc[job])}", fontsize=9)
             ax.tick_params(axis="y", length=0, labelsize=8.5)
             ax.xaxis.set_major_locator(MaxNLocator(3))
             plain_numbers(ax.xaxis)
@@ -61,6 +61,6 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
             range(len(names)), [f"the lab, {name}" if name in STRATEGY else PLAIN.get(name, name) for name in names]
         )
         ax.set_ylim(len(names) - 0.5, -0.5)
-        parts = [f"{job} {standing(table.loc[job])}" for job in (IN_TURNS, AT_ONCE) if job in jobs]
+        parts = [f"{job} {as_words(table.loc[job])}" for job in (IN_TURNS, AT_ONCE) if job in jobs]
         headline(figure, f"The lab against the best: {', '.join(parts)}")
     return figure

@@ -14,7 +14,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.peers.llama_cpp_python import take_all
+from swarmkv_studies.peers.llama_cpp_python import answer_until_end
 
 HUGGING_FACE_PEER = "transformers"
 
@@ -65,7 +65,7 @@ def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
                     agent.logits = decode(cache, agent.prompt)
                     token = int(agent.logits.argmax())
                 with run.phase(agent, "generate"):
-                    take_all(run, agent, following(cache, token))
+                    answer_until_end(run, agent, following(cache, token))
                 with run.holding(_nbytes(cache)):  # its size after the whole answer
                     del cache
 

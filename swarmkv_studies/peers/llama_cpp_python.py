@@ -84,7 +84,7 @@ LLAMA_PEERS: Mapping[str, Callable[[Llama, Run], None]] = {
 }
 
 
-def take_all(run: Run, branch: Branch, tokens: Iterable[int]) -> None:
+def answer_until_end(run: Run, branch: Branch, tokens: Iterable[int]) -> None:
     """An answer from the tokens that a peer would give, until the model ends its turn or max_tokens are out."""
     until_end = takewhile(lambda token: not run.model.is_eog(token), tokens)
     branch.tokens += islice(until_end, branch.max_tokens)
@@ -97,7 +97,7 @@ def _generate(run: Run, llama: Llama, agent: Branch) -> None:
     with run.phase(agent, "branch" if llama.n_tokens else "prefill"):
         token = next(stream)
     with run.phase(agent, "generate"):
-        take_all(run, agent, chain([token], stream))
+        answer_until_end(run, agent, chain([token], stream))
 
 
 def _forget(llama: Llama) -> None:

@@ -57,7 +57,7 @@ def is_tie(row: pd.Series) -> bool:
     return row.low <= FEW_PERCENT and row.high >= 1 / FEW_PERCENT
 
 
-def standing(row: pd.Series) -> str:
+def as_words(row: pd.Series) -> str:
     """Who is faster by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``verdict``."""
     if is_tie(row):
         return "a tie"
