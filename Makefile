@@ -43,7 +43,7 @@ SAY_ROOT = @echo "You are root, as in a container: Jupyter is started with --all
 endif
 
 lab: $(READY) ## open copies of the notebooks (my_notebooks/) in JupyterLab, on this machine alone; the last line is its address
-	$(BIN)/python -c 'from swarmkv_studies.cli.notebooks import open_copies; open_copies()'
+	@mkdir -p my_notebooks; for each in notebooks/*.ipynb; do [ -e my_$$each ] || cp $$each my_$$each; done
 	$(SAY_ROOT)
 	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/my_notebooks/00_tour.ipynb \
 		$(JUPYTER)

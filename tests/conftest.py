@@ -1,6 +1,7 @@
 """What the tests share: models, questions, how often to repeat, and one core for each of pytest-xdist's workers."""
 
 import os
+import signal
 from pathlib import Path
 from unittest import mock
 
@@ -141,3 +142,11 @@ def document(rng):
 @pytest.fixture
 def question(rng):
     return rng.integers(0, 256, 9, dtype=np.int32)
+
+
+@pytest.fixture
+def listening():
+    """Ctrl-C raises, also where this process was started in the background and told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

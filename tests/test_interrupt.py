@@ -23,14 +23,6 @@ def is_free(guard) -> bool:
         return other.submit(lambda: guard.acquire(blocking=False) and (guard.release() or True)).result()
 
 
-@pytest.fixture
-def listening():
-    """Ctrl-C raises, also where this process was started in the background and told to ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def at_operation(ctx, number, act):
     """Do something at the so-many-th of llama.cpp's operations in a decode, as a signal that arrives there would."""
     asked = count(1)

@@ -73,7 +73,7 @@ def test_an_abort_of_llama_cpp_ends_its_own_process_alone(twin, target, monkeypa
 
 
 @needs(signal, "pthread_kill")
-def test_an_interrupt_leaves_nothing(twin, target, monkeypatch, tmp_path):
+def test_an_interrupt_leaves_nothing(twin, target, monkeypatch, tmp_path, listening):
     endless = tmp_path / "endless.py"
     endless.write_text("import time; print('[ 1/ 9] x', flush=True); time.sleep(60)")
     monkeypatch.setattr(loading.quantizer, "__file__", str(endless))

@@ -1,4 +1,4 @@
-"""Notebooks: each runs from top to bottom, on a twin that speaks and as a reader runs it; links and working copies."""
+"""Notebooks: each runs from top to bottom, on a twin that speaks and as a reader runs it; links."""
 
 import re
 
@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from conftest import ROOT, write_speaker
 
-from swarmkv_studies.cli.notebooks import copy_notebooks, execute
+from swarmkv_studies.cli.notebooks import execute
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -79,21 +79,3 @@ def test_the_package_is_installed_only_where_it_is_not(monkeypatch):
     assert [name for name, _ in asked] == ["system", "cd", "run"]
     assert re.fullmatch(r"git clone --quiet https://\S+ swarmkv-lab", asked[0][1])
     assert (ROOT / asked[-1][1].split()[0]).name == "install.py"
-
-
-def test_working_copies_follow_their_originals_until_the_reader_changes_them(tmp_path):
-    originals, work = [tmp_path / "mine.ipynb", tmp_path / "theirs.ipynb"], tmp_path / "work"
-
-    def copied(text=None):
-        """Both copies' texts, and the names that were kept, after the originals were given a text."""
-        for path in originals if text else ():
-            path.write_text(text)
-        kept = copy_notebooks(originals, work)
-        return *((work / path.name).read_text() for path in originals), kept
-
-    assert copied("first") == ("first", "first", [])
-    (work / "mine.ipynb").write_text("the reader's")
-    assert copied() == ("the reader's", "first", [])  # nothing to say: the original is the one that was copied
-    assert copied("second") == ("the reader's", "second", ["mine.ipynb"])
-    (work / "mine.ipynb").unlink()
-    assert copied() == ("second", "second", [])

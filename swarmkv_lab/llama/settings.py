@@ -15,7 +15,7 @@ ROTATION_VARIABLE = "LLAMA_ATTN_ROT_DISABLE"
 MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
 LOGIT_ROWS = 16
 """that a context has room for, or as many as it has sequences: with fewer llama.cpp ends the process. The same for all
-strategies: with 1 row and with 16 memory is laid out otherwise, which alone made a prefill 5 to 9 % slower (measured)"""
+strategies: with 1 row and with 16 memory is laid out otherwise, which alone made prefills 5 to 9 % slower (measured)"""
 MAX_THREADS = 512  # ggml's GGML_MAX_N_THREADS; with more it writes past an array
 
 

@@ -1,10 +1,7 @@
-"""The project's notebooks: find, copy and execute them, and clean them for publication."""
+"""The project's notebooks: find and execute them, and clean them for publication."""
 
-import filecmp
 import json
 import os
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +19,6 @@ def project_notebooks() -> list[Path]:
     if not notebooks:
         raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
     return notebooks
-
-
-def open_copies() -> None:
-    """Copy the notebooks into my_notebooks/, to run and to change; prints which of the reader's own were kept."""
-    kept = copy_notebooks(project_notebooks(), ROOT / "my_notebooks")
-    print("my_notebooks/ holds the notebooks, to run and to change")
-    for name in kept:
-        print(f"kept your my_notebooks/{name}, though notebooks/{name} is a newer one: rename yours to get it")
-
-
-def copy_notebooks(notebooks: Sequence[Path], folder: Path) -> list[str]:
-    """Copy notebooks into ``folder``, and return the names of those whose copies the reader has changed meanwhile.
-
-    Those are left as they are. A copy that was not changed follows its original. What was copied is kept in
-    ``folder``/.originals, for that comparison.
-    """
-    kept = []
-    (folder / ".originals").mkdir(parents=True, exist_ok=True)
-    for path in notebooks:
-        copy, original = folder / path.name, folder / ".originals" / path.name
-        if original.exists() and filecmp.cmp(path, original, shallow=False) and copy.exists():
-            continue
-        if copy.exists() and not (original.exists() and filecmp.cmp(copy, original, shallow=False)):
-            kept.append(path.name)
-            continue
-        shutil.copyfile(path, original)
-        shutil.copyfile(path, copy)
-    return kept
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

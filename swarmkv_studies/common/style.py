@@ -44,7 +44,7 @@ STRATEGY = {
     "batched": ("#E69F00", "v"),
 }
 _settings = threading.RLock()
-_LINE = 112  # characters of small print beside each other, so that they are legible 600 pixels wide
+_LINE = 130  # characters of small print beside each other, so that they are legible 600 pixels wide
 BASELINE, OURS = "#0072B2", "#E69F00"
 DOTTED = {"color": "#444444", "linestyle": ":", "linewidth": 1.2}  # bounds and noise floors
 STYLE = {
