@@ -79,7 +79,8 @@ def _quantize(source: Path, target: Path) -> None:
     pairs = f"{SOURCE_KEY}={source.name}", f"{SOURCE_SHA256_KEY}={WHEEL_SHA256}"
     with replacing(target) as file:
         command = [sys.executable, "-P", quantizer.__file__, str(source), file.name, str(default_threads()), *pairs]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, **pipes, encoding="utf-8", errors="replace")
         if done.returncode:
             said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
             raise SwarmKVError(f"llama.cpp's quantizer of {source.name} ended with {done.returncode}: {said}")
