@@ -152,12 +152,12 @@ def cluster(asked: Asked) -> int:
     questions = islice(cycle(lab.load_agents("dossier").items()), asked.agents)
     agents = {f"{i} {name}": question for i, (name, question) in enumerate(questions, 1)}
     with open_model(asked) as model:
-        tokens, path = cut(asked, model.read(text), _DEPTH), asked.model
+        tokens = cut(asked, model.read(text), _DEPTH)
         prompts = {name: model.ask(question) for name, question in agents.items()}
     how = {"max_tokens": asked.max_tokens, "n_gpu_layers": asked.n_gpu_layers, "n_threads": asked.threads}
     workers = remote_cluster(asked.scheduler) if asked.scheduler else local_cluster(asked.workers, asked.threads)
     with workers as client:
-        run = lab.cluster.fan_out(client, path, tokens, prompts, asked.strategy, **how)
+        run = lab.cluster.fan_out(client, asked.model, tokens, prompts, asked.strategy, **how)
     texts = [f"> {name}: {agents[name]}\n{answer.strip()}\n" for name, answer in run.answers.items()]
     seconds = f"{run.metrics['end_to_end_ms'] / 1e3:.1f} s"
     about = f"{len(agents)} agents, {len(tokens):,} tokens, {asked.strategy}: {seconds}"

@@ -180,7 +180,7 @@ def _composed_rounds(setup: Setup) -> Measured:
     """Eight agents with eight roles, end to end."""
     document = setup.model.document(lab.load_document("dossier"))[: setup.chosen.depth]
     return {
-        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=8),
+        "composed_rounds.csv": lambda: studies.composed_rounds(setup.model, document, repeats=setup.chosen.repeats),
         "composed_rounds.json": lambda: environment(setup.model, depth=len(document)),
     }
 
