@@ -45,8 +45,9 @@ class Server(AbstractContextManager["Server"]):
 
     layout: what prompts share. "as_sent": what they begin with, exactly. "document_first": the same, of other prompts:
     the longest of the user's texts is moved before the system prompt. "composed": also long runs of tokens that another
-    prompt has behind other ones: their cells are taken as they are, but for the first ``recompute`` tokens. For this
-    all prompts begin at position ``room``, so that longer system prompts fit before the document. Answers then differ.
+    prompt has behind other ones: their cells are taken as they are, but for the first ``recompute`` tokens (8: behind
+    some prompt more of them repair little, as notebook 10 shows). For this all prompts begin at position ``room``, so
+    that longer system prompts fit before the document. Answers then differ.
     exact: one request at a time, its own cells right behind its document's (its longest text, up to the last blank
     line): the bits of fan_out's "shared". Otherwise last bits depend on what else is in a batch, as in every server.
     cache: what was served (of exact, the documents) is kept in the lab's own folder when the server is closed, and is
@@ -59,7 +60,7 @@ class Server(AbstractContextManager["Server"]):
     def __init__(
         self, model: Model, *, layout: str = "as_sent", exact: bool = False, cache: bool = False,
         host: str = "127.0.0.1", port: int = 0, key: str | None = None, hosts: Collection[str] = (),
-        recompute: int = 32, room: int | None = None, most_waiting: int = 256, **settings: Any,
+        recompute: int = 8, room: int | None = None, most_waiting: int = 256, **settings: Any,
     ) -> None:  # fmt: skip
         if layout not in LAYOUTS:
             raise SwarmKVError(f"layout {not_one_of(layout, LAYOUTS)}")
