@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama.grammar import CALL, CALLED, grammar
-from swarmkv_lab.llama.sampling import Constrained, Sampling
+from swarmkv_lab.llama.grammar import CALL, CALLED, Constrained, grammar
+from swarmkv_lab.llama.sampling import Sampling
 
 SCHEMAS = [
     {"enum": ["é", 'quote " and \\ and\nline', 3, None, {"a": ["x"]}]},
@@ -27,6 +27,9 @@ SCHEMAS = [
     {"type": "object", "additionalProperties": False},
     {"type": "string", "minLength": 2, "maxLength": 4},
     {"type": "string", "format": "date-time"},
+    {"type": "string", "pattern": "^[a-c]{2,3}$"},
+    {"type": "integer", "exclusiveMinimum": -8, "maximum": 40, "multipleOf": 7},
+    {"allOf": [{"required": [n], "properties": {n: {"const": n}}} for n in "ab"], "type": "object", "maxProperties": 2},
     {"prefixItems": [{"const": "a"}, {"type": "boolean"}], "type": "array"},
 ]
 
@@ -122,7 +125,7 @@ def test_calls_of_tools(speaker, rng):
             assert call["name"] in tools
             assert isinstance(call["arguments"], dict)
     either = grammar({"const": 5}, {"f": {}})
-    assert "root ::= " in either
+    assert either.startswith("start: ")
     Constrained(speaker, either)
 
 
@@ -160,9 +163,7 @@ for _ in range(5000):
         {"$ref": "#"},
         {"$ref": "#/nowhere"},
         {"$ref": "https://example.com/schema"},
-        {"type": "array", "minItems": 10**9},
         {"enum": []},
-        {"enum": ["word"] * 50_000},
         {"anyOf": []},
         {"$ref": 5},
         {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
@@ -173,9 +174,11 @@ for _ in range(5000):
         {"type": "object", "properties": ["a"]},
         {"type": ["string", {}]},
         {"type": "char"},
+        {"type": "string", "format": "colour"},
+        {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        {"type": "string", "pattern": "^(?!a)b"},
         {"type": "integer", "minimum": "1"},
         {"const": "\ud800"},
-        {"type": "array", "prefixItems": [{"type": "string", "maxLength": 2000}] * 100},
         5,
         DEEP,
         {"$ref": "#/$defs/30", "$defs": TWICE},

@@ -12,11 +12,10 @@ import llama_cpp
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.api import logged_errors, pointer
+from swarmkv_lab.llama.api import pointer
 
 if TYPE_CHECKING:
     from swarmkv_lab.llama.context import Context
-    from swarmkv_lab.llama.model import Model
 
 _COLDEST, _HOTTEST = 1e-4, 1e4  # logits are divided by it in float32: far outside, the draw is no longer a draw
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
@@ -80,47 +79,16 @@ class Sampler:
         return best if self._chain is None else self._draw(logits)
 
     def _draw(self, logits: np.ndarray) -> int:
-        kept, array = _candidates(np.arange(len(logits), dtype=np.int32), logits)
+        candidates = np.zeros(len(logits), _TOKEN_DATA)
+        candidates["id"], candidates["logit"] = np.arange(len(logits)), logits
+        first = pointer(candidates, llama_cpp.llama_token_data)
+        array = llama_cpp.llama_token_data_array(first, len(logits), -1, False)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
             raise SwarmKVError("llama.cpp's sampler chain selected no token")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._chain, token)
-        del kept  # until now: array points into it
         return token
-
-
-class Constrained(Sampler):
-    """Draws only what a grammar in llama.cpp's notation (GBNF, from its rule ``root``) allows, and the end after it.
-
-    Raises SwarmKVError for what llama.cpp takes for no grammar.
-    """
-
-    def __init__(self, model: "Model", grammar: str, sampling: Sampling = GREEDY) -> None:
-        super().__init__(sampling)
-        with model._text_guard:
-            logged_errors()
-            self._grammar = llama_cpp.llama_sampler_init_grammar(model._vocab, grammar.encode(), b"root")
-            if not self._grammar:
-                raise SwarmKVError(f"llama.cpp takes this for no grammar{logged_errors()}")
-        weakref.finalize(self, llama_cpp.llama_sampler_free, self._grammar)
-
-    def sample(self, logits: np.ndarray) -> int:
-        """The next token id: the one drawn freely where that is allowed, which is cheap to ask."""
-        token = super().sample(logits)
-        if not np.isfinite(self._allowed(np.array([token], np.int32), logits[[token]])[0]):
-            allowed = self._allowed(np.arange(len(logits), dtype=np.int32), logits)
-            if not np.isfinite(allowed.max()):
-                raise SwarmKVError("the vocabulary has no token that the grammar allows here")
-            token = super().sample(allowed)
-        llama_cpp.llama_sampler_accept(self._grammar, token)  # of another token it would end the process
-        return token
-
-    def _allowed(self, ids: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Logits of these ids, -inf for those that are not allowed."""
-        candidates, array = _candidates(ids, logits)
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        return np.ascontiguousarray(candidates["logit"])
 
 
 class Noted(Sampler):
@@ -143,14 +111,6 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Natural logarithms of the tokens' probabilities, float64 (n_vocab,)."""
     x = np.float64(logits) - np.max(logits)
     return np.asarray(x - np.log(np.exp(x).sum()))
-
-
-def _candidates(ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, Any]:
-    """llama.cpp's table of tokens to draw from, and its memory."""
-    candidates = np.zeros(len(ids), _TOKEN_DATA)
-    candidates["id"], candidates["logit"] = ids, logits
-    first = pointer(candidates, llama_cpp.llama_token_data)
-    return candidates, llama_cpp.llama_token_data_array(first, len(ids), -1, False)
 
 
 Asked = Mapping[int, tuple[int, Sampling | Sampler]]

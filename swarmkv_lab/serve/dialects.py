@@ -9,9 +9,9 @@ from typing import Any
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.llama.conversation import Said, Saying
-from swarmkv_lab.llama.grammar import grammar
+from swarmkv_lab.llama.grammar import Constrained, grammar
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import Constrained, Noted, Sampler, Sampling
+from swarmkv_lab.llama.sampling import Noted, Sampler, Sampling
 
 _ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | {"developer": "system"}
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
