@@ -183,8 +183,8 @@ EXHIBITS = (
         "Eight requests at once by HTTP, to the lab's server and to llama-server with eight slots: a role before one "
         "document (composed), one leading document, eight documents that share nothing; and how long short requests "
         "wait while a document of 3,501 tokens is read (two to eight of them in a round).",
-        "Four panels of bars with a dot per round. In the first two the lab's bar is about a fifth of llama-server's; "
-        "in the third both are about equally long; in the fourth, waiting, it is about a fifth.",
+        "Four panels of bars with a dot per round. In the first two the lab's bar is about a sixth of llama-server's; "
+        "in the third both are about equally long; in the fourth, waiting, it is about a quarter.",
         lambda m: studies.beside_llama_server(m.serving, m.serving_caption)),
 )
 # fmt: on

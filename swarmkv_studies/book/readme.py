@@ -126,13 +126,15 @@ def _kinds() -> dict[str, str]:
 
 
 def _composed() -> dict[str, str]:
-    """What taking cells from behind another role changes, by KL, and how many of eight agents' answers stay."""
+    """What taking cells from behind another role changes, as the server does it, beside what other positions do."""
     quality = composed_quality(score(read_study(REFERENCE / "composed.csv"))).set_index("arm")
-    mine, runs = quality.loc["behind another role, k = 32"], pd.read_csv(REFERENCE / "composed_rounds.csv")
+    mine, floor = quality.loc["behind another role, k = 8"], quality.loc["full, 64 positions on"]
     return {
-        "composed_same": f"{runs[runs.strategy == 'composed'].same_answers.median():.0f}",
+        "composed_same": f"{mine.n - mine.changed:.0f}",
+        "composed_floor_same": f"{floor.n - floor.changed:.0f}",
+        "composed_questions": f"{mine.n:.0f}",
         "composed_kl": f"{mine.kl:.1g}",
-        "composed_floor": f"{quality.kl['full, 64 positions on']:.1g}",
+        "composed_floor": f"{floor.kl:.1g}",
     }
 
 

@@ -142,8 +142,13 @@ def measurements(name: str = REFERENCE_NAME) -> Measurements:
 
 
 def caption(env: dict[str, Any]) -> str:
-    """The text under a figure: model, machine, llama.cpp version and date. env: of common.provenance."""
-    return f"{env['model']}, {where(env)}, {env['llama_cpp']}, {env['time'][:10]}"
+    """The text under a figure: model, machine, llama.cpp version, date, and what all of it was measured with.
+
+    env: of common.provenance.
+    """
+    counts = {name: env["settings"].get(key) for key, name in (("depth", "tokens"), ("n_agents", "agents"))}
+    said = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
+    return f"{env['model']}, {where(env)}, {env['llama_cpp']}, {env['time'][:10]}\n{said}".rstrip()
 
 
 def where(env: dict[str, Any]) -> str:
