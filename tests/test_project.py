@@ -137,7 +137,7 @@ def test_the_study_is_whole_and_exact_strategies_give_naives_answers():
     assert set(frame.arm) == set(ARMS)
     for _, rows in frame.groupby(["model", "repeat", "arm"]):
         assert sorted(rows.id) == sorted(asked)
-    hashes = frame.set_index(["model", "repeat", "arm", "id"]).token_hash
+    hashes = frame.set_index(["model", "repeat", "arm", "id"]).token_hash.sort_index()
     for model in frame.model.unique():
         for repeat, arm in itertools.product((0, 1), ("swarmkv", "pooled", "shared")):
             assert (hashes[model, repeat, arm][asked] == hashes[model, 0, "naive"][asked]).all()

@@ -425,11 +425,23 @@ def test_closing_ends_what_is_going_on(speaker):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_the_command_ends_at_once_on_sigterm(speaker_path):
-    command = [sys.executable, "-m", "swarmkv_lab", "serve", "--model", str(speaker_path), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "swarmkv_lab",
+        "serve",
+        "--model",
+        str(speaker_path),
+        "--port",
+        "0",
+        "--hosts",
+        "box",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as at_end:
         at_end.callback(process.kill)
         url = process.stdout.readline().split()[-1]
-        assert httpx.get(f"{url}/models", timeout=60).status_code == 200
+        for name, status in (("box", 200), ("another", 403)):
+            assert httpx.get(f"{url}/models", headers={"Host": name}, timeout=60).status_code == status
         body = asks("Tell me all of it.", max_tokens=7000, stream=True)
         with httpx.stream("POST", f"{url}/chat/completions", json=body, timeout=60) as reply:
             lines = reply.iter_lines()

@@ -174,6 +174,7 @@ def cluster(asked: Asked) -> int:
 @click.option("--host", default="127.0.0.1", metavar="NAME", help="address to listen on; others need --key")
 @click.option("--port", type=click.IntRange(0, 65_535), default=8080, metavar="N", help="0: one that is free")
 @click.option("--key", metavar="TEXT", envvar="SWARMKV_KEY", help="what clients must send", show_default="none")
+@click.option("--hosts", multiple=True, metavar="NAME", help="another name that it is called by; repeatable")
 @click.option("--layout", default="as_sent", metavar="NAME", help="as_sent, document_first or composed")
 @click.option("--exact", is_flag=True, help="one request at a time, with the bits of shared")
 @click.option("--cache", is_flag=True, help="documents are kept at the end, and are there after a restart")
@@ -186,8 +187,8 @@ def serve(asked: Asked) -> None:
     """
     from swarmkv_lab.serve.server import Server
 
-    how = {"host": asked.host, "port": asked.port, "key": asked.key, "layout": asked.layout, "exact": asked.exact}
-    how |= {"cache": asked.cache, "n_ctx": asked.n_ctx, "kv_type": asked.kv_type, "n_threads": asked.threads}
+    names = ("host", "port", "key", "hosts", "layout", "exact", "cache", "n_ctx", "kv_type")
+    how = {name: getattr(asked, name) for name in names} | {"n_threads": asked.threads}
     ended = threading.Event()
     with open_model(asked) as model, Server(model, **how) as server:
         signal.signal(signal.SIGTERM, lambda *_: ended.set())

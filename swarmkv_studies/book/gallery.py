@@ -94,10 +94,13 @@ EXHIBITS = (
         "SmolLM2-135M, 3,501 tokens, without flash attention.",
         "A bar over the whole length, half keys and half values; below it the first ten fields as boxes with their "
         "names and bytes, nine small ones and the keys of the first layer.",
-        lambda m: studies.snapshot_layout(lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts, _SHAPES)),
+        lambda m: studies.snapshot_layout(
+            lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts,
+            f"smollm2-135m, 3,501 tokens, {_SHAPES}")),
     Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
         "All strategies, from the call: when the first and the last agent have their first token, and when all have "
-        "answered. The dotted line is the ideal: one prefill, then the agents one after another, and no other cost.",
+        "answered. The dotted line is the ideal: one prefill, then the agents one after another, and no other cost; "
+        "bars beyond it had faster prefills by chance.",
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
         lambda m: studies.strategies(m.bench["summary"], m.caption)),
@@ -105,8 +108,8 @@ EXHIBITS = (
         "Seconds from the call until all agents have answered, against the length of the document and against the "
         "number of agents. Points are measured; curves are predicted by the cost model. swarmkv and pooled lie close "
         "to shared.",
-        "Two panels. Left, logarithmic axes: naive is above the others at a constant distance. Right: naive rises in a "
-        "straight line with the agents, the others stay nearly flat.",
+        "Two panels. Left, logarithmic axes: naive is above the others, further for long documents. Right: naive rises "
+        "in a straight line with the agents, the others stay nearly flat.",
         lambda m: studies.latency(m.grid, m.grid_caption)),
     Exhibit("speedup_map", "04_depth_and_agents", "grid.csv",
         "How many times as early as naive all agents end with shared, by document length and number of agents. What "
@@ -133,9 +136,9 @@ EXHIBITS = (
             caption=f"{m.grid_caption}\n{_h200().grid_caption}")),
     Exhibit("packing", "04_depth_and_agents", "grid.csv",
         "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
-        "after another (shared): almost none for one or two, and more for each further agent, at any depth.",
-        "One curve per depth: the ratio of work against the number of agents. It is near 1 for one and two agents, "
-        "then it rises.",
+        "after another (shared): little for two, and more for each further agent, at any depth.",
+        "One curve per depth: the ratio of work against the number of agents. It is near 1 for one agent, "
+        "above it for two, and then it rises.",
         lambda m: studies.packing(m.grid, m.grid_caption)),
     Exhibit("verdict", "05_peers", "data/reference/peers_1024.csv",
         "The lab against the best of what people use today, if agents come one after another, if all come at once, "
@@ -151,8 +154,8 @@ EXHIBITS = (
         "Below, two agents begin at their watermarks, while the prefill goes on; two begin when it ends; and a "
         "reviewer reads their answers.",
         "Two Gantt charts on one time axis, a lane per agent, each with one long prefill bar. Above, all agents have "
-        "short bars at its end. Below, it has two dotted lines, where two agents answer; the others have short bars "
-        "at its end. Three small charts enlarge, in milliseconds, what the agents do at each dotted line.",
+        "short bars at its end. Below, it has three dotted lines, at two of which an agent answers; the others have "
+        "short bars at its end. Three small charts enlarge, in milliseconds, what the agents do at each dotted line.",
         lambda m: studies.pipeline_timeline(
             {name: m.pipeline_timelines[name] for name in ("batched, waiting", "batched")},
             m.pipeline[m.pipeline.variant == "batched"].set_index("agent").n_prefix.to_dict(),
@@ -163,13 +166,13 @@ EXHIBITS = (
         "measured on this machine, and Qwen2.5-7B with the one that the article published for a GTX 1080, both at the "
         "same tokens per second for every length.",
         "Map with document length on the x axis and bandwidth on the y axis, both logarithmic. Two nearly flat lines, "
-        "the larger model's about ten times as high. Above them shipping is faster, below them computing again. "
+        "the larger model's about five times as high. Above them shipping is faster, below them computing again. "
         "Dotted lines mark links of 100 megabits to 10 gigabits per second.",
         lambda m: studies.ship_or_recompute(
             break_even_table(
                 {"smollm2-135m": m.prefill_tokens_per_s, "qwen2.5-7b": PUBLISHED_PREFILL},
                 [256, 512, 1024, 2048, 3501, 5000, 7000]),
-            m.races, f"{m.ship_caption}; qwen2.5-7b: from the published prefill")),
+            m.races, f"{m.ship_caption}; qwen2.5-7b: the published prefill's speed")),
     Exhibit("composed_quality", "10_own_prompts", "data/reference/composed.csv",
         "Agents that each have a prompt of their own before the document: what it costs to take the document's cells "
         "from behind something else, against the tokens that each agent then computes. The band is what other "

@@ -14,6 +14,7 @@ from swarmkv_studies.answers.score import score
 from swarmkv_studies.common.speedup import speedups
 from swarmkv_studies.composing.quality import composed_quality
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
+from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, as_words, verdict
 from swarmkv_studies.serving.bench import APART, LEADING, OURS, ROLES_FIRST, SLOTS
 from swarmkv_studies.serving.figures import times_by_round
 
@@ -70,11 +71,14 @@ def _at(runs: pd.DataFrame, depth: int, n_agents: int) -> pd.DataFrame:
 
 
 def _even(runs: pd.DataFrame) -> dict[str, str]:
-    """How long the same prefill took in naive's and in batched's runs, and batched's factor had they been alike."""
+    """How long the same prefill took in the strategies' runs, and their factors had it taken as long as naive's."""
     prefill, end = _by_round(runs, "prefill_ms"), _by_round(runs, "end_to_end_ms")
-    alike = end.naive / (end.batched - prefill.batched + prefill.naive)
-    times = {f"{name}_prefill": f"{prefill[name].median() / 1e3:.1f}" for name in (BASELINE, "batched")}
-    return times | {"batched_alike": _times(alike.median())}
+    seconds = prefill.median() / 1e3
+    *first, last = (
+        _times((end.naive / (end[n] - prefill[n] + prefill.naive)).median()) for n in STRATEGIES if n != BASELINE
+    )
+    found = {"least_prefill": f"{seconds.min():.1f}", "most_prefill": f"{seconds.max():.1f}"}
+    return found | {"alike": f"{', '.join(first)} and {last}"}
 
 
 def _cell(runs: pd.DataFrame, strategy: str) -> str:
@@ -98,24 +102,19 @@ def _exactness() -> dict[str, str]:
 
 
 def _peers() -> dict[str, str]:
-    """How many times as early ``batched`` and ``shared`` end as what people use today, with most agents."""
-    runs = pd.read_csv(REFERENCE / "peers_1024.csv")
-    end = _by_round(runs[runs.n_agents == runs.n_agents.max()], "end_to_end_ms")
-    return {
-        "against_warm": _times((end.server_warm / end.batched).median()),
-        "in_turns": _times((end.server_warm / end.shared).median()),
-    }
+    """The fastest strategy beside the fastest of what people use today, in words."""
+    table = verdict(pd.read_csv(REFERENCE / "peers_1024.csv"), list(STRATEGIES))
+    return {"in_turns": as_words(table.loc[IN_TURNS]), "at_once": as_words(table.loc[AT_ONCE])}
 
 
 def _serving() -> dict[str, str]:
     """How many times as early eight requests end on the lab's server as on llama-server with eight slots."""
     rows = pd.read_csv(REFERENCE / "serving.csv")
-    found = {}
-    for name, work in {"roles": ROLES_FIRST, "leading": LEADING, "apart": APART}.items():
-        times = times_by_round(rows, work)
-        found[f"serve_{name}"] = _times((times[SLOTS] / times[OURS]).median())
-    ends = rows[rows.work == ROLES_FIRST].set_index(["repeat", "server", "layout"]).end_to_end_ms
-    return found | {"serve_as_sent": _times((ends[:, SLOTS, "as_sent"] / ends[:, OURS, "as_sent"]).median())}
+    times = {work: times_by_round(rows, work) for work in (ROLES_FIRST, LEADING, APART)}
+    ratios = {work: each[SLOTS] / each[OURS] for work, each in times.items()}
+    apart = ratios[APART].quantile([0.25, 0.5, 0.75]).set_axis(["low", "ratio", "high"])
+    found = {"serve_roles": _times(ratios[ROLES_FIRST].median()), "serve_leading": _times(ratios[LEADING].median())}
+    return found | {"serve_apart": as_words(apart)}
 
 
 def _kinds() -> dict[str, str]:
@@ -143,7 +142,7 @@ def _gpu() -> dict[str, str]:
     end = _by_round(pd.read_csv(GPU / "bench.csv"), "end_to_end_ms")
     small = _by_round(pd.read_csv(DATA / "gpu/default/bench.csv"), "end_to_end_ms")
     gains = {f"gpu_{name}": _times((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
-    return gains | {"gpu_least": _times((small.naive / small.swarmkv).median())}
+    return gains | {"gpu_least": _times((small.naive / small.swarmkv).median()), "gpu_pair_rounds": f"{len(end)}"}
 
 
 def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:

@@ -34,8 +34,8 @@ from swarmkv_studies.pipeline.bench import compare_pipeline
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
 READERS = (None, "qwen2.5-coder-0.5b")
 
-# What workers are measured with: tokens of the document, and (workers x threads of each, agents, repeats). One worker
-# costs a few percent, which are only seen in many repeats.
+# What servers and workers are measured with: tokens of the document; and of workers (workers x threads of each,
+# agents, repeats). One worker costs a few percent, which are only seen in many repeats.
 SHARED_DEPTH = 1024
 CREWS = (((1, 2), 8, 8), ((2, 1), 64, 3))
 
@@ -147,8 +147,8 @@ def _ship(setup: Setup) -> Measured:
 def _serving(setup: Setup) -> Measured:
     """The lab's server and llama-server, the same requests in turns: twenty minutes on two cores."""
     return {
-        "serving.csv": lambda: studies.serving_rounds(setup.model, repeats=5),
-        "serving.json": lambda: environment(setup.model, llama_server=LLAMA_SERVER),
+        "serving.csv": lambda: studies.serving_rounds(setup.model, SHARED_DEPTH, repeats=5),
+        "serving.json": lambda: environment(setup.model, depth=SHARED_DEPTH, llama_server=LLAMA_SERVER),
     }
 
 

@@ -24,7 +24,7 @@ _BASES = {
     "quadratic": lambda d, n: [np.ones_like(d), d, d * d],
     "packed": lambda d, n: [np.ones_like(d), n, d * n],  # one step of n agents, each of which attends to d tokens
 }
-# Part: column of a run. The prefill is fitted once for all strategies.
+# Part: column of a run. The prefill is fitted once for all strategies, and so is what agents do in turns.
 _PARTS = {
     "capture": "capture_ms",
     "activation": "activation_ms",
@@ -34,7 +34,7 @@ _PARTS = {
 }
 # Naive's activation is a new context and a prefill; the prefill is fitted separately.
 _BASELINE_PARTS = _PARTS | {"activation": "context_ms"}
-_TOGETHER = ("branch", "answer")  # the parts that packed agents do together
+_OWN = ("branch", "answer")  # an agent's own work: the same in turns by whatever strategy; packed agents do it together
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ class CostModel:
         runs = runs.assign(rest_ms=_rest(runs, packed))
         coefficients: dict[tuple[str, str | None], Array] = {}
         coefficients["prefill", None] = _least_squares(runs, "prefill_ms", "quadratic")
+        in_turns = runs[~runs.strategy.isin(packed)]
         for strategy, rows in runs.groupby("strategy", sort=False):
             for part, column in (_BASELINE_PARTS if strategy == BASELINE else _PARTS).items():
-                coefficients[part, strategy] = _least_squares(rows, column, _basis(part, strategy in packed))
+                alike = in_turns if part in _OWN and strategy not in packed else rows
+                coefficients[part, strategy] = _least_squares(alike, column, _basis(part, strategy in packed))
         return cls(coefficients, float(runs.sample_ms.median()), packed)
 
     @property
@@ -168,7 +170,7 @@ def packed_strategies(runs: pd.DataFrame) -> list[str]:
 
 
 def _basis(part: str, packed: bool) -> str:
-    return "packed" if packed and part in _TOGETHER else "linear"
+    return "packed" if packed and part in _OWN else "linear"
 
 
 def _rest(runs: pd.DataFrame, packed: Sequence[str]) -> pd.Series:

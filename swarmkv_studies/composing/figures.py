@@ -96,7 +96,7 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
         for row in rows[rows.index.str.contains("behind nothing, k")].itertuples():
             k = str(row.Index).partition(", ")[2]
             # Two documents lie above the first, and the labels of the next two are close to each other.
-            at, ha = ((-8, -3), "right") if k == "k = 0" else ((0, 11), "left" if k == "k = 32" else "center")
+            at, ha = ((-8, -3), "right") if k == "k = 0" else ((4, 9), "left")
             ax.annotate(k, (row.own_tokens, row.kl), at, fontsize=8, ha=ha, textcoords="offset points")
         about = "full prefill; grey: what other\npositions or kernels change"
         ax.text(full / 1.06, floor.kl_high.max() * 1.08, about, ha="right", va="bottom", fontsize=8.5, color=_GREY)
@@ -106,8 +106,8 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.yaxis, [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
         ax.grid()
         ax.set_axisbelow(True)
-        best, first = rows.loc["behind another role, k = 32"], rows.kl["document first"]
-        message = f"composed computes {best.own_tokens / full:.0%} of the tokens: KL {best.kl:.2g}"
+        best, first = rows.loc["behind another role, k = 8"], rows.kl["document first"]
+        message = f"composed, k = 8: KL {best.kl:.2g} for {best.own_tokens / full:.0%} of the tokens"
         headline(figure, f"{message}; document first: {first:.2g}", key)
     return figure
 

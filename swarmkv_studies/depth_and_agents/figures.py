@@ -94,7 +94,7 @@ def speedup_map(runs: pd.DataFrame, strategy: str = "shared", caption: str = "")
         figure.colorbar(mesh, ax=ax, label="times as early as naive (measured)")
         rounds = gains.rounds[top[1], top[0]]
         message = f"{strategy}: {top[0]} agents over {top[1]:,} tokens end {measured.loc[top]:.1f}x as early"
-        key = {"not measured: (predicted)": Patch(hatch="///", **_UNMEASURED)}
+        key = {"not measured (in brackets: predicted)": Patch(hatch="///", **_UNMEASURED)}
         headline(figure, f"{message} ({rounds} round{'s' if rounds > 1 else ''})", key)
     return figure
 
@@ -170,7 +170,7 @@ def packing(runs: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.xaxis, saved.columns)
         ax.grid()
         ax.legend()
-        headline(figure, f"Own work, packed: {few} times less with {several[0]} agents, {many} with {several[-1]}")
+        headline(figure, f"Packed, own work is {few}x as fast with {several[0]} agents, {many}x with {several[-1]}")
     return figure
 
 
@@ -201,7 +201,7 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
         ticks_at(ax.xaxis, [10**n for n in range(2, 6)])
         ax.grid()
         at = " and ".join(f"{float(f'{end:.2g}'):,.0f}" for end in ends)
-        headline(figure, f"{n_agents} agents: copies pay below a prefill of {at} tokens/s (predicted)", key)
+        headline(figure, f"{n_agents} agents: swarmkv pays below a prefill of {at} tokens/s (predicted)", key)
     return figure
 
 

@@ -47,7 +47,7 @@ def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame, caption: str = 
         ax.set(xlabel="document, tokens", ylabel="link, MB per second")
         ticks_at(ax.xaxis, depths)
         plain_numbers(ax.yaxis)
-        key = {"break-even S/T (predicted)": Line2D([], [], color="#666666", linewidth=2)}
+        key = {"break-even S/T at one prefill speed (predicted)": Line2D([], [], color="#666666", linewidth=2)}
         headline(figure, _agreement(ax, by_model.iloc[:, 0], points, key), key)
     return figure
 
@@ -55,7 +55,7 @@ def ship_or_recompute(lines: pd.DataFrame, points: pd.DataFrame, caption: str = 
 def _agreement(ax: Axes, line: pd.Series, points: pd.DataFrame, key: dict) -> str:
     """Draw who won at each measured point; the message says at how many the line predicted it."""
     ships = (points.winner == "ship").to_numpy()
-    for won, colour, marker in ((ships, OURS, "^"), (~ships, BASELINE, "o")):
+    for won, colour, marker in ((~ships, BASELINE, "o"), (ships, OURS, "^")):
         look = {"color": colour, "marker": marker, "markeredgecolor": "white", "markersize": 8, "linestyle": ""}
         ax.plot(points.depth[won], points.bytes_per_s[won] / 1e6, **look)
         key["shipping won (measured)" if marker == "^" else "computing won (measured)"] = Line2D([], [], **look)

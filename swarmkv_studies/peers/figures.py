@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from swarmkv_studies.common.style import OURS, STRATEGY, headline, plain_numbers, sheet
-from swarmkv_studies.peers.verdict import AT_ONCE, FEW_PERCENT, IN_TURNS, JOBS, PREFILL, as_words
+from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, JOBS, PREFILL, as_words
 from swarmkv_studies.peers.verdict import verdict as judged
 
 _PEER = "#888888"
@@ -37,7 +37,7 @@ def verdict(runs: pd.DataFrame, caption: str = "") -> Figure:
     by_end = most.groupby("strategy").end_to_end_ms.median().sort_values()
     names = [*ours, *(name for name in by_end.index if name not in STRATEGY)]
     about = f"{runs.depth.iloc[0]:,} tokens, {most.n_agents.iloc[0]} agents, {most.repeat.nunique()} rounds"
-    small_print = f"{caption}\n{about}; a tie: ratios within a round reach within {FEW_PERCENT - 1:.0%} of 1"
+    small_print = f"{caption}\n{about}; ahead or behind: our best against the best peer, median of the rounds' ratios"
     with sheet(1.7 + 0.26 * len(names), small_print.strip()) as figure:
         for ax, job in zip(figure.subplots(1, len(jobs), sharey=True, squeeze=False)[0], jobs, strict=True):
             title, label, unit, digits = _SAYS[job]

@@ -8,7 +8,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 
 IN_TURNS, AT_ONCE, PREFILL = "in turns", "all at once", "prefill"
-FEW_PERCENT = 1.05
+_FEW_PERCENT = 1.05
 # Job: the time it takes, and whether a program does it, by its rows.
 JOBS: dict[str, tuple[str, Callable[[pd.DataFrame], bool]]] = {
     IN_TURNS: ("last_turn_ttft_ms", lambda rows: not rows.packed.any()),
@@ -53,8 +53,8 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
 
 
 def is_tie(row: pd.Series) -> bool:
-    """Whether the rounds do not say who is faster: their quartiles reach within 5 % of 1; row: of ``verdict``."""
-    return row.low <= FEW_PERCENT and row.high >= 1 / FEW_PERCENT
+    """Whether nobody is ahead: 1 is between the rounds' quartiles, or within 5 % of the median; row: of ``verdict``."""
+    return row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= row.ratio <= _FEW_PERCENT
 
 
 def as_words(row: pd.Series) -> str:
