@@ -27,7 +27,9 @@ SCHEMAS = [
     {"type": "object", "additionalProperties": False},
     {"type": "string", "minLength": 2, "maxLength": 4},
     {"type": "string", "format": "date-time"},
-    {"type": "string", "pattern": "^[a-c]{2,3}$"},
+    {"type": "string", "pattern": "^[a-c]{2,3}$", "format": "unknown"},
+    {"const": {"properties": {"a": 1}}},
+    {"$ref": "#/$defs/Größe", "$defs": {"Größe": {"enum": ["é"]}}},
     {"type": "integer", "exclusiveMinimum": -8, "maximum": 40, "multipleOf": 7},
     {"allOf": [{"required": [n], "properties": {n: {"const": n}}} for n in "ab"], "type": "object", "maxProperties": 2},
     {"prefixItems": [{"const": "a"}, {"type": "boolean"}], "type": "array"},
@@ -124,6 +126,12 @@ def test_calls_of_tools(speaker, rng):
             call = json.loads(text.removeprefix(CALL).removesuffix(CALLED))
             assert call["name"] in tools
             assert isinstance(call["arguments"], dict)
+    nodes = TypeAdapter(Part).json_schema()  # which begins with a $ref
+    more = {"properties": {"a": {}}, "required": ["a", "b"]}
+    for arguments in (nodes, more, {"anyOf": [more, {"required": ["x"]}]}, {"required": ["x"]}, {"type": "object"}):
+        Constrained(speaker, grammar(None, {"f": arguments}))
+    with pytest.raises(lab.SwarmKVError):
+        grammar(None, {"f": {"type": "string"}})
     either = grammar({"const": 5}, {"f": {}})
     assert either.startswith("start: ")
     Constrained(speaker, either)
@@ -152,6 +160,7 @@ def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
 
 
 TWICE = {f"{n + 1}": {"type": "object", "anyOf": [{"$ref": f"#/$defs/{n}"}] * 2} for n in range(30)} | {"0": {}}
+CHAIN = {f"{n}": {"type": "array", "items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(20_000)} | {"20000": {}}
 DEEP = {"type": "null"}
 for _ in range(5000):
     DEEP = {"type": "array", "items": DEEP}
@@ -174,8 +183,12 @@ for _ in range(5000):
         {"type": "object", "properties": ["a"]},
         {"type": ["string", {}]},
         {"type": "char"},
-        {"type": "string", "format": "colour"},
         {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        {"const": "a\u0001b"},
+        {"const": "x" * 200_000},
+        {"type": "integer", "multipleOf": 999_983},  # seconds and hundreds of megabytes
+        {"allOf": [{"type": "string", "pattern": f"a.{{{i}}}b"} for i in range(60)]},
+        {"$ref": "#/$defs/0", "$defs": CHAIN},
         {"type": "string", "pattern": "^(?!a)b"},
         {"type": "integer", "minimum": "1"},
         {"const": "\ud800"},

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import llama_cpp
 import numpy as np
@@ -28,6 +28,7 @@ _EDGE = 16  # white space around a text, characters, that the template sees
 _SPACES = " \t\n\v\f\r"  # C's isspace, which is llama.cpp's
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _stack_size = threading.Lock()
+T = TypeVar("T")
 
 
 class Special(NamedTuple):
@@ -318,7 +319,7 @@ class Words:
             while True:
                 tokens = np.empty(n, np.int32)
                 arguments = (self._vocab, data, len(data), pointer(tokens, ctypes.c_int32), n, add_special, False)
-                found = _on_large_stack(partial(llama_cpp.llama_tokenize, *arguments), self._stack_for(text))
+                found = on_large_stack(partial(llama_cpp.llama_tokenize, *arguments), self._stack_for(text))
                 if not -INT32_MAX <= found < -n:
                     break
                 n = -found
@@ -340,7 +341,7 @@ class Words:
         return longest * _STACK if longest > _SHORT_LINE else 0
 
 
-def _on_large_stack(call: Callable[[], int], n_bytes: int) -> int:
+def on_large_stack(call: Callable[[], T], n_bytes: int) -> T:
     """What a call returns, made in a thread with so much stack; in this one for 0 bytes."""
     if not n_bytes:
         return call()
@@ -353,4 +354,4 @@ def _on_large_stack(call: Callable[[], int], n_bytes: int) -> int:
                 threading.stack_size(before)
             return returned.result()
     except RuntimeError as error:
-        raise SwarmKVError(f"a long line needs a thread with {n_bytes:,} bytes of stack: {error}") from error
+        raise SwarmKVError(f"a thread with {n_bytes:,} bytes of stack is needed: {error}") from error

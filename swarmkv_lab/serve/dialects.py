@@ -41,6 +41,7 @@ class Chat:
         if name not in forms and choice not in ("auto", "none") and not (choice == "required" and forms):
             raise SwarmKVError(f"tool_choice={choice!r:.80}: it is auto, none or, with tools, required or one of them")
         forms, must = {name: forms[name]} if name else {} if choice == "none" else forms, name or choice == "required"
+        self._parallel &= not name
         schema = None if must else _schema(get("response_format", Mapping, {}))
         stop, temperature = body.get("stop") or [], get("temperature", (int, float), 0)
         stops = [_is(one, str, "stop") for one in ([stop] if isinstance(stop, str) else _is(stop, list, "stop"))]
@@ -58,7 +59,8 @@ class Chat:
         shown = whole_number("top_logprobs", get("top_logprobs", int, 0), 0, 20)
         if get("logprobs", bool, False):
             self.sampler = Noted(self.sampler, shown)
-        self.saying = Saying(model, [*filter(None, stops)], self.tools, self._parallel)
+        stops = [] if must else [*filter(None, stops)]  # a call has no text
+        self.saying = Saying(model, stops, self.tools, self._parallel)
         self._model, self._text, self._calls, self._reason = model, "", list[tuple[str, str]](), ""
         self._logprobs, self._n_shown = list[Event](), 0
         self._usage: Event | None = None

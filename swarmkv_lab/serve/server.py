@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.files import reason
 from swarmkv_lab.llama.conversation import Conversation
+from swarmkv_lab.llama.grammar import SchemaError
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.serve.dialects import Chat, Event, Responses
@@ -86,6 +87,7 @@ class Server(AbstractContextManager["Server"]):
         self.most_bytes = (1 << 20) + 64 * self.engine.limit
         self._most_waiting, self._n_reading = most_waiting, 0
         self._reading = ThreadPoolExecutor(2, "swarmkv-reading")  # not in threads that answers need
+        self._compiling = ThreadPoolExecutor(2, "swarmkv-compiling")  # a schema may take seconds
         self._started = time.perf_counter()
         quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off", "ws": "none"}
         how: dict[str, Any] = {"interface": "asgi3", "timeout_graceful_shutdown": 5} | quiet
@@ -190,7 +192,8 @@ class Server(AbstractContextManager["Server"]):
         self._n_reading += 1
         try:
             body = await self._body(http)
-            chat, request = await loop.run_in_executor(self._reading, self._read, http.url.path, body, deliver)
+            pool = self._compiling if _has_schema(body) else self._reading
+            chat, request = await loop.run_in_executor(pool, self._read, http.url.path, body, deliver)
         finally:
             self._n_reading -= 1
         self.engine.submit(request)
@@ -231,7 +234,7 @@ class Server(AbstractContextManager["Server"]):
                 if begun and chat.stream:
                     yield chat.fail(f"{event}"[:2000])
                     return
-                ours = not isinstance(event, ContextBudgetError | Refused)  # the request was sound
+                ours = not isinstance(event, ContextBudgetError | SchemaError | Refused)  # the request was sound
                 raise Refused(500, f"{type(event).__name__}: {event}") if ours else event
             n, made, details = len(request.tokens), request.n_answer, {"cached_tokens": request.shared}
             usage: Event = {"prompt_tokens": n, "completion_tokens": made, "total_tokens": n + made}
@@ -246,10 +249,21 @@ class Server(AbstractContextManager["Server"]):
         self._http.should_exit = True
         self._thread.join()
         self._socket.close()
-        self._reading.shutdown()
+        for pool in (self._reading, self._compiling):
+            pool.shutdown(cancel_futures=True)
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _has_schema(body: Any) -> bool:
+    """Whether an answer may have to keep to a schema."""
+    asked = body if isinstance(body, dict) else {}
+    return bool(asked.get("response_format") or asked.get("text")) or asked.get("tool_choice") not in (
+        None,
+        "auto",
+        "none",
+    )
 
 
 def _failure(error: Exception) -> tuple[int, Event]:
