@@ -1,6 +1,5 @@
 """swarmkv-lab: quick help, tables for people, JSON for programs, one line and exit 2 for anything bad."""
 
-import io
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from conftest import ROOT
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab import progress
 from swarmkv_lab.cli import COMMANDS
 from swarmkv_lab.sizing.catalogue import catalogue
 from swarmkv_studies.cli import commands, main
@@ -90,18 +88,6 @@ def test_help_lists_the_names_there_are(capsys):
     assert {*lab.STRATEGIES, *PEERS} <= words(capsys.readouterr().out)
     main(["ask", "--help"])
     assert set(lab.STRATEGIES) <= words(capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(("out", "err", "drawn"), [(True, True, True), (False, True, False), (True, False, False)])
-def test_a_bar_is_drawn_only_where_a_terminal_shows_all(out, err, drawn, monkeypatch):
-    for name, is_terminal in (("stdout", out), ("stderr", err)):
-        stream = io.StringIO()
-        stream.isatty = lambda here=is_terminal: here
-        monkeypatch.setattr(sys, name, stream)
-    with progress.tqdm(total=1) as bar:
-        assert bar.disable == (not drawn)
-    with progress.tqdm(total=1, disable=True) as bar:
-        assert bar.disable
 
 
 # -- what is wrong, in one line

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, whole_number
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
@@ -25,7 +26,6 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.model_files import content_hash
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
-from swarmkv_lab.progress import tqdm
 
 if TYPE_CHECKING:  # Dask is an extra, and takes half a second to import
     from distributed import Client
@@ -125,7 +125,7 @@ def fan_out(
     source = None if source is None else str(source)
     empty: dict[str, Any] = {"tokens": np.empty(0, np.int32), "schedule": Schedule([])}  # until they are prepared
     run = ClusterRun(strategy=chosen.name, packed=chosen.packs, **empty)
-    with tqdm(unit="agent", desc=chosen.name, disable=None if progress else True) as bar:
+    with tqdm(unit="agent", desc=chosen.name, disable=not progress or None) as bar:
 
         def told(n: int) -> None:
             bar.update(n)

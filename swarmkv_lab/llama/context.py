@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp
 import numpy as np
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import (
     INT32_MAX,
@@ -23,7 +24,6 @@ from swarmkv_lab.llama.guard import Interrupt, LlamaGuard, interrupts_wait, requ
 from swarmkv_lab.llama.kind import written_whole
 from swarmkv_lab.llama.sampling import GREEDY, Sampling, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.hollow import hollow_context_bytes
 
 if TYPE_CHECKING:
@@ -126,7 +126,9 @@ class Context:
                 raise ContextBudgetError(f"{about}, and the last token would be at {pos.max():,}: shorten it")
             try:
                 # No bar unless it is asked for: what Ctrl-C raises while Python disposes of one is dropped.
-                bar = tqdm(total=len(token), unit="token", desc="decode", leave=False) if progress else None
+                bar = (
+                    tqdm(total=len(token), unit="token", desc="decode", leave=False, disable=None) if progress else None
+                )
                 with bar or nullcontext():
                     for begin in range(0, len(token), self.n_batch):
                         if self.callback:

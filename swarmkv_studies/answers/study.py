@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xxhash
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.fanout.documents import load_document
@@ -16,7 +17,6 @@ from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.files import replacing, user_path
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.answers.quality import read_study
@@ -108,7 +108,7 @@ def ask_all(
     rows = read_study(file).to_dict("records") if file is not None and file.exists() else []
     done = {(row["model"], row["repeat"], row["arm"], row["part"]) for row in rows}
     keys = [(model.name, repeat, name) for repeat in range(repeats) for name in dict.fromkeys(arms)]
-    with tqdm(total=n_parts * len(keys), desc=f"study, {model.name}", unit="arm", disable=not progress) as bar:
+    with tqdm(total=n_parts * len(keys), desc=f"study, {model.name}", unit="arm", disable=not progress or None) as bar:
         for part, each in enumerate(zip(texts, asked, strict=True), 1):
             left = [key for key in keys if each[1] and (*key, part) not in done]
             bar.update(len(keys) - len(left))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.fanout.documents import load_agents
@@ -16,7 +17,6 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.progress import tqdm
 
 
 class Round(NamedTuple):
@@ -105,7 +105,7 @@ def measure(plan: Plan, rounds: Sequence[Round], *, progress: bool = True) -> It
     for strategy in plan.strategies if rounds else ():  # a warm-up: memory pages, threads and caches
         plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
     total = len(rounds) * len(plan.strategies)
-    with tqdm(total=total, unit="run", disable=None if progress else True) as bar:
+    with tqdm(total=total, unit="run", disable=not progress or None) as bar:
         for this in rounds:
             reference: Run | None = None
             for strategy in plan.strategies:

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.fan_out import fan_out
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 from swarmkv_studies.answers.questions import load_questions
 from swarmkv_studies.composing.study import ROLES
 
@@ -44,7 +44,9 @@ def composed_rounds(
     same_answers: how many are the full prefill's. settings: as in fan_out.
     """
     agents, rows = role_agents(n_agents), []
-    for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress):
+    for repeat in tqdm(
+        range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress or None
+    ):
         reference = None
         for way, packed in _WAYS.items():
             ids = document if repeat >= 0 else document[:64]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import fan_out
@@ -28,7 +29,6 @@ from swarmkv_lab.files import CACHE_VARIABLE, REFERENCE, replacing
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION
 from swarmkv_lab.llama.loading import load_model
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.catalogue import snapshot_bytes
 from swarmkv_lab.snapshot.prefill import prefill
 from swarmkv_studies.common.provenance import processor
@@ -46,7 +46,7 @@ def architectures(paths: Iterable[Path]) -> pd.DataFrame:
 
     A process that dies, or takes ten minutes, is a row too, with what it had found out before.
     """
-    bar = tqdm(sorted(paths), desc="architectures", unit="model")
+    bar = tqdm(sorted(paths), desc="architectures", unit="model", disable=None)
     rows = [{"model": path.stem, **_in_a_process(path)} for path in bar]
     whole = dict.fromkeys(["bytes", "predicted_bytes"], "Int64")
     return pd.DataFrame(rows, columns=COLUMNS).astype(whole)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
@@ -21,7 +22,6 @@ from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.guard import LlamaGuard
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there
@@ -62,7 +62,8 @@ def compare_guards(
             snapshot.restore(ctx)
         contexts = {1: [whole], 2: many[cores], 3: many[share]}
         expected = None
-        for turn, variant in tqdm(list(product(range(-1, repeats), VARIANTS)), desc="guards", leave=False):
+        todo = list(product(range(-1, repeats), VARIANTS))
+        for turn, variant in tqdm(todo, desc="guards", leave=False, disable=None):
             which, how = VARIANTS[variant]
             start = time.perf_counter()
             answers, ends = zip(*how(contexts[which], prompts, max_tokens), strict=True)

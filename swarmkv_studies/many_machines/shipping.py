@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError, whole_number
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_lab.sizing.geometry import KVType
 from swarmkv_lab.snapshot.prefill import prefill
@@ -49,7 +49,9 @@ def ship_times(
     """
     snapshot = prefill(model, tokens, progress=False)
     data, rows = pickle.dumps(snapshot), []
-    for repeat, rate in tqdm(list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress):
+    for repeat, rate in tqdm(
+        list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress or None
+    ):
         row = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes, "bandwidth": rate}
         ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": partial(prefill, model, tokens, progress=False)}
         same = True

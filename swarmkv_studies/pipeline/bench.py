@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.documents import load_document
@@ -13,7 +14,6 @@ from swarmkv_lab.fanout.pipeline import Agent, Pipeline
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 
 WAITING = ", waiting"
 """Ends the name of a variant in which no agent begins before the whole document is prefilled."""
@@ -49,7 +49,8 @@ def compare_pipeline(
     try:
         for repeat in range(repeats):
             runs: dict[str, Run] = {}
-            for variant in tqdm(variants, desc=f"pipeline, round {repeat + 1} of {repeats}", leave=False):
+            title = f"pipeline, round {repeat + 1} of {repeats}"
+            for variant in tqdm(variants, desc=title, leave=False, disable=None):
                 runs[variant] = pipelines[variant].run(variant.removesuffix(WAITING)).whole()
             for variant, run in runs.items():
                 about = {"repeat": repeat, "variant": variant}

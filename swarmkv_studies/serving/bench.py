@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import httpx
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.documents import load_agents, load_document
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.serve.server import LAYOUTS, Server
 from swarmkv_studies.peers.server import LlamaServer
 

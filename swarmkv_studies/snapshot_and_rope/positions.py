@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.progress import tqdm
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_lab.snapshot.state import SequenceState
 from swarmkv_studies.snapshot_and_rope.rope import shift
@@ -57,7 +57,7 @@ def position_error(
 
         reference = _predictions(ctx, rest)
         rows = [{"shifted": NOTHING, "gap": 0, **_divergence(reference, other_kernels)}]
-        for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False):
+        for gap in tqdm(gaps, desc="gaps", unit="gap", leave=False, disable=None):
             for name, start in ((WHOLE, 0), (HALF, half)):
                 rows.append({"shifted": name, "gap": gap, **_divergence(reference, shifted(gap, start))})
             rows.append({"shifted": SEAM, "gap": gap, **_divergence(reference, late(gap))})
