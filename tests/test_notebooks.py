@@ -11,8 +11,13 @@ from swarmkv_studies.cli.notebooks import execute
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def run(path, profile):
-    notebook = execute(path, profile)
+def run(path, profile, folder):
+    """With the exercise's solution in the cell that is left empty for it."""
+    notebook = nbformat.read(path, as_version=4)
+    at = next(i for i, cell in enumerate(notebook.cells) if "## Exercise" in cell.source)
+    notebook.cells[at + 1].source = "\n".join(re.findall(r"```python\n(.*?)```", notebook.cells[at].source, re.DOTALL))
+    nbformat.write(notebook, folder / path.name)
+    notebook = execute(folder / path.name, profile)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source)
 
 
@@ -27,14 +32,14 @@ def test_runs_from_top_to_bottom(path, with_all_layers, monkeypatch, tmp_path):
     monkeypatch.setenv("SWARMKV_MODEL", str(with_all_layers))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # transformers takes no twin: 64 dimensions are not three heads'
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['transformers'] = None")
-    run(path, "smoke")
+    run(path, "smoke", tmp_path)
 
 
 @pytest.mark.real
 @pytest.mark.thorough
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_as_a_reader_runs_it(path):
-    run(path, "quick")
+def test_runs_as_a_reader_runs_it(path, tmp_path):
+    run(path, "quick", tmp_path)
 
 
 # -- their first cells, and copies to work in
