@@ -276,6 +276,9 @@ def test_exact_is_fan_out(speaker):
                 asks("a", tools=TOOLS, tool_choice={"type": "function", "function": {"name": "other"}}),
                 asks("a", tools=[{"type": "web_search"}]), asks("a", response_format={"type": "xml"}),
                 asks("a", response_format={"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}),
+                asks("a", response_format={"type": "json_schema", "json_schema": {"schema": {"not": {}}}}),
+                asks("a", tools=[TOOLS[0] | {"function": {"name": "f", "parameters": {"type": "array"}}}],
+                     tool_choice="required"),
                 asks("a " * 30_000),
             )
         ),

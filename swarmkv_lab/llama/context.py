@@ -126,9 +126,7 @@ class Context:
                 raise ContextBudgetError(f"{about}, and the last token would be at {pos.max():,}: shorten it")
             try:
                 # No bar unless it is asked for: what Ctrl-C raises while Python disposes of one is dropped.
-                bar = (
-                    tqdm(total=len(token), unit="token", desc="decode", leave=False, disable=None) if progress else None
-                )
+                bar = tqdm(total=len(token), unit="token", leave=False, disable=None) if progress else None
                 with bar or nullcontext():
                     for begin in range(0, len(token), self.n_batch):
                         if self.callback:

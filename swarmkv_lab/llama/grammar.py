@@ -113,8 +113,8 @@ def _fault(grammar: str) -> str:
     command = [sys.executable, "-P", grammar_check.__file__]
     try:
         done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=_WAIT_S)
-    except subprocess.TimeoutExpired:
-        return "it takes too long"
+    except subprocess.TimeoutExpired as error:  # not remembered: another time the machine is less busy
+        raise SchemaError("this JSON schema cannot be followed: it takes too long") from error
     return done.stdout.decode() or ("it is too large or too deep" if done.returncode else "")
 
 
@@ -141,14 +141,14 @@ class Constrained(Sampler):
             allowed = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
             allowed[self._ends] = self._matcher.is_accepting()
             if not allowed.any():
-                raise SchemaError(f"no token keeps to the schema here: {self._fault}")
+                raise SchemaError(f"no token keeps to the schema here: {self._why}")
             token = super().sample(np.where(allowed, logits, np.float32(-np.inf)))
             if not self._takes(token):
-                raise SchemaError(f"the schema could not be followed: {self._fault}")
+                raise SchemaError(f"the schema could not be followed: {self._why}")
         return token
 
     @property
-    def _fault(self) -> str:
+    def _why(self) -> str:
         return self._matcher.get_error().partition("\n")[0]
 
     def _takes(self, token: int) -> bool:

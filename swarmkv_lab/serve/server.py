@@ -259,11 +259,8 @@ class Server(AbstractContextManager["Server"]):
 def _has_schema(body: Any) -> bool:
     """Whether an answer may have to keep to a schema."""
     asked = body if isinstance(body, dict) else {}
-    return bool(asked.get("response_format") or asked.get("text")) or asked.get("tool_choice") not in (
-        None,
-        "auto",
-        "none",
-    )
+    is_forced = (asked.get("tool_choice") or "auto") not in ("auto", "none")
+    return bool(is_forced or asked.get("response_format") or asked.get("text"))
 
 
 def _failure(error: Exception) -> tuple[int, Event]:
