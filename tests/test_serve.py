@@ -173,6 +173,9 @@ def test_log_probabilities_are_the_model_s_own(server, client):
     streamed = [one for chunk in chunks if chunk for one in chunk.content]
     assert [one.bytes for one in streamed] == [one.bytes for one in shown]
     alike([one.logprob for one in streamed], [one.logprob for one in shown])
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "日本"}}}
+    (cut,) = client.chat.completions.create(**asked | {"max_tokens": 40}, response_format=form).choices
+    assert b"".join(bytes(one.bytes) for one in cut.logprobs.content).decode() == cut.message.content == '"日本"'
     how = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 5}
     (message,) = client.responses.create(model="any", input="Who buys the house?", **how).output
     alike([one.logprob for one in message.content[0].logprobs], [one.logprob for one in shown])

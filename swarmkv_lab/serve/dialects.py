@@ -74,9 +74,9 @@ class Chat:
         """One more token."""
         if isinstance(self.sampler, Noted):
             own, *likely = [
-                {"token": text, "logprob": value, "bytes": [*text.encode()]}
+                {"token": text.decode("utf-8", "replace"), "logprob": value, "bytes": [*text]}
                 for one, value in self.sampler.noted.popleft()
-                for text in [self._model.detokenize([one], special=True)]
+                for text in [self._model.text_bytes([one], special=True)]
             ]
             self._logprobs.append(own | {"top_logprobs": likely})
         return self._say(self.saying.add(token))
