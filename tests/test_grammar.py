@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +15,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, TypeAdapter
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama.grammar import CALL, CALLED, Constrained, grammar
+from swarmkv_lab.llama import grammar_check
+from swarmkv_lab.llama.grammar import CALL, CALLED, Constrained, SchemaError, _verdict, grammar
 from swarmkv_lab.llama.sampling import Sampling
 
 SCHEMAS = [
@@ -161,9 +163,20 @@ def test_what_is_no_schema_is_refused_and_nothing_else_happens(speaker, schema):
 
 TWICE = {f"{n + 1}": {"type": "object", "anyOf": [{"$ref": f"#/$defs/{n}"}] * 2} for n in range(30)} | {"0": {}}
 CHAIN = {f"{n}": {"type": "array", "items": {"$ref": f"#/$defs/{n + 1}"}} for n in range(20_000)} | {"20000": {}}
+SHORTER = {name: CHAIN[name] for name in map(str, range(2_000))} | {"2000": {}}  # it overflows a usual stack
 DEEP = {"type": "null"}
 for _ in range(5000):
     DEEP = {"type": "array", "items": DEEP}
+
+
+def test_a_long_chain_ends_nobodys_process(speaker, monkeypatch):
+    long = grammar({"$ref": "#/$defs/0", "$defs": SHORTER})
+    Constrained(speaker, long)
+    _verdict.cache_clear()
+    monkeypatch.setattr(grammar_check, "__file__", str(Path(__file__).with_name("none.py")))  # it dies without a word
+    with pytest.raises(SchemaError):
+        Constrained(speaker, long)
+    _verdict.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -431,18 +431,8 @@ def test_closing_ends_what_is_going_on(speaker):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_the_command_ends_at_once_on_sigterm(speaker_path):
-    command = [
-        sys.executable,
-        "-m",
-        "swarmkv_lab",
-        "serve",
-        "--model",
-        str(speaker_path),
-        "--port",
-        "0",
-        "--hosts",
-        "box",
-    ]
+    command = [sys.executable, "-m", "swarmkv_lab", "serve", "--model", str(speaker_path), "--port", "0"]
+    command += ["--hosts", "box"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as at_end:
         at_end.callback(process.kill)
         url = process.stdout.readline().split()[-1]

@@ -31,7 +31,7 @@ _FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "ipv4"
 _MOST = 1 << 17  # characters; of a value of 400,000 one step took 0.7 s
 _WAIT_S = 10  # for the check, which ends itself sooner, on a machine that is busy
 _STACK = 1 << 26
-_vocabularies: WeakKeyDictionary[Model, tuple[LLTokenizer, np.ndarray]] = WeakKeyDictionary()
+_vocabularies: WeakKeyDictionary[Model, LLTokenizer] = WeakKeyDictionary()
 
 
 class SchemaError(SwarmKVError):
@@ -108,14 +108,14 @@ def _text(value: Any) -> str:
 
 
 @lru_cache(256)
-def _fault(grammar: str) -> str:
-    """What is wrong with a grammar, or "": whether it compiles at all is tried in a process of its own."""
+def _verdict(grammar: str) -> str:
+    """SOUND, or what is wrong with a grammar: whether it compiles at all is tried in a process of its own."""
     command = [sys.executable, "-P", grammar_check.__file__]
     try:
         done = subprocess.run(command, input=grammar.encode(), capture_output=True, timeout=_WAIT_S)
     except subprocess.TimeoutExpired as error:  # not remembered: another time the machine is less busy
         raise SchemaError("this JSON schema cannot be followed: it takes too long") from error
-    return done.stdout.decode() or ("it is too large or too deep" if done.returncode else "")
+    return done.stdout.decode() or "it is too large or too deep"  # it has died, and said nothing
 
 
 class Constrained(Sampler):
@@ -123,15 +123,14 @@ class Constrained(Sampler):
 
     def __init__(self, model: Model, grammar: str, sampling: Sampling = GREEDY) -> None:
         super().__init__(sampling)
-        if why := _fault(grammar):
+        if (why := _verdict(grammar)) != grammar_check.SOUND:
             why = "no value fits it" if why == "NoExtensionBias" else why.rpartition("JSON schema: ")[2]
             raise SchemaError(f"this JSON schema cannot be followed: {why:.300}")
         if model not in _vocabularies:
-            ends = np.array([token for token in range(model.n_vocab) if model.is_eog(token)], np.int32)
             with model._text_guard:
-                _vocabularies[model] = lltokenizer_from_vocab(model._vocab), ends
-        vocabulary, self._ends = _vocabularies[model]
-        how = partial(LLMatcher, vocabulary, grammar, log_level=0, limits=grammar_check.LIMITS)
+                _vocabularies[model] = lltokenizer_from_vocab(model._vocab)
+        self._ends = model.ends
+        how = partial(LLMatcher, _vocabularies[model], grammar, log_level=0, limits=grammar_check.LIMITS)
         self._matcher = on_large_stack(how, _STACK)
 
     def sample(self, logits: np.ndarray) -> int:
@@ -139,7 +138,7 @@ class Constrained(Sampler):
         token = super().sample(logits)
         if not self._takes(token):
             allowed = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8) > 0
-            allowed[self._ends] = self._matcher.is_accepting()
+            allowed[list(self._ends)] = self._matcher.is_accepting()
             if not allowed.any():
                 raise SchemaError(f"no token keeps to the schema here: {self._why}")
             token = super().sample(np.where(allowed, logits, np.float32(-np.inf)))

@@ -2,7 +2,7 @@
 
 A schema comes with a request, from anybody. One that is too deep ends the process that compiles it, and one can take
 minutes or gigabytes; in a process of its own that is nobody's server. From stdin it takes the grammar; to stdout goes
-what is wrong with it, in one line, or nothing.
+SOUND, or what is wrong with it, in one line.
 """
 
 import os
@@ -12,9 +12,8 @@ from contextlib import suppress
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-LIMITS = LLParserLimits(
-    max_items_in_row=20_000, verbose_errors=False
-)  # some hundreds of properties need more than 2,000
+SOUND = "sound"
+LIMITS = LLParserLimits(max_items_in_row=20_000, verbose_errors=False)  # hundreds of properties need more than 2,000
 _MOST_SECONDS = 1
 _MOST_BYTES = 1 << 30
 _STACK = 1 << 24  # bytes; a quarter of what the compilation in the server has
@@ -25,7 +24,7 @@ def main() -> None:
     grammar = sys.stdin.buffer.read().decode()
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=LIMITS)
     matcher.compute_logit_bias()
-    sys.stdout.buffer.write(matcher.get_error().partition("\n")[0].encode())
+    sys.stdout.buffer.write((matcher.get_error().partition("\n")[0] or SOUND).encode())
 
 
 if __name__ == "__main__":

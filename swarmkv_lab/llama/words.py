@@ -28,7 +28,7 @@ _EDGE = 16  # white space around a text, characters, that the template sees
 _SPACES = " \t\n\v\f\r"  # C's isspace, which is llama.cpp's
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 _stack_size = threading.Lock()
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 
 class Special(NamedTuple):
@@ -112,6 +112,11 @@ class Words:
         whole_number("token", token, 0, self.n_vocab - 1)
         with self._text_guard:
             return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """All tokens that end the generation."""
+        return frozenset(filter(self.is_eog, range(self.n_vocab)))
 
     def without_control(self, tokens: Tokens) -> np.ndarray:
         """An answer's tokens as others may read them, int32 (n,): no control tokens, user-defined ones taken apart."""
@@ -345,7 +350,7 @@ class Words:
         return longest * _STACK if longest > _SHORT_LINE else 0
 
 
-def on_large_stack(call: Callable[[], T], n_bytes: int) -> T:
+def on_large_stack(call: Callable[[], _Result], n_bytes: int) -> _Result:
     """What a call returns, made in a thread with so much stack; in this one for 0 bytes."""
     if not n_bytes:
         return call()

@@ -95,7 +95,7 @@ class Engine:
         self.queue: deque[Request] = deque()
         self.done: deque[Request] = deque(maxlen=10_000)
         self.counts = Counter(prompt_tokens=0, computed_tokens=0, shared_tokens=0, generated_tokens=0)
-        self._eog = frozenset(filter(model.is_eog, range(model.n_vocab)))
+        self._eog = model.ends
         self._owed = 0  # steps of all others before the next piece of a long prompt
         self._wake, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="swarmkv-engine", daemon=True)
