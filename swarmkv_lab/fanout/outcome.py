@@ -56,17 +56,11 @@ class Outcome(Recorder):
         return np.concatenate([branch.head, self.tokens[: branch.n_prefix], branch.prompt])
 
     @property
-    def prefix_lane(self) -> str:
-        """The name in the timeline of the work that is done once for all agents: "prefix", unless an agent has it."""
-        lane = PREFIX
-        while lane in self.schedule.branches:
-            lane += " of all"
-        return lane
-
-    @property
     def timeline(self) -> pd.DataFrame:
         """A row per span, by start: agent (or "prefix"), phase, start_ms, end_ms, bytes copied, on a cluster worker."""
-        frame = pd.DataFrame(self.so_far(), columns=Span._fields).fillna({"agent": self.prefix_lane})
+        now = self.now()
+        begun = [span._replace(end_ms=now) for span in list(self._open.values())]  # as long as they are now
+        frame = pd.DataFrame([*self.spans, *begun], columns=Span._fields).fillna({"agent": PREFIX})
         frame = frame.sort_values("start_ms", kind="stable", ignore_index=True)
         return frame if (frame.worker != "").any() else frame.drop(columns="worker")
 

@@ -88,8 +88,3 @@ class Recorder:
             yield
         finally:
             self._held -= n_bytes
-
-    def so_far(self) -> list[Span]:
-        """The finished spans, and those that are open, as long as they are now."""
-        now = self.now()
-        return [*self.spans, *(span._replace(end_ms=now) for span in list(self._open.values()))]

@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 import numpy as np
 
 from swarmkv_lab.errors import SwarmKVError
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 
 Graph = Mapping[str, Sequence[str]]
@@ -96,9 +97,11 @@ class Schedule:
 
 
 def check(names: Sequence[str], after: Graph) -> None:
-    """Raise SwarmKVError for names that are no text or not their own, and for agents that wait for themselves."""
+    """Raise SwarmKVError for names that are no text, taken or PREFIX, and for agents that wait for themselves."""
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise SwarmKVError(f"an agent's name is text, and {wrong[0]!r} is not")
+    if PREFIX in names:
+        raise SwarmKVError(f"{PREFIX!r} is what is done for all agents in a timeline: give that agent another name")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise SwarmKVError(f"{', '.join(twice)}: each agent needs a name of its own")
     for name, others in after.items():

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from swarmkv_lab.errors import whole_number
 from swarmkv_lab.fanout.documents import load_document
 from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+from swarmkv_lab.fanout.recorder import PREFIX
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.model import Model
@@ -73,7 +74,7 @@ def _agents(run: Run, pipeline: Pipeline, naive: Run | None) -> pd.DataFrame:
     """A row per agent of a run; values of the whole run are repeated in every row."""
     spans, prefill_ms = run.timeline, run.metrics["prefill_ms"]
     first = run.agents.ttft_ms.min()
-    before = spans[(spans.phase == "prefill") & (spans.agent == run.prefix_lane) & (spans.end_ms <= first)]
+    before = spans[(spans.phase == "prefill") & (spans.agent == PREFIX) & (spans.end_ms <= first)]
     rows = run.agents.rename(columns={"ttft_ms": "first_token_at_ms"})[
         ["agent", "prompt_tokens", "first_token_at_ms", "answer_tokens", "answer"]
     ].assign(
