@@ -45,14 +45,14 @@ def whole_number(name: str, value: Any, least: int = 0, most: int = INT32_MAX) -
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or not least <= number <= most:
-        raise SwarmKVError(f"{name}={_shown(value)}: it must be a whole number from {least:,} to {most:,}")
+        raise SwarmKVError(f"{name}={value!r:.80}: it must be a whole number from {least:,} to {most:,}")
     return number
 
 
 def not_one_of(value: Any, known: Iterable[str]) -> str:
     """The end of an error's sentence about a name that is not known: which ones are, and which one was meant."""
     known = list(known)
-    return f"{_shown(value)} is not one of {', '.join(known)}{did_you_mean(value, known)}"
+    return f"{value!r:.80} is not one of {', '.join(known)}{did_you_mean(value, known)}"
 
 
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
@@ -67,10 +67,3 @@ def utf8(what: str, text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise SwarmKVError(f"{what} is not valid Unicode at character {error.start}: {error.reason}") from error
-
-
-def _shown(value: Any) -> str:
-    try:
-        return repr(value)[:80]
-    except ValueError:  # Python writes out no number of more than 4,300 digits
-        return f"a number of {value.bit_length():,} bits"

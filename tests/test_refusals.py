@@ -114,7 +114,6 @@ def test_threads_of_one_token_and_of_many_reach_llama_cpp(twin):
 
 
 @pytest.mark.parametrize(("call", "says"), [
-    (lambda: lab.load_model(n_gpu_layers=10**5000), "16,610"),
     (lambda: lab.load_model(n_gpu_layers=-2), "-2"),
     (lambda: lab.load_model(5), "5"),
     (lambda: lab.geometry("smollm2-135m").snapshot_bytes(10.5), "10.5"),
