@@ -49,8 +49,8 @@ def test_with_swa_full_a_state_has_every_cell_in_its_place(windowed, long, n, fl
         np.testing.assert_array_equal(ctx.get_state(1), snapshot.data)
     assert state.seq_id == 1
     assert snapshot.nbytes == windowed.geometry.snapshot_bytes(n, swa_full=True)
-    for layer in range(windowed.geometry.n_layer):
-        np.testing.assert_array_equal(state.positions_of(layer), np.arange(n))
+    for cells, _ in state._caches:
+        np.testing.assert_array_equal(cells[:, 0], np.arange(n))
 
 
 def test_a_state_that_would_miss_cells_is_refused(windowed, long):
@@ -63,4 +63,4 @@ def test_a_state_that_would_miss_cells_is_refused(windowed, long):
             with pytest.raises(lab.SwarmKVError, match=r"33 .* 32"):
                 refused()
         ctx.clear(1)
-        assert len(lab.SequenceState(ctx.get_state(), windowed.geometry).positions_of(0)) == WINDOW + 1
+        assert len(lab.SequenceState(ctx.get_state(), windowed.geometry).keys(0)) == WINDOW + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from gguf.quants import dequantize
 
-from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError, whole_number
+from swarmkv_lab.errors import SnapshotCorruptError, SwarmKVError
 from swarmkv_lab.sizing.geometry import KV_TYPES, KVGeometry, ggml_type, is_quantized, row_bytes
 
 if TYPE_CHECKING:
@@ -72,12 +72,6 @@ class SequenceState:
     def positions(self) -> np.ndarray:
         """The positions of all that is held, int32 (n,)."""
         return max((cells for cells, _ in self._caches), key=len)[:, 0]
-
-    def positions_of(self, layer: int) -> np.ndarray:
-        """The positions that a layer holds, int32 (n,): a windowed one has only the last ones."""
-        whole_number("layer", layer, 0, self.geometry.n_layer - 1)
-        holds = zip(self.geometry.caches(), self._caches, strict=True)
-        return next(cells[:, 0] for (layers, _), (cells, _) in holds if layer in layers)
 
     def keys(self, layer: int) -> np.ndarray:
         """A layer's keys, float32 (n, n_head_kv, head_dim_k), rotated to their positions."""

@@ -87,7 +87,5 @@ def _later(snapshot: KVSnapshot, gap: int) -> np.ndarray:
     llama.cpp believes it, and goes on that much later. No shift could do this: it rotates the keys as well.
     """
     data = snapshot.data.copy()
-    state = SequenceState(data, snapshot.state().geometry)
-    for layers, _ in state.geometry.caches():
-        state.positions_of(layers[0])[:] += gap
+    SequenceState(data, snapshot.state().geometry).positions[:] += gap
     return data
