@@ -1,26 +1,21 @@
 """A GGUF's metadata and the shapes of its tensors, without its weights; safe for broken and hostile files."""
 
 import struct
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gguf import GGUFValueType, GGUFWriter
 
 from swarmkv_lab.errors import ModelNotFoundError
 from swarmkv_lab.files import open_regular, reason
 
-if TYPE_CHECKING:
-    import httpx
-
 MOST_BYTES = 1 << 26  # a header with the largest vocabulary of today has about 20 MB
 MAX_ENTRIES = 1 << 16
 MAX_ARRAY = 1 << 16  # longer arrays (the vocabulary's) are skipped, not kept
 MAX_DIMENSIONS = 4  # ggml's GGML_MAX_DIMS
-DEADLINE_S = 60.0  # for all that is fetched of a URL
 _TIMEOUT_S = 10.0  # for a connection, and for the next bytes of it
 _BLOCK = 1 << 18
 _UINT32, _STRING, _ARRAY, _UINT64 = 4, 8, 9, 10
@@ -48,7 +43,7 @@ def read_gguf(path: str | Path) -> Header:
     """The header of a GGUF: of a file, or of its http(s) URL.
 
     Raises ModelNotFoundError for anything that is not a whole, well-formed GGUF header (versions 2 and 3) of at most
-    MOST_BYTES. Also where a server does not answer, has no such file, or takes more than DEADLINE_S.
+    MOST_BYTES. Also where a server does not answer, or has no such file.
     """
     return _read_remote(path) if is_url(path) else _read(path)
 
@@ -97,17 +92,9 @@ def _chunks(path: str | Path) -> Iterator[Iterator[bytes]]:
         with httpx.stream("GET", str(path), headers=asked, follow_redirects=True, timeout=_TIMEOUT_S) as response:
             if not response.is_success:
                 raise ModelNotFoundError(f"{path}: the server has no such file (it answered {response.status_code})")
-            yield _in_time(path, response)
+            yield response.iter_raw()
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise ModelNotFoundError(f"{path} cannot be read: {error or type(error).__name__}") from error
-
-
-def _in_time(url: str | Path, response: "httpx.Response") -> Iterator[bytes]:
-    deadline = time.monotonic() + DEADLINE_S
-    for chunk in response.iter_raw():
-        yield chunk
-        if time.monotonic() > deadline:
-            raise ModelNotFoundError(f"{url} took more than {DEADLINE_S:g} s")
 
 
 class _Malformed(Exception):
