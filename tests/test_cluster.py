@@ -217,7 +217,7 @@ def test_a_worker_with_another_file_takes_no_part(client, gguf, document, prompt
     *((how, SwarmKVError, message) for how, message in (
         ({"strategy": "magic"}, "magic"), ({"together": 0}, "together=0"), ({"max_tokens": -1}, "max_tokens=-1"),
         ({"tokens": [1.5]}, "float64"), ({"tokens": [300]}, "300"), ({"agents": {}}, "agents"),
-        ({"agents": {"one": [999]}}, "999"), ({"kv_typ": "f16"}, "kv_typ"),
+        ({"agents": {"one": [999]}}, "999"),
     )),
 ])  # fmt: skip
 def test_bad_input_is_refused_before_anything_is_decoded(client, gguf, document, prompts, how, error, message):

@@ -37,7 +37,6 @@ SETTINGS = {
     "kv_type": ("q3_k", ("f16", "f16", "f16")),
     "flash_attn": ("yes",),
     "swa_full": (1,),
-    "n_ctxt": (1,),
 }
 
 

@@ -18,7 +18,7 @@ from swarmkv_lab.snapshot.prefix_cache import cached
 
 
 def engine(model, n_ctx=4096, n_seq_max=32, exact=False, cache=False, room=0, recompute=0, **settings):
-    asked = ContextSettings.of(n_ctx=n_ctx, n_seq_max=n_seq_max, **settings)
+    asked = ContextSettings(n_ctx=n_ctx, n_seq_max=n_seq_max, **settings)
     return closing(Engine(model, asked, exact, cache, room=room, recompute=recompute))
 
 

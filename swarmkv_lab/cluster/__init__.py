@@ -117,7 +117,7 @@ def fan_out(
     if chosen.name not in STRATEGIES:
         raise SwarmKVError(f"{chosen.name} runs in this process alone; on a cluster: {', '.join(STRATEGIES)}")
     whole_number("together", together, 1, MAX_SEQUENCES - 1)
-    asked, source, known = ContextSettings.of(**settings), model_source, None
+    asked, source, known = ContextSettings(**settings), model_source, None
     if isinstance(source, Model):
         agents, known, source = named_prompts(source, agents), source.content_hash, source.path.absolute()
     with suppress(ModelNotFoundError):  # only workers may have it

@@ -62,7 +62,7 @@ def fan_out(
         for name, prompt in prompts.items()
     ]
     own = {one.name: len(one.prompt) + again + (len(one.head) if packed else 0) for one in branches}
-    sized = budget(model, chosen, start + len(ids), own, max_tokens, ContextSettings.of(**settings))
+    sized = budget(model, chosen, start + len(ids), own, max_tokens, ContextSettings(**settings))
     about: dict[str, Any] = {"snapshot": snapshot, "callback": callback, "recompute": again}
     return answered(model, ids, Schedule(branches), chosen, sized, **about)
 

@@ -89,7 +89,7 @@ class Pipeline:
             how: dict[str, Any] = {"after": one.after, "read": partial(self._prompt, one, answers)}
             branches.append(Branch(one.name, question, one.max_tokens, one.sampling, n_prefix, **how))
             answers[one.name] = branches[-1].tokens  # a list that grows
-        sized = budget(self.model, chosen, len(self.tokens), lengths, 0, ContextSettings.of(**settings))
+        sized = budget(self.model, chosen, len(self.tokens), lengths, 0, ContextSettings(**settings))
         about: dict[str, Any] = {"on_token": on_token, "callback": callback}
         return answered(self.model, self.tokens, Schedule(branches, tolerant=True), chosen, sized, **about)
 

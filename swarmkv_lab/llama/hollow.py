@@ -39,7 +39,7 @@ _said: list[bytes] = []  # what llama.cpp logs
 def main(asked: bytes, header: bytes) -> dict[str, Any]:
     """What ``sizing.hollow.hollow`` returns, of a context with ``settings`` and states of ``depths`` tokens."""
     question = json.loads(asked)
-    settings, depths = ContextSettings.of(**question["settings"]), question["depths"]
+    settings, depths = ContextSettings(**question["settings"]), question["depths"]
     llama_cpp.llama_log_set(_keep(llama_cpp.llama_log_callback(_log)), ctypes.c_void_p(0))
     cleared = _lazy_memory()
     model = _model(header, question["overrides"])

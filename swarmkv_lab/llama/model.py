@@ -128,7 +128,7 @@ class Model(Words):
 
     def context(self, n_ctx: int, **settings: Any) -> Context:
         """A new Context of n_ctx tokens; see Context for n_seq_max, kv_type, flash_attn, n_batch and n_threads."""
-        return self.open_context(ContextSettings.of(n_ctx=n_ctx, **settings))
+        return self.open_context(ContextSettings(n_ctx=n_ctx, **settings))
 
     def open_context(self, settings: ContextSettings) -> Context:
         """A new Context with these settings."""

@@ -48,14 +48,6 @@ class ContextSettings:
         if self.flash_attn is False and is_quantized(self.kv_pair[1]):
             raise SwarmKVError(f"V as {self.kv_pair[1]} needs flash attention: pass flash_attn='auto' or True")
 
-    @classmethod
-    def of(cls, **settings: Any) -> "ContextSettings":
-        """From a caller's keywords; SwarmKVError for one that is no setting."""
-        known = cls.__dataclass_fields__
-        if unknown := [name for name in settings if name not in known]:
-            raise SwarmKVError(f"{', '.join(unknown)}: the settings of a context are {', '.join(known)}")
-        return cls(**settings)
-
     def sized(self, n_ctx: int) -> "ContextSettings":
         """With so many cells, unless the caller has chosen a number."""
         return self if self.n_ctx is not None else replace(self, n_ctx=n_ctx)

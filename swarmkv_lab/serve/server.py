@@ -70,7 +70,7 @@ class Server(AbstractContextManager["Server"]):
         if host not in _LOOPBACK and not key:
             raise SwarmKVError(f"host={host!r} lets other machines in: give a key, which they must send")
         self.model, self.layout, self._key, self._hosts = model, layout, key, {*_LOOPBACK, host, *hosts}
-        chosen = ContextSettings.of(**{"n_seq_max": 64, "swa_full": not model.kind.recurrent} | settings)
+        chosen = ContextSettings(**{"n_seq_max": 64, "swa_full": not model.kind.recurrent} | settings)
         chosen = chosen.sized(min(8192, model.n_ctx_train))
         places = 0 if layout != "composed" else min(1024, chosen.cells // 4) if room is None else room
         counts = {"room": whole_number("room", places), "recompute": whole_number("recompute", recompute)}

@@ -41,7 +41,7 @@ def prefill(
             raise SwarmKVError("a document behind another prompt is not cached: its bits are that prompt's too")
         return _placed(model, tokens, behind, at, progress, settings)
     ids = model.prefix(tokens)
-    chosen = ContextSettings.of(**settings).sized(len(ids))
+    chosen = ContextSettings(**settings).sized(len(ids))
     kept = PrefixCache(model, chosen) if cache else None
     found = kept.find(ids) if kept else None
     if found is not None and len(found.tokens) == len(ids):
@@ -64,7 +64,7 @@ def _placed(
     ids = model.document(document)
     head = model.head(behind) if behind is not None else ids[:0]
     start = whole_number("at", len(head) if at is None else at, len(head))
-    chosen = ContextSettings.of(**settings).sized(start + len(ids))
+    chosen = ContextSettings(**settings).sized(start + len(ids))
     with model.open_context(replace(chosen, n_seq_max=max(2, chosen.n_seq_max))) as ctx:
         place(ctx, ids, head, start, progress=progress)
         return KVSnapshot.capture(ctx, ids)

@@ -35,7 +35,7 @@ def bench(
     began), restore, runs and summary. A KeyboardInterrupt ends the bench early; what was measured is returned (restore
     is None then), if there is any.
     """
-    chosen = ContextSettings.of(**settings)
+    chosen = ContextSettings(**settings)
     tries = rounds([depth], [n_agents], repeats)
     asked = plan(model, tokens, tries, strategies, agents=agents, settings=chosen, max_tokens=max_tokens)
     env = environment(model, chosen, depth=depth, n_agents=n_agents, repeats=repeats, max_tokens=max_tokens)

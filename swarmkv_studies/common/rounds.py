@@ -126,7 +126,7 @@ def race(
     **settings: Any,
 ) -> dict[str, Run]:
     """Run each strategy once on the same agents, after a warm-up: runs by strategy; arguments as in fan_out."""
-    once, chosen = rounds([len(tokens)], [len(agents)], 1), ContextSettings.of(**settings)
+    once, chosen = rounds([len(tokens)], [len(agents)], 1), ContextSettings(**settings)
     asked = plan(model, tokens, once, strategies, agents=agents, max_tokens=max_tokens, settings=chosen)
     return {run.strategy: run for _, run, _ in measure(asked, once)}
 

@@ -47,7 +47,7 @@ def sweep(
     path, an interrupt returns the complete rounds, with a warning. The other arguments are as in fan_out.
     """
     grid = rounds(depths, n_agents, repeats)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings.of(**settings)}
+    how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings(**settings)}
     asked = plan(model, tokens, grid, strategies, agents=agents, **how)
     return sweep_rounds(asked, grid, path=path, progress=progress)
 

@@ -33,7 +33,7 @@ def opened(names: Sequence[str], model: Model, n_ctx: int, **settings: Any) -> I
             raise SwarmKVError(f"peer {not_one_of(name, PEERS)}")
     if lacking := missing(names):
         raise SwarmKVError("; ".join(lacking.values()))
-    plan = ContextSettings.of(n_ctx=n_ctx, **settings)
+    plan = ContextSettings(n_ctx=n_ctx, **settings)
     ready: dict[str, Strategy] = {name: SERVER_PEERS[name] for name in names if name in SERVER_PEERS}
     with ExitStack() as stack:
         if asked := [name for name in names if name in LLAMA_PEERS]:
