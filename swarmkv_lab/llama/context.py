@@ -5,7 +5,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp
 import numpy as np
@@ -332,9 +332,6 @@ class Context:
         """SwarmKVError while this thread is inside one of this context's calls."""
         if self._inside.held and self._free.alive:
             raise SwarmKVError("this context is at work in this thread: close it when the call has returned")
-
-    def __reduce__(self) -> NoReturn:
-        raise SwarmKVError("a context cannot be pickled or copied: capture a snapshot of it, which can")
 
     def __enter__(self) -> "Context":
         return self

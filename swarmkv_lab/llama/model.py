@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import llama_cpp
 
@@ -154,9 +154,6 @@ class Model(Words):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise SwarmKVError(f"{self.name}: a model cannot be pickled or copied; load it again, from model.path")
 
     # -- the file
 
