@@ -8,7 +8,6 @@ import pytest
 from conftest import needs
 
 import swarmkv_lab as lab
-from swarmkv_lab import files
 from swarmkv_lab.llama import loading
 
 
@@ -42,18 +41,6 @@ def test_the_default_model_is_the_pinned_file(real):
     assert real.path.name == loading.DEFAULT_MODEL
     assert real.metadata[loading.SOURCE_SHA256_KEY] == loading.WHEEL_SHA256
     assert loading.sha256(real.path) == loading.DEFAULT_SHA256
-
-
-def test_a_damaged_default_model_is_made_again(twin, monkeypatch, tmp_path):
-    monkeypatch.setenv(files.CACHE_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(loading, "wheel_model_path", lambda: twin.path)
-    with pytest.warns(UserWarning, match=loading.DEFAULT_SHA256):  # it is a twin's
-        path = lab.model_path()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.warns(UserWarning, match=loading.DEFAULT_SHA256):
-        assert lab.model_path() == path
-    assert path.read_bytes() == whole
 
 
 def test_a_file_that_llama_cpp_refuses(target):

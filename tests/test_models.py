@@ -83,24 +83,16 @@ def test_a_fetch_that_fails_says_why(tmp_path, monkeypatch):
         models.wheel_model_path()
 
 
-@pytest.mark.parametrize("damage", ["none", "cut", "one bit", "no checksum"])
-def test_the_default_is_made_of_it_once_and_again_when_it_is_damaged(cache, damage):
+def test_the_default_is_made_of_it_once(cache):
     _, fetched = cache
     with pytest.warns(UserWarning, match="rounds weights differently"):  # it is not the real one
         path = models.model_path()
-    whole, made = path.read_bytes(), path.stat().st_mtime_ns
+    made = path.stat().st_mtime_ns
     with lab.load_model(path) as model:
         assert model.metadata["general.file_type"] == 7  # mostly Q8_0
-    if damage == "none":
-        (files.cache_folder() / models.WHEEL_MODEL).unlink()
-        assert models.model_path() == path
-        assert (path.stat().st_mtime_ns, len(fetched)) == (made, 1)
-        return
-    if damage == "no checksum":
-        path.with_name(path.name + ".sha256").unlink()
-    path.write_bytes({"cut": whole[:-1], "one bit": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]}.get(damage, b""))
-    with pytest.warns(UserWarning, match="rounds weights differently"):
-        assert models.model_path().read_bytes() == whole
+    (files.cache_folder() / models.WHEEL_MODEL).unlink()
+    assert models.model_path() == path
+    assert (path.stat().st_mtime_ns, len(fetched)) == (made, 1)
 
 
 @pytest.mark.parametrize("make", ["missing", "folder", "text", "empty"])

