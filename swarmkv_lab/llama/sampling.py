@@ -3,7 +3,6 @@
 import ctypes
 import warnings
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -88,22 +87,6 @@ class Sampler:
             raise SwarmKVError("llama.cpp's sampler chain selected no token")
         token = int(array.data[array.selected].id)
         llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
-
-
-class Noted(Sampler):
-    """Another sampler, and the model's own log probability of each token that it draws, and of the likeliest ones."""
-
-    def __init__(self, sampler: Sampler, n_likely: int) -> None:
-        self._sampler, self._n_likely = sampler, n_likely
-        self.noted: deque[list[tuple[int, float]]] = deque()
-
-    def sample(self, logits: np.ndarray) -> int:
-        """The next token id for one row of logits."""
-        token = self._sampler.sample(logits)
-        logs = log_softmax(logits)
-        likely = np.argsort(-logs, kind="stable")[: self._n_likely]
-        self.noted.append([(int(one), float(logs[one])) for one in [token, *likely]])
         return token
 
 

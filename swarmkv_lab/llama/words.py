@@ -78,19 +78,15 @@ class Words:
 
     def detokenize(self, tokens: Tokens, special: bool = False) -> str:
         """Token ids to text; special tokens such as the end of a turn are shown only if ``special``."""
-        return self.text_bytes(tokens, special).decode("utf-8", "replace")
-
-    def text_bytes(self, tokens: Tokens, special: bool = False) -> bytes:
-        """The text's UTF-8, which may begin and end within a character."""
         if not self.has_vocabulary:
-            return " ".join(str(int(token)) for token in tokens).encode()
+            return " ".join(str(int(token)) for token in tokens)
         ids = self.check_tokens(tokens) if len(tokens) else np.empty(0, np.int32)
         first, n = pointer(ids, ctypes.c_int32), -64 * (len(ids) + 1)
         while n < 0:  # a second time if the first buffer was too small
             text = ctypes.create_string_buffer(-n)
             with self._text_guard:
                 n = llama_cpp.llama_detokenize(self._vocab, first, len(ids), text, len(text), False, special)
-        return text.raw[:n]
+        return text.raw[:n].decode("utf-8", "replace")
 
     def check_tokens(self, tokens: Tokens) -> np.ndarray:
         """Token ids as int32 (n,), or one error that says which id the vocabulary does not have."""

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,13 @@ from swarmkv_lab.errors import INT32_MAX, SwarmKVError, not_one_of, whole_number
 from swarmkv_lab.llama.conversation import Said, Saying
 from swarmkv_lab.llama.grammar import Constrained, grammar
 from swarmkv_lab.llama.model import Model
-from swarmkv_lab.llama.sampling import Noted, Sampler, Sampling
+from swarmkv_lab.llama.sampling import Sampler, Sampling
 
 _ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | {"developer": "system"}
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """kinds of parts of a message, and where each has its text"""
-_UNKNOWN = ("logit_bias", "frequency_penalty", "presence_penalty", "background", "previous_response_id", "conversation")
+_UNKNOWN = ("logit_bias", "logprobs", "frequency_penalty", "presence_penalty", "background", "previous_response_id")
+_UNKNOWN += ("conversation",)
 Event = dict[str, Any]
 _ECHOED: Event = dict.fromkeys(("instructions", "max_output_tokens", "temperature", "top_p", "user"))
 _ECHOED |= {"metadata": {}, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": []}
@@ -56,13 +57,9 @@ class Chat:
         self.sampler = Sampler(how)
         if must or schema is not None:
             self.sampler = Constrained(model, grammar(schema, forms, self._parallel), how)
-        shown = whole_number("top_logprobs", get("top_logprobs", int, 0), 0, 20)
-        if get("logprobs", bool, False):
-            self.sampler = Noted(self.sampler, shown)
         stops = [] if must else [*filter(None, stops)]  # a call has no text
         self.saying = Saying(model, stops, self.tools, self._parallel)
         self._model, self._text, self._calls, self._reason = model, "", list[tuple[str, str]](), ""
-        self._logprobs, self._n_shown = list[Event](), 0
         self._usage: Event | None = None
         self._id, self._created = secrets.token_hex(12), int(time.time())
 
@@ -72,13 +69,6 @@ class Chat:
 
     def add(self, token: int) -> bytes:
         """One more token."""
-        if isinstance(self.sampler, Noted):
-            own, *likely = [
-                {"token": text.decode("utf-8", "replace"), "logprob": value, "bytes": [*text]}
-                for one, value in self.sampler.noted.popleft()
-                for text in [self._model.text_bytes([one], special=True)]
-            ]
-            self._logprobs.append(own | {"top_logprobs": likely})
         return self._say(self.saying.add(token))
 
     def close(self, reason: str, usage: Event) -> bytes:
@@ -96,22 +86,21 @@ class Chat:
         """The reply in one piece."""
         message: Event = {"role": "assistant", "content": self._text or (None if self._calls else ""), "refusal": None}
         message |= {"tool_calls": self._called()} if self._calls else {}
-        return self._object({"message": message}, self._logprobs, self._reason) | {"usage": self._usage}
+        return self._object({"message": message}, self._reason) | {"usage": self._usage}
 
     def _say(self, text: str) -> bytes:
         if not text:
             return b""
-        begin, self._n_shown = self._n_shown, len(self._logprobs)
-        said = self._said(text, self._logprobs[begin:])
+        said = self._said(text)
         self._text += text
         return said
 
-    def _said(self, text: str, logprobs: Sequence[Event]) -> bytes:
-        return self._chunk({"content": text}, logprobs)
+    def _said(self, text: str) -> bytes:
+        return self._chunk({"content": text})
 
     def _closed(self) -> bytes:
         sent = [self._chunk({"tool_calls": [{"index": i} | call]}) for i, call in enumerate(self._called())]
-        sent.append(self._chunk({}, reason=self._reason))
+        sent.append(self._chunk({}, self._reason))
         if self._with_usage:
             sent.append(_sent(self._object({"delta": {}}) | {"choices": [], "usage": self._usage}))
         return b"".join([*sent, b"data: [DONE]\n\n"])
@@ -120,15 +109,14 @@ class Chat:
         functions = [{"name": name, "arguments": given} for name, given in self._calls]
         return [{"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": one} for one in functions]
 
-    def _chunk(self, delta: Event, logprobs: Sequence[Event] = (), reason: str | None = None) -> bytes:
-        return _sent(self._object({"delta": delta}, logprobs, reason))
+    def _chunk(self, delta: Event, reason: str | None = None) -> bytes:
+        return _sent(self._object({"delta": delta}, reason))
 
-    def _object(self, said: Event, logprobs: Sequence[Event] = (), reason: str | None = None) -> Event:
-        shown = {"content": logprobs, "refusal": None} if logprobs else None
+    def _object(self, said: Event, reason: str | None = None) -> Event:
         return {
             "id": f"chatcmpl-{self._id}", "object": "chat.completion.chunk" if "delta" in said else "chat.completion",
             "created": self._created, "model": self._model.name, "usage": None,
-            "choices": [{"index": 0, **said, "logprobs": shown, "finish_reason": reason}],
+            "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
         }  # fmt: skip
 
 
@@ -186,9 +174,9 @@ class Responses(Chat):
             output.append(ids | {"type": "function_call", "name": name, "arguments": given, "status": "completed"})
         return self._response(status, output)
 
-    def _said(self, text: str, logprobs: Sequence[Event]) -> bytes:
+    def _said(self, text: str) -> bytes:
         begun = b"" if self._text else self._begun()
-        return begun + self._event("output_text.delta", **self._at, delta=text, logprobs=logprobs)
+        return begun + self._event("output_text.delta", **self._at, delta=text, logprobs=[])
 
     def _begun(self) -> bytes:
         added = self._event("output_item.added", output_index=0, item=self._message("in_progress"))
@@ -199,7 +187,7 @@ class Responses(Chat):
         response, sent = self.whole(), [] if self._text or self._calls else [self._begun()]
         for index, item in enumerate(response["output"]):
             if item["type"] == "message":
-                sent += [self._event("output_text.done", **self._at, text=self._text, logprobs=self._logprobs)]
+                sent += [self._event("output_text.done", **self._at, text=self._text, logprobs=[])]
                 sent += [self._event("content_part.done", **self._at, part=item["content"][0])]
             else:
                 at, given = {"output_index": index, "item_id": item["id"]}, item["arguments"]
@@ -211,7 +199,7 @@ class Responses(Chat):
         return b"".join([*sent, self._event(response["status"], response=response)])
 
     def _message(self, status: str) -> Event:
-        part = {"type": "output_text", "text": self._text, "annotations": [], "logprobs": self._logprobs}
+        part = {"type": "output_text", "text": self._text, "annotations": [], "logprobs": []}
         about = {"id": f"msg_{self._id}", "type": "message", "role": "assistant", "status": status}
         return about | {"content": [] if status == "in_progress" else [part]}
 
