@@ -11,18 +11,18 @@ from conftest import ROOT
 from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
-from swarmkv_lab.cli import COMMANDS, main
+from swarmkv_lab.cli.commands import ask
+from swarmkv_studies.cli import main
 
 NAME = "doc.kv.safetensors"
 QUESTIONS = ["Which licence is a risk?", "What does an invoice say?"]
-ASK = COMMANDS[0]
 
 
 @pytest.mark.real
 def test_a_document_saved_today_in_one_process_is_asked_tomorrow_in_another(tmp_path, capsys):
     path = str(tmp_path / NAME)
-    command = [sys.executable, "-m", "swarmkv_lab", "cache", "save", path, "--document", "dossier", "--depth", "100"]
-    subprocess.run(command, check=True, cwd=ROOT)
+    program = [sys.executable, "-m", "swarmkv_studies"]
+    subprocess.run([*program, "cache", "save", path, "--document", "dossier", "--depth", "100"], check=True, cwd=ROOT)
     answers = {}
     for strategy in lab.STRATEGIES:
         assert main(["ask", path, *QUESTIONS, "--strategy", strategy, "--max-tokens", "4", "--json", "-"]) == 0
@@ -38,7 +38,7 @@ def test_a_document_saved_today_in_one_process_is_asked_tomorrow_in_another(tmp_
     ["--threads=1", "--", NAME, "why?"],
 ])  # fmt: skip
 def test_options_come_anywhere(arguments):
-    asked = ASK.make_context("ask", arguments).params
+    asked = ask.make_context("ask", arguments).params
     assert (asked["words"], asked["threads"], asked["document"]) == ((NAME, "why?"), 1, None)
 
 
@@ -58,7 +58,7 @@ def test_a_pdf_is_read_kept_and_answered_by_three_agents_in_one_command(my_pdf, 
     expected = lab.fan_out(real, tokens, questions, max_tokens=4)
     monkeypatch.setenv("SWARMKV_CACHE", str(tmp_path / "cache"))
     command = ["ask", questions[0], "--document", str(my_pdf), "--model", str(real.path), "--max-tokens", "4"]
-    program, env = [sys.executable, "-m", "swarmkv_lab"], os.environ | {"NO_COLOR": "1"}
+    program, env = [sys.executable, "-m", "swarmkv_studies"], os.environ | {"NO_COLOR": "1"}
     done = subprocess.run([*program, *command, *questions[1:]], capture_output=True, text=True, cwd=ROOT, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     pairs = zip(questions, expected.answers.values(), strict=True)

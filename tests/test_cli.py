@@ -15,14 +15,13 @@ from conftest import ROOT
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.cli import COMMANDS
+from swarmkv_lab.cli.commands import ask, cache, cluster
 from swarmkv_lab.sizing.catalogue import catalogue
 from swarmkv_studies.cli import commands, main
 from swarmkv_studies.peers.strategies import PEERS
 
-ASK, CACHE, CLUSTER, _ = COMMANDS
-SINGLE = {command.name: command for command in (ASK, CLUSTER, commands.bench, commands.reproduce, commands.size)}
-SINGLE |= {f"cache {name}": command for name, command in CACHE.commands.items()}
+SINGLE = {command.name: command for command in (ask, cluster, commands.bench, commands.reproduce, commands.size)}
+SINGLE |= {f"cache {name}": command for name, command in cache.commands.items()}
 
 
 def refused(capsys, *arguments):

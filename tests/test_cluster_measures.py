@@ -87,7 +87,7 @@ def test_ctrl_c_is_one_line_though_the_workers_get_it_too(monkeypatch):
     monkeypatch.delenv("SWARMKV_CACHE")
     asked = ["cluster", "--workers", "1", "--depth", "3000", "--max-tokens", "999"]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen([sys.executable, "-m", "swarmkv_lab", *asked], **piped) as process:
+    with subprocess.Popen([sys.executable, "-m", "swarmkv_studies", *asked], **piped) as process:
         while not any(child.cpu_times().user > 2 for child in psutil.Process(process.pid).children(recursive=True)):
             assert process.poll() is None
             time.sleep(0.1)

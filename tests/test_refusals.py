@@ -270,3 +270,10 @@ def test_more_layers_than_llama_cpp_takes(tmp_path, monkeypatch):
     path = write_twin(tmp_path / "deep.gguf", lab.KVGeometry(513, 1, 2, 2, 4096))
     with pytest.raises(NotFound, match="513"):
         lab.load_model(path)
+
+
+def test_a_rotation_that_the_environment_turned_off(twin, monkeypatch):
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    twin.context(64).close()  # f16 is never rotated
+    with pytest.raises(lab.SwarmKVError, match="LLAMA_ATTN_ROT_DISABLE"):
+        twin.context(64, kv_type=("q8_0", "f16"))

@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack
 
 import httpx
+import numpy as np
 import openai
 import pandas as pd
 import pytest
@@ -403,7 +404,7 @@ def test_closing_ends_what_is_going_on(speaker):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_the_command_ends_at_once_on_sigterm(speaker_path):
-    command = [sys.executable, "-m", "swarmkv_lab", "serve", "--model", str(speaker_path), "--port", "0"]
+    command = [sys.executable, "-m", "swarmkv_studies", "serve", "--model", str(speaker_path), "--port", "0"]
     command += ["--hosts", "box"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, ExitStack() as at_end:
         at_end.callback(process.kill)

@@ -17,7 +17,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import load_shape, needs, often
+from conftest import needs, often
 
 import swarmkv_lab as lab
 from swarmkv_lab.snapshot import file as snapshot_file
@@ -103,19 +103,6 @@ def test_a_link_stays_a_link(snapshot, twin, tmp_path):
 def test_a_sequence_that_the_context_does_not_have(snapshot, twin, seq_id):
     with twin.context(512) as ctx, pytest.raises(lab.SwarmKVError, match=f"{seq_id}.* 0 to 0"):
         snapshot.restore(ctx, seq_id)
-
-
-def test_a_rotation_that_the_environment_turned_off(tmp_path, document, monkeypatch):
-    with load_shape("one layer", tmp_path) as model:
-        with model.context(512, kv_type="q8_0") as ctx:
-            ctx.decode(document)
-            snapshot = lab.KVSnapshot.capture(ctx, document)
-        monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
-        with model.context(512, kv_type="q8_0") as ctx, pytest.raises(lab.SnapshotMismatchError, match="kv_rotated"):
-            snapshot.restore(ctx)
-        with model.context(512) as ctx:
-            ctx.decode(document)
-            lab.KVSnapshot.capture(ctx, document).restore(ctx)  # f16 is never rotated
 
 
 # -- faults

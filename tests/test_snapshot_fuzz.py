@@ -119,7 +119,7 @@ _SHAPE = st.dictionaries(
 @pytest.mark.soak
 @settings(max_examples=often(2000), deadline=None)
 @given(
-    name=st.sampled_from(["geometry", "kv_type", "flash_attn", "state_version", "swa_full", "mixed"]),
+    name=st.sampled_from(["geometry", "kv_type", "flash_attn", "state_version", "swa_full"]),
     value=st.text(max_size=20) | (_JSON | _SHAPE).map(json.dumps),
 )
 @example("kv_type", '["f16", "q8_0"]')

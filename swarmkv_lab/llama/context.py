@@ -73,8 +73,6 @@ class Context:
             require_memory(needed, f"a KV cache of {settings.cells:,} tokens in {'/'.join(settings.kv_pair)}")
         with self.guard, model.guard, interrupts_wait():
             logged_errors()
-            self.kv_rotated = settings.rotates_kv
-            """whether a head's elements are rotated before they are quantized, as llama.cpp's environment said now"""
             logged_cache_bytes()
             handle = llama_cpp.llama_init_from_model(model.handle, settings.params(model.on_gpu))
             if not handle:

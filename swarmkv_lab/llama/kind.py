@@ -74,7 +74,3 @@ class Kind:
     def has_axes(self) -> bool:
         """Whether a cell has several coordinates (M-RoPE), which a state then holds too."""
         return self.rope_type in _AXES
-
-    def long_rope(self, n_ctx: int) -> bool:
-        """Whether a context of so many tokens a sequence is on the long side of LongRoPE's limit."""
-        return self.long_rope_from is not None and n_ctx > self.long_rope_from

@@ -1,7 +1,6 @@
 """ContextSettings: what a Context is made with, checked, resolved, and turned into llama.cpp's parameters."""
 
 import os
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from swarmkv_lab.errors import INT32_MAX, SwarmKVError, whole_number
 from swarmkv_lab.llama.api import default_threads
 from swarmkv_lab.sizing.geometry import UBATCH, KVType, ggml_type, is_quantized, kv_types, pad
 
-ROTATION_VARIABLE = "LLAMA_ATTN_ROT_DISABLE"
+_UNROTATED = "LLAMA_ATTN_ROT_DISABLE"  # of llama.cpp: quantized keys and values are not rotated
 MAX_SEQUENCES: int = llama_cpp.llama_max_parallel_sequences()
 LOGIT_ROWS = 16
 """that a context has room for, or as many as it has sequences: with fewer llama.cpp ends the process. The same for all
@@ -74,15 +73,6 @@ class ContextSettings:
         """Threads of a decode of several: a prefill, or agents in step."""
         return self.n_threads_batch or self.threads
 
-    @property
-    def rotates_kv(self) -> bool:
-        """Whether a context that is made now rotates a head's elements before it quantizes them.
-
-        As llama.cpp reads its environment then: a number other than 0 turns it off.
-        """
-        number = re.match(r"\s*[+-]?\d+", os.environ.get(ROTATION_VARIABLE, ""))
-        return any(map(is_quantized, self.kv_pair)) and not (number and int(number.group()))
-
     def layout(self, on_gpu: bool) -> dict[str, Any]:
         """Those that a cache's size depends on: what ``context_bytes`` takes."""
         names = ("kv_type", "n_seq_max", "swa_full", "n_batch")
@@ -95,6 +85,8 @@ class ContextSettings:
 
     def params(self, on_gpu: bool) -> Any:
         """llama.cpp's parameters, a llama_context_params."""
+        if os.environ.get(_UNROTATED) and any(map(is_quantized, self.kv_pair)):
+            raise SwarmKVError(f"{_UNROTATED} is set, and quantized snapshots would fit no others: unset it")
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = pad(self.cells)  # llama.cpp pads it too, but cuts n_batch to what it was before
         params.n_outputs_max = max(self.n_seq_max, LOGIT_ROWS)

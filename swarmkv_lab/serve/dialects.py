@@ -16,8 +16,8 @@ from swarmkv_lab.llama.sampling import Sampler, Sampling
 _ROLES = {role: role for role in ("system", "user", "assistant", "tool")} | {"developer": "system"}
 _TEXT = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """kinds of parts of a message, and where each has its text"""
-_UNKNOWN = ("logit_bias", "logprobs", "frequency_penalty", "presence_penalty", "background", "previous_response_id")
-_UNKNOWN += ("conversation",)
+_PENALTIES = ("frequency_penalty", "presence_penalty", "logit_bias")
+_UNKNOWN = (*_PENALTIES, "logprobs", "background", "previous_response_id", "conversation")
 Event = dict[str, Any]
 _ECHOED: Event = dict.fromkeys(("instructions", "max_output_tokens", "temperature", "top_p", "user"))
 _ECHOED |= {"metadata": {}, "text": {"format": {"type": "text"}}, "tool_choice": "auto", "tools": []}

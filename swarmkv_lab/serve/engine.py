@@ -371,7 +371,7 @@ class Engine:
             if held.n - known >= LONG and len(kept) < _KEPT:
                 kept.append(held)
                 composed = "" if self.exact else "served in batches"
-                identity = replace(KVIdentity.of(self.ctx), start=held.start, composed=composed)
+                identity = replace(KVIdentity.of(self.model, self.ctx.settings), start=held.start, composed=composed)
                 folder.keep(KVSnapshot(held.state, np.ascontiguousarray(held.tokens, np.int32), identity))
 
     def _restore(self, held: Held) -> bool:

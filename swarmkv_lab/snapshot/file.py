@@ -27,7 +27,6 @@ FORMAT = "swarmkv-snapshot/2"
 _MOST_HEADER = 1 << 20
 _PAGE = 4096
 _UNSEALED = "0" * 32
-_KEYS = {"kv_rotated": "mixed"}  # what the format calls it
 _MALFORMED = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, SwarmKVError)
 
 
@@ -55,7 +54,7 @@ class SnapshotHeader:
     @classmethod
     def of(cls, identity: KVIdentity, tokens: np.ndarray, data: np.ndarray) -> "SnapshotHeader":
         """The header of a new file; the state is read once, for its checksum."""
-        metadata = {_KEYS.get(k, k): v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
+        metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in asdict(identity).items()}
         metadata |= {
             "format": FORMAT,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,7 +131,7 @@ class SnapshotHeader:
         try:
             said: dict[str, Any] = {}
             for one in fields(KVIdentity):
-                text = self.metadata[_KEYS.get(one.name, one.name)]
+                text = self.metadata[one.name]
                 said[one.name] = text if one.type is str else json.loads(text)
                 if one.type in (int, bool) and type(said[one.name]) is not one.type:
                     raise TypeError(f"{one.name} is {text[:40]}")

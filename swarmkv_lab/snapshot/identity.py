@@ -1,10 +1,9 @@
 """KVIdentity: what must agree between the context that was captured and the one that is restored."""
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 from swarmkv_lab.errors import SnapshotMismatchError
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, STATE_VERSION
-from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.sizing.geometry import KVGeometry, pad
@@ -20,7 +19,6 @@ class KVIdentity:
     kv_type: tuple[str, str]  # of K and of V
     flash_attn: bool  # without it V is stored transposed
     swa_full: bool  # windowed layers keep everything
-    kv_rotated: bool  # a head's elements are rotated before they are quantized; $LLAMA_ATTN_ROT_DISABLE says no
     n_threads: int  # of a decode of one token, where they decide its last bits: with flash attention on a CPU; else 0
     long_rope: bool  # the context was larger than LongRoPE's limit, above which keys are turned otherwise
     state_version: int  # llama.cpp's LLAMA_STATE_SEQ_VERSION
@@ -40,21 +38,16 @@ class KVIdentity:
             n_threads=self.n_threads or None,
         )
 
-    @classmethod
-    def of(cls, ctx: Context) -> "KVIdentity":
-        """A context's identity."""
-        return replace(cls.asked_for(ctx.model, ctx.settings), kv_rotated=ctx.kv_rotated)
-
     @property
     def exact(self) -> bool:
         """Whether a prefill of its tokens from position 0 on gives these bits."""
         return not self.start and not self.composed
 
     @classmethod
-    def asked_for(cls, model: Model, settings: ContextSettings) -> "KVIdentity":
+    def of(cls, model: Model, settings: ContextSettings) -> "KVIdentity":
         """The identity that a context with these settings will have."""
         model.require_unchanged()
-        flash_attn = settings.uses_flash_attn(model.on_gpu)
+        flash_attn, limit = settings.uses_flash_attn(model.on_gpu), model.kind.long_rope_from
         return cls(
             model=model.content_hash,
             architecture=model.architecture,
@@ -62,9 +55,8 @@ class KVIdentity:
             kv_type=settings.kv_pair,
             flash_attn=flash_attn,
             swa_full=settings.swa_full and model.kind.window > 0,
-            kv_rotated=settings.rotates_kv,
             n_threads=settings.threads if flash_attn and not model.on_gpu else 0,
-            long_rope=model.kind.long_rope(pad(settings.cells)),
+            long_rope=limit is not None and pad(settings.cells) > limit,
             state_version=STATE_VERSION,
             llama_cpp=LLAMA_CPP_VERSION,
             model_name=model.name,

@@ -40,7 +40,7 @@ class PrefixCache:
         self.model, self.n_batch, self.served = model, settings.n_batch, served
         self.windowed = model.kind.window > 0 and not settings.swa_full
         # The batch's size and the instruction set are no part of a state's identity, but decide its numbers' last bits.
-        asked = asdict(KVIdentity.asked_for(model, settings)) | {"model_name": "", "n_batch": self.n_batch}
+        asked = asdict(KVIdentity.of(model, settings)) | {"model_name": "", "n_batch": self.n_batch}
         about = [asked, build(), *(["served"] if served else [])]
         self.prefix = xxhash.xxh3_64_hexdigest(json.dumps(about, sort_keys=True).encode())
 

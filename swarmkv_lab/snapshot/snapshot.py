@@ -51,7 +51,7 @@ class KVSnapshot:
             if (n := ctx.n_past(seq_id) - start) != len(ids):
                 about = f"sequence {seq_id} holds {n:,} tokens and {len(ids):,} were named"
                 raise SwarmKVError(f"{about}: capture right after the decode of exactly these")
-            identity = replace(KVIdentity.of(ctx), start=start, composed=composed)
+            identity = replace(KVIdentity.of(ctx.model, ctx.settings), start=start, composed=composed)
             snapshot = cls(ctx.get_state(seq_id), ids, identity)
         snapshot._check()
         return snapshot
@@ -61,7 +61,7 @@ class KVSnapshot:
 
         Raises SnapshotMismatchError, ContextBudgetError or SnapshotCorruptError before a byte reaches llama.cpp.
         """
-        self.identity.require(KVIdentity.of(ctx))
+        self.identity.require(KVIdentity.of(ctx.model, ctx.settings))
         if (end := self.identity.start + len(self.tokens)) > ctx.n_ctx_seq:
             raise ContextBudgetError(f"the snapshot ends at {end:,} tokens and n_ctx={ctx.n_ctx_seq:,}: make it larger")
         self._check()
@@ -116,7 +116,7 @@ class KVSnapshot:
         header, tokens = SnapshotHeader.read(file, size, name)
         identity = header.identity
         if model is not None:
-            asked = KVIdentity.asked_for(model, identity.settings)
+            asked = KVIdentity.of(model, identity.settings)
             identity.require(replace(asked, long_rope=identity.long_rope))  # that is the context's, which is not here
         snapshot = cls(header.read_state(file) if state is None else header.checked(state), tokens, identity)
         snapshot._check()
