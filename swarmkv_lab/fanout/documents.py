@@ -13,8 +13,10 @@ _FOLDER = DATA / "documents"
 _MOST_BYTES = 100_000_000  # some tens of millions of tokens: no model reads more
 _KINDS = {".txt": "text", ".md": "text", ".html": "HTML", ".htm": "HTML", ".pdf": "PDF"}
 SUFFIXES = tuple(_KINDS)  # of these files' names, as a rule
-_BLOCKS = ("table", "thead", "tbody", "tfoot", "tr", "section", "nav", "form", "fieldset", "details", "summary")
-_BLOCKS += ("dl", "dt", "dd", "hr", "option", "legend")  # on lines of their own, which inscriptis does not know
+_BLOCKS = (
+    "table", "thead", "tbody", "tfoot", "tr", "section", "nav", "form", "fieldset", "details", "summary",
+    "dl", "dt", "dd", "hr", "option", "legend",
+)  # fmt: skip  # on lines of their own, which inscriptis does not know
 _OTHERS = b"PK\3\4", b"{\\rtf", b"%!PS"  # which may pass for text; pictures and Office's older files do not
 
 # The article repeats one sentence. This one is ours, of 20 SmolLM2 tokens: 175 times are 3,500, and 400 are enough
