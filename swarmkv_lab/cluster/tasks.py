@@ -85,32 +85,9 @@ class Captured(NamedTuple):
     pickled: bytes
     state: np.ndarray
 
-    def snapshot(self) -> KVSnapshot:
-        """The snapshot. Raises SnapshotCorruptError."""
-        snapshot: KVSnapshot = pickle.loads(self.pickled, buffers=[self.state])
-        return snapshot
 
-
-class _Resident:
-    """This process's model, loaded once; again where its file is another one now."""
-
-    model: Model | None = None
-    loaded: tuple[str | None, int] | None = None
-    n_loads = 0
-
-    def of(self, job: Job) -> Model:
-        """A job's model."""
-        asked = job.source, job.n_gpu_layers
-        if self.model is not None and (self.loaded != asked or not self.model.is_current):
-            self.model.close()
-            self.model = None
-        if self.model is None:
-            self.model, self.loaded = load_model(job.source, n_gpu_layers=job.n_gpu_layers), asked
-            self.n_loads += 1
-        return self.model
-
-
-_RESIDENT = _Resident()
+_models: dict[tuple[str | None, int], Model] = {}  # the one that is open, by its source and layers on the GPU
+_loads: list[tuple[str | None, int]] = []  # all that were, in their order
 _ONE_THREAD = ThreadPoolExecutor(1, "swarmkv")
 """the one that uses it: OpenMP keeps a team for each that does, and more threads than cores sleep at every barrier"""
 
@@ -161,7 +138,7 @@ def answer(job: Job, captured: Captured | None, branches: Sequence[Branch]) -> l
     """
 
     def work(model: Model, settings: ContextSettings, wanted: Callable[[], None]) -> Run:
-        snapshot = captured.snapshot() if captured else None
+        snapshot: KVSnapshot | None = pickle.loads(captured.pickled, buffers=[captured.state]) if captured else None
         if snapshot is not None and not np.array_equal(snapshot.tokens, job.tokens):
             raise SnapshotMismatchError(f"the snapshot is of {len(snapshot.tokens):,} other tokens than the run's")
         how = model, job.tokens, Schedule(branches, tolerant=True), strategy_named(job.strategy), settings
@@ -191,12 +168,23 @@ def _in_one_thread(job: Job, work: Callable[..., _Result]) -> tuple[_Result, Wor
         info = _info(job, worker)
         if info.identity != job.identity:
             raise UnfitWorkerError(f"this worker has {info.identity}, and the run {job.identity}: it cannot take part")
-        return work(_RESIDENT.of(job), settings, wanted), info
+        return work(_model(job), settings, wanted), info
 
     return _ONE_THREAD.submit(run).result()
 
 
+def _model(job: Job) -> Model:
+    """The job's model, loaded once; again where its file is another one now."""
+    asked = job.source, job.n_gpu_layers
+    if asked not in _models or not _models[asked].is_current:
+        for other in list(_models):
+            _models.pop(other).close()
+        _models[asked] = load_model(job.source, n_gpu_layers=job.n_gpu_layers)
+        _loads.append(asked)
+    return _models[asked]
+
+
 def _info(job: Job, worker: Worker) -> WorkerInfo:
-    identity = Identity(_RESIDENT.of(job).content_hash, build() if job.exact else "")
+    identity = Identity(_model(job).content_hash, build() if job.exact else "")
     process = f"{socket.gethostname()}:{os.getpid()}"
-    return WorkerInfo(worker.address, identity, process, worker.state.nthreads, _RESIDENT.n_loads)
+    return WorkerInfo(worker.address, identity, process, worker.state.nthreads, len(_loads))
