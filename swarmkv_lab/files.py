@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +23,6 @@ _IN_CHECKOUT = (ROOT / "data" / "catalogue.csv").is_file()
 DATA = ROOT / ("data" if _IN_CHECKOUT else "swarmkv_lab/data")  # or inside an installed wheel
 REFERENCE = DATA / "reference"
 RUNS = (ROOT if _IN_CHECKOUT else Path.cwd()) / "data" / "runs"  # the user's own measurements and exports
-_SUFFIX = ".swarmkv-tmp"
-_PAUSES_S = (0.01, 0.04, 0.15, 0.3, 0.5)  # a virus scanner looks at a new file for about so long
 
 
 def cache_folder(name: str = "") -> Path:
@@ -89,26 +86,17 @@ def as_json(value: Any, indent: int | None = None) -> str:
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Yield a binary file to write; it replaces the file at ``path`` when the block ends without an error.
 
-    Until then, and after an error, an interrupt or a kill, the old file stays as it was. What killed writers left in
-    the folder is removed after a day. Raises SwarmKVError with the system's reason if it cannot be written.
+    Until then, and after an error, an interrupt or a kill, the old file stays as it was. Raises SwarmKVError with the
+    system's reason if it cannot be written.
     """
     target = writable(path)
     try:
-        for left in target.parent.glob(f".*{_SUFFIX}"):
-            with suppress(OSError):
-                if time.time() - left.stat().st_mtime > 86_400:
-                    left.unlink()
-        file = (target.parent / f".{secrets.token_hex(8)}{_SUFFIX}").open("xb")
+        file = target.with_name(f".{secrets.token_hex(8)}.swarmkv-tmp").open("xb")
         try:
             with file:  # Windows renames no file that is open
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            for pause in _PAUSES_S:  # Windows refuses it while a program has one of them open
-                with suppress(PermissionError):
-                    os.replace(file.name, target)
-                    return
-                time.sleep(pause)
             os.replace(file.name, target)
         finally:
             remove(Path(file.name))
