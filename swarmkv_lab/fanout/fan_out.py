@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError, whole_number
-from swarmkv_lab.fanout.composed import COMPOSED, begins_at, heads_of
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import NO_TOKENS, Branch, Schedule, check
-from swarmkv_lab.fanout.strategies import Strategy, strategy_named
+from swarmkv_lab.fanout.strategies import COMPOSED, Strategy, strategy_named
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, Sampling
 from swarmkv_lab.llama.settings import MAX_SEQUENCES, ContextSettings
@@ -77,6 +77,40 @@ def answered(
     for branch in run.branches:
         branch.text = model.detokenize(branch.tokens)
     return run
+
+
+def heads_of(model: Model, agents: Any) -> tuple[Mapping[str, np.ndarray], Any]:
+    """({} or all agents' heads, their questions), for agents that are prompts or (system prompt, question) by name."""
+    if not isinstance(agents, Mapping):
+        return {}, agents
+    pairs = {name: one for name, one in agents.items() if isinstance(one, tuple) and len(one) == 2}
+    pairs = {name: one for name, one in pairs.items() if not isinstance(one[0], int | np.integer)}  # two tokens
+    if not pairs:
+        return {}, agents
+    if others := [name for name in agents if name not in pairs]:
+        raise SwarmKVError(
+            f"{others[0]} has no prompt before the document, and others have: give all (system prompt, question)"
+        )
+    heads = {name: model.head(role) for name, (role, _) in pairs.items()}
+    return heads, {name: question for name, (_, question) in pairs.items()}
+
+
+def begins_at(strategy: Strategy, heads: Mapping[str, np.ndarray], snapshot: KVSnapshot | None) -> int:
+    """The position of the document's first token. SwarmKVError where strategy, agents and snapshot disagree."""
+    name, longest = strategy.name, max(map(len, heads.values()), default=0)
+    if heads and name not in (COMPOSED.name, BASELINE):
+        raise SwarmKVError(f"{name} shares what prompts begin with: where agents have their own, use composed")
+    if name == COMPOSED.name and not heads:
+        raise SwarmKVError("composed is for agents given as {name: (system prompt, question)}; others share exactly")
+    if snapshot is None or name == BASELINE:
+        return longest
+    start = snapshot.identity.start
+    if name != COMPOSED.name and not snapshot.identity.exact:
+        raise SwarmKVError(f"the snapshot is a document at {start:,}, for composed alone: prefill again")
+    if longest > start:
+        about = f"the document begins at {start:,}, and the longest prompt before it has {longest:,} tokens"
+        raise SwarmKVError(f"{about}: prefill it with at={longest:,} or more")
+    return start
 
 
 def named_prompts(model: Model, agents: Prompts) -> dict[str, np.ndarray]:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from swarmkv_lab.errors import SwarmKVError, not_one_of
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.watermarks import BRANCH, DOCUMENT, Cells, Snapshots
 from swarmkv_lab.llama.context import Context
 from swarmkv_lab.llama.sampling import decode_together, generate_together
+from swarmkv_lab.snapshot.prefill import place
 
 
 def naive(run: Run) -> None:
@@ -57,6 +60,43 @@ def batched(run: Run) -> None:
             branches = dict(enumerate(agents, BRANCH))
             with cells.lent(branches) as ctx:
                 answer(run, ctx, branches)
+
+
+def composed(run: Run) -> None:
+    """Agents that have a prompt of their own before the document (a head) share its cells all the same.
+
+    RoPE is relative. The document's cells are computed once, behind the first head; each agent's own head is decoded so
+    that it ends where the document begins, and the cells stand behind it as they are: nothing is rotated, no bytes
+    move. What the document's tokens saw of the first head stays in them: the bits are not those of a prefill of the
+    whole, and each agent decodes the document's first tokens anew (recompute), which brings them closer.
+    """
+    groups = [run.branches] if run.packed else [[branch] for branch in run.branches]
+    first = run.tokens[: run.recompute]
+    with run.context(n_seq_max=1 << len(groups[0]).bit_length()) as ctx:
+        if run.snapshot:
+            run.restore(ctx, run.snapshot)
+        else:
+            run.computed = len(run.branches[0].head) + len(run.tokens)
+            with run.phase(None, "prefill"):
+                place(ctx, run.tokens, run.branches[0].head, max(len(branch.head) for branch in run.branches))
+        start, _ = ctx.origins[DOCUMENT]
+        for agents in groups:
+            branches = dict(enumerate(agents, BRANCH))
+            before = {seq_id: np.concatenate([agent.head, first]) for seq_id, agent in branches.items()}
+            before = {seq_id: tokens for seq_id, tokens in before.items() if len(tokens)}
+            try:
+                with run.phase(agents, "role"):
+                    if before:
+                        starts = {seq_id: start - len(branches[seq_id].head) for seq_id in before}
+                        ctx.decode_many(before, starts=starts)
+                with run.phase(agents, "share"):
+                    for seq_id, agent in branches.items():
+                        ctx.splice(DOCUMENT, seq_id)
+                        agent.computed += len(before.get(seq_id, ()))
+                answer(run, ctx, branches)
+            finally:
+                for seq_id in branches:
+                    ctx.clear(seq_id)
 
 
 def answer(run: Run, ctx: Context, branches: Mapping[int, Branch]) -> None:
@@ -108,10 +148,13 @@ STRATEGIES: Mapping[str, Strategy] = {
 """The strategies by name, in the order in which tables show them: what ``strategy=`` takes, here and in ``bench``."""
 
 
+COMPOSED = Strategy("composed", composed)  # for agents of another kind: (system prompt, question)
+
+
 def strategy_named(strategy: str | Strategy) -> Strategy:
     """One of STRATEGIES by its name, or a Strategy (a peer's) as it is."""
     if isinstance(strategy, Strategy):
         return strategy
     if strategy not in STRATEGIES:
-        raise SwarmKVError(f"strategy {not_one_of(strategy, [*STRATEGIES, 'composed'])}")
+        raise SwarmKVError(f"strategy {not_one_of(strategy, [*STRATEGIES, COMPOSED.name])}")
     return STRATEGIES[strategy]
