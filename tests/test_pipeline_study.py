@@ -46,7 +46,8 @@ def test_the_timeline_says_when_who_answered_first():
     )  # fmt: skip
     waiting = recorded(("prefix", "prefill", 0, 9000), ("a", "generate", 9000, 9050), ("b", "generate", 9000, 9100))
     figure = studies.pipeline_timeline({"batched, waiting": waiting, "batched": early}, {"a": 100, "b": 300})
-    assert figure.get_label() == "First answer at 3.0 s, end at 9.2 s; without watermarks 9.0 s and 9.1 s"
+    says = "In this round: first answer at 3.0 s, end at 9.2 s; without watermarks 9.0 s and 9.1 s"
+    assert figure.get_label() == says
 
 
 def test_an_interrupt_keeps_whole_rounds(pipeline, monkeypatch):

@@ -91,7 +91,7 @@ def _from_html(data: bytes) -> str:
 
     parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     page = lxml.html.document_fromstring(_from_text(data).encode(), parser)
-    for part in page.iter("script", "style", "template", "noscript", "iframe"):
+    for part in [*page.iter("script", "style", "template", "noscript", "iframe")]:
         part.clear(keep_tail=True)
     # A line for each row, and tabs between its cells: padded to columns, they would need memory without a bound.
     for part in page.iter("td", "th"):

@@ -110,7 +110,7 @@ def _timeline_message(timelines: Mapping[str, pd.DataFrame], others: Sequence[st
     """When the first answer begins and the last one ends in the last variant, and in the one to compare with."""
     first = {name: frame[frame.phase == "generate"].start_ms.min() / 1e3 for name, frame in timelines.items()}
     end = {name: frame.end_ms.max() / 1e3 for name, frame in timelines.items()}
-    begins = f"First answer at {first[last]:.1f} s, end at {end[last]:.1f} s"
+    begins = f"In this round: first answer at {first[last]:.1f} s, end at {end[last]:.1f} s"
     if not others:
         return begins
     rival = "without watermarks" if "waiting" in others[0] else f"with {others[0]}"
