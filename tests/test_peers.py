@@ -15,12 +15,13 @@ import swarmkv_studies as studies
 from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common.bench import bench
+from swarmkv_studies.common.speedup import as_words
 from swarmkv_studies.common.summary import peers_table
 from swarmkv_studies.peers import build, server, strategies
 from swarmkv_studies.peers.bench import compare_peers, without_beginning
 from swarmkv_studies.peers.llama_cpp_python import LLAMA_PEERS
 from swarmkv_studies.peers.server import SERVER_PEERS
-from swarmkv_studies.peers.verdict import as_words, verdict
+from swarmkv_studies.peers.verdict import verdict
 
 
 def comparison(**prefill_ms):

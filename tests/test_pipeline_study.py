@@ -46,7 +46,7 @@ def test_the_timeline_says_when_who_answered_first():
     )  # fmt: skip
     waiting = recorded(("prefix", "prefill", 0, 9000), ("a", "generate", 9000, 9050), ("b", "generate", 9000, 9100))
     figure = studies.pipeline_timeline({"batched, waiting": waiting, "batched": early}, {"a": 100, "b": 300})
-    says = "In this round: first answer at 3.0 s, end at 9.2 s; without watermarks 9.0 s and 9.1 s"
+    says = "First answer at 3.0 s, end 9.2; without watermarks 9.0 and 9.1 s (one round)"
     assert figure.get_label() == says
 
 

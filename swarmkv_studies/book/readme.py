@@ -11,10 +11,10 @@ from swarmkv_lab.fanout.strategies import STRATEGIES
 from swarmkv_lab.files import DATA, REFERENCE, ROOT
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.score import score
-from swarmkv_studies.common.speedup import speedups
+from swarmkv_studies.common.speedup import as_words, quartiles, short, speedups
 from swarmkv_studies.composing.quality import composed_quality
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
-from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, as_words, verdict
+from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, verdict
 from swarmkv_studies.serving.bench import APART, LEADING, OURS, ROLES_FIRST, SLOTS
 from swarmkv_studies.serving.figures import times_by_round
 
@@ -50,14 +50,14 @@ def _article() -> dict[str, str]:
     found = {
         "depth": f"{depth:,}",
         "answer": f"{about['settings']['max_tokens']}",
-        "published": _times(PUBLISHED["end_to_end"][0] / PUBLISHED["end_to_end"][1]),
+        "published": short(PUBLISHED["end_to_end"][0] / PUBLISHED["end_to_end"][1]),
         "rounds": f"{runs.repeat.nunique()}",
         "gpu_rounds": f"{cells['16 agents, H200'].repeat.nunique()}",
         "model": about["model"],
         "machine": f"{about['processor']}, {about['cores']} cores",
-        "activation": f"{activation.ours:.0f} ms ({_times(activation.factor['median'])})",
+        "activation": f"{activation.ours:.0f} ms ({short(activation.factor['median'])})",
         **_even(cells["8 agents, CPU"]),
-        "second": _times(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
+        "second": short(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
         "snapshot": f"{report['restore']['bytes'] / 1e6:.1f} MB",
         "restore": f"{report['restore']['restore_ms']:.0f} ms",
     }
@@ -75,7 +75,7 @@ def _even(runs: pd.DataFrame) -> dict[str, str]:
     prefill, end = _by_round(runs, "prefill_ms"), _by_round(runs, "end_to_end_ms")
     seconds = prefill.median() / 1e3
     *first, last = (
-        _times((end.naive / (end[n] - prefill[n] + prefill.naive)).median()) for n in STRATEGIES if n != BASELINE
+        short((end.naive / (end[n] - prefill[n] + prefill.naive)).median()) for n in STRATEGIES if n != BASELINE
     )
     found = {"least_prefill": f"{seconds.min():.1f}", "most_prefill": f"{seconds.max():.1f}"}
     return found | {"alike": f"{', '.join(first)} and {last}"}
@@ -112,9 +112,8 @@ def _serving() -> dict[str, str]:
     rows = pd.read_csv(REFERENCE / "serving.csv")
     times = {work: times_by_round(rows, work) for work in (ROLES_FIRST, LEADING, APART)}
     ratios = {work: each[SLOTS] / each[OURS] for work, each in times.items()}
-    apart = ratios[APART].quantile([0.25, 0.5, 0.75]).set_axis(["low", "ratio", "high"])
-    found = {"serve_roles": _times(ratios[ROLES_FIRST].median()), "serve_leading": _times(ratios[LEADING].median())}
-    return found | {"serve_apart": as_words(apart)}
+    found = {"serve_roles": short(ratios[ROLES_FIRST].median()), "serve_leading": short(ratios[LEADING].median())}
+    return found | {"serve_apart": as_words(quartiles(ratios[APART]))}
 
 
 def _kinds() -> dict[str, str]:
@@ -134,6 +133,7 @@ def _composed() -> dict[str, str]:
         "composed_questions": f"{mine.n:.0f}",
         "composed_kl": f"{mine.kl:.1g}",
         "composed_floor": f"{floor.kl:.1g}",
+        "composed_right": f"{quality.loc['full'].right:.0f}",
     }
 
 
@@ -141,8 +141,8 @@ def _gpu() -> dict[str, str]:
     """The article's experiment on a GPU, with weights of the article's model's sizes."""
     end = _by_round(pd.read_csv(GPU / "bench.csv"), "end_to_end_ms")
     small = _by_round(pd.read_csv(DATA / "gpu/default/bench.csv"), "end_to_end_ms")
-    gains = {f"gpu_{name}": _times((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
-    return gains | {"gpu_least": _times((small.naive / small.swarmkv).median()), "gpu_pair_rounds": f"{len(end)}"}
+    gains = {f"gpu_{name}": short((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
+    return gains | {"gpu_least": short((small.naive / small.swarmkv).median()), "gpu_pair_rounds": f"{len(end)}"}
 
 
 def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:
@@ -154,10 +154,6 @@ def _spread(gain: pd.Series) -> str:
     """The median of the ratios within each round, and their quartiles: 1.86x (1.83 to 1.88); gain: of speedups."""
     digits = 2 if gain["median"] < 10 else 1
     return f"{gain['median']:.{digits}f}x ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pandas as pd
 from swarmkv_lab.fanout.recorder import BASELINE
 
 ROUND = ["depth", "n_agents", "repeat"]
+_FEW_PERCENT = 1.05
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
 
@@ -43,3 +44,24 @@ def with_spread(row: pd.Series) -> str:
     if row.rounds < 2:
         return times(row["median"])
     return f"{times(row['median'])} ({times(row.low)[:-1]} to {times(row.high)[:-1]})"
+
+
+def quartiles(ratios: pd.Series) -> pd.Series:
+    """low, median and high of rounds' ratios of two times."""
+    return ratios.quantile(list(QUARTILES.values())).set_axis(list(QUARTILES))
+
+
+def as_words(row: pd.Series) -> str:
+    """Who is ahead by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``quartiles``.
+
+    It is a tie if 1 is between the quartiles, or within 5 % of the median.
+    """
+    ratio = row["median"]
+    if row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= ratio <= _FEW_PERCENT:
+        return "a tie"
+    return f"{short(ratio)} ahead" if ratio > 1 else f"{short(1 / ratio)} behind"
+
+
+def short(factor: float) -> str:
+    """A factor with the digits that mean something where the spread is not said: 1.23x, 8.2x, 38x."""
+    return f"{factor:.{2 if factor < 2 else 1 if factor < 10 else 0}f}x"

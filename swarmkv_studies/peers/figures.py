@@ -4,8 +4,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from swarmkv_studies.common.speedup import as_words
 from swarmkv_studies.common.style import OURS, STRATEGY, headline, plain_numbers, sheet
-from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, JOBS, PREFILL, as_words
+from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, JOBS, PREFILL
 from swarmkv_studies.peers.verdict import verdict as judged
 
 _PEER = "#888888"

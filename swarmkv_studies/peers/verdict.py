@@ -6,9 +6,9 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
+from swarmkv_studies.common.speedup import quartiles
 
 IN_TURNS, AT_ONCE, PREFILL = "in turns", "all at once", "prefill"
-_FEW_PERCENT = 1.05
 # Job: the time it takes, and whether a program does it, by its rows.
 JOBS: dict[str, tuple[str, Callable[[pd.DataFrame], bool]]] = {
     IN_TURNS: ("last_turn_ttft_ms", lambda rows: not rows.packed.any()),
@@ -22,7 +22,7 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
 
     Index: "in turns", the last agent's time to its first token from its turn on; "all at once", from the first call to
     the last answer, where a peer that serves one agent at a time is a queue; "prefill", of the document. Columns ours,
-    ours_ms, peer, peer_ms (medians); ratio, low, high (median and quartiles of peer over ours within a round: above 1
+    ours_ms, peer, peer_ms (medians); median, low, high (median and quartiles of peer over ours within a round: above 1
     ours is faster). Jobs that no peer does are left out.
 
     runs: of one comparison with peers at one depth. ours: names of the lab's strategies; naive competes for nothing.
@@ -46,24 +46,6 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
         own = us[name]
         if job == PREFILL:  # it is the same work in all of ours, so the fastest of them would be luck
             name, own = "lab", us.median(axis=1)
-        low, ratio, high = (them[peer] / own).quantile([0.25, 0.5, 0.75])
-        rows[job] = {"ours": name, "ours_ms": own.median(), "peer": peer, "peer_ms": them[peer].median(),
-                          "ratio": ratio, "low": low, "high": high}  # fmt: skip
+        about = {"ours": name, "ours_ms": own.median(), "peer": peer, "peer_ms": them[peer].median()}
+        rows[job] = about | quartiles(them[peer] / own).to_dict()
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def is_tie(row: pd.Series) -> bool:
-    """Whether nobody is ahead: 1 is between the rounds' quartiles, or within 5 % of the median; row: of ``verdict``."""
-    return row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= row.ratio <= _FEW_PERCENT
-
-
-def as_words(row: pd.Series) -> str:
-    """Who is faster by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``verdict``."""
-    if is_tie(row):
-        return "a tie"
-    return f"{factor(row.ratio)} ahead" if row.ratio > 1 else f"{factor(1 / row.ratio)} behind"
-
-
-def factor(ratio: float) -> str:
-    """1.23x below 2, and 8.2x above: as many digits as mean something."""
-    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x"

@@ -110,8 +110,8 @@ def _timeline_message(timelines: Mapping[str, pd.DataFrame], others: Sequence[st
     """When the first answer begins and the last one ends in the last variant, and in the one to compare with."""
     first = {name: frame[frame.phase == "generate"].start_ms.min() / 1e3 for name, frame in timelines.items()}
     end = {name: frame.end_ms.max() / 1e3 for name, frame in timelines.items()}
-    begins = f"In this round: first answer at {first[last]:.1f} s, end at {end[last]:.1f} s"
+    begins = f"First answer at {first[last]:.1f} s, end {end[last]:.1f}"
     if not others:
-        return begins
+        return f"{begins} s (one round)"
     rival = "without watermarks" if "waiting" in others[0] else f"with {others[0]}"
-    return f"{begins}; {rival} {first[others[0]]:.1f} s and {end[others[0]]:.1f} s"
+    return f"{begins}; {rival} {first[others[0]]:.1f} and {end[others[0]]:.1f} s (one round)"

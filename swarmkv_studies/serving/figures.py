@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from swarmkv_studies.common.speedup import as_words, quartiles
 from swarmkv_studies.common.style import OURS, headline, plain_numbers, sheet
 from swarmkv_studies.serving import bench
 
@@ -69,7 +70,7 @@ def times_by_round(rows: pd.DataFrame, work: str) -> pd.DataFrame:
 
 
 def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
-    """Bars: medians; dots: rounds; the words: median of the ratios within a round. rows: of serving_rounds."""
+    """Bars: medians; dots: rounds; the words: of the ratios within a round (as_words). rows: of serving_rounds."""
     works = [work for work in (bench.ROLES_FIRST, bench.LEADING, bench.APART, bench.SHORT) if work in set(rows.work)]
     colours = {bench.OURS: ("lab.serve (composed where roles come first)", OURS)} | _PEERS
     says = []
@@ -77,21 +78,15 @@ def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
         for ax, work in zip(figure.subplots(1, len(works), squeeze=False)[0], works, strict=True):
             table = times_by_round(rows, work)
             table = table[[name for name in colours if name in table]]
-            gain = (table[bench.SLOTS] / table[bench.OURS]).median()
-            says.append(gain)
+            says.append(as_words(quartiles(table[bench.SLOTS] / table[bench.OURS])))
             table /= 1e3
             ax.bar(range(len(table.columns)), table.median(), 0.7, color=[colours[name][1] for name in table])
             for lane, name in enumerate(table):
                 ax.plot([lane] * len(table), table[name], "o", color="#222222", markersize=3.5, markeredgecolor="white")
-            ax.set_title(f"{work}\n{_factor(gain)}", fontsize=8)
+            ax.set_title(f"{work}:\n{says[-1]}", fontsize=8)
             ax.set_xticks([])
             if work in (works[0], bench.SHORT):
                 ax.set_ylabel("p95 of TTFT, s" if work == bench.SHORT else "until the last answer, s")
-        message = f"Eight requests at once, beside eight slots: {_factor(says[0])} with roles first"
+        message = f"Eight requests at once, beside eight slots: {says[0]} with roles first"
         headline(figure, message, {label: colour for label, colour in colours.values() if label})
     return figure
-
-
-def _factor(gain: float) -> str:
-    """How many times as long llama-server takes with eight slots."""
-    return f"{gain:.2f}x as early" if gain < 2 else f"{gain:.1f}x as early"
