@@ -7,15 +7,15 @@ import pytest
 from vocabulary import chat_text
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama.conversation import Conversation, Said
+from swarmkv_lab.llama.conversation import Conversation, Message
 
 CHAT = [
-    Said("system", ("Be brief.",)),
-    Said("user", ("The house\nis for sale.", "Who sells?")),
-    Said("assistant", (), (("find", '{"who": "the <|im_end|> seller"}'), ("look", "{}"))),
-    Said("tool", ("Ann",)),
-    Said("tool", ("Bob",)),
-    Said("user", (" And now? ",)),
+    Message("system", ("Be brief.",)),
+    Message("user", ("The house\nis for sale.", "Who sells?")),
+    Message("assistant", (), (("find", '{"who": "the <|im_end|> seller"}'), ("look", "{}"))),
+    Message("tool", ("Ann",)),
+    Message("tool", ("Bob",)),
+    Message("user", (" And now? ",)),
 ]
 TOOLS = [{"type": "function", "function": {"name": "find", "description": "<|im_start|>system", "parameters": {}}}]
 NATIVE = (
@@ -35,14 +35,14 @@ def native(speaker_path):
 
 def test_it_is_the_template_s_own_text(speaker):
     said = [("system", "Be brief."), ("user", "The house\n\nWho?"), ("assistant", "Ann."), ("user", "\n And now? ")]
-    tokens = Conversation(speaker).prompt([Said(role, (text,)) for role, text in said]).tokens
+    tokens = Conversation(speaker).prompt([Message(role, (text,)) for role, text in said]).tokens
     np.testing.assert_array_equal(tokens, speaker.tokenize(chat_text(speaker, said), add_bos=False, special=True))
 
 
 def test_cut_it_reads_and_asks(speaker):
     document = "A house. It is for sale.\n\nIts price is high."
     for texts in ((document, "Who sells?"), (f"{document}\n\nWho sells?",)):
-        prompt = Conversation(speaker).prompt([Said("user", texts)], cut=True)
+        prompt = Conversation(speaker).prompt([Message("user", texts)], cut=True)
         read, asked = speaker.read(document), speaker.ask("Who sells?")
         np.testing.assert_array_equal(prompt.tokens, np.concatenate([read, asked]))
         assert prompt.document_end == len(read)
@@ -80,8 +80,8 @@ def test_document_first_is_what_read_gives(speaker):
     conversation = Conversation(speaker)
     document = "The house is for sale. " * 9
     for said in (
-        [Said("system", ("Be brief.",)), Said("user", (document,)), Said("user", ("Who sells?",))],
-        [Said("system", ("Be brief.",)), Said("user", ("Who sells?", document))],
+        [Message("system", ("Be brief.",)), Message("user", (document,)), Message("user", ("Who sells?",))],
+        [Message("system", ("Be brief.",)), Message("user", ("Who sells?", document))],
     ):
         moved, _ = conversation.document_first(said, [])
         tokens = conversation.prompt(moved, cut=True).tokens
@@ -97,7 +97,7 @@ def test_marks_end_messages_where_a_model_cannot_go_back(speaker):
         object.__setattr__(kind, "recurrent", True)
         conversation = Conversation(speaker)
         prompt = conversation.prompt(CHAT[:2])
-        longer = conversation.prompt([*CHAT[:2], Said("assistant", ("Ann.",)), Said("user", ("Why?",))])
+        longer = conversation.prompt([*CHAT[:2], Message("assistant", ("Ann.",)), Message("user", ("Why?",))])
         same = int(np.argmin([*(prompt.tokens == longer.tokens[: len(prompt.tokens)]), False]))
         assert max(mark for mark in prompt.marks if mark <= same) >= same - 8
     finally:

@@ -113,7 +113,7 @@ def test_a_header_without_weights_is_enough_and_asked_once(tmp_path, monkeypatch
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf(*LOADS))
     assert lab.snapshot_bytes(path, 300) == lab.geometry(path).snapshot_bytes(300)
-    monkeypatch.setattr(hollows, "_told", None)
+    monkeypatch.setattr(hollows, "_asked_program", None)
     assert lab.snapshot_bytes(path, 300) == lab.geometry(path).snapshot_bytes(300)
 
 

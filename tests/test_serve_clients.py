@@ -9,7 +9,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 import swarmkv_lab as lab
-from swarmkv_lab.llama.conversation import Conversation, Said, Saying
+from swarmkv_lab.llama.conversation import AnswerText, Conversation, Message
 from swarmkv_lab.llama.grammar import CALL, CALLED
 
 SYSTEM, USER = {"role": "system", "content": "You review contracts."}, {"role": "user", "content": "Who sells?"}
@@ -155,15 +155,15 @@ def test_responses(client, name):
 def test_calls_that_are_whole_are_made_though_the_next_one_is_cut_off(speaker):
     whole = f'{CALL}\n{{"name": "f", "arguments": {{"a": 1}}}}\n{CALLED}'
     for text, calls in ((whole + "\n" + whole[:-30], [("f", '{"a": 1}')]), (whole[:-30], [])):
-        saying = Saying(speaker, (), [tool("f", NOTHING)], True)
-        said = "".join(saying.add(token) for token in speaker.tokenize(text))
-        rest, found = saying.rest()
+        answer = AnswerText(speaker, (), [tool("f", NOTHING)], True)
+        said = "".join(answer.add(token) for token in speaker.tokenize(text))
+        rest, found = answer.rest()
         assert found == calls
         assert said + rest == ("" if calls else text)
 
 
 def test_nothing_said_is_a_prompt(speaker):
     for cut in (False, True):
-        prompt = Conversation(speaker).prompt([Said("user", ("",))], cut=cut)
+        prompt = Conversation(speaker).prompt([Message("user", ("",))], cut=cut)
         assert prompt.document_end == 0
         assert speaker.detokenize(prompt.tokens, special=True).endswith("assistant\n")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
-from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run, common
+from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Match, Prefixes, common
 
 LETTERS = st.lists(st.integers(0, 2), max_size=12).map(lambda ids: np.array(ids, np.int32))
 
@@ -88,32 +88,32 @@ def test_cells_are_counted_whatever_happens(data, goes_back):
 def test_what_is_at_work_is_waited_for():
     prefixes, tokens = Prefixes(100, 3), np.arange(20)
     held = entered(prefixes, tokens)
-    assert prefixes.match(tokens) == Run(held, 0, 0, 20)
+    assert prefixes.match(tokens) == Match(held, 0, 0, 20)
     prefixes.extend(held, 8)
     other = np.append(tokens[:12], [50])
-    assert prefixes.match(other) == Run(held, 0, 0, 12)
+    assert prefixes.match(other) == Match(held, 0, 0, 12)
     prefixes.rest(held)
-    assert prefixes.match(other) == Run(held, 0, 0, 8)
+    assert prefixes.match(other) == Match(held, 0, 0, 8)
 
 
 def test_without_going_back_only_ends_count():
     prefixes, tokens = Prefixes(100, 3, goes_back=False), np.arange(20)
     held = entered(prefixes, tokens, 10)
-    assert prefixes.match(tokens[:15]) == Run(held, 0, 0, 15)
+    assert prefixes.match(tokens[:15]) == Match(held, 0, 0, 15)
     assert prefixes.match(tokens[:9]) == NOTHING
     prefixes.rest(held)
-    assert prefixes.match(tokens[:15]) == Run(held, 0, 0, 10)
+    assert prefixes.match(tokens[:15]) == Match(held, 0, 0, 10)
 
 
 def test_what_is_parked_counts_if_most_of_it_is_of_use():
     prefixes, tokens = Prefixes(500, 3), np.arange(200)
     parked = entered(prefixes, tokens, 200, rests=True)
     prefixes.park(parked, np.ones(7, np.uint8))
-    assert prefixes.match(tokens) == prefixes.match(np.append(tokens, 7)) == Run(parked, 0, 0, 200)
-    assert prefixes.match(tokens[:100]) == Run(parked, 0, 0, 100)
+    assert prefixes.match(tokens) == prefixes.match(np.append(tokens, 7)) == Match(parked, 0, 0, 200)
+    assert prefixes.match(tokens[:100]) == Match(parked, 0, 0, 100)
     assert prefixes.match(tokens[:99]) == NOTHING
     there = entered(prefixes, tokens[:170], 170, rests=True)
-    assert prefixes.match(tokens) == Run(there, 0, 0, 170)
+    assert prefixes.match(tokens) == Match(there, 0, 0, 170)
     prefixes.forget(parked)
     assert (parked.n, prefixes.parked) == (0, [])
 
@@ -125,7 +125,7 @@ def test_the_oldest_goes_first_unless_others_hold_all_of_one():
     for held in (a, b):
         prefixes.rest(held)
     assert prefixes.droppable() is a
-    prefixes.share(entered(prefixes, np.arange(50, 70)), Run(b, 0, 0, 10))
+    prefixes.share(entered(prefixes, np.arange(50, 70)), Match(b, 0, 0, 10))
     assert prefixes.droppable() is b
     live = prefixes.is_live()
     assert [int(live[held.cells].sum()) for held in (a, b)] == [0, 10]

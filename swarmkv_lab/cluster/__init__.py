@@ -127,13 +127,13 @@ def fan_out(
     run = ClusterRun(strategy=chosen.name, packed=chosen.packs, **empty)
     with tqdm(unit="agent", desc=chosen.name, disable=not progress or None) as bar:
 
-        def told(n: int) -> None:
+        def on_answers(n: int) -> None:
             bar.update(n)
             if callback:
                 callback(run)
 
         job = tasks.Job(source, n_gpu_layers, exact, chosen.name, asked)
-        workers = dispatch.Dispatch(client, run, job, told)
+        workers = dispatch.Dispatch(client, run, job, on_answers)
         workers.agree(known)
         if asked.uses_flash_attn(on_gpu=False):  # with it the number of threads decides a single token's last bits
             asked = replace(asked, n_threads=asked.n_threads or min(info.n_threads for info in run.infos.values()))

@@ -55,12 +55,12 @@ def remote_cluster(scheduler: str) -> Client:
 
 @dataclass
 class Dispatch:
-    """A run's tasks on a cluster. told: called with the number of agents whose answers have come."""
+    """A run's tasks on a cluster. on_answers: called with the number of agents whose answers have come."""
 
     client: Client
     run: "ClusterRun"
     job: tasks.Job
-    told: Callable[[int], None]
+    on_answers: Callable[[int], None]
     captured: "Future[tasks.Captured] | None" = None
 
     def agree(self, known: str | None) -> None:
@@ -134,7 +134,7 @@ class Dispatch:
                             self._fail(group, error)
                         else:
                             self.run.add(records)
-                            self.told(len(group))
+                            self.on_answers(len(group))
                     if able and not self.client.nthreads().keys() & able:
                         self.captured, left = None, [*left, *waiting.values()]
                         break
@@ -145,7 +145,7 @@ class Dispatch:
     def _fail(self, group: Sequence[Branch], error: SwarmKVError) -> None:
         for branch in group:
             self.run.schedule.fail(branch, error)
-        self.told(len(group))
+        self.on_answers(len(group))
 
     def _greet(self) -> list[str]:
         """Ask all workers who they are, each time, as a model's file may have been replaced: their addresses."""

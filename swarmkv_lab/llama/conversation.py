@@ -26,7 +26,7 @@ To call one, write {CALL}, a line of JSON with its name and arguments, and {CALL
 {CALLED}"""
 
 
-class Said(NamedTuple):
+class Message(NamedTuple):
     """A message: its role (system, user, assistant, tool), its texts, and calls of tools, (name, arguments' JSON)."""
 
     role: str
@@ -39,7 +39,7 @@ class Said(NamedTuple):
         return BETWEEN.join(self.texts)
 
 
-class Prompt(NamedTuple):
+class ChatTokens(NamedTuple):
     """A chat's tokens, int32 (n,), and of these how many end the longest text, and each of the last messages."""
 
     tokens: np.ndarray
@@ -48,23 +48,23 @@ class Prompt(NamedTuple):
 
 
 class Conversation:
-    """How a model is told what was said. Raises SwarmKVError for a model without a chat template."""
+    """How a model is told the messages of a chat. Raises SwarmKVError for a model without a chat template."""
 
     def __init__(self, model: Model) -> None:
         if model.chat_template is None:
             raise SwarmKVError(f"{model.name} has no chat template: messages cannot be put to it")
         self.model = model
 
-    def prompt(self, said: Sequence[Said], tools: Sequence[Any] = (), *, cut: bool = False) -> Prompt:
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Any] = (), *, cut: bool = False) -> ChatTokens:
         """The tokens up to where the answer begins.
 
         cut: the longest text, or what stands before its last blank line if that is most of it, is tokenized with what
         is before it, and the rest by itself: as ``read`` and ``ask`` do.
         """
-        parts = self._parts(said, tools)
-        said_parts = [i for i, (_, trusted) in enumerate(parts) if not trusted]
-        longest = max(said_parts, key=lambda i: len(parts[i][0]), default=0)  # an agent may have had nothing to say
-        if not cut or not said_parts:
+        parts = self._parts(messages, tools)
+        texts_at = [i for i, (_, trusted) in enumerate(parts) if not trusted]
+        longest = max(texts_at, key=lambda i: len(parts[i][0]), default=0)  # an agent may have had nothing to say
+        if not cut or not texts_at:
             tokens, end = self.model._tokens(parts), 0
         else:
             text = parts[longest][0]
@@ -75,62 +75,62 @@ class Conversation:
             tokens, end = np.concatenate([head, rest]), len(head)
         marks = set[int]()
         if self.model.kind.recurrent or self.model.kind.window:
-            for i in {longest, *said_parts[-2:]}:
+            for i in {longest, *texts_at[-2:]}:
                 before = self.model._tokens(parts[: i + 1])
                 n = min(len(before), len(tokens))
                 marks.add(int(np.argmin([*(before[:n] == tokens[:n]), False])))
-        return Prompt(tokens, end, frozenset(marks))
+        return ChatTokens(tokens, end, frozenset(marks))
 
-    def document_first(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[list[Said], list[Any]]:
+    def document_first(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[list[Message], list[Any]]:
         """The longest of the user's texts first, then the system prompt and all else: another prompt, as ``read``'s."""
-        said, tools = self._described(said, tools)
-        document = max((text for one in said if one.role == "user" for text in one.texts), key=len, default="")
+        messages, tools = self._described(messages, tools)
+        document = max((text for one in messages if one.role == "user" for text in one.texts), key=len, default="")
         if not document:
-            return list(said), list(tools)
-        beside, left = list[str](), list[Said]()
-        for role, given, calls in said:
+            return list(messages), list(tools)
+        beside, left = list[str](), list[Message]()
+        for role, given, calls in messages:
             texts = [text for text in given if role != "user" or text != document]
             if role == "system" or (role == "user" and not left):
                 beside += texts
             elif texts or calls:
-                left.append(Said(role, tuple(texts), calls))
-        return [Said("user", (document, *beside)), *left], list(tools)
+                left.append(Message(role, tuple(texts), calls))
+        return [Message("user", (document, *beside)), *left], list(tools)
 
-    def _parts(self, said: Sequence[Said], tools: Sequence[Any]) -> list[tuple[str, bool]]:
+    def _parts(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[tuple[str, bool]]:
         """(text, whether the template's), in their order, the first and the last of which are the template's."""
-        said, tools = self._described(said, tools)
-        return self.model._rendered([(one.role, one.text, one.calls) for one in said], tools)
+        messages, tools = self._described(messages, tools)
+        return self.model._rendered([(one.role, one.text, one.calls) for one in messages], tools)
 
-    def _described(self, said: Sequence[Said], tools: Sequence[Any]) -> tuple[Sequence[Said], Sequence[Any]]:
+    def _described(self, messages: Sequence[Message], tools: Sequence[Any]) -> tuple[Sequence[Message], Sequence[Any]]:
         """Where the template has not the form of calls that is known here, tools and calls are told in words."""
-        if not (tools or any(one.calls or one.role == "tool" for one in said)) or self._native:
-            return said, tools
-        told: list[Said] = []
-        for role, texts, calls in said:
+        if not (tools or any(one.calls or one.role == "tool" for one in messages)) or self._native:
+            return messages, tools
+        told: list[Message] = []
+        for role, texts, calls in messages:
             if role == "tool":
                 role, texts = "user", (f"<tool_response>\n{BETWEEN.join(texts)}\n</tool_response>",)
                 if told and told[-1].role == "user":
                     role, texts = "user", (*told.pop().texts, *texts)
             named = [f'{{"name": {json.dumps(name)}, "arguments": {given}}}' for name, given in calls]
             called = [f"{CALL}\n{call}\n{CALLED}" for call in named]
-            told.append(Said(role, (*texts, "\n".join(called)) if called else tuple(texts)))
+            told.append(Message(role, (*texts, "\n".join(called)) if called else tuple(texts)))
         if tools:
             about = _TOOLS % "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
-            first = told.pop(0) if told and told[0].role == "system" else Said("system")
-            told.insert(0, Said("system", (*first.texts, about)))
+            first = told.pop(0) if told and told[0].role == "system" else Message("system")
+            told.insert(0, Message("system", (*first.texts, about)))
         return told, ()
 
     @cached_property
     def _native(self) -> bool:
         """Whether the template writes tools and their calls in the form that is known here."""
         with suppress(SwarmKVError):
-            chat = [Said("user", ("x",)), Said("assistant", (), (("x", "{}"),)), Said("tool", ("x",))]
+            chat = [Message("user", ("x",)), Message("assistant", (), (("x", "{}"),)), Message("tool", ("x",))]
             parts = self.model._rendered([(one.role, one.text, one.calls) for one in chat], [{}])
             return bool(_NATIVE.search("".join(text if trusted else "§" for text, trusted in parts)))
         return False
 
 
-class Saying:
+class AnswerText:
     """An answer's tokens turned into text as they come, up to a stop, and calls of tools apart from it."""
 
     def __init__(self, model: Model, stops: Sequence[str], tools: Sequence[Any], parallel: bool) -> None:
@@ -144,7 +144,7 @@ class Saying:
         """whether a text came that was to end the answer"""
 
     def add(self, token: int) -> str:
-        """What can be said after one more token."""
+        """The text that is sure after one more token."""
         self._tokens.append(token)
         before = self._tokens[max(0, self._done - 1) : self._done]
         text = self._model.detokenize([*before, *self._tokens[self._done :]])
@@ -162,11 +162,11 @@ class Saying:
         ends = (*self._stops, *([CALL] if self._names else []))
         keep = max((_overlap(self._held, end) for end in ends), default=0)
         at = at if self._calling else len(self._held) if self.stopped else len(self._held) - keep
-        said, self._held = self._held[: max(at, 0)], self._held[max(at, 0) :]
-        return said
+        text, self._held = self._held[: max(at, 0)], self._held[max(at, 0) :]
+        return text
 
     def rest(self) -> tuple[str, list[tuple[str, str]]]:
-        """At the end: text that is still to be said, and calls, (name, arguments' JSON)."""
+        """At the end: the text that is left, and calls, (name, arguments' JSON)."""
         if not self.stopped and self._done < len(self._tokens):
             self._held += self._model.detokenize(self._tokens[self._done :])
         calls = self._calls() if self._calling else []

@@ -33,7 +33,7 @@ _BUFFER_CALLS, _CLEAR = 11, 9  # those of a ggml_backend_buffer, and which of th
 _RESERVE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000} if sys.platform == "linux" else {}
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 _kept: list[Any] = []  # what llama.cpp holds bare pointers to
-_said: list[bytes] = []  # what llama.cpp logs
+_logged: list[bytes] = []  # what llama.cpp logs
 
 
 def main(asked: bytes, header: bytes) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def main(asked: bytes, header: bytes) -> dict[str, Any]:
 
 def _windowed() -> list[int]:
     """Layers with a sliding window: those that llama.cpp leaves out of the cache that it makes first."""
-    first, second, _ = b"".join(_said).partition(b"creating     SWA KV cache")
+    first, second, _ = b"".join(_logged).partition(b"creating     SWA KV cache")
     return [int(layer) for layer in re.findall(rb"layer +(\d+): filtered", first)] if second else []
 
 
@@ -126,7 +126,7 @@ def _lazy_memory() -> list[int]:
 def _log(level: int, text: bytes, _data: Any) -> None:
     if level == _ERROR:
         print(end=text.decode("utf-8", "replace"), file=sys.stderr, flush=True)
-    _said.append(text)
+    _logged.append(text)
 
 
 def _pointer(function: Callable[..., Any], *types: Any) -> Any:

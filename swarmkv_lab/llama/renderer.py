@@ -51,7 +51,7 @@ def rendered(template: str, chats: list[Any], options: dict[str, Any]) -> dict[s
         named = {name.name for name in sandbox.parse(template).find_all(nodes.Name)}
         parsed = sandbox.from_string(template)
     except Exception as error:  # TemplateSyntaxError, and Python's own for what Jinja compiles to
-        return {"unknown": [], "rendered": [[None, _said(error)]] * len(chats)}
+        return {"unknown": [], "rendered": [[None, _in_words(error)]] * len(chats)}
     texts: list[tuple[str | None, str]] = []
     for given in chats:
         try:
@@ -60,11 +60,11 @@ def rendered(template: str, chats: list[Any], options: dict[str, Any]) -> dict[s
                 raise TemplateError(f"it gives more than {MOST_TEXT:,} characters")
             texts.append((text, ""))
         except Exception as error:  # whatever a template's expressions raise
-            texts.append((None, _said(error)))
+            texts.append((None, _in_words(error)))
     return {"unknown": sorted(options.keys() - named - {"bos_token", "eos_token"}), "rendered": texts}
 
 
-def _said(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 

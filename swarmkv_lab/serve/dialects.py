@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from swarmkv_lab.errors import INT32_MAX, SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.llama.conversation import Said, Saying
+from swarmkv_lab.llama.conversation import AnswerText, Message
 from swarmkv_lab.llama.grammar import Constrained, grammar
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler, Sampling
@@ -53,12 +53,12 @@ class Chat:
         most = get("max_completion_tokens", int, get("max_tokens", int, INT32_MAX))
         self.max_tokens, self.stream = whole_number("max_tokens", most, 1), get("stream", bool, False)
         self._with_usage = bool(get("stream_options", Mapping, {}).get("include_usage"))
-        self.said, self.tools = [_said(message) for message in messages], tools if forms else []
+        self.messages, self.tools = [_parsed(message) for message in messages], tools if forms else []
         self.sampler = Sampler(how)
         if must or schema is not None:
             self.sampler = Constrained(model, grammar(schema, forms, self._parallel), how)
         stops = [] if must else [*filter(None, stops)]  # a call has no text
-        self.saying = Saying(model, stops, self.tools, self._parallel)
+        self.answer = AnswerText(model, stops, self.tools, self._parallel)
         self._model, self._text, self._calls, self._reason = model, "", list[tuple[str, str]](), ""
         self._usage: Event | None = None
         self._id, self._created = secrets.token_hex(12), int(time.time())
@@ -69,13 +69,13 @@ class Chat:
 
     def add(self, token: int) -> bytes:
         """One more token."""
-        return self._say(self.saying.add(token))
+        return self._more(self.answer.add(token))
 
     def close(self, reason: str, usage: Event) -> bytes:
         """The end: stop or length."""
-        text, self._calls = self.saying.rest()
-        said, self._reason, self._usage = self._say(text), "tool_calls" if self._calls else reason, usage
-        return said + self._closed()
+        text, self._calls = self.answer.rest()
+        sent, self._reason, self._usage = self._more(text), "tool_calls" if self._calls else reason, usage
+        return sent + self._closed()
 
     def fail(self, message: str) -> bytes:
         """The end of a stream that cannot go on."""
@@ -88,14 +88,14 @@ class Chat:
         message |= {"tool_calls": self._called()} if self._calls else {}
         return self._object({"message": message}, self._reason) | {"usage": self._usage}
 
-    def _say(self, text: str) -> bytes:
+    def _more(self, text: str) -> bytes:
         if not text:
             return b""
-        said = self._said(text)
+        sent = self._delta(text)
         self._text += text
-        return said
+        return sent
 
-    def _said(self, text: str) -> bytes:
+    def _delta(self, text: str) -> bytes:
         return self._chunk({"content": text})
 
     def _closed(self) -> bytes:
@@ -112,11 +112,11 @@ class Chat:
     def _chunk(self, delta: Event, reason: str | None = None) -> bytes:
         return _sent(self._object({"delta": delta}, reason))
 
-    def _object(self, said: Event, reason: str | None = None) -> Event:
+    def _object(self, part: Event, reason: str | None = None) -> Event:
         return {
-            "id": f"chatcmpl-{self._id}", "object": "chat.completion.chunk" if "delta" in said else "chat.completion",
+            "id": f"chatcmpl-{self._id}", "object": "chat.completion.chunk" if "delta" in part else "chat.completion",
             "created": self._created, "model": self._model.name, "usage": None,
-            "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
+            "choices": [{"index": 0, **part, "logprobs": None, "finish_reason": reason}],
         }  # fmt: skip
 
 
@@ -174,7 +174,7 @@ class Responses(Chat):
             output.append(ids | {"type": "function_call", "name": name, "arguments": given, "status": "completed"})
         return self._response(status, output)
 
-    def _said(self, text: str) -> bytes:
+    def _delta(self, text: str) -> bytes:
         begun = b"" if self._text else self._begun()
         return begun + self._event("output_text.delta", **self._at, delta=text, logprobs=[])
 
@@ -256,7 +256,7 @@ def _schema(form: Mapping[str, Any]) -> Any:
     return schemas[kind]
 
 
-def _said(message: Any) -> Said:
+def _parsed(message: Any) -> Message:
     role, content = _get(_is(message, Mapping, "a message"), "role", str, ""), message.get("content") or []
     if role not in _ROLES:
         raise SwarmKVError(f"a message's role {not_one_of(role, _ROLES)}")
@@ -273,4 +273,4 @@ def _said(message: Any) -> Said:
         except (ValueError, RecursionError) as error:
             raise SwarmKVError("the arguments of a call are not JSON") from error
         calls.append((_get(function, "name", str, ""), json.dumps(arguments, ensure_ascii=False)))
-    return Said(_ROLES[role], tuple(texts), tuple(calls))
+    return Message(_ROLES[role], tuple(texts), tuple(calls))

@@ -23,7 +23,7 @@ from swarmkv_lab.errors import ContextBudgetError, SwarmKVError
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import Sampler, decode_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Prefixes, Run, common
+from swarmkv_lab.serve.prefixes import GRAM, NOTHING, Held, Match, Prefixes, common
 from swarmkv_lab.snapshot.identity import KVIdentity
 from swarmkv_lab.snapshot.prefix_cache import PrefixCache
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
@@ -55,7 +55,7 @@ class Request:
     """numbers of tokens of which a copy is kept where one cannot go back; of exact: those of its document"""
     cancelled: bool = False  # set by whoever does not wait for it any more
     preempted: int = 0  # how often it had to wait again
-    run: Run = NOTHING  # whose cells it will take: it begins once they are there, and takes them where they follow
+    match: Match = NOTHING  # whose cells it will take: it begins once they are there, and takes them where they follow
     n_answer: int = 0
     shared: int = 0  # tokens of the prompt that were there
     computed: int = 0  # of the prompt, and again what a pre-empted request had
@@ -70,7 +70,7 @@ class Request:
     @property
     def missing(self) -> int:
         """Tokens of it that are to be decoded, without those whose cells it will take."""
-        return self.held.missing - self.run.n
+        return self.held.missing - self.match.n
 
 
 class Engine:
@@ -169,7 +169,7 @@ class Engine:
         self.counts[f"requests_{request.ended}"] += 1
         self.done.append(request)
         self._tell(request, why)
-        request.held, request.run, request.sampler = NOTHING.held, NOTHING, Sampler()  # it stays in done for long
+        request.held, request.match, request.sampler = NOTHING.held, NOTHING, Sampler()  # it stays in done for long
 
     def _step(self) -> None:
         """One llama_decode for all, or one for each where the model takes no more."""
@@ -206,8 +206,8 @@ class Engine:
     def _pause(self, request: Request) -> int:
         """Tokens of a prompt up to where another one parts from it, cells of others follow, or a copy is kept."""
         held = request.held
-        stops = {one.run.end for one in self._queued() if one.run.held is held}
-        stops |= {len(held.tokens), request.run.ours} | (set() if self.prefixes.goes_back else request.marks)
+        stops = {one.match.end for one in self._queued() if one.match.held is held}
+        stops |= {len(held.tokens), request.match.ours} | (set() if self.prefixes.goes_back else request.marks)
         return min(stop for stop in stops if stop > held.n) - held.n
 
     def _go_on(self, request: Request, n: int) -> None:
@@ -239,22 +239,22 @@ class Engine:
 
     def _join(self, request: Request) -> None:
         """Have the cells of others, once what comes before them is decoded."""
-        run, n = request.run, request.held.n
-        if run.n and n >= run.ours:
-            request.run = NOTHING
-            if run.there:  # else its request has failed meanwhile, and this one decodes all
-                self._share(request.held, run)
+        match, n = request.match, request.held.n
+        if match.n and n >= match.ours:
+            request.match = NOTHING
+            if match.there:  # else its request has failed meanwhile, and this one decodes all
+                self._share(request.held, match)
                 if not request.preempted:
-                    request.how = "composed" if run.theirs or run.ours else "prefix"
+                    request.how = "composed" if match.theirs or match.ours else "prefix"
                     request.shared += request.held.n - n
                     self.counts["shared_tokens"] += request.held.n - n
 
-    def _share(self, held: Held, run: Run) -> None:
-        """A sequence that ends in a run has the rest of its cells next; no bytes move."""
-        at = held.start + held.n if held.n or run.theirs else 0
-        self.ctx.share(run.held.seq_id, held.seq_id, at)
-        self.ctx.truncate(run.held.start + run.end, held.seq_id)
-        self.prefixes.share(held, run)
+    def _share(self, held: Held, match: Match) -> None:
+        """A sequence that ends in a match has the rest of its cells next; no bytes move."""
+        at = held.start + held.n if held.n or match.theirs else 0
+        self.ctx.share(match.held.seq_id, held.seq_id, at)
+        self.ctx.truncate(match.held.start + match.end, held.seq_id)
+        self.prefixes.share(held, match)
 
     # -- who begins, and with what
 
@@ -267,18 +267,18 @@ class Engine:
         for request in self._queued():
             if self.exact and self.live:
                 return
-            if request.run.held.live and not request.run.there:
+            if request.match.held.live and not request.match.there:
                 continue
             try:
-                request.run = self._longest(request)
-                if request.run.there and not self._begin(request):
+                request.match = self._longest(request)
+                if request.match.there and not self._begin(request):
                     return
             except Exception as error:  # or it would be met again in each step
                 self._end(request, error)
                 raise
 
-    def _longest(self, request: Request) -> Run:
-        """What saves most of a prompt: its beginning, or, of composed prompts, a run in its midst."""
+    def _longest(self, request: Request) -> Match:
+        """What saves most of a prompt: its beginning, or, of composed prompts, a match in its midst."""
         tokens = request.held.tokens[:-1]  # the last one's logits are needed
         if self.exact:  # all of its document: other batches have other last bits
             source = self.prefixes.match(tokens[: max(request.marks, default=0)])
@@ -289,32 +289,32 @@ class Engine:
             least = max(2 * GRAM, source.n + self.recompute + 1)
             held, theirs, ours, n = self.prefixes.segment(tokens, least, last_start)
             if n > self.recompute:
-                return Run(held, theirs + self.recompute, ours + self.recompute, n - self.recompute)
+                return Match(held, theirs + self.recompute, ours + self.recompute, n - self.recompute)
         return source
 
     def _begin(self, request: Request) -> bool:
         """Whether there is room for a request, which is at work then."""
-        held, run = request.held, request.run
+        held, match = request.held, request.match
         if self.live:
             cells, everyone = self.prefixes.is_live(), [request, *self.live.values()]
             for one in everyone:  # those that it has yet to take are there already
-                cells[one.run.held.cells[one.run.theirs : one.run.end]] = True
-            missing = sum(one.missing for one in everyone) + (run.held.n if run.held.parked else 0)
+                cells[one.match.held.cells[one.match.theirs : one.match.end]] = True
+            missing = sum(one.missing for one in everyone) + (match.held.n if match.held.parked else 0)
             answers = sum(min(RESERVE, one.max_tokens - one.n_answer) for one in everyone)
             if cells.sum() + missing + answers > self.ctx.n_ctx:
                 return False
-        for other in [one for one in self.prefixes.entries.values() if self.exact and one is not run.held]:
+        for other in [one for one in self.prefixes.entries.values() if self.exact and one is not match.held]:
             self._drop(other)
-        restored = not run.held.parked or self._restore(run.held)
-        if not restored or not self._free(0, 1, run.held):
+        restored = not match.held.parked or self._restore(match.held)
+        if not restored or not self._free(0, 1, match.held):
             if not restored or not self.live:  # it cannot be had, or the only sequence is the one to go on from
-                self._forget(run.held)
+                self._forget(match.held)
             return False
         self.prefixes.enter(held)
         with self._wake:
             self.queue.remove(request)
             self.live[held.seq_id] = request
-        held.start = run.start if run.n else self.room
+        held.start = match.start if match.n else self.room
         request.max_tokens = min(request.max_tokens, self.limit + self.room - held.start - len(request.tokens) + 1)
         request.times.setdefault("started", time.perf_counter())
         self._join(request)
@@ -324,7 +324,7 @@ class Engine:
 
     def _free(self, cells: int, sequences: int = 0, spared: Held = NOTHING.held) -> bool:
         """Whether so many are free: what rests makes room, unless it is spared, or somebody is to take cells of it."""
-        needed = {spared, *(request.run.held for request in self.live.values())}
+        needed = {spared, *(request.match.held for request in self.live.values())}
         while self.prefixes.free < cells or self.prefixes.n_seq - len(self.prefixes.entries) < sequences:
             if (held := self.prefixes.droppable(needed)) is None:
                 return False
@@ -333,10 +333,10 @@ class Engine:
 
     def _prune(self) -> None:
         """Before a long piece of work: what rests makes room, but for what somebody here has, or waits for."""
-        cells, needed = self.prefixes.is_live(), {request.run.held for request in self.live.values()}
-        waited_for = [request.run for request in self._queued()]
+        cells, needed = self.prefixes.is_live(), {request.match.held for request in self.live.values()}
+        waited_for = [request.match for request in self._queued()]
         for held in list(self.prefixes.entries.values()):
-            kept = max((run.end for run in waited_for if run.held is held), default=0)
+            kept = max((match.end for match in waited_for if match.held is held), default=0)
             gone = held.seq_id < 0  # it has made room for a copy
             if gone or held.live or held in needed or 2 * max(kept, cells[held.cells].sum()) >= held.n:
                 continue
@@ -348,7 +348,7 @@ class Engine:
         """Have the first n tokens of a sequence in another one, which rests."""
         copy = Held(held.tokens[:n], held.start)
         self.prefixes.enter(copy)
-        self._share(copy, Run(held, 0, 0, n))
+        self._share(copy, Match(held, 0, 0, n))
         self.prefixes.rest(copy)
 
     def _drop(self, held: Held) -> None:
@@ -403,6 +403,6 @@ class Engine:
                 self.queue.appendleft(request)
             self.counts["preempted"] += 1
             self.prefixes.rest(held)
-        elif not request.run.n:
+        elif not request.match.n:
             self._end(request, ContextBudgetError("there are no cells left"))
-        request.run = NOTHING
+        request.match = NOTHING

@@ -45,7 +45,7 @@ class Held:
         return len(self.tokens) - self.n
 
 
-class Run(NamedTuple):
+class Match(NamedTuple):
     """n tokens that a sequence has, or is to have, from its token ``theirs`` on, and a prompt from its ``ours`` on."""
 
     held: Held
@@ -60,7 +60,7 @@ class Run(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where the prompt begins, for the run to be at the same positions."""
+        """Where the prompt begins, for the match to be at the same positions."""
         return self.held.start + self.theirs - self.ours
 
     @property
@@ -69,7 +69,7 @@ class Run(NamedTuple):
         return self.held.n >= self.end
 
 
-NOTHING = Run(Held(np.empty(0, np.int32), live=False), 0, 0, 0)
+NOTHING = Match(Held(np.empty(0, np.int32), live=False), 0, 0, 0)
 
 
 class Prefixes:
@@ -93,19 +93,19 @@ class Prefixes:
 
     # -- what a prompt can go on from, now or once those at work have decoded what they are to
 
-    def match(self, tokens: np.ndarray, last_start: int = 0) -> Run:
+    def match(self, tokens: np.ndarray, last_start: int = 0) -> Match:
         """The longest prefix, of a sequence that starts at ``last_start`` or before; of equal ones, one that is there.
 
         What is parked counts GRAM tokens less, and not at all if less than half of it is of use: all of it is read.
         """
-        runs = [NOTHING]
+        matches = [NOTHING]
         for held in [*self.entries.values(), *self.parked]:
             n = common(tokens, held.tokens) if held.start <= last_start else 0
-            runs.append(Run(held, 0, 0, n if self.goes_back or held.n <= n else 0))
-        return max(runs, key=lambda run: (_worth(run), run.there))
+            matches.append(Match(held, 0, 0, n if self.goes_back or held.n <= n else 0))
+        return max(matches, key=lambda match: (_worth(match), match.there))
 
-    def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Run:
-        """The longest run of ``least`` tokens or more, wherever it stands; what is parked counts as in ``match``."""
+    def segment(self, tokens: np.ndarray, least: int, last_start: int) -> Match:
+        """The longest match of ``least`` tokens or more, wherever it stands; what is parked counts as in ``match``."""
         best, most, ours = NOTHING, least - 1, grams(tokens)
         order = np.argsort(ours, kind="stable")
         for held in [*self.entries.values(), *self.parked] if len(ours) else []:
@@ -113,13 +113,13 @@ class Prefixes:
             found = order[np.minimum(np.searchsorted(ours, blocks, sorter=order), len(ours) - 1)]
             for k in np.flatnonzero(ours[found] == blocks):
                 theirs, mine = int(k) * GRAM, int(found[k])
-                if theirs < done:  # within the run before
+                if theirs < done:  # within the match before
                     continue
                 back = common(tokens[:mine][::-1], held.tokens[:theirs][::-1])
-                run = Run(held, theirs - back, mine - back, back + common(tokens[mine:], held.tokens[theirs:]))
-                done = run.end
-                if _worth(run) > most and 0 <= run.start <= last_start:
-                    best, most = run, _worth(run)
+                match = Match(held, theirs - back, mine - back, back + common(tokens[mine:], held.tokens[theirs:]))
+                done = match.end
+                if _worth(match) > most and 0 <= match.start <= last_start:
+                    best, most = match, _worth(match)
         return best
 
     def enter(self, held: Held) -> None:
@@ -135,13 +135,13 @@ class Prefixes:
             raise ContextBudgetError(f"{n:,} cells are needed and {len(free):,} are free")
         self._add(held, free)
 
-    def share(self, held: Held, run: Run) -> None:
-        """A sequence that ends in a run has the rest of its cells next. Raises SwarmKVError where it does not."""
-        at = run.theirs + held.n - run.ours
-        if not run.theirs <= at <= run.end <= len(run.held.cells):
-            raise SwarmKVError(f"a sequence of {held.n:,} tokens cannot go on in {run.n:,} from {run.ours:,} on")
-        self._add(held, run.held.cells[at : run.end])
-        self._use(run.held)
+    def share(self, held: Held, match: Match) -> None:
+        """A sequence that ends in a match has the rest of its cells next. Raises SwarmKVError where it does not."""
+        at = match.theirs + held.n - match.ours
+        if not match.theirs <= at <= match.end <= len(match.held.cells):
+            raise SwarmKVError(f"a sequence of {held.n:,} tokens cannot go on in {match.n:,} from {match.ours:,} on")
+        self._add(held, match.held.cells[at : match.end])
+        self._use(match.held)
 
     def rest(self, held: Held) -> None:
         """Nobody is at work on a sequence any more: it is kept, as far as it is decoded, until its room is needed."""
@@ -204,5 +204,5 @@ def grams(tokens: np.ndarray, step: int = 1) -> np.ndarray:
     return windows[::step] @ _MULTIPLIERS
 
 
-def _worth(run: Run) -> int:
-    return run.n if not run.held.parked else run.n - GRAM if 2 * run.n >= run.held.n else 0
+def _worth(match: Match) -> int:
+    return match.n if not match.held.parked else match.n - GRAM if 2 * match.n >= match.held.n else 0

@@ -177,10 +177,10 @@ class Server(AbstractContextManager["Server"]):
     def _read(self, path: str, body: Any, deliver: Callable[[Any], None]) -> tuple[Chat, Request]:
         """What a body asks for, and as a request for the engine. Raises SwarmKVError for what cannot be answered."""
         chat, exact = _DIALECTS[path](self.model, body), self.engine.exact
-        said = chat.said, chat.tools
+        asked = chat.messages, chat.tools
         if layout_first := self.layout == "document_first":
-            said = self._conversation.document_first(*said)
-        tokens, end, marks = self._conversation.prompt(*said, cut=layout_first or exact)
+            asked = self._conversation.document_first(*asked)
+        tokens, end, marks = self._conversation.prompt(*asked, cut=layout_first or exact)
         return chat, Request(tokens, chat.max_tokens, chat.sampler, deliver, frozenset({end}) if exact else marks)
 
     async def _answered(self, http: Http) -> Response:
@@ -227,7 +227,7 @@ class Server(AbstractContextManager["Server"]):
                 yield chat.open()
             while isinstance(event, int):
                 yield await asyncio.to_thread(chat.add, event)
-                event = "stop" if chat.saying.stopped else await events.get()
+                event = "stop" if chat.answer.stopped else await events.get()
             if event == "cancelled":
                 raise ClientDisconnect
             if isinstance(event, Exception):

@@ -87,9 +87,9 @@ def hollow(path: str | Path, depths: Sequence[int] = (), **settings: Any) -> Hol
         raise ModelNotFoundError(f"{path} is number {part} of {pairs.get('split.count')}, from 0 on: give number 0")
     known = hashlib.sha256(header).hexdigest(), json.dumps(asked)
     if known not in _known:
-        done = _told(path, header, asked)
+        done = _asked_program(path, header, asked)
         if done.returncode and (without := _changed(pairs)):
-            done = _told(path, header, asked | {"overrides": without})
+            done = _asked_program(path, header, asked | {"overrides": without})
         if done.returncode:
             said = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
             reason = "; ".join(said[-3:]) or "it said nothing"
@@ -108,7 +108,7 @@ def _changed(pairs: Mapping[str, Any]) -> dict[str, int]:
     return changed | ({layers: pairs.get(layers, 0) - pairs[drafts]} if drafts in changed else {})
 
 
-def _told(path: str | Path, header: bytes, asked: Mapping[str, Any]) -> "subprocess.CompletedProcess[bytes]":
+def _asked_program(path: str | Path, header: bytes, asked: Mapping[str, Any]) -> "subprocess.CompletedProcess[bytes]":
     """The program, at its end."""
     how: dict[str, Any] = {"input": json.dumps(asked).encode() + b"\n" + header, "capture_output": True}
     how["env"] = os.environ | {"GGML_NO_BACKTRACE": "1"}  # a debugger's view takes seconds and tells a user nothing
