@@ -146,8 +146,6 @@ STRATEGIES: Mapping[str, Strategy] = {
     "batched": Strategy("batched", batched, packs=True),
 }
 """The strategies by name, in the order in which tables show them: what ``strategy=`` takes, here and in ``bench``."""
-
-
 COMPOSED = Strategy("composed", composed)  # for agents of another kind: (system prompt, question)
 
 

@@ -20,7 +20,7 @@ import xxhash
 from swarmkv_lab.errors import SnapshotCorruptError, SnapshotMismatchError, SwarmKVError
 from swarmkv_lab.files import open_regular, reason
 from swarmkv_lab.llama.api import require_memory
-from swarmkv_lab.sizing.geometry import KVGeometry, kv_types
+from swarmkv_lab.sizing.geometry import KVGeometry, is_quantized, kv_types
 from swarmkv_lab.snapshot.identity import KVIdentity
 
 FORMAT = "swarmkv-snapshot/2"
@@ -136,6 +136,8 @@ class SnapshotHeader:
                 if one.type in (int, bool) and type(said[one.name]) is not one.type:
                     raise TypeError(f"{one.name} is {text[:40]}")
             said["kv_type"] = kv_types(tuple(said["kv_type"]))
+            if self.metadata.get("mixed") == "false" and any(map(is_quantized, said["kv_type"])):  # an older lab's
+                raise ValueError("its quantized elements are not rotated, as $LLAMA_ATTN_ROT_DISABLE was set")
             if (shape := said["geometry"]) is not None:
                 numbers: dict[str, Any] = {
                     name: tuple(n) if isinstance(n, list) else index(n) for name, n in shape.items()
