@@ -74,7 +74,7 @@ EXHIBITS = (
         "so short that it is shown again below, in milliseconds.",
         "Two Gantt charts on one time axis, a lane per agent. Above, each lane has a long prefill bar, one after "
         "another. Below, there is one for all. A third chart shows the agents' short phases enlarged.",
-        lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.caption)),
+        lambda m: studies.timeline({name: m.timelines[name] for name in ("naive", "swarmkv")}, m.bench_caption)),
     Exhibit("bytes_per_token", "01_kv_sizing", "data/catalogue.csv",
         "What models keep of each token of a document. What they keep decides it, not how large they are: keys and "
         "values of every head, of groups of heads, or compressed; of all tokens or of the last ones; or a state of "
@@ -103,7 +103,7 @@ EXHIBITS = (
         "bars beyond it had faster prefills by chance.",
         "Two panels with a row per strategy. Left, a line from the first agent's first token to the last agent's: "
         "naive's is long, the others' are short. Right, bars: naive's is about twice as long as the others.",
-        lambda m: studies.strategies(m.bench["summary"], m.caption)),
+        lambda m: studies.strategies(m.bench["summary"], m.bench_caption)),
     Exhibit("latency", "04_depth_and_agents", "grid.csv",
         "Seconds from the call until all agents have answered, against the length of the document and against the "
         "number of agents. Points are measured; curves are predicted by the cost model. swarmkv and pooled lie close "

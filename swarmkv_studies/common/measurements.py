@@ -11,11 +11,9 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
-from swarmkv_lab.files import DATA, REFERENCE, RUNS
+from swarmkv_lab.files import DATA
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.common.summary import summarize
-
-REFERENCE_NAME, MINE_NAME = "reference", "mine"
 
 
 def table(path: Path) -> pd.DataFrame:
@@ -114,11 +112,6 @@ class Measurements:
         """Where and how something was measured; name: of one of the JSON files. Of several models, the last one's."""
         return _environments(self._path(name))[-1]
 
-    @property
-    def caption(self) -> str:
-        """The caption of figures of the bench, and of other measurements that have no caption of their own."""
-        return self.bench_caption
-
     def _path(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
@@ -126,19 +119,15 @@ class Measurements:
         return path
 
 
-def measurements(name: str = REFERENCE_NAME) -> Measurements:
-    """The measurements called "reference" (the maintainers' machine) or "mine" (this machine, its largest profile).
+def measurements(name: str = "reference") -> Measurements:
+    """The maintainers' measurements: "reference", or a folder of data/gpu, such as "gpu/qwen2.5-7b".
 
-    Also those of a folder of data/gpu, such as "gpu/qwen2.5-7b". Raises SwarmKVError for another name.
+    Raises SwarmKVError for another name.
     """
-    if name == REFERENCE_NAME:
-        return Measurements(REFERENCE)
-    if name.startswith("gpu/") and (DATA / name).is_dir():
-        return Measurements(DATA / name)
-    if name != MINE_NAME:
-        raise SwarmKVError(f"measurements are {REFERENCE_NAME!r} or {MINE_NAME!r}, not {name!r}")
-    folders = [RUNS / profile for profile in ("full", "quick")]  # bench.json exists only after a complete bench
-    return Measurements(next((folder for folder in folders if (folder / "bench.json").is_file()), folders[-1]))
+    folder = DATA / name
+    if name != "reference" and not (name.startswith("gpu/") and folder.is_dir()):
+        raise SwarmKVError(f"measurements are 'reference' or 'gpu/' and a model, not {name!r}")
+    return Measurements(folder)
 
 
 def caption(env: dict[str, Any]) -> str:
