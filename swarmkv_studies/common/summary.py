@@ -20,7 +20,7 @@ _UNEVEN = 1.25
 
 
 def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A bench by strategy: median times in ms, end to end also [min, max]; speed-up, bytes and exactness.
+    """A bench by strategy: median times in ms, speed-up, bytes and exactness.
 
     end_to_end_speedup is the median of the rounds' ratios to naive, end_to_end_quartiles their quartiles
     (common.speedup). end_to_end_ideal is the median of costmodel.ideal of naive's rounds.
@@ -33,17 +33,14 @@ def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     for strategy, median in medians.iterrows():
         runs = frame[frame.strategy == strategy]
         row: dict[str, Any] = {"rounds": len(runs), **median.to_dict()}
-        row["end_to_end_spread_ms"] = [float(runs.end_to_end_ms.min()), float(runs.end_to_end_ms.max())]
         gain = gains.loc[strategy] if has_naive else None
         row["end_to_end_speedup"] = None if gain is None else float(gain["median"])
         row["end_to_end_quartiles"] = None if gain is None else [float(gain.low), float(gain.high)]
         n_agents = int(runs.n_agents.iloc[0])
         row["end_to_end_ideal"] = float(ideal(naive, n_agents).median()) if has_naive else None
-        row["packed"] = bool(runs.packed.any())
-        row["kv_bytes"], row["copied_bytes"] = int(runs.kv_bytes.max()), int(runs.copied_bytes.max())
+        row["kv_bytes"] = int(runs.kv_bytes.max())
         if has_naive:
             row["max_abs_logit_diff"] = float(runs.max_abs_logit_diff.max())
-            row["kl"] = float(runs.kl.max())
             row["same_tokens"] = bool(runs.same_tokens.all())
         summary[str(strategy)] = row
     return summary
