@@ -119,10 +119,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 Look = str | tuple[str, str] | Artist
 
 
-def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None, shown: bool = True) -> None:
+def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None) -> None:
     """Draw the message in bold at the top, and a legend under it: {label: colour, (colour, hatch) or an artist}.
 
-    shown: whether the message is drawn, or is only the figure's label; for figures whose layout is not solved.
+    Where the layout is not solved, the message is the figure's label alone.
     """
     figure.set_label(message)  # explorers use it as the alt text
     handles = [_handle(label, look) for label, look in (key or {}).items()]
@@ -133,13 +133,7 @@ def headline(figure: Figure, message: str, key: Mapping[str, Look] | None = None
             title_fontproperties={"weight": "bold", "size": 12}, columnspacing=1.4,
         )  # fmt: skip
         return
-    if shown:
-        figure.text(0.012, 0.94, message, weight="bold", size=12)
-    if handles:
-        figure.legend(
-            handles=handles, loc="upper left", ncols=columns, columnspacing=1.2, handletextpad=0.5,
-            bbox_to_anchor=(0.0, 0.94 if shown else 1.0),
-        )  # fmt: skip
+    figure.legend(handles=handles, loc="upper left", ncols=columns, columnspacing=1.2, handletextpad=0.5)
 
 
 def _handle(label: str, look: Look) -> Artist:

@@ -87,7 +87,7 @@ def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_xlim(0, max(seconds.values()) * 1.02)
         axes[-1].set_xlabel("seconds since the first call (measured)")
         message = "; ".join(f"{name} {end:.2f} s" for name, end in seconds.items())
-        headline(figure, message, phase_key(timelines), shown=False)
+        headline(figure, message, phase_key(timelines))
     return figure
 
 
