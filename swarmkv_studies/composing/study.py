@@ -124,7 +124,7 @@ class _Part:
         self.documents = [model.document(one) for one in (text, *parts(text, 2))]
         self.at = max(map(len, self.heads.values()))
         self.cells = cache(self._cells)
-        self.reference = cache(self._reference)
+        self.reference = cache(lambda arm: list(self._answered(arm)))
 
     def asked(self, arm: Arm) -> list[Question]:
         return self.questions[:: 1 if len(arm.documents) == 1 else 4]  # so that each role is among them
@@ -139,9 +139,6 @@ class _Part:
             row = {"id": it.id, "role": self.role[it.id], "own_tokens": it.own_tokens, "kl": float(f"{kl:.3e}")}
             rows.append(row | answer_row(self.model, it.tokens))
         return rows
-
-    def _reference(self, arm: Arm) -> list["_Answer"]:
-        return list(self._answered(arm))
 
     def _answered(self, arm: Arm, reference: Sequence["_Answer"] = ()) -> Iterator["_Answer"]:
         along = {one.id: one.tokens[:_FORCED] for one in reference}

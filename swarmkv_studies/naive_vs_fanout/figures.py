@@ -45,16 +45,11 @@ def timeline(timelines: Mapping[str, pd.DataFrame], caption: str = "") -> Figure
 
 def _prefills(timeline: pd.DataFrame) -> str:
     """How long each prefill of a run took: the same work, so its range says how far to trust the other times."""
-    seconds = _prefill_seconds(timeline)
+    spans = timeline[timeline.phase == "prefill"]
+    seconds = (spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3  # a lane's may be several spans
     shortest, longest = f"{seconds.min():.1f}", f"{seconds.max():.1f}"
     whose = "its" if len(seconds) == 1 else "each"
     return f"of which {whose} prefill {shortest if shortest == longest else f'{shortest} to {longest}'} s"
-
-
-def _prefill_seconds(timeline: pd.DataFrame) -> np.ndarray:
-    """Of each lane with a prefill, which may be several spans."""
-    spans = timeline[timeline.phase == "prefill"]
-    return ((spans.end_ms - spans.start_ms).groupby(spans.agent).sum() / 1e3).to_numpy()
 
 
 def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
