@@ -11,6 +11,7 @@ import pytest
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
+from swarmkv_lab.cli.program import table
 from swarmkv_lab.fanout.fan_out import budget
 from swarmkv_lab.fanout.outcome import kl_divergence
 from swarmkv_lab.llama.settings import ContextSettings
@@ -19,7 +20,7 @@ from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.speedup import ratios, speedups, with_spread
 from swarmkv_studies.common.summary import bench_text, busy
-from swarmkv_studies.naive_vs_fanout.article_table import article_text, gpu_table, on_gpus
+from swarmkv_studies.naive_vs_fanout.article_table import gpu_table, on_gpus
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -79,7 +80,7 @@ def test_bench_reports_ratios_within_rounds(twin, document, question):
     assert 1 < naive["end_to_end_ideal"] <= 2
     assert len(report["runs"][0]["agents"]) == 2
     assert "\nshared " in bench_text(report)
-    assert "10,275 ms" in article_text(report)
+    assert "10,275 ms" in table(studies.article_table(report))
 
 
 def test_bench_without_naive_has_no_speedups(twin, document, question):

@@ -4,12 +4,14 @@ import nbformat
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
+from swarmkv_lab.cli.program import table
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_studies.book import gallery
 from swarmkv_studies.cli.notebooks import execute, project_notebooks
 from swarmkv_studies.cli.steps import BENCH, STEPS, Setup, require_for_reference, run_step
 from swarmkv_studies.common.measurements import Measurements
-from swarmkv_studies.naive_vs_fanout.article_table import article_text
+from swarmkv_studies.common.summary import bench_text
+from swarmkv_studies.naive_vs_fanout.article_table import article_table
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False, all_notebooks: bool = False) -> None:
@@ -35,7 +37,9 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
         measured = Measurements(data)
         steps = [step for step in STEPS if step is not BENCH and (reference or step.for_readers)]
         ahead = f"{', '.join(step.name for step in steps)}, the figures and {len(notebooks)} notebooks"
-        print(f"\n{article_text(measured.bench)}\nNext: {ahead}.\n", flush=True)
+        print(
+            f"\n{table(article_table(measured.bench))}\n\n{bench_text(measured.bench)}\n\nNext: {ahead}.\n", flush=True
+        )
         for step in steps:
             run_step(step, setup)
     print("drawing the figures", flush=True)

@@ -5,13 +5,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from swarmkv_lab.cli.program import table
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.common.speedup import QUARTILES, speedups, times, with_spread
-from swarmkv_studies.common.summary import busy
+from swarmkv_studies.common.speedup import QUARTILES, speedups, with_spread
 
 AUTHOR = "Anubhab Banerjee"
 TITLE = "Prefill Once, Fan Out: KV Snapshot Sharing for Multi-Agent LLM Pipelines"
@@ -89,22 +87,6 @@ def article_table(report: Mapping[str, Any]) -> pd.DataFrame:
     head += [("measured", "naive"), ("measured", "swarmkv"), ("measured", "factor")]
     cells = {name: [*_cells(said[metric]), *_cells(ours[metric])] for metric, name in names.items()}
     return pd.DataFrame.from_dict(cells, orient="index", columns=pd.MultiIndex.from_tuples(head))
-
-
-def article_text(report: Mapping[str, Any]) -> str:
-    """The article's experiment for a terminal: the table, and what a reader sees in it. report: from bench."""
-    env, ours = report["environment"], measured(report)["end_to_end"].factor
-    lines = [
-        f"The article's experiment: published on a GTX 1080 with Qwen2.5-7B and 3,501 tokens; measured here with "
-        f"{env['model']} and {env['settings']['depth']:,} tokens, {int(ours.rounds)} rounds.",
-        "",
-        table(article_table(report)),
-        "",
-        f"Two agents read one document. With one prefill, copied for each agent, both have answered "
-        f"{times(ours['median'])} as early as with a prefill each (median; quartiles of the rounds in brackets).",
-        busy(report),
-    ]
-    return "\n".join(lines).rstrip()
 
 
 def on_gpus() -> dict[str, Measurements]:
