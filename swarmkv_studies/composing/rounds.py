@@ -40,21 +40,16 @@ def composed_rounds(
     """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
 
     A row per run, for ``speedups``; all three take turns in a round (repeat), after a warm-up. The composed runs
-    prefill the document too, once, behind the first agent's role. kl: of the first logits, the largest of all agents;
-    same_answers: how many are the full prefill's. settings: as in fan_out.
+    prefill the document too, once, behind the first agent's role. settings: as in fan_out.
     """
     agents, rows = role_agents(n_agents), []
     for repeat in tqdm(
         range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress or None
     ):
-        reference = None
         for way, packed in _WAYS.items():
             ids = document if repeat >= 0 else document[:64]
             how = settings | {"max_tokens": max_tokens, "recompute": recompute, "packed": packed}
             run = fan_out(model, ids, agents, way.partition(",")[0], **how)
-            reference = reference or run
-            exact = run.compare(reference)
             about = {"repeat": repeat, "strategy": way, "depth": len(ids), "n_agents": len(agents)}
-            same = {"kl": exact.kl.max(), "same_answers": exact.same_tokens.sum()}
-            rows.append(about | {name: run.metrics[name] for name in _KEPT} | same)
+            rows.append(about | {name: run.metrics[name] for name in _KEPT})
     return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
