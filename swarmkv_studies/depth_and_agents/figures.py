@@ -47,7 +47,6 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
                 ax.plot(seconds.index, seconds["median"], marker, color=colour, markeredgecolor="white")
             ticks_at(ax.xaxis, values)
             ax.grid()
-            ax.set_axisbelow(True)
         left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
         left.set_title(f"{n} agents")
         ticks_at(left.xaxis, sorted(shown[shown.n_agents == n].depth.unique()))
