@@ -33,9 +33,14 @@ def speedups(
     return pd.DataFrame({name: each.quantile(q) for name, q in QUARTILES.items()} | {"rounds": each.size()})
 
 
-def times(factor: float) -> str:
+def times(ratio: float) -> str:
     """A factor with three digits: 1.90x, 52.3x, 151x."""
-    return f"{factor:.{max(0, 2 - len(str(int(factor))) + 1)}f}x"
+    return f"{ratio:.{max(0, 3 - len(str(int(ratio))))}f}x"
+
+
+def factor(ratio: float) -> str:
+    """A factor with two digits, but three below 2: 1.95x, 8.2x, 52x."""
+    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
 def with_spread(row: pd.Series) -> str:

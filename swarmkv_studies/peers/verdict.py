@@ -6,6 +6,7 @@ import pandas as pd
 
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
+from swarmkv_studies.common.speedup import factor
 
 IN_TURNS, AT_ONCE, PREFILL = "in turns", "all at once", "prefill"
 _FEW_PERCENT = 1.05
@@ -52,18 +53,11 @@ def verdict(runs: pd.DataFrame, ours: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def is_tie(row: pd.Series) -> bool:
-    """Whether nobody is ahead: 1 is between the rounds' quartiles, or within 5 % of the median; row: of ``verdict``."""
-    return row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= row.ratio <= _FEW_PERCENT
-
-
 def as_words(row: pd.Series) -> str:
-    """Who is faster by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``verdict``."""
-    if is_tie(row):
+    """Who is faster by how much: "a tie", "1.23x ahead" or "1.95x behind"; row: of ``verdict``.
+
+    A tie: 1 is between the rounds' quartiles, or within 5 % of the median.
+    """
+    if row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= row.ratio <= _FEW_PERCENT:
         return "a tie"
     return f"{factor(row.ratio)} ahead" if row.ratio > 1 else f"{factor(1 / row.ratio)} behind"
-
-
-def factor(ratio: float) -> str:
-    """1.23x below 2, and 8.2x above: as many digits as mean something."""
-    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x"

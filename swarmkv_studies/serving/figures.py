@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from swarmkv_studies.common.speedup import factor
 from swarmkv_studies.common.style import OURS, headline, plain_numbers, sheet
 from swarmkv_studies.serving import bench
 
@@ -83,15 +84,10 @@ def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
             ax.bar(range(len(table.columns)), table.median(), 0.7, color=[colours[name][1] for name in table])
             for lane, name in enumerate(table):
                 ax.plot([lane] * len(table), table[name], "o", color="#222222", markersize=3.5, markeredgecolor="white")
-            ax.set_title(f"{work}\n{_factor(gain)}", fontsize=8)
+            ax.set_title(f"{work}\n{factor(gain)} as early", fontsize=8)
             ax.set_xticks([])
             if work in (works[0], bench.SHORT):
                 ax.set_ylabel("p95 of TTFT, s" if work == bench.SHORT else "until the last answer, s")
-        message = f"Eight requests at once, beside eight slots: {_factor(says[0])} with roles first"
+        message = f"Eight requests at once, beside eight slots: {factor(says[0])} as early with roles first"
         headline(figure, message, {label: colour for label, colour in colours.values() if label})
     return figure
-
-
-def _factor(gain: float) -> str:
-    """How many times as long llama-server takes with eight slots."""
-    return f"{gain:.2f}x as early" if gain < 2 else f"{gain:.1f}x as early"

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from swarmkv_studies.common.speedup import factor
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
 
 # as in positions.py: (label, colour, marker)
@@ -43,12 +44,8 @@ def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
             label, colour, _ = _SHIFTED.get(name, ("noise floor: nothing\nmoved, other kernels", "#444444", ""))
             ax.text(1.01, y, label, color=colour, **beside)
-        headline(figure, f"A branch that starts {widest:,} positions late: KL {_factor(times['seam'])} the noise floor")
+        headline(figure, f"A branch that starts {widest:,} positions late: KL {factor(times['seam'])} the noise floor")
     return figure
-
-
-def _factor(times: float) -> str:
-    return f"{times:.1f}x" if times < 10 else f"{times:,.0f}x"
 
 
 def _apart(ends: Mapping[str, float], room: float) -> dict[str, float]:
