@@ -5,7 +5,7 @@ from .answers.quality import quality as quality
 from .answers.questions import Question as Question, load_questions as load_questions
 from .answers.score import score as score
 from .answers.study import study as study
-from .common.bench import bench as bench
+from .common.bench import bench as bench, restore_against_memcpy as restore_against_memcpy
 from .common.costmodel import CostModel as CostModel, held_out as held_out
 from .common.full_size import full_size_twin as full_size_twin
 from .common.measurements import caption as caption, measurements as measurements
@@ -48,6 +48,5 @@ from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
 from .snapshot_and_rope.rope import Rope as Rope, shift as shift
 from .snapshot_file.figures import snapshot_layout as snapshot_layout
-from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
 from .tour.figures import idea as idea
 from .tour.race import race_widget as race_widget

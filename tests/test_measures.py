@@ -32,7 +32,7 @@ def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
         done.append(call())
         return next(seconds)
 
-    monkeypatch.setattr("swarmkv_studies.snapshot_file.limits.timeit.timeit", timed)
+    monkeypatch.setattr("timeit.timeit", timed)
     measured = studies.restore_against_memcpy(twin, document, rounds=3)
     assert len(done) == 4 * 2
     assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))

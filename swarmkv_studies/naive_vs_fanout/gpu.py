@@ -16,7 +16,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import named_prompts
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
-from swarmkv_studies.common.kept import kept_bench
+from swarmkv_studies.common.bench import kept_bench
 from swarmkv_studies.common.rounds import Round, plan, rounds
 from swarmkv_studies.common.sweep import sweep_rounds
 
@@ -37,7 +37,7 @@ def measure_gpu(
 ) -> None:
     """Bench and grid of each model, in a folder of its own (columns: data/README.md).
 
-    names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
+    names: "default", or of common.twins.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
     Points of the grid that are deeper than the model or the dossier are left out. Data that is there is
     kept: an interrupted call, as by timeout -s INT 300, can be continued.
     Raises SwarmKVError where llama.cpp finds no GPU.
