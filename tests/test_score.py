@@ -183,7 +183,7 @@ def few(tmp_path):
         question("fee", "How high is the fee?", answers=[["24"]], sections=["2"]),
         question("door", "Is the door open?", answers=[["open"]], sections=["2"]),
     ]
-    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
+    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2}
     return asked, how
 
 

@@ -60,7 +60,6 @@ def study(
     max_tokens: int = 40,
     repeats: int = 1,
     path: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
@@ -74,8 +73,7 @@ def study(
         one = _Part(model, text, asked)
         return lambda arm: one.rows(ARMS[arm], max_tokens)
 
-    how: dict[str, Any] = {"n_parts": n_parts, "repeats": repeats, "path": path, "progress": progress}
-    return ask_all(model, part, questions, document, arms, ARMS, **how)
+    return ask_all(model, part, questions, document, arms, ARMS, n_parts=n_parts, repeats=repeats, path=path)
 
 
 def ask_all(
@@ -89,7 +87,6 @@ def ask_all(
     n_parts: int,
     repeats: int = 1,
     path: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Cut a document in n_parts at its headings, and ask each question over the part that holds its sections.
 
@@ -108,7 +105,7 @@ def ask_all(
     rows = read_study(file).to_dict("records") if file is not None and file.exists() else []
     done = {(row["model"], row["repeat"], row["arm"], row["part"]) for row in rows}
     keys = [(model.name, repeat, name) for repeat in range(repeats) for name in dict.fromkeys(arms)]
-    with tqdm(total=n_parts * len(keys), desc=f"study, {model.name}", unit="arm", disable=not progress or None) as bar:
+    with tqdm(total=n_parts * len(keys), desc=f"study, {model.name}", unit="arm", disable=None) as bar:
         for part, each in enumerate(zip(texts, asked, strict=True), 1):
             left = [key for key in keys if each[1] and (*key, part) not in done]
             bar.update(len(keys) - len(left))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ def sweep(
     agents: Prompts | None = None,
     max_tokens: int = 32,
     path: str | Path | None = None,
-    progress: bool = True,
     **settings: Any,
 ) -> pd.DataFrame:
     """Measure depths x n_agents x strategies x repeats: a DataFrame with a row per run (columns: data/README.md).
@@ -49,23 +48,25 @@ def sweep(
     grid = rounds(depths, n_agents, repeats)
     how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings.of(**settings)}
     asked = plan(model, tokens, grid, strategies, agents=agents, **how)
-    return sweep_rounds(asked, grid, path=path, progress=progress)
+    return sweep_rounds(asked, grid, path=path)
 
 
-def sweep_rounds(
-    plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None, progress: bool = True
-) -> pd.DataFrame:
+def sweep_rounds(plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None) -> pd.DataFrame:
     """Like sweep, for a Plan and any list of its rounds."""
     names = [strategy.name for strategy in plan.strategies]
     file = None if path is None else user_path(path)
     rows = [] if file is None else _kept(file, _about(plan))
     measured = {(_round(row), row["strategy"]) for row in rows}
     left = [this for this in rounds if not all((this, name) in measured for name in names)]
+    new: Rows = []
     try:
-        for this, new in _complete(plan, left, progress):
-            rows = [row for row in rows if not (_round(row) == this and row["strategy"] in names)] + new
-            if file is not None:
-                _write(file, rows)
+        for this, run, exactness in measure(plan, left):
+            new.append(record(this, run, exactness))
+            if len(new) == len(names):  # the round is complete
+                rows = [row for row in rows if not (_round(row) == this and row["strategy"] in names)] + new
+                new = []
+                if file is not None:
+                    _write(file, rows)
     except KeyboardInterrupt:
         if file is not None or not rows:
             raise
@@ -73,16 +74,6 @@ def sweep_rounds(
     frame = pd.DataFrame(rows)
     wanted = [_round(row) in rounds and row["strategy"] in names for row in rows]
     return frame[wanted].reset_index(drop=True)
-
-
-def _complete(plan: Plan, rounds: Sequence[Round], progress: bool) -> Iterator[tuple[Round, Rows]]:
-    """Each round with its runs, once all strategies have run."""
-    new: Rows = []
-    for measured in measure(plan, rounds, progress=progress):
-        new.append(record(*measured))
-        if len(new) == len(plan.strategies):
-            yield measured[0], new
-            new = []
 
 
 def _round(row: dict[str, Any]) -> Round:

@@ -1,7 +1,5 @@
 """Rounds: agents with roles of their own over one document, composed and by full prefills, in turns."""
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -27,29 +25,18 @@ def role_agents(n: int = 8) -> dict[str, tuple[str, str]]:
 
 
 def composed_rounds(
-    model: Model,
-    document: np.ndarray,
-    *,
-    repeats: int = 8,
-    n_agents: int = 8,
-    max_tokens: int = 16,
-    recompute: int = 32,
-    progress: bool = True,
-    **settings: Any,
+    model: Model, document: np.ndarray, *, repeats: int = 8, n_agents: int = 8, max_tokens: int = 16
 ) -> pd.DataFrame:
     """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
 
     A row per run, for ``speedups``; all three take turns in a round (repeat), after a warm-up. The composed runs
-    prefill the document too, once, behind the first agent's role. settings: as in fan_out.
+    prefill the document too, once, behind the first agent's role.
     """
     agents, rows = role_agents(n_agents), []
-    for repeat in tqdm(
-        range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=not progress or None
-    ):
+    for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=None):
         for way, packed in _WAYS.items():
             ids = document if repeat >= 0 else document[:64]
-            how = settings | {"max_tokens": max_tokens, "recompute": recompute, "packed": packed}
-            run = fan_out(model, ids, agents, way.partition(",")[0], **how)
+            run = fan_out(model, ids, agents, way.partition(",")[0], max_tokens=max_tokens, packed=packed)
             about = {"repeat": repeat, "strategy": way, "depth": len(ids), "n_agents": len(agents)}
             rows.append(about | {name: run.metrics[name] for name in _KEPT})
     return pd.DataFrame([row for row in rows if row["repeat"] >= 0])

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -87,7 +87,6 @@ def composed_study(
     n_parts: int = 4,
     max_tokens: int = 40,
     path: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
@@ -100,8 +99,7 @@ def composed_study(
         one = _Part(model, text, asked, max_tokens)
         return lambda arm: one.rows(ARMS[arm])
 
-    how: dict[str, Any] = {"n_parts": n_parts, "path": path, "progress": progress}
-    return ask_all(model, part, questions, document, arms, ARMS, **how)
+    return ask_all(model, part, questions, document, arms, ARMS, n_parts=n_parts, path=path)
 
 
 class _Answer(NamedTuple):
