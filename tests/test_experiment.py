@@ -49,7 +49,7 @@ def test_as_many_positions_as_the_model_was_trained_for(twin):
 def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     once = rounds([20], [5], 1)
     asked = plan(twin, document, once, ["shared"], agents={"x": question, "y": question[:2]}, max_tokens=1)
-    (_, run, _), *_ = measure(asked, once)
+    (_, run, _), *_ = measure(asked)
     assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
 
 

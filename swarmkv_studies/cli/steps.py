@@ -109,9 +109,8 @@ def _bench(setup: Setup) -> None:
 
 
 def _grid(setup: Setup) -> None:
-    rounds = setup.chosen.rounds
-    grid = plan(setup.model, setup.tokens, rounds, list(lab.STRATEGIES), max_tokens=setup.chosen.max_tokens)
-    sweep_rounds(grid, rounds, path=setup.data / "grid.csv")
+    how: dict[str, Any] = {"strategies": list(lab.STRATEGIES), "max_tokens": setup.chosen.max_tokens}
+    sweep_rounds(plan(setup.model, setup.tokens, setup.chosen.rounds, **how), setup.data / "grid.csv")
 
 
 def _peers(setup: Setup) -> None:

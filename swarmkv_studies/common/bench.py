@@ -48,7 +48,7 @@ def bench(
     runs: list[Run] = []
     restore = None
     try:
-        for this, run, exactness in measure(asked, tries):
+        for this, run, exactness in measure(asked):
             per_agent = run.agents.merge(exactness, on="agent") if len(exactness) else run.agents
             records.append({**record(this, run, exactness), "agents": per_agent.to_dict("records")})
             runs.append(run)

@@ -45,19 +45,18 @@ def sweep(
     that is missing; a file measured with other settings or on another machine is refused (SwarmKVError). Without a
     path, an interrupt returns the complete rounds, with a warning. The other arguments are as in fan_out.
     """
-    grid = rounds(depths, n_agents, repeats)
     how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings.of(**settings)}
-    asked = plan(model, tokens, grid, strategies, agents=agents, **how)
-    return sweep_rounds(asked, grid, path=path)
+    asked = plan(model, tokens, rounds(depths, n_agents, repeats), strategies, agents=agents, **how)
+    return sweep_rounds(asked, path)
 
 
-def sweep_rounds(plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None) -> pd.DataFrame:
-    """Like sweep, for a Plan and any list of its rounds."""
+def sweep_rounds(plan: Plan, path: str | Path | None = None) -> pd.DataFrame:
+    """Like sweep, for a Plan, whose rounds may be of any points."""
     names = [strategy.name for strategy in plan.strategies]
     file = None if path is None else user_path(path)
     rows = [] if file is None else _kept(file, _about(plan))
     measured = {(_round(row), row["strategy"]) for row in rows}
-    left = [this for this in rounds if not all((this, name) in measured for name in names)]
+    left = [this for this in plan.rounds if not all((this, name) in measured for name in names)]
     new: Rows = []
     try:
         for this, run, exactness in measure(plan, left):
@@ -72,7 +71,7 @@ def sweep_rounds(plan: Plan, rounds: Sequence[Round], *, path: str | Path | None
             raise
         warnings.warn(f"interrupted: the {len(rows)} runs of complete rounds are returned", stacklevel=2)
     frame = pd.DataFrame(rows)
-    wanted = [_round(row) in rounds and row["strategy"] in names for row in rows]
+    wanted = [_round(row) in plan.rounds and row["strategy"] in names for row in rows]
     return frame[wanted].reset_index(drop=True)
 
 

@@ -52,7 +52,7 @@ def measure_gpu(
             deepest = min(len(tokens), model.n_ctx_train - 1024)
             points = [this for this in grid if this.depth <= deepest]
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
-            sweep_rounds(asked, points, path=data / "grid.csv")
+            sweep_rounds(asked, data / "grid.csv")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.style import as_html
 from swarmkv_studies.common.widgets.document import DocumentChoice
-from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, StrategyBoxes, alert, html_table, row
+from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, alert, html_table, row
 from swarmkv_studies.naive_vs_fanout.figures import lanes
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
@@ -61,7 +61,8 @@ class Race(Explorer):
             value="\n".join(_OF_THE_DOSSIER), rows=4, description="Questions", tooltip="One line per agent", **LOOK
         )
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
-        self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
+        look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
+        self.shown = {name: ipywidgets.Checkbox(name != "pooled", description=name, **look) for name in STRATEGIES}
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
         self.stop_button = ipywidgets.Button(description="Stop", tooltip="Stop after the current batch")
         self.run_button.on_click(lambda _: self.start())
@@ -134,7 +135,9 @@ class Race(Explorer):
 
     def _work(self) -> None:
         """Run every strategy once, after a warm-up."""
-        names = self.shown.ticked
+        names = [name for name, box in self.shown.items() if box.value]
+        if not names:
+            raise SwarmKVError("no strategy is chosen: tick one")
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
             raise SwarmKVError("there is no question: write at least one, one per line")
@@ -160,7 +163,7 @@ class Race(Explorer):
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
         self.picture.value = self.answers.value = ""  # only now, as nothing is left to be refused
         self.runs, self._live = {}, None
-        for _, run, _ in measure(asked, once, progress=False):
+        for _, run, _ in measure(asked, progress=False):
             self.runs[run.strategy] = run
             self.redraw()
             self.answers.value = self._answers()

@@ -1,6 +1,6 @@
 """Explorer: a figure that follows its controls, and its numbers as text."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from swarmkv_lab.errors import SwarmKVError
-from swarmkv_studies.common.style import STRATEGY, as_html
+from swarmkv_studies.common.style import as_html
 
 WIDE = ipywidgets.Layout(width="min(100% - 4px, 46em)")  # a control has margins of 2 px
 LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
@@ -19,23 +19,6 @@ LOOK: dict[str, Any] = {"style": {"description_width": "10em"}, "layout": WIDE}
 def row(*children: ipywidgets.Widget) -> ipywidgets.HBox:
     """Widgets beside each other; a narrow window shows them on several lines."""
     return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap"))
-
-
-class StrategyBoxes(dict[str, ipywidgets.Checkbox]):
-    """A checkbox per strategy, by name."""
-
-    def __init__(self, ticked: Collection[str] = tuple(STRATEGY)) -> None:
-        look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
-        for name in STRATEGY:
-            self[name] = ipywidgets.Checkbox(value=name in ticked, description=name, **look)
-
-    @property
-    def ticked(self) -> list[str]:
-        """The names that are ticked. Raises SwarmKVError if none is."""
-        names = [name for name, box in self.items() if box.value]
-        if not names:
-            raise SwarmKVError("no strategy is chosen: tick one")
-        return names
 
 
 class Page(anywidget.AnyWidget):
