@@ -7,7 +7,6 @@ from .answers.score import score as score
 from .answers.study import study as study
 from .common.bench import bench as bench, restore_against_memcpy as restore_against_memcpy
 from .common.costmodel import CostModel as CostModel, held_out as held_out
-from .common.full_size import full_size_twin as full_size_twin
 from .common.measurements import caption as caption, measurements as measurements
 from .common.profiles import profile as profile
 from .common.refused import refused as refused
@@ -15,7 +14,7 @@ from .common.rounds import race as race
 from .common.style import save as save
 from .common.speedup import speedups as speedups
 from .common.sweep import sweep as sweep
-from .common.twins import twin as twin
+from .common.twins import full_size_twin as full_size_twin, twin as twin
 from .composing.figures import RightAligned as RightAligned, composed_quality_figure as composed_quality_figure
 from .composing.figures import composed_seam_figure as composed_seam_figure, right_aligned as right_aligned
 from .composing.quality import composed_quality as composed_quality, composed_seam as composed_seam
