@@ -77,9 +77,9 @@ class LlamaServer:
                     self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
                 )
             while time.monotonic() < until and self.process.poll() is None:
-                with suppress(SwarmKVError):
-                    self.ask("GET", "/health")
-                    return self
+                with suppress(httpx.HTTPError):
+                    if self.client.get("/health").is_success:
+                        return self
                 time.sleep(0.05)
             raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
         except BaseException:  # also Ctrl-C
@@ -93,47 +93,39 @@ class LlamaServer:
         self.client.close()
         self.folder.cleanup()
 
-    def ask(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """Send one request and return its JSON answer. Raises SwarmKVError if the server refuses it."""
-        with self._answer(method, path, body) as answer:
-            return json.loads(answer.read())
-
     def complete(
         self, prompt: Sequence[int], n: int, on_first: Callable[[], None] = lambda: None, **body: Any
     ) -> list[int]:
         """Greedy tokens after a prompt of token ids; on_first is called when the first token has arrived.
 
-        Raises SwarmKVError if no token arrives.
+        Raises SwarmKVError if the server refuses it, or does not answer with a token.
         """
         body |= {"prompt": list(prompt), "n_predict": n, "temperature": 0.0, "stream": True, "return_tokens": True}
         tokens: list[int] = []
-        with self._answer("POST", "/completion", body) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
-                    if not tokens:
-                        on_first()
-                    tokens += new
+        try:
+            with self.client.stream("POST", "/completion", json=body) as answer:
+                if not answer.is_success:
+                    raise SwarmKVError(f"llama-server answered {answer.status_code}: {answer.read()[:300]!r}")
+                for line in answer.iter_lines():
+                    if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
+                        if not tokens:
+                            on_first()
+                        tokens += new
+        except httpx.HTTPError as error:
+            raise SwarmKVError(f"llama-server did not answer: {error}") from error
         if not tokens:
             raise SwarmKVError("llama-server answered without a token")
         return tokens
-
-    @contextmanager
-    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
-        try:
-            with self.client.stream(method, path, json=body or None) as answer:
-                if answer.status_code != 200:
-                    raise SwarmKVError(
-                        f"llama-server answered {path} with {answer.status_code}: {answer.read()[:300]!r}"
-                    )
-                yield answer
-        except httpx.HTTPError as error:
-            raise SwarmKVError(f"llama-server did not answer {path}: {error}") from error
 
 
 def server_cold(run: Run) -> None:
     """All agents at once, each with its whole prompt in a slot with its own, empty cache."""
     with _serving(run, len(run.branches), "--no-kv-unified") as server:
-        _at_once(run, server)
+        start = run.now()
+        with ThreadPoolExecutor(len(run.branches)) as threads:
+            times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
+        for agent, (first, end) in zip(run.branches, times, strict=True):
+            _record(run, agent, start, first, end)
 
 
 def server_warm(run: Run) -> None:
@@ -142,7 +134,8 @@ def server_warm(run: Run) -> None:
         with run.phase(None, "prefill"):
             server.complete(run.tokens.tolist(), 1)
         for agent in run.branches:
-            _one(run, server, agent)
+            start = run.now()
+            _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
 
 
 SERVER_PEERS: Mapping[str, Strategy] = {
@@ -163,19 +156,6 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
             server.complete(run.branches[0].prompt.tolist(), 2, cache_prompt=False)
         with run.holding(n_bytes):
             yield server
-
-
-def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
-    start = run.now()
-    _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
-
-
-def _at_once(run: Run, server: LlamaServer) -> None:
-    start = run.now()
-    with ThreadPoolExecutor(len(run.branches)) as threads:
-        times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
-    for agent, (first, end) in zip(run.branches, times, strict=True):
-        _record(run, agent, start, first, end)
 
 
 def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:
