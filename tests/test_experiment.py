@@ -18,7 +18,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common import rounds as grid
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.rounds import measure, plan, rounds
-from swarmkv_studies.common.speedup import ratios, speedups, with_spread
+from swarmkv_studies.common.speedup import speedups, with_spread
 from swarmkv_studies.common.summary import bench_text, busy
 from swarmkv_studies.naive_vs_fanout.article_table import gpu_table, on_gpus
 
@@ -97,7 +97,6 @@ def test_a_speedup_is_the_median_of_ratios_within_rounds():
         {"depth": 9, "n_agents": 2, "repeat": i, "strategy": name, "end_to_end_ms": ms}
         for i, pair in enumerate(rounds) for name, ms in zip(("naive", "shared"), pair, strict=True)
     ])  # fmt: skip
-    assert ratios(runs).tolist() == pytest.approx([1, 2, 1, 2.1, 1, 2.2, 1, 2, 1, 2.3])
     row = speedups(runs).loc[(9, 2, "shared")]
     assert (row.low, row["median"], row.high, row.rounds) == pytest.approx((2, 2.1, 2.2, 5))
     assert with_spread(row) == "2.10x (2.00 to 2.20)"

@@ -21,6 +21,7 @@ from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
 FIGURES = ROOT / "figures"
+_H200 = measurements("gpu/qwen2.5-7b")
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv, data/headers.toml), KV in f16"
 
 
@@ -54,10 +55,6 @@ def draw(source: Measurements, folder: Path) -> list[Path]:
     about_data = Path(os.path.relpath(DATA / "README.md", folder)).as_posix()
     page.write_text(explorer(source, about_data), encoding="utf-8", newline="\n")
     return [*(folder / f"{exhibit.name}.{kind}" for exhibit in EXHIBITS for kind in ("png", "svg")), page]
-
-
-def _h200() -> Measurements:
-    return measurements("gpu/qwen2.5-7b")
 
 
 # fmt: off
@@ -132,8 +129,8 @@ EXHIBITS = (
         "Falling curves over a logarithmic axis of tokens per second. All begin near two times; those of swarmkv fall "
         "below a dotted line at one, those of shared stay above it.",
         lambda m: studies.break_even(
-            {"this processor, SmolLM2-135M": m.grid, "NVIDIA H200, Qwen2.5-7B": _h200().grid},
-            caption=f"{m.grid_caption}\n{_h200().grid_caption}")),
+            {"this processor, SmolLM2-135M": m.grid, "NVIDIA H200, Qwen2.5-7B": _H200.grid},
+            caption=f"{m.grid_caption}\n{_H200.grid_caption}")),
     Exhibit("packing", "04_depth_and_agents", "grid.csv",
         "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
         "after another (shared): little for two, and more for each further agent, at any depth.",

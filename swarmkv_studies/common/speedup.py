@@ -15,21 +15,17 @@ ROUND = ["depth", "n_agents", "repeat"]
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
 
-def ratios(runs: pd.DataFrame, time: str = "end_to_end_ms") -> pd.Series:
-    """naive's time over that of each run; NaN in a round without naive. runs: of a bench or a sweep, a row per run."""
-    naive = runs[runs.strategy == BASELINE].set_index(ROUND)[time]
-    same = naive.reindex(pd.MultiIndex.from_frame(runs[ROUND]))
-    return pd.Series(same.to_numpy() / runs[time].to_numpy(), runs.index)
-
-
 def speedups(
     runs: pd.DataFrame, time: str = "end_to_end_ms", by: Sequence[str] = ("depth", "n_agents", "strategy")
 ) -> pd.DataFrame:
     """Quartiles of the ratios over the rounds: a row per depth, number of agents and strategy.
 
-    Columns low, median, high and rounds. Without naive there are no rows.
+    runs: of a bench or a sweep, a row per run. Columns low, median, high and rounds. Without naive there are no rows,
+    and a round without it does not count.
     """
-    each = runs.assign(ratio=ratios(runs, time)).dropna(subset="ratio").groupby(list(by), sort=False).ratio
+    naive = runs[runs.strategy == BASELINE].set_index(ROUND)[time].rename("naive")
+    ratio = runs.join(naive, on=ROUND).naive / runs[time]
+    each = runs.assign(ratio=ratio).dropna(subset="ratio").groupby(list(by), sort=False).ratio
     return pd.DataFrame({name: each.quantile(q) for name, q in QUARTILES.items()} | {"rounds": each.size()})
 
 

@@ -49,8 +49,6 @@ def right_aligned(
 class RightAligned(Explorer):
     """right_aligned for roles and recomputed tokens that sliders set."""
 
-    name = "right_aligned"
-
     def __init__(self, document: int = 3501) -> None:
         self.document = document
         self.role = ipywidgets.IntSlider(120, 4, 600, description="Longest role, tokens", **LOOK)

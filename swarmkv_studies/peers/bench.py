@@ -48,8 +48,7 @@ def without_beginning(prompts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, di
 
     Every prompt keeps at least one token: a branch's logits come from a decode of its own.
     """
-    rows = list(prompts.values())
-    alike = 0
-    while all(alike < len(row) - 1 and row[alike] == rows[0][alike] for row in rows):
-        alike += 1
+    shortest = min(map(len, prompts.values())) - 1
+    rows = np.stack([row[:shortest] for row in prompts.values()])
+    alike = int((rows == rows[0]).all(axis=0).cumprod().sum())
     return rows[0][:alike], {name: row[alike:] for name, row in prompts.items()}

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from swarmkv_studies.common.speedup import factor
@@ -73,7 +72,8 @@ def rotation(
         images = {"stored": (stored, "as stored", BASELINE, "-"), "back": (unrotated, "rotated back", OURS, "--")}
         for name, (rows, label, colour, line) in images.items():
             ax = axes[name]
-            _image(ax, rows, limit)
+            look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
+            ax.imshow(rows.T, extent=(-0.5, len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)
             ax.set_title(f"{label}: blue {-limit:.2g} to red {limit:.2g}")
             ax.set_yticks(list(turns))
             for element in turns:
@@ -88,8 +88,3 @@ def rotation(
         axes[lanes[-1][0]].set_xlabel("token")
         headline(figure, title, {"as stored": BASELINE, "rotated back": OURS})
     return figure
-
-
-def _image(ax: Axes, rows: np.ndarray, limit: float) -> None:
-    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
-    ax.imshow(rows.T, extent=(-0.5, len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)

@@ -44,8 +44,6 @@ class Race(Explorer):
     ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
     """
 
-    name = "race"
-
     def __init__(self, model: Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
         self.model = model
         self.runs: dict[str, Run] = {}
@@ -102,7 +100,7 @@ class Race(Explorer):
             return
         self._stop.clear()
         self._point_at(self.stop_button)
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

@@ -39,8 +39,6 @@ class Explorer(ipywidgets.VBox):
     themselves. ``text``: HTML, the words. ``picture``: HTML, the figure with its title as alt text.
     """
 
-    name = "explorer"
-
     def __init__(self, controls: Sequence[ipywidgets.Widget], rows: Sequence[ipywidgets.Widget] = ()) -> None:
         """controls: widgets that redraw when their value changes; rows: their layout, by default one per line."""
         self.controls = tuple(controls)
