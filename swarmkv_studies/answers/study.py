@@ -11,14 +11,9 @@ import pandas as pd
 import xxhash
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError, not_one_of, whole_number
-from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.fanout.fan_out import fan_out
-from swarmkv_lab.fanout.pipeline import Agent, Pipeline
+import swarmkv_lab as lab
+from swarmkv_lab.errors import not_one_of, whole_number
 from swarmkv_lab.files import replacing, user_path
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts, sections
 from swarmkv_studies.common.provenance import environment
@@ -51,7 +46,7 @@ ARMS: Mapping[str, Arm] = {
 
 
 def study(
-    model: Model,
+    model: lab.Model,
     questions: Questions = None,
     document: str | Path = "dossier",
     *,
@@ -77,7 +72,7 @@ def study(
 
 
 def ask_all(
-    model: Model,
+    model: lab.Model,
     part_of: Callable[[str, Sequence[Question]], Callable[[str], Rows]],
     questions: Questions,
     document: str | Path,
@@ -96,9 +91,9 @@ def ask_all(
     """
     for name in arms:
         if name not in known:
-            raise SwarmKVError(f"arm {not_one_of(name, known)}")
+            raise lab.SwarmKVError(f"arm {not_one_of(name, known)}")
     whole_number("repeats", repeats, 1)
-    questions, text = load_questions(questions), load_document(document)
+    questions, text = load_questions(questions), lab.load_document(document)
     texts = parts(text, whole_number("n_parts", n_parts, 1))
     asked = by_part(questions, text, texts)
     file = None if path is None else user_path(path)
@@ -120,16 +115,16 @@ def ask_all(
     return pd.DataFrame([row for row in rows if row["model"] == model.name])
 
 
-def answer_row(model: Model, tokens: Sequence[int]) -> dict[str, Any]:
+def answer_row(model: lab.Model, tokens: Sequence[int]) -> dict[str, Any]:
     """An answer's text, its number of tokens and a hash of their ids: equal hashes, equal answers."""
     ids = np.array(tokens, np.int32)
     token_hash = xxhash.xxh3_64_hexdigest(ids.data)
     return {"answer": model.detokenize(ids).strip(), "n_tokens": len(ids), "token_hash": token_hash}
 
 
-def about_study(model: Model) -> dict[str, Any]:
+def about_study(model: lab.Model) -> dict[str, Any]:
     """Where the dossier's questions were asked, ready for JSON; its settings say what the answers depend on."""
-    asked: dict[str, Any] = {"document_hash": fingerprint(load_document("dossier"))}
+    asked: dict[str, Any] = {"document_hash": fingerprint(lab.load_document("dossier"))}
     asked |= {"questions_hash": asked_hash(load_questions()), "instruction": INSTRUCTION}
     return environment(model, n_parts=4, max_tokens=40, **asked)
 
@@ -147,7 +142,7 @@ def by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> l
     for question in questions:
         places = [i for i, these in enumerate(held) if question.sections and {*question.sections} <= these.keys()]
         if not places:
-            raise SwarmKVError(
+            raise lab.SwarmKVError(
                 f"the question {question.id!r} needs the sections {', '.join(question.sections) or '(none)'}, and "
                 f"no part of the text has them all: mend its sections, or cut the text in fewer than {len(texts)} parts"
             )
@@ -158,7 +153,7 @@ def by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> l
 class _Part:
     """One part of the document, and its questions as tokens."""
 
-    def __init__(self, model: Model, text: str, questions: Sequence[Question]) -> None:
+    def __init__(self, model: lab.Model, text: str, questions: Sequence[Question]) -> None:
         self._model = model
         self._prefix = model.read(text)
         self._prompts = {question.id: model.ask(f"{question.question} {INSTRUCTION}") for question in questions}
@@ -172,17 +167,17 @@ class _Part:
     def rows(self, arm: Arm, max_tokens: int) -> Rows:
         """A row per question, which are asked in groups of eight where they are packed."""
         names, together = list(self._prompts), _TOGETHER if arm.strategy == "batched" else len(self._prompts)
-        document: np.ndarray | KVSnapshot = self._prefix
+        document: np.ndarray | lab.KVSnapshot = self._prefix
         if together < len(names):
-            document = prefill(self._model, self._prefix, progress=False, **arm.settings)
+            document = lab.prefill(self._model, self._prefix, progress=False, **arm.settings)
         rows: Rows = []
         for i in range(0, len(names), together):
             group = {name: self._prompts[name] for name in names[i : i + together]}
             if arm.early:
-                agents = [Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
-                run = Pipeline(self._model, self._prefix, agents).run(arm.strategy, **arm.settings)
+                agents = [lab.Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
+                run = lab.Pipeline(self._model, self._prefix, agents).run(arm.strategy, **arm.settings)
             else:
-                run = fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **arm.settings)
+                run = lab.fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **arm.settings)
             for branch in run.whole().branches:
                 about = {"id": branch.name, "n_prefix": branch.n_prefix}
                 rows.append(about | answer_row(self._model, branch.tokens))

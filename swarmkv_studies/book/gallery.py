@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.files import DATA, ROOT
-from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.kv_sizing.memory import bytes_by_model
@@ -92,7 +91,7 @@ EXHIBITS = (
         "A bar over the whole length, half keys and half values; below it the first ten fields as boxes with their "
         "names and bytes, nine small ones and the keys of the first layer.",
         lambda m: studies.snapshot_layout(
-            lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts,
+            lab.SequenceState.predicted(lab.geometry("smollm2-135m"), 3501).parts,
             f"smollm2-135m, 3,501 tokens, {_SHAPES}")),
     Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
         "All strategies, from the call: when the first and the last agent have their first token, and when all have "

@@ -16,7 +16,6 @@ import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import REFERENCE, as_json, replacing
 from swarmkv_studies.answers.study import about_study
 from swarmkv_studies.common.bench import kept_bench
@@ -99,7 +98,7 @@ def is_stamped(path: Path) -> bool:
 def require_for_reference() -> None:
     """Raise one SwarmKVError with all that the reference needs and this machine lacks, before an hour is spent."""
     if missing := peer_strategies.missing(peer_strategies.PEERS):
-        raise SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing.values()))}")
+        raise lab.SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing.values()))}")
 
 
 def _bench(setup: Setup) -> None:

@@ -9,13 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.fanout.outcome import kl_divergence
-from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.model import Model
+import swarmkv_lab as lab
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.answers.questions import Question, Questions, parts
 from swarmkv_studies.answers.study import INSTRUCTION, Rows, answer_row, ask_all
 
@@ -79,7 +75,7 @@ ARMS = {
 
 
 def composed_study(
-    model: Model,
+    model: lab.Model,
     questions: Questions = None,
     document: str | Path = "dossier",
     *,
@@ -113,7 +109,7 @@ class _Answer(NamedTuple):
 class _Part:
     """A part of the document, whole and as two, and its questions with their roles."""
 
-    def __init__(self, model: Model, text: str, questions: Sequence[Question], max_tokens: int) -> None:
+    def __init__(self, model: lab.Model, text: str, questions: Sequence[Question], max_tokens: int) -> None:
         self.model, self.max_tokens = model, max_tokens
         self.questions = list(questions)
         self.role = {question.id: list(ROLES)[i % len(ROLES)] for i, question in enumerate(questions)}
@@ -133,7 +129,7 @@ class _Part:
         rows = []
         for it in reference if arm == ARMS[arm.reference] else self._answered(arm, reference):
             against = next(one for one in reference if one.id == it.id)
-            kl = float(np.mean([kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
+            kl = float(np.mean([lab.kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
             row = {"id": it.id, "role": self.role[it.id], "own_tokens": it.own_tokens, "kl": float(f"{kl:.3e}")}
             rows.append(row | answer_row(self.model, it.tokens))
         return rows
@@ -160,7 +156,7 @@ class _Part:
                     yield _Answer(question.id, answers[i], logits[i], own + len(prompts[i]))
                     ctx.clear(i)
 
-    def _prepare(self, ctx: Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
+    def _prepare(self, ctx: lab.Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
         """Have role and documents in the agent's sequence; the number of tokens that were decoded for this agent."""
         if arm.document_first:
             if not ctx.n_past():
@@ -188,13 +184,13 @@ class _Part:
             ctx.splice(_CELLS + i, _AGENT)
         return len(head) + arm.recompute * len(documents)
 
-    def _cells(self, document: int, behind: str, at: int) -> KVSnapshot:
+    def _cells(self, document: int, behind: str, at: int) -> lab.KVSnapshot:
         """A document's cells from a position on."""
         before = (ROLES | {"a neutral prompt": NEUTRAL}).get(behind)
-        return prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
+        return lab.prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
 
     def _read(
-        self, ctx: Context, branches: Sequence[int], forced: Mapping[int, list[int]] | None
+        self, ctx: lab.Context, branches: Sequence[int], forced: Mapping[int, list[int]] | None
     ) -> tuple[dict[int, list[int]], dict[int, list[np.ndarray]]]:
         """The branches' greedy answers, and their predictions along forced tokens, or their answers' own first ones.
 

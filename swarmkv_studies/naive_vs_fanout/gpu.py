@@ -12,7 +12,6 @@ import numpy as np
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import named_prompts
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
@@ -43,7 +42,7 @@ def measure_gpu(
     Raises SwarmKVError where llama.cpp finds no GPU.
     """
     if not gpus():
-        raise SwarmKVError("llama.cpp finds no GPU here: compile it for one (README, Another model, a GPU)")
+        raise lab.SwarmKVError("llama.cpp finds no GPU here: compile it for one (README, Another model, a GPU)")
     for name in names:
         data = folder / name
         data.mkdir(parents=True, exist_ok=True)

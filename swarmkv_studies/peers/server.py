@@ -16,14 +16,12 @@ from typing import Any
 
 import httpx
 
-from swarmkv_lab.errors import SwarmKVError
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing.catalogue import context_bytes
 from swarmkv_studies.peers.build import program
 
 _STARTS_WITHIN_S = 60
@@ -35,7 +33,7 @@ class LlamaServer:
     Entering the block raises SwarmKVError if the server does not start.
     """
 
-    def __init__(self, model: Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
+    def __init__(self, model: lab.Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -81,7 +79,7 @@ class LlamaServer:
                     if self.client.get("/health").is_success:
                         return self
                 time.sleep(0.05)
-            raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
+            raise lab.SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
         except BaseException:  # also Ctrl-C
             self.__exit__()
             raise
@@ -105,16 +103,16 @@ class LlamaServer:
         try:
             with self.client.stream("POST", "/completion", json=body) as answer:
                 if not answer.is_success:
-                    raise SwarmKVError(f"llama-server answered {answer.status_code}: {answer.read()[:300]!r}")
+                    raise lab.SwarmKVError(f"llama-server answered {answer.status_code}: {answer.read()[:300]!r}")
                 for line in answer.iter_lines():
                     if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
                         if not tokens:
                             on_first()
                         tokens += new
         except httpx.HTTPError as error:
-            raise SwarmKVError(f"llama-server did not answer: {error}") from error
+            raise lab.SwarmKVError(f"llama-server did not answer: {error}") from error
         if not tokens:
-            raise SwarmKVError("llama-server answered without a token")
+            raise lab.SwarmKVError("llama-server answered without a token")
         return tokens
 
 
@@ -149,7 +147,7 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server after one warm-up request, started while the run's clock is stopped; its KV memory is counted."""
     most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
     settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
-    n_bytes = context_bytes(run.model, **settings.layout(run.model.on_gpu))
+    n_bytes = lab.context_bytes(run.model, **settings.layout(run.model.on_gpu))
     with ExitStack() as stack:
         with run.stopped():
             server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))

@@ -11,13 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from swarmkv_lab.errors import INT32_MAX, SwarmKVError
-from swarmkv_lab.fanout.documents import load_agents
+import swarmkv_lab as lab
+from swarmkv_lab.errors import INT32_MAX
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.style import as_html
 from swarmkv_studies.common.widgets.document import DocumentChoice
@@ -25,7 +22,7 @@ from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, alert,
 from swarmkv_studies.naive_vs_fanout.figures import lanes
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
-_OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
+_OF_THE_DOSSIER = list(lab.load_agents("dossier").values())[:3]
 _OF_ANY = ["What is this text about?", "Who is named in it?", "Which dates and amounts does it give?"]
 
 
@@ -44,7 +41,7 @@ class Race(Explorer):
     ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
     """
 
-    def __init__(self, model: Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
+    def __init__(self, model: lab.Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
         self.model = model
         self.runs: dict[str, Run] = {}
         self._live: Run | None = None
@@ -60,7 +57,7 @@ class Race(Explorer):
         )
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
         look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
-        self.shown = {name: ipywidgets.Checkbox(name != "pooled", description=name, **look) for name in STRATEGIES}
+        self.shown = {name: ipywidgets.Checkbox(name != "pooled", description=name, **look) for name in lab.STRATEGIES}
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
         self.stop_button = ipywidgets.Button(description="Stop", tooltip="Stop after the current batch")
         self.run_button.on_click(lambda _: self.start())
@@ -86,7 +83,7 @@ class Race(Explorer):
         """The timelines so far. Raises SwarmKVError before the first run."""
         timelines = self.timelines()
         if not timelines:
-            raise SwarmKVError("nothing has run yet: press Run")
+            raise lab.SwarmKVError("nothing has run yet: press Run")
         return lanes(timelines)
 
     def redraw(self) -> None:
@@ -119,7 +116,7 @@ class Race(Explorer):
             self._say("finished")
         except Stopped:
             self._say("stopped")
-        except SwarmKVError as error:
+        except lab.SwarmKVError as error:
             self.message.value = alert(error)
         except Exception as error:  # unexpected errors are shown too, and the buttons work again
             self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
@@ -135,13 +132,13 @@ class Race(Explorer):
         """Run every strategy once, after a warm-up."""
         names = [name for name, box in self.shown.items() if box.value]
         if not names:
-            raise SwarmKVError("no strategy is chosen: tick one")
+            raise lab.SwarmKVError("no strategy is chosen: tick one")
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
-            raise SwarmKVError("there is no question: write at least one, one per line")
+            raise lab.SwarmKVError("there is no question: write at least one, one per line")
         self._say("warming up")
         if self.model is None:
-            self.model = load_model()
+            self.model = lab.load_model()
         tokens = self._tokens if self._tokens is not None else self._read()
         depth = min(self.depth.value, len(tokens))
 
@@ -181,7 +178,7 @@ class Race(Explorer):
         if self.model and self.document.is_given:
             try:
                 self._read()
-            except SwarmKVError as error:
+            except lab.SwarmKVError as error:
                 self.message.value = alert(error)
 
     def _read(self) -> np.ndarray:
