@@ -48,21 +48,18 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     likely. Of a study that was repeated, the first time counts. Raises SwarmKVError where the baseline lacks an answer.
     """
     first = _first(scored)
-    reference = first[first.arm == baseline].set_index(["model", "id"])
-    rows = []
-    for (model, arm), answers in first[first.arm != baseline].groupby(["model", "arm"], sort=False):
-        mine = answers.set_index(["model", "id"])
-        known = mine.index.isin(reference.index).sum()
-        if known < len(mine):
-            raise SwarmKVError(
-                f"{arm} has {len(mine):,} answers of {model}, and {baseline} has {known:,} of these: complete the study"
-            )
-        theirs = reference.loc[mine.index]
-        changed = mine.token_hash != theirs.token_hash
-        better = int((changed & mine.right & ~theirs.right).sum())
-        worse = int((changed & ~mine.right & theirs.right).sum())
-        rows.append((model, arm, len(mine), int(changed.sum()), better, worse, mcnemar(better, worse)))
-    return pd.DataFrame(rows, columns=["model", "arm", "n", "changed", "became_right", "became_wrong", "p"])
+    theirs = first.loc[first.arm == baseline, ["model", "id", "token_hash", "right"]]
+    pairs = first[first.arm != baseline].merge(theirs, "left", ["model", "id"], suffixes=("", "_before"))
+    lacking = pairs[pairs.token_hash_before.isna()]
+    if len(lacking):
+        arms = ", ".join(lacking.arm.unique())
+        raise SwarmKVError(f"{baseline} lacks {len(lacking):,} of the answers of {arms}: complete the study")
+    changed, before = pairs.token_hash != pairs.token_hash_before, pairs.right_before.astype(bool)
+    better, worse = changed & pairs.right & ~before, changed & ~pairs.right & before
+    pairs = pairs.assign(n=1, changed=changed, became_right=better, became_wrong=worse)
+    columns = ["n", "changed", "became_right", "became_wrong"]
+    frame = pairs.groupby(["model", "arm"], sort=False)[columns].sum().reset_index()
+    return frame.assign(p=[*map(mcnemar, frame.became_right, frame.became_wrong)])
 
 
 def quality(scored: pd.DataFrame, reference: Callable[[str], str] = lambda arm: BASELINE) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """Study: the same questions over the same document, answered in many ways: which answers change, and are they right?"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,21 +64,17 @@ def study(
     read their part to its end. Columns: model, repeat, arm, part, id, n_prefix (tokens that the agent reads), answer,
     n_tokens, and token_hash of the answer's token ids. The rest is as in ``ask_all``.
     """
-
-    def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
-        one = _Part(model, text, asked)
-        return lambda arm: one.rows(ARMS[arm], max_tokens)
-
-    return ask_all(model, part, questions, document, arms, ARMS, n_parts=n_parts, repeats=repeats, path=path)
+    part_of = partial(_Part, model, max_tokens)
+    return ask_all(model, part_of, questions, document, arms, ARMS, n_parts=n_parts, repeats=repeats, path=path)
 
 
 def ask_all(
     model: lab.Model,
-    part_of: Callable[[str, Sequence[Question]], Callable[[str], Rows]],
+    part_of: Callable[[str, Sequence[Question]], Any],
     questions: Questions,
     document: str | Path,
     arms: Sequence[str],
-    known: Iterable[str],
+    known: Mapping[str, Any],
     *,
     n_parts: int,
     repeats: int = 1,
@@ -85,9 +82,10 @@ def ask_all(
 ) -> pd.DataFrame:
     """Cut a document in n_parts at its headings, and ask each question over the part that holds its sections.
 
-    part_of: of a part's text and questions, what answers them in an arm: a row per answer. questions: what
-    load_questions takes. path: a CSV file, written after each arm of a part, that the same call goes on with. Raises
-    SwarmKVError for arms that are not ``known``, and for a question whose sections are missing or in several parts.
+    part_of: of a part's text and questions, what answers them: its ``rows(arm)`` has a row per answer. known: arms by
+    name. questions: what load_questions takes. path: a CSV file, written after each arm of a part, that the same call
+    goes on with. Raises SwarmKVError for arms that are not ``known``, and for a question whose sections are missing or
+    in several parts.
     """
     for name in arms:
         if name not in known:
@@ -104,10 +102,10 @@ def ask_all(
         for part, each in enumerate(zip(texts, asked, strict=True), 1):
             left = [key for key in keys if each[1] and (*key, part) not in done]
             bar.update(len(keys) - len(left))
-            answers = part_of(*each)
+            one = part_of(*each)
             for key in left:
                 common = dict(zip(("model", "repeat", "arm", "part"), (*key, part), strict=True))
-                rows += [common | row for row in answers(key[2])]
+                rows += [common | row for row in one.rows(known[key[2]])]
                 if file is not None:
                     with replacing(file) as new:
                         new.write(pd.DataFrame(rows).to_csv(index=False).encode())
@@ -153,8 +151,8 @@ def by_part(questions: Sequence[Question], text: str, texts: Sequence[str]) -> l
 class _Part:
     """One part of the document, and its questions as tokens."""
 
-    def __init__(self, model: lab.Model, text: str, questions: Sequence[Question]) -> None:
-        self._model = model
+    def __init__(self, model: lab.Model, max_tokens: int, text: str, questions: Sequence[Question]) -> None:
+        self._model, self._max_tokens = model, max_tokens
         self._prefix = model.read(text)
         self._prompts = {question.id: model.ask(f"{question.question} {INSTRUCTION}") for question in questions}
         whole = sections(text)
@@ -164,7 +162,7 @@ class _Part:
         }
         self._ends = {name: self._tokens_alike(text[:end]) for name, end in ends.items()}
 
-    def rows(self, arm: Arm, max_tokens: int) -> Rows:
+    def rows(self, arm: Arm) -> Rows:
         """A row per question, which are asked in groups of eight where they are packed."""
         names, together = list(self._prompts), _TOGETHER if arm.strategy == "batched" else len(self._prompts)
         document: np.ndarray | lab.KVSnapshot = self._prefix
@@ -174,10 +172,14 @@ class _Part:
         for i in range(0, len(names), together):
             group = {name: self._prompts[name] for name in names[i : i + together]}
             if arm.early:
-                agents = [lab.Agent(name, prompt, (), self._ends[name], max_tokens) for name, prompt in group.items()]
+                agents = [
+                    lab.Agent(name, prompt, (), self._ends[name], self._max_tokens) for name, prompt in group.items()
+                ]
                 run = lab.Pipeline(self._model, self._prefix, agents).run(arm.strategy, **arm.settings)
             else:
-                run = lab.fan_out(self._model, document, group, arm.strategy, max_tokens=max_tokens, **arm.settings)
+                run = lab.fan_out(
+                    self._model, document, group, arm.strategy, max_tokens=self._max_tokens, **arm.settings
+                )
             for branch in run.whole().branches:
                 about = {"id": branch.name, "n_prefix": branch.n_prefix}
                 rows.append(about | answer_row(self._model, branch.tokens))

@@ -26,8 +26,8 @@ from swarmkv_studies.common.rounds import plan
 from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.many_machines.bench import against_one_process
 from swarmkv_studies.many_machines.shipping import ship_times
-from swarmkv_studies.peers import strategies as peer_strategies
 from swarmkv_studies.peers.bench import compare_peers
+from swarmkv_studies.peers.strategies import PEERS
 from swarmkv_studies.pipeline.bench import compare_pipeline
 
 # Whose answers are scored: the default model, which is small enough for every machine, and one that answers well.
@@ -95,12 +95,6 @@ def is_stamped(path: Path) -> bool:
     return path.exists() and (path.suffix != ".csv" or "machine" in pd.read_csv(path, nrows=0))
 
 
-def require_for_reference() -> None:
-    """Raise one SwarmKVError with all that the reference needs and this machine lacks, before an hour is spent."""
-    if missing := peer_strategies.missing(peer_strategies.PEERS):
-        raise lab.SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing.values()))}")
-
-
 def _bench(setup: Setup) -> None:
     chosen = setup.chosen
     how: dict[str, Any] = {"repeats": chosen.repeats, "max_tokens": chosen.max_tokens}
@@ -117,7 +111,7 @@ def _peers(setup: Setup) -> None:
     depth, repeats = setup.chosen.peers
     how: dict[str, Any] = {"depth": depth, "repeats": repeats, "max_tokens": setup.chosen.max_tokens}
     path = setup.data / "peers_1024.csv"
-    compare_peers(setup.model, setup.tokens, n_agents=[8], peers=peer_strategies.PEERS, path=path, **how)
+    compare_peers(setup.model, setup.tokens, n_agents=[8], peers=PEERS, path=path, **how)
 
 
 def _pipeline(setup: Setup) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Full-size twins have all of a model's sizes and random weights: its speed withou
 """
 
 import hashlib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,19 +62,14 @@ def full_size_twin(name: str) -> Path:
 
 
 def _cached(name: str, geometry: KVGeometry, writer: "type[Writer]", sizes: Sizes = _SMALL) -> Path:
+    """A file of the cache folder, which is written unless its header says what the geometry says."""
     path = cache_folder("twins") / name
-    if not is_twin(path, geometry):
-        with replacing(path) as fresh:
-            writer(Path(fresh.name), geometry, sizes).write()
+    with suppress(SwarmKVError):  # it is missing or damaged
+        if KVGeometry.from_gguf(path) == geometry:
+            return path
+    with replacing(path) as fresh:
+        writer(Path(fresh.name), geometry, sizes).write()
     return path
-
-
-def is_twin(path: Path, geometry: KVGeometry) -> bool:
-    """Whether a file's header says what the geometry says: not if it is missing, damaged or something else."""
-    try:
-        return KVGeometry.from_gguf(path) == geometry
-    except SwarmKVError:
-        return False
 
 
 def write_twin(path: Path, geometry: KVGeometry) -> Path:

@@ -1,7 +1,7 @@
 """The same questions by agents with roles of their own, over cells that were computed behind something else."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from itertools import product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -90,12 +90,9 @@ def composed_study(
     the arm's reference, mean over the question's last token and up to 16 tokens of the reference's answer. own_tokens:
     of the prompt, decoded for this agent alone. The rest is as in ``ask_all``.
     """
-
-    def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
-        one = _Part(model, text, asked, max_tokens)
-        return lambda arm: one.rows(ARMS[arm])
-
-    return ask_all(model, part, questions, document, arms, ARMS, n_parts=n_parts, path=path)
+    return ask_all(
+        model, partial(_Part, model, max_tokens), questions, document, arms, ARMS, n_parts=n_parts, path=path
+    )
 
 
 class _Answer(NamedTuple):
@@ -109,7 +106,7 @@ class _Answer(NamedTuple):
 class _Part:
     """A part of the document, whole and as two, and its questions with their roles."""
 
-    def __init__(self, model: lab.Model, text: str, questions: Sequence[Question], max_tokens: int) -> None:
+    def __init__(self, model: lab.Model, max_tokens: int, text: str, questions: Sequence[Question]) -> None:
         self.model, self.max_tokens = model, max_tokens
         self.questions = list(questions)
         self.role = {question.id: list(ROLES)[i % len(ROLES)] for i, question in enumerate(questions)}

@@ -42,7 +42,7 @@ def measure_gpu(
     Raises SwarmKVError where llama.cpp finds no GPU.
     """
     if not gpus():
-        raise lab.SwarmKVError("llama.cpp finds no GPU here: compile it for one (README, Another model, a GPU)")
+        raise lab.SwarmKVError("llama.cpp finds no GPU here: compile it for one (book/install.md)")
     for name in names:
         data = folder / name
         data.mkdir(parents=True, exist_ok=True)
