@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 import swarmkv_studies as studies
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_studies.common.widgets.explorer import LOOK, Explorer, html_table, size
+from swarmkv_studies.common.widgets import LOOK, Explorer, html_table, size
 from swarmkv_studies.kv_sizing.memory import (
     LAYOUTS,
     MOST_AGENTS,

@@ -17,8 +17,7 @@ from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.style import as_html
-from swarmkv_studies.common.widgets.document import DocumentChoice
-from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, alert, html_table, row
+from swarmkv_studies.common.widgets import LOOK, WIDE, DocumentChoice, Explorer, alert, html_table, row
 from swarmkv_studies.naive_vs_fanout.figures import lanes
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
