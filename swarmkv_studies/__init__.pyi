@@ -18,8 +18,8 @@ from .common.twins import full_size_twin as full_size_twin, twin as twin
 from .composing.figures import RightAligned as RightAligned, composed_quality_figure as composed_quality_figure
 from .composing.figures import composed_seam_figure as composed_seam_figure, right_aligned as right_aligned
 from .composing.quality import composed_quality as composed_quality, composed_seam as composed_seam
-from .composing.rounds import composed_rounds as composed_rounds, role_agents as role_agents
-from .composing.study import composed_study as composed_study
+from .composing.study import composed_rounds as composed_rounds, composed_study as composed_study
+from .composing.study import role_agents as role_agents
 from .depth_and_agents.figures import break_even as break_even, latency as latency
 from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map, worth as worth
 from .kv_sizing.explorer import sizing_explorer as sizing_explorer

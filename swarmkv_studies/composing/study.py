@@ -1,4 +1,7 @@
-"""The same questions by agents with roles of their own, over cells that were computed behind something else."""
+"""The same questions by agents with roles of their own, over cells that were computed behind something else.
+
+And, in rounds, how early eight such agents end.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -8,11 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 import swarmkv_lab as lab
+from swarmkv_lab.errors import whole_number
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.answers.questions import Question, Questions, parts
+from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts
 from swarmkv_studies.answers.study import INSTRUCTION, Rows, answer_row, ask_all
 
 FULL = "full"
@@ -30,6 +36,10 @@ ROLES = {
 OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
 _FORCED = 16  # tokens of the reference's answer, after each of which predictions are compared
 _AGENT, _CELLS, _BRANCHES = 0, 1, 3  # sequences: the agent's, up to two documents', and the questions'
+_FOR = ("the buyer", "the seller", "a bank", "an insurer", "the board", "a regulator", "the press", "a court")
+_WAYS = {BASELINE: False, "composed": False, "composed, packed": True}
+_KEPT = ["end_to_end_ms", "first_ttft_ms", "last_ttft_ms", "prefill_ms", "share_ms"]
+_KEPT += ["prompt_tokens", "computed_tokens", "copied_bytes"]
 
 
 class Arm(NamedTuple):
@@ -207,3 +217,28 @@ class _Part:
             for i in tokens:
                 logits[i].append(ctx.logits(i))
         return answers, logits
+
+
+def role_agents(n: int = 8) -> dict[str, tuple[str, str]]:
+    """So many agents, each with a role of its own, of three lengths: {name: (role, question)}."""
+    roles = [f"You work for {who}. {list(ROLES.values())[i % len(ROLES)]}" for i, who in enumerate(_FOR)]
+    asked = load_questions()[: whole_number("n", n, 1, len(roles))]
+    return {one.id: (role, one.question) for one, role in zip(asked, roles, strict=False)}
+
+
+def composed_rounds(
+    model: lab.Model, document: np.ndarray, *, repeats: int = 8, n_agents: int = 8, max_tokens: int = 16
+) -> pd.DataFrame:
+    """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
+
+    A row per run, for ``speedups``; all three take turns in a round (repeat), after a warm-up. The composed runs
+    prefill the document too, once, behind the first agent's role.
+    """
+    agents, rows = role_agents(n_agents), []
+    for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=None):
+        for way, packed in _WAYS.items():
+            ids = document if repeat >= 0 else document[:64]
+            run = lab.fan_out(model, ids, agents, way.partition(",")[0], max_tokens=max_tokens, packed=packed)
+            about = {"repeat": repeat, "strategy": way, "depth": len(ids), "n_agents": len(agents)}
+            rows.append(about | {name: run.metrics[name] for name in _KEPT})
+    return pd.DataFrame([row for row in rows if row["repeat"] >= 0])
