@@ -117,24 +117,20 @@ def race_table(runs: pd.DataFrame) -> pd.DataFrame:
     same work each time, so its spread is the noise of the times above.
     """
     runs = runs.set_index("strategy")
-    rows = {
-        "prefill": "prefill_ms",
-        "first agent's TTFT": "first_ttft_ms",
-        "last agent's TTFT": "last_ttft_ms",
-        "end to end": "end_to_end_ms",
+    ms = {
+        "prefill": runs.prefill_ms,
+        "first agent's TTFT": runs.first_ttft_ms,
+        "last agent's TTFT": runs.last_ttft_ms,
+        "end to end": runs.end_to_end_ms,
+        "an agent's own work": runs.branch_ms + runs.sample_ms + runs.generate_ms,
     }
-    text = {
-        f"{name}, ms": runs[column].map(lambda ms: f"{ms:,.1f}" if ms < 10 else f"{ms:,.0f}")
-        for name, column in rows.items()
+    counts = {
+        "tokens computed": runs.computed_tokens,
+        "KV memory held, bytes": runs.kv_bytes,
+        "copied, bytes": runs.copied_bytes,
     }
-    own = runs.branch_ms + runs.sample_ms + runs.generate_ms
-    text["an agent's own work, ms"] = own.map("{:,.0f}".format)
-    for name, column in (
-        ("tokens computed", "computed_tokens"),
-        ("KV memory held, bytes", "kv_bytes"),
-        ("copied, bytes", "copied_bytes"),
-    ):
-        text[name] = runs[column].map("{:,.0f}".format)
+    text = {f"{name}, ms": each.map(lambda t: f"{t:,.1f}" if t < 10 else f"{t:,.0f}") for name, each in ms.items()}
+    text |= {name: each.map("{:,.0f}".format) for name, each in counts.items()}
     text["prefill against the shortest"] = (runs.prefill_ms / runs.prefill_ms.min()).map("{:.2f}".format)
     return pd.DataFrame(text).T
 

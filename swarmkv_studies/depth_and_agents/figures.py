@@ -34,6 +34,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
     gains = speedups(runs)["median"]
     with sheet(3.9, caption) as figure:
         left, right = figure.subplots(1, 2)
+        left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
         for ax, axis in ((left, "depth"), (right, "n_agents")):
             at = shown[shown.n_agents == n] if ax is left else shown[shown.depth == depth]
             values = sorted(at[axis].unique())
@@ -47,9 +48,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
                 ax.plot(seconds.index, seconds["median"], marker, color=colour, markeredgecolor="white")
             ticks_at(ax.xaxis, values)
             ax.grid()
-        left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
         left.set_title(f"{n} agents")
-        ticks_at(left.xaxis, sorted(shown[shown.n_agents == n].depth.unique()))
         left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         plain_numbers(left.yaxis)
         right.set(xlabel="agents", ylim=(0, None))
@@ -60,8 +59,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
         }
         depths = shown[shown.n_agents == n].depth
         few, many = (f"{gains[at, n, 'shared']:.1f}x at {at:,} tokens" for at in (depths.min(), depths.max()))
-        message = f"{n} agents end earlier with shared: {few}, {many}"
-        headline(figure, message, key)
+        headline(figure, f"{n} agents end earlier with shared: {few}, {many}", key)
     return figure
 
 
@@ -204,6 +202,6 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
     return figure
 
 
-def _span(values: pd.Series | pd.Index) -> str:
+def _span(values: pd.Series) -> str:
     """The smallest and the largest value, or one of them where they are the same."""
     return " to ".join(f"{value:,g}" for value in dict.fromkeys([values.min(), values.max()]))
