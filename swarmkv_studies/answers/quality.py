@@ -29,17 +29,6 @@ def read_study(path: Path) -> pd.DataFrame:
         raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error
 
 
-def accuracy(scored: pd.DataFrame) -> pd.DataFrame:
-    """The share of right answers, a row per group: n, right, accuracy, and its 95 % interval by Wilson, low and high.
-
-    scored: from ``score``; of a study that was repeated, the first time. A group is a model in an arm.
-    """
-    groups = _first(scored).groupby(["model", "arm"], sort=False).right
-    frame = pd.DataFrame({"n": groups.size(), "right": groups.sum().astype(int)}).reset_index()
-    low, high = zip(*map(wilson, frame.right, frame.n), strict=True)
-    return frame.assign(accuracy=frame.right / frame.n, low=low, high=high)
-
-
 def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """What becomes of the baseline's answers in each other arm: a row per model and arm.
 
@@ -63,14 +52,17 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
 
 
 def quality(scored: pd.DataFrame, reference: Callable[[str], str] = lambda arm: BASELINE) -> pd.DataFrame:
-    """``accuracy`` and ``differences`` side by side, a row per model and arm; reference: of an arm, the one to compare.
+    """Right answers and ``differences``, a row per model and arm; reference: of an arm, the one to compare with.
 
-    Columns model, arm, right, n, low and high (Wilson's interval of the share of right answers), changed, became_right,
-    became_wrong and p, which are empty for the reference itself.
+    scored: from ``score``; of a study that was repeated, the first time. Columns model, arm, right, n, low and high
+    (Wilson's 95 % interval of the share of right answers), changed, became_right, became_wrong and p, which are empty
+    for the reference itself.
     """
     of_arm = scored.arm.map(reference)
     changes = [differences(scored[of_arm == name], name).drop(columns="n") for name in dict.fromkeys(of_arm)]
-    right = accuracy(scored)[["model", "arm", "right", "n", "low", "high"]]
+    groups = _first(scored).groupby(["model", "arm"], sort=False).right
+    right = pd.DataFrame({"right": groups.sum().astype(int), "n": groups.size()}).reset_index()
+    right["low"], right["high"] = zip(*map(wilson, right.right, right.n), strict=True)
     counts = dict.fromkeys(["changed", "became_right", "became_wrong"], "Int64")
     return right.merge(pd.concat(changes).astype(counts), how="left", on=["model", "arm"])
 

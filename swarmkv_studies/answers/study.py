@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 
 import swarmkv_lab as lab
 from swarmkv_lab.errors import not_one_of, whole_number
-from swarmkv_lab.files import replacing, user_path
+from swarmkv_lab.files import user_path
 from swarmkv_studies.answers.quality import read_study
 from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts, sections
-from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.provenance import environment, keep
 
 INSTRUCTION = "Answer in one short sentence, with the exact words or numbers of the text."
 _TOGETHER = 8  # agents of one batch
@@ -34,11 +34,7 @@ class Arm:
 
 
 ARMS: Mapping[str, Arm] = {
-    "naive": Arm("naive"),
-    "swarmkv": Arm("swarmkv"),
-    "pooled": Arm("pooled"),
-    "shared": Arm("shared"),
-    "batched": Arm("batched"),
+    **{name: Arm(name) for name in lab.STRATEGIES},
     "flash attention": Arm("shared", {"flash_attn": True}),
     "KV in q8_0": Arm("shared", {"kv_type": "q8_0", "flash_attn": True}),
     "KV in q4_0": Arm("shared", {"kv_type": "q4_0", "flash_attn": True}),
@@ -107,8 +103,7 @@ def ask_all(
                 common = dict(zip(("model", "repeat", "arm", "part"), (*key, part), strict=True))
                 rows += [common | row for row in one.rows(known[key[2]])]
                 if file is not None:
-                    with replacing(file) as new:
-                        new.write(pd.DataFrame(rows).to_csv(index=False).encode())
+                    keep(file, pd.DataFrame(rows))
                 bar.update()
     return pd.DataFrame([row for row in rows if row["model"] == model.name])
 

@@ -16,12 +16,12 @@ import pandas as pd
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.files import REFERENCE, as_json, replacing
+from swarmkv_lab.files import REFERENCE
 from swarmkv_studies.answers.study import about_study
 from swarmkv_studies.common.bench import kept_bench
 from swarmkv_studies.common.measurements import Measurements, machine
 from swarmkv_studies.common.profiles import Profile
-from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.provenance import environment, keep
 from swarmkv_studies.common.rounds import plan
 from swarmkv_studies.common.sweep import sweep_rounds
 from swarmkv_studies.many_machines.bench import against_one_process
@@ -78,16 +78,12 @@ def run_step(step: Step, setup: Setup) -> None:
     print(f"measuring {step.name}", flush=True)
     for path, measured in paths.items():
         if measured and not is_stamped(path) and (what := measured(setup)) is not None:
-            text = what.to_csv(index=False) if isinstance(what, pd.DataFrame) else as_json(what, indent=1) + "\n"
-            with replacing(path) as file:  # half a file would be kept the next time
-                file.write(text.encode())
+            keep(path, what)
     about = [path.name for path in paths if path.suffix == ".json"][-1]
     for path in paths:
         if not is_stamped(path):  # no other text changes
-            rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-            with replacing(path) as file:
-                where = machine(Measurements(setup.data).environment(about))
-                file.write(rows.assign(machine=where).to_csv(index=False).encode())
+            where = machine(Measurements(setup.data).environment(about))
+            keep(path, pd.read_csv(path, dtype=str, keep_default_na=False).assign(machine=where))
 
 
 def is_stamped(path: Path) -> bool:

@@ -12,11 +12,10 @@ import psutil
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
-from swarmkv_lab.files import as_json, replacing
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.provenance import environment, keep
 from swarmkv_studies.common.rounds import measure, plan, record, rounds
 from swarmkv_studies.common.summary import summarize
 
@@ -99,5 +98,4 @@ def kept_bench(folder: Path, model: Model, tokens: np.ndarray, **how: Any) -> No
     if report["restore"] is None:  # bench was interrupted: it returns what it has measured
         raise KeyboardInterrupt
     del report["summary"]
-    with replacing(folder / "bench.json") as file:
-        file.write((as_json(report, indent=1) + "\n").encode())
+    keep(folder / "bench.json", report)

@@ -13,10 +13,10 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
-from swarmkv_lab.files import as_json, reason, replacing, user_path
+from swarmkv_lab.files import as_json, reason, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.provenance import environment, keep
 from swarmkv_studies.common.rounds import Plan, Round, measure, plan, record, rounds
 
 Rows = list[dict[str, Any]]
@@ -90,13 +90,12 @@ def _kept(path: Path, about: dict[str, Any]) -> Rows:
     """The rows of a sweep's file, none where there is none yet. Raises SwarmKVError if it belongs to another sweep."""
     if path.suffix != ".csv":
         raise SwarmKVError(f"{path.name or path}: a sweep is saved in a file whose name ends in .csv")
-    sidecar, text = path.with_suffix(".json"), as_json(about, indent=1) + "\n"
+    sidecar = path.with_suffix(".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.exists() or sidecar.exists()):
-            with replacing(sidecar) as file:
-                file.write(text.encode())
-        now, was = json.loads(text), json.loads(sidecar.read_text(encoding="utf-8"))
+            keep(sidecar, about)
+        now, was = json.loads(as_json(about)), json.loads(sidecar.read_text(encoding="utf-8"))
         differences = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in _SAME if was.get(name) != now[name]]
         rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*Round._fields, "strategy"])
     except (OSError, ValueError, AttributeError) as error:  # also a NUL in the path, or a file that is no CSV
@@ -112,5 +111,4 @@ def _write(path: Path, rows: Rows) -> None:
     """Write a sweep's file anew, as a whole. Raises SwarmKVError for rows with other columns than the file's."""
     if list(rows[0]) != list(rows[-1]):
         raise SwarmKVError(f"{path.name} has columns {list(rows[0])}, but a run now has {list(rows[-1])}: {_MEND}")
-    with replacing(path) as file:
-        file.write(pd.DataFrame(rows).to_csv(index=False).encode())
+    keep(path, pd.DataFrame(rows))

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 import swarmkv_lab as lab
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.files import CACHE_VARIABLE, REFERENCE, replacing
+from swarmkv_lab.files import CACHE_VARIABLE, REFERENCE
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION
-from swarmkv_studies.common.provenance import processor
+from swarmkv_studies.common.provenance import keep, processor
 from swarmkv_studies.peers.build import program
 
 GENERATOR = "test-llama-archs"
@@ -129,8 +129,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = architectures(generate(Path(folder)))
     where = f"{processor()}, llama.cpp of llama-cpp-python {LLAMA_CPP_VERSION}"
-    with replacing(REFERENCE / "architectures.csv") as file:
-        file.write(table.assign(machine=where).to_csv(index=False).encode())
+    keep(REFERENCE / "architectures.csv", table.assign(machine=where))
 
 
 if __name__ == "__main__":
