@@ -9,19 +9,18 @@ import numpy as np
 import pandas as pd
 import psutil
 
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
-from swarmkv_lab.llama.model import Model
+from swarmkv_lab.fanout.strategies import Strategy
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 from swarmkv_studies.common.provenance import environment, keep
 from swarmkv_studies.common.rounds import measure, plan, record, rounds
 from swarmkv_studies.common.summary import summarize
 
 
 def bench(
-    model: Model,
+    model: lab.Model,
     tokens: Sequence[int] | np.ndarray,
     *,
     depth: int,
@@ -59,7 +58,7 @@ def bench(
 
 
 def restore_against_memcpy(
-    model: Model,
+    model: lab.Model,
     tokens: Sequence[int] | np.ndarray,
     rounds: int = 9,
     settings: ContextSettings = ContextSettings(),  # noqa: B008 it is frozen
@@ -72,7 +71,7 @@ def restore_against_memcpy(
     """
     with model.open_context(settings.sized(len(tokens))) as ctx:
         ctx.decode(tokens)
-        snapshot = KVSnapshot.capture(ctx, tokens)
+        snapshot = lab.KVSnapshot.capture(ctx, tokens)
         target = snapshot.data.copy()
         calls = (lambda: snapshot.restore(ctx), lambda: np.copyto(target, snapshot.data))
         seconds = [[timeit.timeit(call, number=1) for call in calls] for _ in range(rounds + 1)]
@@ -81,7 +80,7 @@ def restore_against_memcpy(
     return {"bytes": snapshot.nbytes, **times, "ratio": float(restore / memcpy)}
 
 
-def kept_bench(folder: Path, model: Model, tokens: np.ndarray, **how: Any) -> None:
+def kept_bench(folder: Path, model: lab.Model, tokens: np.ndarray, **how: Any) -> None:
     """The article's experiment, two agents: bench.csv, timelines.csv and, as a sign of the end, bench.json.
 
     Where that is, nothing is measured. It has no summary, as that is made of the runs (Measurements.bench). how: as in
@@ -89,8 +88,8 @@ def kept_bench(folder: Path, model: Model, tokens: np.ndarray, **how: Any) -> No
     """
     if (folder / "bench.json").exists():
         return
-    report, runs = bench(model, tokens, n_agents=2, strategies=list(STRATEGIES), **how)
-    turns = [runs[i : i + len(STRATEGIES)] for i in range(0, len(runs), len(STRATEGIES))]
+    report, runs = bench(model, tokens, n_agents=2, strategies=list(lab.STRATEGIES), **how)
+    turns = [runs[i : i + len(lab.STRATEGIES)] for i in range(0, len(runs), len(lab.STRATEGIES))]
     turns.sort(key=lambda turn: turn[0].metrics["end_to_end_ms"])
     median = [run.timeline.assign(strategy=run.strategy) for run in turns[(len(turns) - 1) // 2]]
     pd.concat(median).to_csv(folder / "timelines.csv", index=False)

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter
 
-from swarmkv_lab.errors import SwarmKVError
+import swarmkv_lab as lab
 from swarmkv_lab.files import cache_folder, replacing
 from swarmkv_lab.sizing.catalogue import geometry as geometry_of
-from swarmkv_lab.sizing.geometry import KVGeometry
 
 
 class Sizes(NamedTuple):
@@ -40,7 +39,7 @@ _BLOCK = np.dtype([("scale", "<f2"), ("weights", np.int8, 32)])  # of Q8_0
 _PERIOD = 1_000_003  # blocks that are drawn; a prime, so that no row begins where one before it began
 
 
-def twin(geometry: KVGeometry) -> Path:
+def twin(geometry: lab.KVGeometry) -> Path:
     """The path of a GGUF with this KV geometry, written into the cache folder on first use.
 
     Snapshot sizes and the times of capture, restore and share are those of the big model; prefill times are not. Token
@@ -57,22 +56,22 @@ def full_size_twin(name: str) -> Path:
     token ids only. qwen2.5-7b takes 8.1 GB. Raises SwarmKVError for a name that is not in FULL_SIZES.
     """
     if name not in FULL_SIZES:
-        raise SwarmKVError(f"no full-size twin of {name!r}: the sizes are known of {', '.join(FULL_SIZES)}")
+        raise lab.SwarmKVError(f"no full-size twin of {name!r}: the sizes are known of {', '.join(FULL_SIZES)}")
     return _cached(f"{name}-twin.Q8_0.gguf", geometry_of(name), FullSize, FULL_SIZES[name])
 
 
-def _cached(name: str, geometry: KVGeometry, writer: "type[Writer]", sizes: Sizes = _SMALL) -> Path:
+def _cached(name: str, geometry: lab.KVGeometry, writer: "type[Writer]", sizes: Sizes = _SMALL) -> Path:
     """A file of the cache folder, which is written unless its header says what the geometry says."""
     path = cache_folder("twins") / name
-    with suppress(SwarmKVError):  # it is missing or damaged
-        if KVGeometry.from_gguf(path) == geometry:
+    with suppress(lab.SwarmKVError):  # it is missing or damaged
+        if lab.KVGeometry.from_gguf(path) == geometry:
             return path
     with replacing(path) as fresh:
         writer(Path(fresh.name), geometry, sizes).write()
     return path
 
 
-def write_twin(path: Path, geometry: KVGeometry) -> Path:
+def write_twin(path: Path, geometry: lab.KVGeometry) -> Path:
     """Write the twin of a geometry to a path, and return the path. Raises SwarmKVError as ``twin``."""
     Writer(path, geometry).write()
     return path
@@ -81,11 +80,11 @@ def write_twin(path: Path, geometry: KVGeometry) -> Path:
 class Writer:
     """Writes one GGUF, in an architecture that has the geometry's kind of cache in llama.cpp."""
 
-    def __init__(self, path: Path, geometry: KVGeometry, sizes: Sizes = _SMALL) -> None:
+    def __init__(self, path: Path, geometry: lab.KVGeometry, sizes: Sizes = _SMALL) -> None:
         if len(set(geometry.heads)) > 1:
-            raise SwarmKVError("a twin needs the same number of KV heads in every layer")
+            raise lab.SwarmKVError("a twin needs the same number of KV heads in every layer")
         if geometry.head_dim_k % 2:
-            raise SwarmKVError(
+            raise lab.SwarmKVError(
                 f"a head of {geometry.head_dim_k} dimensions has no twin: RoPE rotates pairs of dimensions"
             )
         self.geometry = geometry
@@ -95,7 +94,7 @@ class Writer:
         self.rng = np.random.default_rng(0)
         alike = geometry.head_dim_k == geometry.head_dim_v
         if geometry.window and not alike:
-            raise SwarmKVError("a twin with sliding windows needs keys and values of the same size")
+            raise lab.SwarmKVError("a twin with sliding windows needs keys and values of the same size")
         self.arch = "gemma3" if geometry.window else "llama" if alike else "deepseek2"
         self.gguf = GGUFWriter(path, self.arch)
 
@@ -202,7 +201,7 @@ class Writer:
 class FullSize(Writer):
     """Gigabytes in seconds: each matrix is a piece, where chance says, of a long ribbon of random blocks."""
 
-    def __init__(self, path: Path, geometry: KVGeometry, sizes: Sizes) -> None:
+    def __init__(self, path: Path, geometry: lab.KVGeometry, sizes: Sizes) -> None:
         super().__init__(path, geometry, sizes)
         self._ribbons: dict[int, np.ndarray] = {}
 
