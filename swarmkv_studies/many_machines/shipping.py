@@ -44,16 +44,12 @@ def ship_times(
     Returns a row per bandwidth and repeat: repeat, depth, bytes, bandwidth (bytes per second), load_ms, compute_ms, and
     same_bits: whether both gave the same state.
     """
-    snapshot = lab.prefill(model, tokens, progress=False)
-    data, rows = pickle.dumps(snapshot), []
-    for repeat, rate in tqdm(
-        list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress or None
-    ):
+    compute = partial(lab.prefill, model, tokens, progress=False)
+    snapshot = compute()
+    data, rows, todo = pickle.dumps(snapshot), [], list(product(range(repeats), bytes_per_s))
+    for repeat, rate in tqdm(todo, unit="bandwidth", disable=not progress or None):
         row = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes, "bandwidth": rate}
-        ways = {
-            "load_ms": partial(_arrived, data, rate),
-            "compute_ms": partial(lab.prefill, model, tokens, progress=False),
-        }
+        ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": compute}
         same = True
         for name, way in ways.items():
             start = time.perf_counter()
