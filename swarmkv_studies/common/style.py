@@ -52,7 +52,6 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.axisbelow": True,  # a grid is under what is drawn
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.color": "#E5E5E5",

@@ -103,6 +103,7 @@ def composed_quality_figure(quality: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.xaxis, [50, 100, 200, 500, 1000, 2000])
         ticks_at(ax.yaxis, [0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5])
         ax.grid()
+        ax.set_axisbelow(True)
         best, first = rows.loc["behind another role, k = 8"], rows.kl["document first"]
         message = f"composed, k = 8: KL {best.kl:.2g} for {best.own_tokens / full:.0%} of the tokens"
         headline(figure, f"{message}; document first: {first:.2g}", key)

@@ -48,6 +48,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
                 ax.plot(seconds.index, seconds["median"], marker, color=colour, markeredgecolor="white")
             ticks_at(ax.xaxis, values)
             ax.grid()
+            ax.set_axisbelow(True)
         left.set_title(f"{n} agents")
         left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         plain_numbers(left.yaxis)

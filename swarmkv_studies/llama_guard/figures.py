@@ -21,6 +21,7 @@ def guards(frame: pd.DataFrame, caption: str = "") -> Figure:
             ax.set(xlabel=label, xlim=(0, frame[metric].max() * 1.2))
             plain_numbers(ax.xaxis)
             ax.grid(axis="x")
+            ax.set_axisbelow(True)
         figure.axes[0].invert_yaxis()
         gain = median.tokens_per_s[best] / median.tokens_per_s.iloc[0]
         headline(figure, f"{gain:.1f}x the tokens per second: {best}")

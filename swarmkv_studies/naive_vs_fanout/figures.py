@@ -64,6 +64,7 @@ def draw_lanes(ax: Axes, frame: pd.DataFrame, scale: float = 1.0) -> None:
     ax.set_ylim(len(lanes) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", color="#DDDDDD")
+    ax.set_axisbelow(True)
 
 
 def lanes(timelines: Mapping[str, pd.DataFrame]) -> Figure:

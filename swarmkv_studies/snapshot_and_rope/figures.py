@@ -38,6 +38,7 @@ def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         ticks_at(ax.xaxis, sorted(frame.gap[frame.gap > 0].unique()))
         ticks_at(ax.yaxis, [tick for tick in _TICKS if limits[0] <= tick <= limits[1]])
         ax.grid()
+        ax.set_axisbelow(True)
         beside = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 8.5, "linespacing": 1.15}
         ends["floor"] = floor
         for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
