@@ -34,7 +34,6 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
     gains = speedups(runs)["median"]
     with sheet(3.9, caption) as figure:
         left, right = figure.subplots(1, 2)
-        left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
         for ax, axis in ((left, "depth"), (right, "n_agents")):
             at = shown[shown.n_agents == n] if ax is left else shown[shown.depth == depth]
             values = sorted(at[axis].unique())
@@ -49,7 +48,9 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
             ticks_at(ax.xaxis, values)
             ax.grid()
             ax.set_axisbelow(True)
+        left.set(xscale="log", yscale="log", xlabel="document, tokens", ylabel="s until all have answered")
         left.set_title(f"{n} agents")
+        ticks_at(left.xaxis, sorted(shown[shown.n_agents == n].depth.unique()))
         left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         plain_numbers(left.yaxis)
         right.set(xlabel="agents", ylim=(0, None))
