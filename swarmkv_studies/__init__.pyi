@@ -5,9 +5,8 @@ from .answers.quality import quality as quality
 from .answers.questions import Question as Question, load_questions as load_questions
 from .answers.score import score as score
 from .answers.study import study as study
-from .common.bench import bench as bench
+from .common.bench import bench as bench, restore_against_memcpy as restore_against_memcpy
 from .common.costmodel import CostModel as CostModel, held_out as held_out
-from .common.full_size import full_size_twin as full_size_twin
 from .common.measurements import caption as caption, measurements as measurements
 from .common.profiles import profile as profile
 from .common.refused import refused as refused
@@ -15,12 +14,12 @@ from .common.rounds import race as race
 from .common.style import save as save
 from .common.speedup import speedups as speedups
 from .common.sweep import sweep as sweep
-from .common.twins import twin as twin
+from .common.twins import full_size_twin as full_size_twin, twin as twin
 from .composing.figures import RightAligned as RightAligned, composed_quality_figure as composed_quality_figure
 from .composing.figures import composed_seam_figure as composed_seam_figure, right_aligned as right_aligned
 from .composing.quality import composed_quality as composed_quality, composed_seam as composed_seam
-from .composing.rounds import composed_rounds as composed_rounds, role_agents as role_agents
-from .composing.study import composed_study as composed_study
+from .composing.study import composed_rounds as composed_rounds, composed_study as composed_study
+from .composing.study import role_agents as role_agents
 from .depth_and_agents.figures import break_even as break_even, latency as latency
 from .depth_and_agents.figures import packing as packing, speedup_map as speedup_map, worth as worth
 from .kv_sizing.explorer import sizing_explorer as sizing_explorer
@@ -48,6 +47,5 @@ from .snapshot_and_rope.figures import rotation as rotation
 from .snapshot_and_rope.positions import position_error as position_error
 from .snapshot_and_rope.rope import Rope as Rope, shift as shift
 from .snapshot_file.figures import snapshot_layout as snapshot_layout
-from .snapshot_file.limits import restore_against_memcpy as restore_against_memcpy
 from .tour.figures import idea as idea
 from .tour.race import race_widget as race_widget

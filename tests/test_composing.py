@@ -24,7 +24,7 @@ def asked():
 def answers(speaker, asked, tmp_path_factory):
     folder = tmp_path_factory.mktemp("composed")
     (folder / "report.md").write_text(TEXT)
-    how = {"n_parts": 1, "max_tokens": 3, "progress": False, "path": folder / "composed.csv"}
+    how = {"n_parts": 1, "max_tokens": 3, "path": folder / "composed.csv"}
     studies.composed_study(speaker, asked, folder / "report.md", arms=NAMES[:2], **how)
     return studies.composed_study(speaker, asked, folder / "report.md", arms=NAMES, **how)
 
@@ -70,7 +70,7 @@ def test_quality_counts_against_the_reference_of_the_same_prompt():
 
 def test_rounds_count_what_is_computed(speaker):
     document = np.resize(speaker.document(TEXT), 80)
-    runs = studies.composed_rounds(speaker, document, repeats=1, n_agents=3, max_tokens=2, progress=False)
+    runs = studies.composed_rounds(speaker, document, repeats=1, n_agents=3, max_tokens=2)
     computed = runs.set_index("strategy").computed_tokens
     first = len(speaker.head(next(iter(studies.role_agents(1).values()))[0]))
     assert computed["naive"] - computed["composed"] == 2 * 80 - 3 * 32 - first

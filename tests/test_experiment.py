@@ -18,7 +18,7 @@ from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.common import rounds as grid
 from swarmkv_studies.common.bench import bench
 from swarmkv_studies.common.rounds import measure, plan, rounds
-from swarmkv_studies.common.speedup import ratios, speedups, with_spread
+from swarmkv_studies.common.speedup import speedups, with_spread
 from swarmkv_studies.common.summary import bench_text, busy
 from swarmkv_studies.naive_vs_fanout.article_table import gpu_table, on_gpus
 
@@ -49,7 +49,7 @@ def test_as_many_positions_as_the_model_was_trained_for(twin):
 def test_prompts_go_round_when_agents_outnumber_them(twin, document, question):
     once = rounds([20], [5], 1)
     asked = plan(twin, document, once, ["shared"], agents={"x": question, "y": question[:2]}, max_tokens=1)
-    (_, run, _), *_ = measure(asked, once)
+    (_, run, _), *_ = measure(asked)
     assert list(run.agents.agent) == ["x", "y", "x 2", "y 2", "x 3"]
 
 
@@ -97,7 +97,6 @@ def test_a_speedup_is_the_median_of_ratios_within_rounds():
         {"depth": 9, "n_agents": 2, "repeat": i, "strategy": name, "end_to_end_ms": ms}
         for i, pair in enumerate(rounds) for name, ms in zip(("naive", "shared"), pair, strict=True)
     ])  # fmt: skip
-    assert ratios(runs).tolist() == pytest.approx([1, 2, 1, 2.1, 1, 2.2, 1, 2, 1, 2.3])
     row = speedups(runs).loc[(9, 2, "shared")]
     assert (row.low, row["median"], row.high, row.rounds) == pytest.approx((2, 2.1, 2.2, 5))
     assert with_spread(row) == "2.10x (2.00 to 2.20)"
@@ -259,9 +258,9 @@ def test_a_round_that_lacks_a_strategy_is_measured_as_a_whole(measured, stop_aft
 
 
 def test_settings_that_json_writes_otherwise_are_the_same_again(measured):
-    settings = {"kv_type": ("bf16", "f32"), "progress": False}
-    first = measured(**settings, repeats=1)
-    pd.testing.assert_frame_equal(measured(**settings | {"progress": True}, repeats=1), first, check_dtype=False)
+    settings = {"kv_type": ("bf16", "f32"), "repeats": 1}
+    first = measured(**settings)
+    pd.testing.assert_frame_equal(measured(**settings), first, check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["grid.json", "grid", "grid.csv.gz"])

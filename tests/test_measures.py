@@ -10,9 +10,8 @@ from swarmkv_lab import files
 from swarmkv_lab.llama.api import Device
 from swarmkv_lab.sizing.gguf_header import read_gguf
 from swarmkv_studies.common import provenance
-from swarmkv_studies.common.full_size import FULL_SIZES, FullSize
 from swarmkv_studies.common.rounds import rounds
-from swarmkv_studies.common.twins import Sizes
+from swarmkv_studies.common.twins import FULL_SIZES, FullSize, Sizes
 from swarmkv_studies.naive_vs_fanout import gpu
 
 
@@ -32,7 +31,7 @@ def test_restore_is_measured_beside_copies(twin, document, monkeypatch):
         done.append(call())
         return next(seconds)
 
-    monkeypatch.setattr("swarmkv_studies.snapshot_file.limits.timeit.timeit", timed)
+    monkeypatch.setattr("timeit.timeit", timed)
     measured = studies.restore_against_memcpy(twin, document, rounds=3)
     assert len(done) == 4 * 2
     assert measured["bytes"] == twin.geometry.snapshot_bytes(len(document))

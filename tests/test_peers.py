@@ -4,6 +4,7 @@ import signal
 import sys
 from unittest.mock import Mock
 
+import httpx
 import numpy as np
 import pandas as pd
 import psutil
@@ -55,7 +56,7 @@ def test_the_verdict_is_against_the_best_peer_and_a_small_difference_is_a_tie():
 def test_every_peer_answers_as_naive_does(speaker):
     tokens = speaker.tokenize(lab.load_document("dossier"))[:100]
     with strategies.opened(list(LLAMA_PEERS), speaker, 512) as opened:
-        report, runs = bench(
+        _, runs = bench(
             speaker, tokens, depth=100, n_agents=3, strategies=["naive", "shared", *opened.values()], repeats=1,
             max_tokens=8, agents=QUESTIONS,
         )  # fmt: skip
@@ -64,7 +65,7 @@ def test_every_peer_answers_as_naive_does(speaker):
         assert run.compare(runs[0]).same_tokens.all(), run.strategy
         assert run.agents.ttft_ms.notna().all()
         assert run.metrics["kv_bytes"] > 0
-    assert report["summary"]["llama_state"]["copied_bytes"] > 0
+    assert runs[-1].metrics["copied_bytes"] > 0  # llama_state's
     prefix = next(run for run in runs if run.strategy == "llama_prefix")  # ran twice, the first time as a warm-up
     assert prefix.timeline.phase.tolist().count("prefill") == 1  # the document is not left over from the last time
 
@@ -134,7 +135,7 @@ def test_an_interrupt_while_a_server_starts_leaves_none(twin, monkeypatch, tmp_p
     stand_in.write_text("#!/bin/sh\nexec sleep 600\n")
     stand_in.chmod(0o755)
     monkeypatch.setattr(server, "program", lambda name: stand_in)
-    monkeypatch.setattr(server.LlamaServer, "ask", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(httpx.Client, "get", Mock(side_effect=KeyboardInterrupt))
     starting = server.LlamaServer(twin, ContextSettings(n_ctx=512), 1)
     with pytest.raises(KeyboardInterrupt):
         starting.__enter__()
@@ -177,8 +178,8 @@ def test_it_answers_as_naive_does(real, dossier, name):
 def test_a_server_that_fails_says_why_and_leaves_no_process(real, dossier, monkeypatch):
     with pytest.raises(lab.SwarmKVError):
         server.LlamaServer(real, ContextSettings(512), 1, "--no-such-option").__enter__()
-    with server.LlamaServer(real, ContextSettings(512), 1) as running, pytest.raises(lab.SwarmKVError, match="404"):
-        running.ask("GET", "/nowhere")
+    with server.LlamaServer(real, ContextSettings(512), 1) as running, pytest.raises(lab.SwarmKVError, match="400"):
+        running.complete([10**6], 1)
     monkeypatch.setattr(server.LlamaServer, "complete", Mock(side_effect=KeyboardInterrupt))
     with strategies.opened(["server_warm"], real, 1024) as opened, pytest.raises(KeyboardInterrupt):
         lab.fan_out(real, dossier, QUESTIONS, opened["server_warm"], max_tokens=8)

@@ -156,9 +156,9 @@ def test_differences_from_naive():
         quality.differences(scored(rows[6:]))
 
 
-def test_accuracy_has_wilsons_interval():
-    (row,) = quality.accuracy(scored([("naive", 0, f"q{i}", "", i < 8) for i in range(10)])).to_dict("records")
-    assert (row["n"], row["right"], row["accuracy"]) == (10, 8, 0.8)
+def test_right_answers_have_wilsons_interval():
+    (row,) = quality.quality(scored([("naive", 0, f"q{i}", "", i < 8) for i in range(10)])).to_dict("records")
+    assert (row["n"], row["right"]) == (10, 8)
     assert (row["low"], row["high"]) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # known values
     assert quality.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
 
@@ -183,7 +183,7 @@ def few(tmp_path):
         question("fee", "How high is the fee?", answers=[["24"]], sections=["2"]),
         question("door", "Is the door open?", answers=[["open"]], sections=["2"]),
     ]
-    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2, "progress": False}
+    how = {"document": tmp_path / "text.md", "n_parts": 2, "max_tokens": 2}
     return asked, how
 
 

@@ -29,17 +29,6 @@ def read_study(path: Path) -> pd.DataFrame:
         raise SwarmKVError(f"{path} is no CSV file of answers: {error}") from error
 
 
-def accuracy(scored: pd.DataFrame) -> pd.DataFrame:
-    """The share of right answers, a row per group: n, right, accuracy, and its 95 % interval by Wilson, low and high.
-
-    scored: from ``score``; of a study that was repeated, the first time. A group is a model in an arm.
-    """
-    groups = _first(scored).groupby(["model", "arm"], sort=False).right
-    frame = pd.DataFrame({"n": groups.size(), "right": groups.sum().astype(int)}).reset_index()
-    low, high = zip(*map(wilson, frame.right, frame.n), strict=True)
-    return frame.assign(accuracy=frame.right / frame.n, low=low, high=high)
-
-
 def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     """What becomes of the baseline's answers in each other arm: a row per model and arm.
 
@@ -48,32 +37,32 @@ def differences(scored: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
     likely. Of a study that was repeated, the first time counts. Raises SwarmKVError where the baseline lacks an answer.
     """
     first = _first(scored)
-    reference = first[first.arm == baseline].set_index(["model", "id"])
-    rows = []
-    for (model, arm), answers in first[first.arm != baseline].groupby(["model", "arm"], sort=False):
-        mine = answers.set_index(["model", "id"])
-        known = mine.index.isin(reference.index).sum()
-        if known < len(mine):
-            raise SwarmKVError(
-                f"{arm} has {len(mine):,} answers of {model}, and {baseline} has {known:,} of these: complete the study"
-            )
-        theirs = reference.loc[mine.index]
-        changed = mine.token_hash != theirs.token_hash
-        better = int((changed & mine.right & ~theirs.right).sum())
-        worse = int((changed & ~mine.right & theirs.right).sum())
-        rows.append((model, arm, len(mine), int(changed.sum()), better, worse, mcnemar(better, worse)))
-    return pd.DataFrame(rows, columns=["model", "arm", "n", "changed", "became_right", "became_wrong", "p"])
+    theirs = first.loc[first.arm == baseline, ["model", "id", "token_hash", "right"]]
+    pairs = first[first.arm != baseline].merge(theirs, "left", ["model", "id"], suffixes=("", "_before"))
+    lacking = pairs[pairs.token_hash_before.isna()]
+    if len(lacking):
+        arms = ", ".join(lacking.arm.unique())
+        raise SwarmKVError(f"{baseline} lacks {len(lacking):,} of the answers of {arms}: complete the study")
+    changed, before = pairs.token_hash != pairs.token_hash_before, pairs.right_before.astype(bool)
+    better, worse = changed & pairs.right & ~before, changed & ~pairs.right & before
+    pairs = pairs.assign(n=1, changed=changed, became_right=better, became_wrong=worse)
+    columns = ["n", "changed", "became_right", "became_wrong"]
+    frame = pairs.groupby(["model", "arm"], sort=False)[columns].sum().reset_index()
+    return frame.assign(p=[*map(mcnemar, frame.became_right, frame.became_wrong)])
 
 
 def quality(scored: pd.DataFrame, reference: Callable[[str], str] = lambda arm: BASELINE) -> pd.DataFrame:
-    """``accuracy`` and ``differences`` side by side, a row per model and arm; reference: of an arm, the one to compare.
+    """Right answers and ``differences``, a row per model and arm; reference: of an arm, the one to compare with.
 
-    Columns model, arm, right, n, low and high (Wilson's interval of the share of right answers), changed, became_right,
-    became_wrong and p, which are empty for the reference itself.
+    scored: from ``score``; of a study that was repeated, the first time. Columns model, arm, right, n, low and high
+    (Wilson's 95 % interval of the share of right answers), changed, became_right, became_wrong and p, which are empty
+    for the reference itself.
     """
     of_arm = scored.arm.map(reference)
     changes = [differences(scored[of_arm == name], name).drop(columns="n") for name in dict.fromkeys(of_arm)]
-    right = accuracy(scored)[["model", "arm", "right", "n", "low", "high"]]
+    groups = _first(scored).groupby(["model", "arm"], sort=False).right
+    right = pd.DataFrame({"right": groups.sum().astype(int), "n": groups.size()}).reset_index()
+    right["low"], right["high"] = zip(*map(wilson, right.right, right.n), strict=True)
     counts = dict.fromkeys(["changed", "became_right", "became_wrong"], "Int64")
     return right.merge(pd.concat(changes).astype(counts), how="left", on=["model", "arm"])
 

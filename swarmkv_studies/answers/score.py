@@ -22,11 +22,6 @@ _UNSTATED = re.compile(
 )
 
 
-def says_unstated(text: str) -> bool:
-    """Whether an answer says that the document does not answer the question."""
-    return _UNSTATED.search(normalise(text)) is not None
-
-
 def verdict(question: Question, answer: str) -> str:
     """Why an answer is wrong; empty for a right one.
 
@@ -39,7 +34,7 @@ def verdict(question: Question, answer: str) -> str:
         if says(answer, wording):
             return f"also says {wording}"
     if not question.answers:
-        if not says_unstated(answer):
+        if not _UNSTATED.search(normalise(answer)):
             return "does not say that it is not stated"
         more = set(normalise(answer).split()) - set(normalise(question.question).split())
         numbers = sorted(word for word in more if word[0].isdigit())

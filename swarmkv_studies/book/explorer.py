@@ -10,14 +10,13 @@ from typing import Any
 from gguf import GGML_QUANT_SIZES
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from swarmkv_lab.files import DATA
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES, UBATCH, ggml_type, pad
 from swarmkv_studies.common.costmodel import CostModel
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.common.style import PHASES, STRATEGY
 from swarmkv_studies.kv_sizing.memory import TAIL
-from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL, on_gpus
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 4096, 8192, 16_384, 32_768, 65_536, 131_072)
 _LINKS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 100_000, 400_000)  # 10^6 bits per second
@@ -118,10 +117,10 @@ def _speeds(source: Measurements, races: dict[str, Any]) -> list[dict[str, Any]]
     found: list[tuple[str, str | None, float | None, str]] = [("fitted", _DEFAULT_MODEL, None, where)]
     found += [("published", "qwen2.5-7b", PUBLISHED_PREFILL, "Qwen2.5-7B Q4_K_M, GTX 1080")]
     found += [("measured", _DEFAULT_MODEL, races["perSecond"], f"{races['where']}, {races['tokens']:,} tokens")]
-    for path in sorted((DATA / "gpu").glob("*/bench.json")):
-        bench, name = Measurements(path.parent).bench, path.parent.name.replace("default", _DEFAULT_MODEL)
-        env, prefill_ms = bench["environment"], bench["summary"]["shared"]["prefill_ms"]
-        found += [("measured", name, 1e3 * env["settings"]["depth"] / prefill_ms, f"{env['model']}, {env['gpu']}")]
+    for name, gpu in on_gpus().items():
+        env, prefill_ms = gpu.bench["environment"], gpu.bench["summary"]["shared"]["prefill_ms"]
+        model = name.replace("default", _DEFAULT_MODEL)
+        found += [("measured", model, 1e3 * env["settings"]["depth"] / prefill_ms, f"{env['model']}, {env['gpu']}")]
     found += [("assumed", None, speed, "") for speed in _ASSUMED]
     return [dict(zip(("kind", "model", "perSecond", "where"), each, strict=True)) for each in found]
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.files import DATA, ROOT
-from swarmkv_lab.sizing.catalogue import geometry
 from swarmkv_studies.book.explorer import explorer
 from swarmkv_studies.common.measurements import Measurements, measurements
 from swarmkv_studies.kv_sizing.memory import bytes_by_model
@@ -21,6 +20,7 @@ from swarmkv_studies.many_machines.shipping import break_even_table
 from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED_PREFILL
 
 FIGURES = ROOT / "figures"
+_H200 = measurements("gpu/qwen2.5-7b")
 _SHAPES = "predicted from the models' shapes (data/catalogue.csv, data/headers.toml), KV in f16"
 
 
@@ -54,10 +54,6 @@ def draw(source: Measurements, folder: Path) -> list[Path]:
     about_data = Path(os.path.relpath(DATA / "README.md", folder)).as_posix()
     page.write_text(explorer(source, about_data), encoding="utf-8", newline="\n")
     return [*(folder / f"{exhibit.name}.{kind}" for exhibit in EXHIBITS for kind in ("png", "svg")), page]
-
-
-def _h200() -> Measurements:
-    return measurements("gpu/qwen2.5-7b")
 
 
 # fmt: off
@@ -95,7 +91,7 @@ EXHIBITS = (
         "A bar over the whole length, half keys and half values; below it the first ten fields as boxes with their "
         "names and bytes, nine small ones and the keys of the first layer.",
         lambda m: studies.snapshot_layout(
-            lab.SequenceState.predicted(geometry("smollm2-135m"), 3501).parts,
+            lab.SequenceState.predicted(lab.geometry("smollm2-135m"), 3501).parts,
             f"smollm2-135m, 3,501 tokens, {_SHAPES}")),
     Exhibit("strategies", "03_naive_vs_fanout", "bench.json",
         "All strategies, from the call: when the first and the last agent have their first token, and when all have "
@@ -132,8 +128,8 @@ EXHIBITS = (
         "Falling curves over a logarithmic axis of tokens per second. All begin near two times; those of swarmkv fall "
         "below a dotted line at one, those of shared stay above it.",
         lambda m: studies.break_even(
-            {"this processor, SmolLM2-135M": m.grid, "NVIDIA H200, Qwen2.5-7B": _h200().grid},
-            caption=f"{m.grid_caption}\n{_h200().grid_caption}")),
+            {"this processor, SmolLM2-135M": m.grid, "NVIDIA H200, Qwen2.5-7B": _H200.grid},
+            caption=f"{m.grid_caption}\n{_H200.grid_caption}")),
     Exhibit("packing", "04_depth_and_agents", "grid.csv",
         "How much work per agent is saved if all agents are packed into one batch (batched) instead of decoded one "
         "after another (shared): little for two, and more for each further agent, at any depth.",

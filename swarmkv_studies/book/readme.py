@@ -1,6 +1,5 @@
 """README.md from its template and the numbers in data/: python -m swarmkv_studies.book.readme writes it."""
 
-import json
 from pathlib import Path
 
 import jinja2
@@ -8,19 +7,18 @@ import pandas as pd
 
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.files import DATA, REFERENCE, ROOT
-from swarmkv_studies.answers.quality import read_study
+from swarmkv_lab.files import REFERENCE, ROOT
 from swarmkv_studies.answers.score import score
-from swarmkv_studies.common.speedup import as_words, quartiles, short, speedups
+from swarmkv_studies.common.measurements import measurements
+from swarmkv_studies.common.speedup import as_words, factor, quartiles, speedups, with_spread
 from swarmkv_studies.composing.quality import composed_quality
-from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured
+from swarmkv_studies.naive_vs_fanout.article_table import PUBLISHED, measured, on_gpus
 from swarmkv_studies.peers.verdict import AT_ONCE, IN_TURNS, verdict
 from swarmkv_studies.serving.bench import APART, LEADING, OURS, ROLES_FIRST, SLOTS
 from swarmkv_studies.serving.figures import times_by_round
 
 TEMPLATE = Path(__file__).with_name("README.md.j2")
 README = ROOT / "README.md"
-GPU = DATA / "gpu/qwen2.5-7b"
 
 
 def rendered() -> str:
@@ -36,46 +34,39 @@ def numbers() -> dict[str, str]:
 
 def _article() -> dict[str, str]:
     """The article's experiment with two agents, what becomes of it with more, and each strategy's row of the table."""
-    report = json.loads((REFERENCE / "bench.json").read_text(encoding="utf-8"))
-    about, runs = report["environment"], pd.DataFrame(report["runs"])
-    depth = about["settings"]["depth"]
-    gpu = pd.read_csv(GPU / "grid.csv")
-    cells = {
-        "2 agents, CPU": runs.drop(columns="agents"),
-        "8 agents, CPU": _at(pd.read_csv(REFERENCE / "grid.csv"), depth, 8),
-        "16 agents, H200": _at(gpu, depth, 16),
-    }
+    here, h200 = measurements(), measurements("gpu/qwen2.5-7b")
+    report, about = here.bench, here.bench["environment"]
+    runs, depth = pd.DataFrame(report["runs"]), about["settings"]["depth"]
+    eight, sixteen = (m.grid[(m.grid.depth == depth) & (m.grid.n_agents == n)] for m, n in ((here, 8), (h200, 16)))
     second = runs.assign(second_ms=[agents[1]["ttft_ms"] for agents in runs.agents])
-    activation = measured(report)["activation"]
+    activation = measured(report).loc["activation"]
     found = {
         "depth": f"{depth:,}",
         "answer": f"{about['settings']['max_tokens']}",
-        "published": short(PUBLISHED["end_to_end"][0] / PUBLISHED["end_to_end"][1]),
+        "published": factor(PUBLISHED["end_to_end"][0] / PUBLISHED["end_to_end"][1]),
         "rounds": f"{runs.repeat.nunique()}",
-        "gpu_rounds": f"{cells['16 agents, H200'].repeat.nunique()}",
+        "gpu_rounds": f"{sixteen.repeat.nunique()}",
         "model": about["model"],
         "machine": f"{about['processor']}, {about['cores']} cores",
-        "activation": f"{activation.ours:.0f} ms ({short(activation.factor['median'])})",
-        **_even(cells["8 agents, CPU"]),
-        "second": short(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
+        "activation": f"{activation.swarmkv:.0f} ms ({factor(activation['median'])})",
+        **_even(eight),
+        "second": factor(speedups(second, "second_ms", ["strategy"])["median"].swarmkv),
         "snapshot": f"{report['restore']['bytes'] / 1e6:.1f} MB",
         "restore": f"{report['restore']['restore_ms']:.0f} ms",
     }
     for name in STRATEGIES:
-        found[name] = " | ".join(_cell(rows, name) for rows in cells.values())
+        found[name] = " | ".join(_cell(rows, name) for rows in (runs, eight, sixteen))
     return found
-
-
-def _at(runs: pd.DataFrame, depth: int, n_agents: int) -> pd.DataFrame:
-    return runs[(runs.depth == depth) & (runs.n_agents == n_agents)]
 
 
 def _even(runs: pd.DataFrame) -> dict[str, str]:
     """How long the same prefill took in the strategies' runs, and their factors had it taken as long as naive's."""
-    prefill, end = _by_round(runs, "prefill_ms"), _by_round(runs, "end_to_end_ms")
+    prefill, end = (
+        runs.pivot(index="repeat", columns="strategy", values=f"{time}_ms") for time in ("prefill", "end_to_end")
+    )
     seconds = prefill.median() / 1e3
     *first, last = (
-        short((end.naive / (end[n] - prefill[n] + prefill.naive)).median()) for n in STRATEGIES if n != BASELINE
+        factor((end.naive / (end[n] - prefill[n] + prefill.naive)).median()) for n in STRATEGIES if n != BASELINE
     )
     found = {"least_prefill": f"{seconds.min():.1f}", "most_prefill": f"{seconds.max():.1f}"}
     return found | {"alike": f"{', '.join(first)} and {last}"}
@@ -85,7 +76,8 @@ def _cell(runs: pd.DataFrame, strategy: str) -> str:
     """Median seconds, and how many times as early as naive."""
     median = runs[runs.strategy == strategy].end_to_end_ms.median() / 1e3
     seconds = f"{median:.{2 if median < 10 else 1}f} s"
-    return seconds if strategy == BASELINE else f"{seconds}: {_spread(speedups(runs, by=['strategy']).loc[strategy])}"
+    gain = speedups(runs, by=["strategy"]).loc[strategy]
+    return seconds if strategy == BASELINE else f"{seconds}: {with_spread(gain)}"
 
 
 def _exactness() -> dict[str, str]:
@@ -103,16 +95,15 @@ def _exactness() -> dict[str, str]:
 
 def _peers() -> dict[str, str]:
     """The fastest strategy beside the fastest of what people use today, in words."""
-    table = verdict(pd.read_csv(REFERENCE / "peers_1024.csv"), list(STRATEGIES))
+    table = verdict(measurements().peers, list(STRATEGIES))
     return {"in_turns": as_words(table.loc[IN_TURNS]), "at_once": as_words(table.loc[AT_ONCE])}
 
 
 def _serving() -> dict[str, str]:
     """How many times as early eight requests end on the lab's server as on llama-server with eight slots."""
-    rows = pd.read_csv(REFERENCE / "serving.csv")
-    times = {work: times_by_round(rows, work) for work in (ROLES_FIRST, LEADING, APART)}
+    times = {work: times_by_round(measurements().serving, work) for work in (ROLES_FIRST, LEADING, APART)}
     ratios = {work: each[SLOTS] / each[OURS] for work, each in times.items()}
-    found = {"serve_roles": short(ratios[ROLES_FIRST].median()), "serve_leading": short(ratios[LEADING].median())}
+    found = {"serve_roles": factor(ratios[ROLES_FIRST].median()), "serve_leading": factor(ratios[LEADING].median())}
     return found | {"serve_apart": as_words(quartiles(ratios[APART]))}
 
 
@@ -125,7 +116,7 @@ def _kinds() -> dict[str, str]:
 
 def _composed() -> dict[str, str]:
     """What taking cells from behind another role changes, as the server does it, beside what other positions do."""
-    quality = composed_quality(score(read_study(REFERENCE / "composed.csv"))).set_index("arm")
+    quality = composed_quality(score(measurements().composed)).set_index("arm")
     mine, floor = quality.loc["behind another role, k = 8"], quality.loc["full, 64 positions on"]
     return {
         "composed_same": f"{mine.n - mine.changed:.0f}",
@@ -139,21 +130,9 @@ def _composed() -> dict[str, str]:
 
 def _gpu() -> dict[str, str]:
     """The article's experiment on a GPU, with weights of the article's model's sizes."""
-    end = _by_round(pd.read_csv(GPU / "bench.csv"), "end_to_end_ms")
-    small = _by_round(pd.read_csv(DATA / "gpu/default/bench.csv"), "end_to_end_ms")
-    gains = {f"gpu_{name}": short((end.naive / end[name]).median()) for name in ("swarmkv", "shared")}
-    return gains | {"gpu_least": short((small.naive / small.swarmkv).median()), "gpu_pair_rounds": f"{len(end)}"}
-
-
-def _by_round(runs: pd.DataFrame, time: str) -> pd.DataFrame:
-    """A time in ms: a row per round, in which all strategies ran once in turn, and a column per strategy."""
-    return runs.pivot(index="repeat", columns="strategy", values=time)
-
-
-def _spread(gain: pd.Series) -> str:
-    """The median of the ratios within each round, and their quartiles: 1.86x (1.83 to 1.88); gain: of speedups."""
-    digits = 2 if gain["median"] < 10 else 1
-    return f"{gain['median']:.{digits}f}x ({gain.low:.{digits}f} to {gain.high:.{digits}f})"
+    gains, small = (speedups(on_gpus()[name].bench_runs, by=["strategy"]) for name in ("qwen2.5-7b", "default"))
+    found = {f"gpu_{name}": factor(gains["median"][name]) for name in ("swarmkv", "shared")}
+    return found | {"gpu_least": factor(small["median"].swarmkv), "gpu_pair_rounds": f"{gains.rounds.swarmkv}"}
 
 
 if __name__ == "__main__":

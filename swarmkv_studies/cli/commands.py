@@ -10,7 +10,6 @@ import swarmkv_lab as lab
 import swarmkv_studies as studies
 from swarmkv_lab.cli.options import checked, cut, open_model, options, require_one_of
 from swarmkv_lab.cli.program import STDOUT, Asked, Command, report, table
-from swarmkv_lab.errors import SwarmKVError
 
 _DEPTH = 3501
 Known = Callable[[], Mapping[str, Any]]
@@ -96,7 +95,7 @@ def size(asked: Asked) -> None:
     n_bytes = lab.snapshot_bytes(asked.source, asked.tokens, asked.kv_type)
     context_bytes = lab.context_bytes(asked.source, asked.tokens, asked.kv_type)
     per_token, each = None, f"{round(n_bytes / asked.tokens):,} per token on average"
-    with suppress(SwarmKVError):  # where no formula is known
+    with suppress(lab.SwarmKVError):  # where no formula is known
         per_token = lab.geometry(asked.source).bytes_per_token(asked.kv_type)
         each = f"{per_token:,} per token"
     record = {"source": asked.source, "tokens": asked.tokens, "kv_type": kv_type, "snapshot_bytes": n_bytes}

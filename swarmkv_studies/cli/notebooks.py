@@ -1,4 +1,4 @@
-"""The project's notebooks: find and execute them, and clean them for publication."""
+"""The project's notebooks: execute them, and clean them for publication."""
 
 import json
 import os
@@ -8,17 +8,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.files import ROOT
 from swarmkv_studies.common.profiles import PROFILE_VARIABLE
-
-
-def project_notebooks() -> list[Path]:
-    """The paths of the project's notebooks, in order. Raises SwarmKVError outside a checkout of the project."""
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    if not notebooks:
-        raise SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
-    return notebooks
 
 
 def execute(path: Path, profile_name: str) -> nbformat.NotebookNode:

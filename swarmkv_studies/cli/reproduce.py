@@ -7,11 +7,12 @@ import swarmkv_studies as studies
 from swarmkv_lab.cli.program import table
 from swarmkv_lab.files import REFERENCE, ROOT, RUNS
 from swarmkv_studies.book import gallery
-from swarmkv_studies.cli.notebooks import execute, project_notebooks
-from swarmkv_studies.cli.steps import BENCH, STEPS, Setup, require_for_reference, run_step
+from swarmkv_studies.cli.notebooks import execute
+from swarmkv_studies.cli.steps import BENCH, STEPS, Setup, run_step
 from swarmkv_studies.common.measurements import Measurements
 from swarmkv_studies.common.summary import bench_text
 from swarmkv_studies.naive_vs_fanout.article_table import article_table
+from swarmkv_studies.peers import strategies as peers
 
 
 def reproduce(profile_name: str | None = None, *, reference: bool = False, all_notebooks: bool = False) -> None:
@@ -25,21 +26,22 @@ def reproduce(profile_name: str | None = None, *, reference: bool = False, all_n
     """
     chosen = studies.profile(profile_name)
     everything = reference or all_notebooks or not chosen.notebooks
-    paths = project_notebooks()
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not paths:
+        raise lab.SwarmKVError("there is no notebooks folder beside swarmkv_lab: run this in a checkout of the project")
+    if reference and (missing := peers.missing(peers.PEERS)):  # before an hour is spent
+        raise lab.SwarmKVError(f"the reference cannot be measured here: {'; '.join(dict.fromkeys(missing.values()))}")
     notebooks = [path for path in paths if everything or path.stem in chosen.notebooks]
     data = REFERENCE if reference else RUNS / chosen.name
     data.mkdir(parents=True, exist_ok=True)
-    if reference:
-        require_for_reference()
     with lab.load_model() as model:
         setup = Setup(model, model.read(lab.load_document("dossier")), chosen, data)
         run_step(BENCH, setup)
         measured = Measurements(data)
         steps = [step for step in STEPS if step is not BENCH and (reference or step.for_readers)]
         ahead = f"{', '.join(step.name for step in steps)}, the figures and {len(notebooks)} notebooks"
-        print(
-            f"\n{table(article_table(measured.bench))}\n\n{bench_text(measured.bench)}\n\nNext: {ahead}.\n", flush=True
-        )
+        print("\nThe article's experiment; published: on a GTX 1080, with Qwen2.5-7B and 3,501 tokens\n")
+        print(f"{table(article_table(measured.bench))}\n\n{bench_text(measured.bench)}\n\nNext: {ahead}.\n", flush=True)
         for step in steps:
             run_step(step, setup)
     print("drawing the figures", flush=True)

@@ -21,25 +21,16 @@ def table(path: Path) -> pd.DataFrame:
     return pd.read_csv(path).drop(columns="machine", errors="ignore")
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _report(path: Path) -> dict[str, Any]:
-    report = _json(path)
+    report = json.loads(path.read_text(encoding="utf-8"))
     return report | {"summary": summarize(report["runs"])}
 
 
 def _environments(path: Path) -> list[dict[str, Any]]:
     """Where and how something was measured: of each model, on one machine."""
-    found = _json(path)
+    found = json.loads(path.read_text(encoding="utf-8"))
     found = found.get("environment", found)
     return [found] if "processor" in found else list(found.values())
-
-
-def _caption(path: Path) -> str:
-    *others, last = _environments(path)
-    return ", ".join([*(env["model"] for env in others), caption(last)])
 
 
 # What is not the table in NAME.csv: the file, and what makes an attribute of it.
@@ -67,7 +58,8 @@ class Measurements:
         stem = name.removesuffix("_caption")
         file, read = _READ.get(stem, (f"{stem}.csv", table))
         if stem != name:
-            file, read = Path(file).with_suffix(".json").name, _caption
+            *others, last = _environments(self._path(Path(file).with_suffix(".json").name))
+            return ", ".join([*(env["model"] for env in others), caption(last)])
         found = self.__dict__[name] = read(self._path(file))
         return found
 

@@ -59,9 +59,7 @@ PROFILES = {
             "smoke", 128, 128, 1, 1, 4, _SMOKE, (64, 1), 128,
             positions=128, live_depths=(16, 32, 48),
         ),
-        Profile(
-            "full", 3501, 3501, 8, 2, 16, _FULL, (1024, 8), 5000,
-        ),
+        Profile("full", 3501, 3501, 8, 2, 16, _FULL, (1024, 8), 5000),
     )
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Provenance: where and how a number was measured, so that it can be understood and repeated."""
+"""Provenance: where and how a number was measured, so that it can be understood and repeated; and how it is kept."""
 
 import platform
 import re
@@ -9,8 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 
+from swarmkv_lab.files import as_json, replacing
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION, gpus
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
@@ -39,6 +41,13 @@ def environment(model: Model, settings: ContextSettings = ContextSettings(), **a
         "n_threads": settings.threads,
         "settings": about | chosen,
     }
+
+
+def keep(path: Path, what: pd.DataFrame | dict[str, Any]) -> None:
+    """Write a table as CSV, or a report as JSON, as a whole: half a file would be kept the next time."""
+    text = what.to_csv(index=False) if isinstance(what, pd.DataFrame) else as_json(what, indent=1) + "\n"
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def processor() -> str:

@@ -47,6 +47,7 @@ class Plan:
     model: Model
     prefix: np.ndarray
     prompts: Mapping[str, np.ndarray]
+    rounds: Sequence[Round]
     strategies: Sequence[Strategy]
     """the baseline first, because the other strategies' answers are compared with its answers"""
     max_tokens: int
@@ -93,15 +94,18 @@ def plan(
     for strategy, this in product(chosen, rounds):
         lengths = {name: len(prompt) for name, prompt in _prompts_of(prompts, this.n_agents).items()}
         budget(model, strategy, this.depth, lengths, max_tokens, settings)
-    return Plan(model, prefix, prompts, chosen, max_tokens, settings, callback)
+    return Plan(model, prefix, prompts, rounds, chosen, max_tokens, settings, callback)
 
 
-def measure(plan: Plan, rounds: Sequence[Round], *, progress: bool = True) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
+def measure(
+    plan: Plan, rounds: Sequence[Round] | None = None, *, progress: bool = True
+) -> Iterator[tuple[Round, Run, pd.DataFrame]]:
     """Yield (round, run, exactness against naive); strategies take turns within each round (A B C, A B C).
 
-    If there are more agents than prompts, prompts are used again. exactness is empty if naive is not among the
-    strategies.
+    rounds: some of the plan's, by default all. If there are more agents than prompts, prompts are used again. exactness
+    is empty if naive is not among the strategies.
     """
+    rounds = plan.rounds if rounds is None else rounds
     for strategy in plan.strategies if rounds else ():  # a warm-up: memory pages, threads and caches
         plan.run(strategy, 64, max(this.n_agents for this in rounds), min(1, plan.max_tokens))
     total = len(rounds) * len(plan.strategies)
@@ -128,7 +132,7 @@ def race(
     """Run each strategy once on the same agents, after a warm-up: runs by strategy; arguments as in fan_out."""
     once, chosen = rounds([len(tokens)], [len(agents)], 1), ContextSettings(**settings)
     asked = plan(model, tokens, once, strategies, agents=agents, max_tokens=max_tokens, settings=chosen)
-    return {run.strategy: run for _, run, _ in measure(asked, once)}
+    return {run.strategy: run for _, run, _ in measure(asked)}
 
 
 def record(this: Round, run: Run, exactness: pd.DataFrame) -> dict[str, Any]:

@@ -16,27 +16,28 @@ _FEW_PERCENT = 1.05
 QUARTILES = {"low": 0.25, "median": 0.5, "high": 0.75}
 
 
-def ratios(runs: pd.DataFrame, time: str = "end_to_end_ms") -> pd.Series:
-    """naive's time over that of each run; NaN in a round without naive. runs: of a bench or a sweep, a row per run."""
-    naive = runs[runs.strategy == BASELINE].set_index(ROUND)[time]
-    same = naive.reindex(pd.MultiIndex.from_frame(runs[ROUND]))
-    return pd.Series(same.to_numpy() / runs[time].to_numpy(), runs.index)
-
-
 def speedups(
     runs: pd.DataFrame, time: str = "end_to_end_ms", by: Sequence[str] = ("depth", "n_agents", "strategy")
 ) -> pd.DataFrame:
     """Quartiles of the ratios over the rounds: a row per depth, number of agents and strategy.
 
-    Columns low, median, high and rounds. Without naive there are no rows.
+    runs: of a bench or a sweep, a row per run. Columns low, median, high and rounds. Without naive there are no rows,
+    and a round without it does not count.
     """
-    each = runs.assign(ratio=ratios(runs, time)).dropna(subset="ratio").groupby(list(by), sort=False).ratio
+    naive = runs[runs.strategy == BASELINE].set_index(ROUND)[time].rename("naive")
+    ratio = runs.join(naive, on=ROUND).naive / runs[time]
+    each = runs.assign(ratio=ratio).dropna(subset="ratio").groupby(list(by), sort=False).ratio
     return pd.DataFrame({name: each.quantile(q) for name, q in QUARTILES.items()} | {"rounds": each.size()})
 
 
-def times(factor: float) -> str:
+def times(ratio: float) -> str:
     """A factor with three digits: 1.90x, 52.3x, 151x."""
-    return f"{factor:.{max(0, 2 - len(str(int(factor))) + 1)}f}x"
+    return f"{ratio:.{max(0, 3 - len(str(int(ratio))))}f}x"
+
+
+def factor(ratio: float) -> str:
+    """A factor with two digits, but three below 2: 1.95x, 8.2x, 52x."""
+    return f"{ratio:.2f}x" if ratio < 2 else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 
 def with_spread(row: pd.Series) -> str:
@@ -59,9 +60,4 @@ def as_words(row: pd.Series) -> str:
     ratio = row["median"]
     if row.low <= 1 <= row.high or 1 / _FEW_PERCENT <= ratio <= _FEW_PERCENT:
         return "a tie"
-    return f"{short(ratio)} ahead" if ratio > 1 else f"{short(1 / ratio)} behind"
-
-
-def short(factor: float) -> str:
-    """A factor with the digits that mean something where the spread is not said: 1.23x, 8.2x, 38x."""
-    return f"{factor:.{2 if factor < 2 else 1 if factor < 10 else 0}f}x"
+    return f"{factor(ratio)} ahead" if ratio > 1 else f"{factor(1 / ratio)} behind"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from swarmkv_lab.cli.program import table
@@ -12,38 +11,30 @@ from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_studies.common.costmodel import ideal, packed_strategies
 from swarmkv_studies.common.speedup import speedups, with_spread
 
-_TIMES = [f"{what}_ms" for what in (
-    "prefill", "activation", "branch", "sample", "generate", "first_ttft", "ttft", "last_ttft", "end_to_end"
-)]  # fmt: skip
 _UNEVEN = 1.25
 """rounds whose times of the same work differ by more say that the machine was busy"""
 
 
 def summarize(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """A bench by strategy: median times in ms, speed-up, bytes and exactness.
+    """A bench by strategy, ready for JSON: median times in ms, speed-up, bytes and exactness (None: not compared).
 
     end_to_end_speedup is the median of the rounds' ratios to naive, end_to_end_quartiles their quartiles
     (common.speedup). end_to_end_ideal is the median of costmodel.ideal of naive's rounds.
     """
-    frame = pd.DataFrame(records).drop(columns="agents")
-    medians = frame.groupby("strategy", sort=False)[_TIMES].median()
-    has_naive, naive = BASELINE in medians.index, frame[frame.strategy == BASELINE]
+    frame = pd.DataFrame(records).astype({"max_abs_logit_diff": float})
+    groups, naive = frame.groupby("strategy", sort=False), frame[frame.strategy == BASELINE]
     gains = speedups(frame, by=["strategy"])
-    summary = {}
-    for strategy, median in medians.iterrows():
-        runs = frame[frame.strategy == strategy]
-        row: dict[str, Any] = {"rounds": len(runs), **median.to_dict()}
-        gain = gains.loc[strategy] if has_naive else None
-        row["end_to_end_speedup"] = None if gain is None else float(gain["median"])
-        row["end_to_end_quartiles"] = None if gain is None else [float(gain.low), float(gain.high)]
-        n_agents = int(runs.n_agents.iloc[0])
-        row["end_to_end_ideal"] = float(ideal(naive, n_agents).median()) if has_naive else None
-        row["kv_bytes"] = int(runs.kv_bytes.max())
-        if has_naive:
-            row["max_abs_logit_diff"] = float(runs.max_abs_logit_diff.max())
-            row["same_tokens"] = bool(runs.same_tokens.all())
-        summary[str(strategy)] = row
-    return summary
+    summary = groups[[name for name in frame if name.endswith("_ms")]].median()
+    summary = summary.assign(
+        rounds=groups.size(),
+        end_to_end_speedup=gains["median"],
+        end_to_end_quartiles=pd.Series([*zip(gains.low, gains.high, strict=True)], gains.index, dtype=object),
+        end_to_end_ideal=ideal(naive, naive.n_agents).median(),
+        kv_bytes=groups.kv_bytes.max(),
+        max_abs_logit_diff=groups.max_abs_logit_diff.max(),
+        same_tokens=groups.same_tokens.all() if len(naive) else None,
+    )
+    return summary.astype(object).where(summary.notna(), None).to_dict("index")
 
 
 def busy(report: Mapping[str, Any]) -> str:
@@ -88,11 +79,11 @@ def bench_text(report: Mapping[str, Any]) -> str:
 
 
 def _exactness(row: Mapping[str, Any]) -> str:
-    if "max_abs_logit_diff" not in row:
+    if row["same_tokens"] is None:
         return "-"
-    if np.isnan(row["max_abs_logit_diff"]):  # a peer's tokens
-        return "same tokens" if row["same_tokens"] else "other tokens"
     tokens = "same tokens" if row["same_tokens"] else "other tokens"
+    if row["max_abs_logit_diff"] is None:  # a peer's
+        return tokens
     return "same bits" if row["max_abs_logit_diff"] == 0 else f"logits within {row['max_abs_logit_diff']:.2g}, {tokens}"
 
 
@@ -126,24 +117,20 @@ def race_table(runs: pd.DataFrame) -> pd.DataFrame:
     same work each time, so its spread is the noise of the times above.
     """
     runs = runs.set_index("strategy")
-    rows = {
-        "prefill": "prefill_ms",
-        "first agent's TTFT": "first_ttft_ms",
-        "last agent's TTFT": "last_ttft_ms",
-        "end to end": "end_to_end_ms",
+    ms = {
+        "prefill": runs.prefill_ms,
+        "first agent's TTFT": runs.first_ttft_ms,
+        "last agent's TTFT": runs.last_ttft_ms,
+        "end to end": runs.end_to_end_ms,
+        "an agent's own work": runs.branch_ms + runs.sample_ms + runs.generate_ms,
     }
-    text = {
-        f"{name}, ms": runs[column].map(lambda ms: f"{ms:,.1f}" if ms < 10 else f"{ms:,.0f}")
-        for name, column in rows.items()
+    counts = {
+        "tokens computed": runs.computed_tokens,
+        "KV memory held, bytes": runs.kv_bytes,
+        "copied, bytes": runs.copied_bytes,
     }
-    own = runs.branch_ms + runs.sample_ms + runs.generate_ms
-    text["an agent's own work, ms"] = own.map("{:,.0f}".format)
-    for name, column in (
-        ("tokens computed", "computed_tokens"),
-        ("KV memory held, bytes", "kv_bytes"),
-        ("copied, bytes", "copied_bytes"),
-    ):
-        text[name] = runs[column].map("{:,.0f}".format)
+    text = {f"{name}, ms": each.map(lambda t: f"{t:,.1f}" if t < 10 else f"{t:,.0f}") for name, each in ms.items()}
+    text |= {name: each.map("{:,.0f}".format) for name, each in counts.items()}
     text["prefill against the shortest"] = (runs.prefill_ms / runs.prefill_ms.min()).map("{:.2f}".format)
     return pd.DataFrame(text).T
 

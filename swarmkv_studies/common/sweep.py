@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pandas as pd
 from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import Prompts
 from swarmkv_lab.fanout.strategies import STRATEGIES, Strategy
-from swarmkv_lab.files import as_json, reason, replacing, user_path
+from swarmkv_lab.files import as_json, reason, user_path
 from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_studies.common.provenance import environment
+from swarmkv_studies.common.provenance import environment, keep
 from swarmkv_studies.common.rounds import Plan, Round, measure, plan, record, rounds
 
 Rows = list[dict[str, Any]]
@@ -36,7 +36,6 @@ def sweep(
     agents: Prompts | None = None,
     max_tokens: int = 32,
     path: str | Path | None = None,
-    progress: bool = True,
     **settings: Any,
 ) -> pd.DataFrame:
     """Measure depths x n_agents x strategies x repeats: a DataFrame with a row per run (columns: data/README.md).
@@ -46,43 +45,34 @@ def sweep(
     that is missing; a file measured with other settings or on another machine is refused (SwarmKVError). Without a
     path, an interrupt returns the complete rounds, with a warning. The other arguments are as in fan_out.
     """
-    grid = rounds(depths, n_agents, repeats)
     how: dict[str, Any] = {"max_tokens": max_tokens, "settings": ContextSettings(**settings)}
-    asked = plan(model, tokens, grid, strategies, agents=agents, **how)
-    return sweep_rounds(asked, grid, path=path, progress=progress)
+    asked = plan(model, tokens, rounds(depths, n_agents, repeats), strategies, agents=agents, **how)
+    return sweep_rounds(asked, path)
 
 
-def sweep_rounds(
-    plan: Plan, rounds: Sequence[Round], *, path: str | Path | None = None, progress: bool = True
-) -> pd.DataFrame:
-    """Like sweep, for a Plan and any list of its rounds."""
+def sweep_rounds(plan: Plan, path: str | Path | None = None) -> pd.DataFrame:
+    """Like sweep, for a Plan, whose rounds may be of any points."""
     names = [strategy.name for strategy in plan.strategies]
     file = None if path is None else user_path(path)
     rows = [] if file is None else _kept(file, _about(plan))
     measured = {(_round(row), row["strategy"]) for row in rows}
-    left = [this for this in rounds if not all((this, name) in measured for name in names)]
+    left = [this for this in plan.rounds if not all((this, name) in measured for name in names)]
+    new: Rows = []
     try:
-        for this, new in _complete(plan, left, progress):
-            rows = [row for row in rows if not (_round(row) == this and row["strategy"] in names)] + new
-            if file is not None:
-                _write(file, rows)
+        for this, run, exactness in measure(plan, left):
+            new.append(record(this, run, exactness))
+            if len(new) == len(names):  # the round is complete
+                rows = [row for row in rows if not (_round(row) == this and row["strategy"] in names)] + new
+                new = []
+                if file is not None:
+                    _write(file, rows)
     except KeyboardInterrupt:
         if file is not None or not rows:
             raise
         warnings.warn(f"interrupted: the {len(rows)} runs of complete rounds are returned", stacklevel=2)
     frame = pd.DataFrame(rows)
-    wanted = [_round(row) in rounds and row["strategy"] in names for row in rows]
+    wanted = [_round(row) in plan.rounds and row["strategy"] in names for row in rows]
     return frame[wanted].reset_index(drop=True)
-
-
-def _complete(plan: Plan, rounds: Sequence[Round], progress: bool) -> Iterator[tuple[Round, Rows]]:
-    """Each round with its runs, once all strategies have run."""
-    new: Rows = []
-    for measured in measure(plan, rounds, progress=progress):
-        new.append(record(*measured))
-        if len(new) == len(plan.strategies):
-            yield measured[0], new
-            new = []
 
 
 def _round(row: dict[str, Any]) -> Round:
@@ -100,13 +90,12 @@ def _kept(path: Path, about: dict[str, Any]) -> Rows:
     """The rows of a sweep's file, none where there is none yet. Raises SwarmKVError if it belongs to another sweep."""
     if path.suffix != ".csv":
         raise SwarmKVError(f"{path.name or path}: a sweep is saved in a file whose name ends in .csv")
-    sidecar, text = path.with_suffix(".json"), as_json(about, indent=1) + "\n"
+    sidecar = path.with_suffix(".json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.exists() or sidecar.exists()):
-            with replacing(sidecar) as file:
-                file.write(text.encode())
-        now, was = json.loads(text), json.loads(sidecar.read_text(encoding="utf-8"))
+            keep(sidecar, about)
+        now, was = json.loads(as_json(about)), json.loads(sidecar.read_text(encoding="utf-8"))
         differences = [f"{name} {was.get(name)!r}, now {now[name]!r}" for name in _SAME if was.get(name) != now[name]]
         rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*Round._fields, "strategy"])
     except (OSError, ValueError, AttributeError) as error:  # also a NUL in the path, or a file that is no CSV
@@ -122,5 +111,4 @@ def _write(path: Path, rows: Rows) -> None:
     """Write a sweep's file anew, as a whole. Raises SwarmKVError for rows with other columns than the file's."""
     if list(rows[0]) != list(rows[-1]):
         raise SwarmKVError(f"{path.name} has columns {list(rows[0])}, but a run now has {list(rows[-1])}: {_MEND}")
-    with replacing(path) as file:
-        file.write(pd.DataFrame(rows).to_csv(index=False).encode())
+    keep(path, pd.DataFrame(rows))

@@ -1,16 +1,19 @@
-"""Twins: GGUFs with a big model's KV geometry and very few weights, so that its cache can be measured anywhere."""
+"""Twins: GGUFs with a big model's KV geometry and very few weights, so that its cache can be measured anywhere.
+
+Full-size twins have all of a model's sizes and random weights: its speed without its words.
+"""
 
 import hashlib
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
 
-from swarmkv_lab.errors import SwarmKVError
+import swarmkv_lab as lab
 from swarmkv_lab.files import cache_folder, replacing
-from swarmkv_lab.sizing.geometry import KVGeometry
+from swarmkv_lab.sizing.catalogue import geometry as geometry_of
 
 
 class Sizes(NamedTuple):
@@ -26,30 +29,49 @@ class Sizes(NamedTuple):
 
 
 _SMALL = Sizes()
+# From the config.json of each model's page, as the catalogue.
+FULL_SIZES = {
+    "smollm2-135m": Sizes(576, 1536, 49_152, 9, tied=True),
+    "qwen2.5-0.5b": Sizes(896, 4864, 151_936, 14, tied=True),
+    "qwen2.5-7b": Sizes(3584, 18_944, 152_064, 28),
+}
+_BLOCK = np.dtype([("scale", "<f2"), ("weights", np.int8, 32)])  # of Q8_0
+_PERIOD = 1_000_003  # blocks that are drawn; a prime, so that no row begins where one before it began
 
 
-def twin(geometry: KVGeometry) -> Path:
+def twin(geometry: lab.KVGeometry) -> Path:
     """The path of a GGUF with this KV geometry, written into the cache folder on first use.
 
     Snapshot sizes and the times of capture, restore and share are those of the big model; prefill times are not. Token
     ids are 0 to 255; there is no vocabulary. Raises SwarmKVError for geometries that no twin can have.
     """
-    path = cache_folder("twins") / f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
-    if not is_twin(path, geometry):
-        with replacing(path) as fresh:
-            write_twin(Path(fresh.name), geometry)
+    name = f"twin-{hashlib.sha256(repr(geometry).encode()).hexdigest()[:16]}.gguf"
+    return _cached(name, geometry, Writer)
+
+
+def full_size_twin(name: str) -> Path:
+    """The path of a GGUF in Q8_0 with the sizes of a model of the catalogue, written into the cache folder once.
+
+    Its snapshots and all of its times are the model's, if that is in Q8_0 too; what it answers means nothing. It knows
+    token ids only. qwen2.5-7b takes 8.1 GB. Raises SwarmKVError for a name that is not in FULL_SIZES.
+    """
+    if name not in FULL_SIZES:
+        raise lab.SwarmKVError(f"no full-size twin of {name!r}: the sizes are known of {', '.join(FULL_SIZES)}")
+    return _cached(f"{name}-twin.Q8_0.gguf", geometry_of(name), FullSize, FULL_SIZES[name])
+
+
+def _cached(name: str, geometry: lab.KVGeometry, writer: "type[Writer]", sizes: Sizes = _SMALL) -> Path:
+    """A file of the cache folder, which is written unless its header says what the geometry says."""
+    path = cache_folder("twins") / name
+    with suppress(lab.SwarmKVError):  # it is missing or damaged
+        if lab.KVGeometry.from_gguf(path) == geometry:
+            return path
+    with replacing(path) as fresh:
+        writer(Path(fresh.name), geometry, sizes).write()
     return path
 
 
-def is_twin(path: Path, geometry: KVGeometry) -> bool:
-    """Whether a file's header says what the geometry says: not if it is missing, damaged or something else."""
-    try:
-        return KVGeometry.from_gguf(path) == geometry
-    except SwarmKVError:
-        return False
-
-
-def write_twin(path: Path, geometry: KVGeometry) -> Path:
+def write_twin(path: Path, geometry: lab.KVGeometry) -> Path:
     """Write the twin of a geometry to a path, and return the path. Raises SwarmKVError as ``twin``."""
     Writer(path, geometry).write()
     return path
@@ -58,11 +80,11 @@ def write_twin(path: Path, geometry: KVGeometry) -> Path:
 class Writer:
     """Writes one GGUF, in an architecture that has the geometry's kind of cache in llama.cpp."""
 
-    def __init__(self, path: Path, geometry: KVGeometry, sizes: Sizes = _SMALL) -> None:
+    def __init__(self, path: Path, geometry: lab.KVGeometry, sizes: Sizes = _SMALL) -> None:
         if len(set(geometry.heads)) > 1:
-            raise SwarmKVError("a twin needs the same number of KV heads in every layer")
+            raise lab.SwarmKVError("a twin needs the same number of KV heads in every layer")
         if geometry.head_dim_k % 2:
-            raise SwarmKVError(
+            raise lab.SwarmKVError(
                 f"a head of {geometry.head_dim_k} dimensions has no twin: RoPE rotates pairs of dimensions"
             )
         self.geometry = geometry
@@ -72,7 +94,7 @@ class Writer:
         self.rng = np.random.default_rng(0)
         alike = geometry.head_dim_k == geometry.head_dim_v
         if geometry.window and not alike:
-            raise SwarmKVError("a twin with sliding windows needs keys and values of the same size")
+            raise lab.SwarmKVError("a twin with sliding windows needs keys and values of the same size")
         self.arch = "gemma3" if geometry.window else "llama" if alike else "deepseek2"
         self.gguf = GGUFWriter(path, self.arch)
 
@@ -174,3 +196,28 @@ class Writer:
     def norm(self, name: str, n: int) -> None:
         """A norm that changes no scale."""
         self.gguf.add_tensor(f"{name}.weight", np.ones(n, np.float32))
+
+
+class FullSize(Writer):
+    """Gigabytes in seconds: each matrix is a piece, where chance says, of a long ribbon of random blocks."""
+
+    def __init__(self, path: Path, geometry: lab.KVGeometry, sizes: Sizes) -> None:
+        super().__init__(path, geometry, sizes)
+        self._ribbons: dict[int, np.ndarray] = {}
+
+    def matrix(self, name: str, n_out: int, n_in: int, *heads: int) -> None:
+        """A piece of the ribbon, Q8_0."""
+        n_blocks = n_out * n_in // 32
+        start = int(self.rng.integers(_PERIOD))
+        rows = self._ribbon(n_in, _PERIOD + n_blocks)[start : start + n_blocks].view(np.uint8).reshape(n_out, -1)
+        self.gguf.add_tensor(f"{name}.weight", rows, raw_dtype=GGMLQuantizationType.Q8_0)
+
+    def _ribbon(self, n_in: int, n_blocks: int) -> np.ndarray:
+        """At least so many blocks of weights of variance 1 / n_in, as a twin's are; the same ones again and again."""
+        if n_in not in self._ribbons:
+            self._ribbons[n_in] = drawn = np.empty(_PERIOD, _BLOCK)
+            drawn["weights"] = weights = self.rng.integers(-127, 128, (_PERIOD, 32), np.int8)
+            drawn["scale"] = 1 / (weights[:1000].std() * np.sqrt(n_in))
+        if len(self._ribbons[n_in]) < n_blocks:
+            self._ribbons[n_in] = np.resize(self._ribbons[n_in][:_PERIOD], n_blocks)
+        return self._ribbons[n_in]

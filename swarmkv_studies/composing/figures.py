@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
-from swarmkv_studies.common.widgets.explorer import LOOK, Explorer
+from swarmkv_studies.common.widgets import LOOK, Explorer
 from swarmkv_studies.composing.quality import MOVED
 from swarmkv_studies.composing.study import BEHIND, FULL
 
@@ -48,8 +48,6 @@ def right_aligned(
 
 class RightAligned(Explorer):
     """right_aligned for roles and recomputed tokens that sliders set."""
-
-    name = "right_aligned"
 
     def __init__(self, document: int = 3501) -> None:
         self.document = document

@@ -5,9 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.fanout.documents import load_document
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.prefill import prefill
+import swarmkv_lab as lab
 from swarmkv_studies.answers.quality import quality
 from swarmkv_studies.answers.questions import parts
 from swarmkv_studies.composing.study import ARMS, NEUTRAL, OTHER, ROLES
@@ -38,19 +36,19 @@ def _interval(values: pd.Series) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def composed_seam(model: Model, n_tokens: int = 1024) -> pd.DataFrame:
+def composed_seam(model: lab.Model, n_tokens: int = 1024) -> pd.DataFrame:
     """How far a document's values are from those behind the agent's own role, by token after the seam.
 
     A row per prompt that they were computed behind and range of tokens, first to last. error: of a token's values, the
     norm of their difference over their own norm, mean over layers, tokens and the three roles. norm: of its values,
     over the median token's. The floor is a prefill behind the same role at other positions.
     """
-    document = model.document(parts(load_document("dossier"), 4)[0])[:n_tokens]
+    document = model.document(parts(lab.load_document("dossier"), 4)[0])[:n_tokens]
     at = max(len(model.head(role)) for role in ROLES.values())
 
     def values(behind: str | None, on: int = 0) -> np.ndarray:
         """Float32 (layers, tokens, elements)."""
-        state = prefill(model, document, behind=behind, at=at + on, progress=False).state()
+        state = lab.prefill(model, document, behind=behind, at=at + on, progress=False).state()
         layers = [state.values(layer).reshape(len(document), -1) for layer in range(model.geometry.n_layer)]
         return np.stack(layers)
 

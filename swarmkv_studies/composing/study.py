@@ -1,22 +1,24 @@
-"""The same questions by agents with roles of their own, over cells that were computed behind something else."""
+"""The same questions by agents with roles of their own, over cells that were computed behind something else.
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+And, in rounds, how early eight such agents end.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from itertools import product, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
-from swarmkv_lab.fanout.outcome import kl_divergence
-from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.model import Model
+import swarmkv_lab as lab
+from swarmkv_lab.errors import whole_number
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_studies.answers.questions import Question, Questions, parts
+from swarmkv_studies.answers.questions import Question, Questions, load_questions, parts
 from swarmkv_studies.answers.study import INSTRUCTION, Rows, answer_row, ask_all
 
 FULL = "full"
@@ -34,6 +36,10 @@ ROLES = {
 OTHER = dict(zip(ROLES, [*list(ROLES)[1:], *ROLES], strict=False))  # whose cells an agent reads
 _FORCED = 16  # tokens of the reference's answer, after each of which predictions are compared
 _AGENT, _CELLS, _BRANCHES = 0, 1, 3  # sequences: the agent's, up to two documents', and the questions'
+_FOR = ("the buyer", "the seller", "a bank", "an insurer", "the board", "a regulator", "the press", "a court")
+_WAYS = {BASELINE: False, "composed": False, "composed, packed": True}
+_KEPT = ["end_to_end_ms", "first_ttft_ms", "last_ttft_ms", "prefill_ms", "share_ms"]
+_KEPT += ["prompt_tokens", "computed_tokens", "copied_bytes"]
 
 
 class Arm(NamedTuple):
@@ -79,7 +85,7 @@ ARMS = {
 
 
 def composed_study(
-    model: Model,
+    model: lab.Model,
     questions: Questions = None,
     document: str | Path = "dossier",
     *,
@@ -87,7 +93,6 @@ def composed_study(
     n_parts: int = 4,
     max_tokens: int = 40,
     path: str | Path | None = None,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Ask all questions in each of the ways of ARMS, greedily: a DataFrame, a row per answer, for ``score``.
 
@@ -95,13 +100,9 @@ def composed_study(
     the arm's reference, mean over the question's last token and up to 16 tokens of the reference's answer. own_tokens:
     of the prompt, decoded for this agent alone. The rest is as in ``ask_all``.
     """
-
-    def part(text: str, asked: Sequence[Question]) -> Callable[[str], Rows]:
-        one = _Part(model, text, asked, max_tokens)
-        return lambda arm: one.rows(ARMS[arm])
-
-    how: dict[str, Any] = {"n_parts": n_parts, "path": path, "progress": progress}
-    return ask_all(model, part, questions, document, arms, ARMS, **how)
+    return ask_all(
+        model, partial(_Part, model, max_tokens), questions, document, arms, ARMS, n_parts=n_parts, path=path
+    )
 
 
 class _Answer(NamedTuple):
@@ -115,7 +116,7 @@ class _Answer(NamedTuple):
 class _Part:
     """A part of the document, whole and as two, and its questions with their roles."""
 
-    def __init__(self, model: Model, text: str, questions: Sequence[Question], max_tokens: int) -> None:
+    def __init__(self, model: lab.Model, max_tokens: int, text: str, questions: Sequence[Question]) -> None:
         self.model, self.max_tokens = model, max_tokens
         self.questions = list(questions)
         self.role = {question.id: list(ROLES)[i % len(ROLES)] for i, question in enumerate(questions)}
@@ -135,7 +136,7 @@ class _Part:
         rows = []
         for it in reference if arm == ARMS[arm.reference] else self._answered(arm, reference):
             against = next(one for one in reference if one.id == it.id)
-            kl = float(np.mean([kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
+            kl = float(np.mean([lab.kl_divergence(p, q) for p, q in zip(against.logits, it.logits, strict=True)]))
             row = {"id": it.id, "role": self.role[it.id], "own_tokens": it.own_tokens, "kl": float(f"{kl:.3e}")}
             rows.append(row | answer_row(self.model, it.tokens))
         return rows
@@ -162,7 +163,7 @@ class _Part:
                     yield _Answer(question.id, answers[i], logits[i], own + len(prompts[i]))
                     ctx.clear(i)
 
-    def _prepare(self, ctx: Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
+    def _prepare(self, ctx: lab.Context, arm: Arm, role: str, documents: list[np.ndarray]) -> int:
         """Have role and documents in the agent's sequence; the number of tokens that were decoded for this agent."""
         if arm.document_first:
             if not ctx.n_past():
@@ -190,13 +191,13 @@ class _Part:
             ctx.splice(_CELLS + i, _AGENT)
         return len(head) + arm.recompute * len(documents)
 
-    def _cells(self, document: int, behind: str, at: int) -> KVSnapshot:
+    def _cells(self, document: int, behind: str, at: int) -> lab.KVSnapshot:
         """A document's cells from a position on."""
         before = (ROLES | {"a neutral prompt": NEUTRAL}).get(behind)
-        return prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
+        return lab.prefill(self.model, self.documents[document], behind=before, at=at, progress=False)
 
     def _read(
-        self, ctx: Context, branches: Sequence[int], forced: Mapping[int, list[int]] | None
+        self, ctx: lab.Context, branches: Sequence[int], forced: Mapping[int, list[int]] | None
     ) -> tuple[dict[int, list[int]], dict[int, list[np.ndarray]]]:
         """The branches' greedy answers, and their predictions along forced tokens, or their answers' own first ones.
 
@@ -216,3 +217,28 @@ class _Part:
             for i in tokens:
                 logits[i].append(ctx.logits(i))
         return answers, logits
+
+
+def role_agents(n: int = 8) -> dict[str, tuple[str, str]]:
+    """So many agents, each with a role of its own, of three lengths: {name: (role, question)}."""
+    roles = [f"You work for {who}. {list(ROLES.values())[i % len(ROLES)]}" for i, who in enumerate(_FOR)]
+    asked = load_questions()[: whole_number("n", n, 1, len(roles))]
+    return {one.id: (role, one.question) for one, role in zip(asked, roles, strict=False)}
+
+
+def composed_rounds(
+    model: lab.Model, document: np.ndarray, *, repeats: int = 8, n_agents: int = 8, max_tokens: int = 16
+) -> pd.DataFrame:
+    """Agents with roles of their own answer over a document's tokens: full prefills, composed, composed and packed.
+
+    A row per run, for ``speedups``; all three take turns in a round (repeat), after a warm-up. The composed runs
+    prefill the document too, once, behind the first agent's role.
+    """
+    agents, rows = role_agents(n_agents), []
+    for repeat in tqdm(range(-1, whole_number("repeats", repeats, 1)), desc="composed rounds", disable=None):
+        for way, packed in _WAYS.items():
+            ids = document if repeat >= 0 else document[:64]
+            run = lab.fan_out(model, ids, agents, way.partition(",")[0], max_tokens=max_tokens, packed=packed)
+            about = {"repeat": repeat, "strategy": way, "depth": len(ids), "n_agents": len(agents)}
+            rows.append(about | {name: run.metrics[name] for name in _KEPT})
+    return pd.DataFrame([row for row in rows if row["repeat"] >= 0])

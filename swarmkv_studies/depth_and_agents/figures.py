@@ -61,8 +61,7 @@ def latency(runs: pd.DataFrame, caption: str = "") -> Figure:
         }
         depths = shown[shown.n_agents == n].depth
         few, many = (f"{gains[at, n, 'shared']:.1f}x at {at:,} tokens" for at in (depths.min(), depths.max()))
-        message = f"{n} agents end earlier with shared: {few}, {many}"
-        headline(figure, message, key)
+        headline(figure, f"{n} agents end earlier with shared: {few}, {many}", key)
     return figure
 
 
@@ -205,6 +204,6 @@ def break_even(grids: Mapping[str, pd.DataFrame], depth: int = 3501, n_agents: i
     return figure
 
 
-def _span(values: pd.Series | pd.Index) -> str:
+def _span(values: pd.Series) -> str:
     """The smallest and the largest value, or one of them where they are the same."""
     return " to ".join(f"{value:,g}" for value in dict.fromkeys([values.min(), values.max()]))

@@ -20,18 +20,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.fan_out import fan_out
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.files import CACHE_VARIABLE, REFERENCE, replacing
+from swarmkv_lab.files import CACHE_VARIABLE, REFERENCE
 from swarmkv_lab.llama.api import LLAMA_CPP_VERSION
-from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.sizing.catalogue import snapshot_bytes
-from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_studies.common.provenance import processor
+from swarmkv_studies.common.provenance import keep, processor
 from swarmkv_studies.peers.build import program
 
 GENERATOR = "test-llama-archs"
@@ -57,7 +51,7 @@ def generate(folder: Path) -> list[Path]:
     command = [str(program(GENERATOR)), "-s", "1", "-o", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        raise SwarmKVError(f"{GENERATOR} failed: {done.stderr.strip()[-800:]}")
+        raise lab.SwarmKVError(f"{GENERATOR} failed: {done.stderr.strip()[-800:]}")
     return sorted(folder.glob("*.gguf"))
 
 
@@ -85,8 +79,8 @@ def _in_a_process(path: Path) -> dict[str, Any]:
 def facts(path: Path) -> Iterator[dict[str, Any]]:
     """What there is to say of one GGUF, part by part, so that a crash loses only what comes after it."""
     try:
-        model = load_model(path, n_gpu_layers=0)
-    except SwarmKVError as error:
+        model = lab.load_model(path, n_gpu_layers=0)
+    except lab.SwarmKVError as error:
         yield {"refused": _line(error, path)}
         return
     with model:
@@ -94,25 +88,25 @@ def facts(path: Path) -> Iterator[dict[str, Any]]:
         draw = np.random.default_rng(0).integers
         document = draw(0, model.n_vocab, DOCUMENT, np.int32)
         agents = {str(n): draw(0, model.n_vocab, n, np.int32) for n in QUESTIONS}
-        run = cache(partial(fan_out, model, document, agents, max_tokens=ANSWER, swa_full=True, n_threads=1))
+        run = cache(partial(lab.fan_out, model, document, agents, max_tokens=ANSWER, swa_full=True, n_threads=1))
         parts: dict[str, Callable[[], Any]] = {
             "kind": lambda: _kind(model, document),
-            "bytes": lambda: prefill(model, document, progress=False).nbytes,
-            "predicted_bytes": lambda: snapshot_bytes(model.path, DOCUMENT),
-            **{name: partial(_difference, run, name) for name in STRATEGIES if name != BASELINE},
+            "bytes": lambda: lab.prefill(model, document, progress=False).nbytes,
+            "predicted_bytes": lambda: lab.snapshot_bytes(model.path, DOCUMENT),
+            **{name: partial(_difference, run, name) for name in lab.STRATEGIES if name != BASELINE},
         }
         reasons = defaultdict[str, list[str]](list)
         for name, part in parts.items():
             try:
                 yield {name: part()}
-            except SwarmKVError as error:
+            except lab.SwarmKVError as error:
                 reasons[_line(error, path)].append(name)
                 yield {"refused": "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())}
 
 
-def _kind(model: Model, document: np.ndarray) -> str:
+def _kind(model: lab.Model, document: np.ndarray) -> str:
     if model.kind.recurrent:
-        half, whole = (prefill(model, document[:n], progress=False).nbytes for n in (DOCUMENT // 2, DOCUMENT))
+        half, whole = (lab.prefill(model, document[:n], progress=False).nbytes for n in (DOCUMENT // 2, DOCUMENT))
         return "recurrent" if half == whole else "hybrid"
     return "windowed" if model.kind.window else "several axes" if model.kind.has_axes else "plain"
 
@@ -122,7 +116,7 @@ def _difference(run: Callable[[str], Run], name: str) -> float:
     return run(name).compare(run(BASELINE)).max_abs_logit_diff.max()
 
 
-def _line(error: SwarmKVError, path: Path) -> str:
+def _line(error: lab.SwarmKVError, path: Path) -> str:
     return " ".join(str(error).replace(str(path), path.name).split())
 
 
@@ -135,8 +129,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = architectures(generate(Path(folder)))
     where = f"{processor()}, llama.cpp of llama-cpp-python {LLAMA_CPP_VERSION}"
-    with replacing(REFERENCE / "architectures.csv") as file:
-        file.write(table.assign(machine=where).to_csv(index=False).encode())
+    keep(REFERENCE / "architectures.csv", table.assign(machine=where))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,12 @@
 from typing import Any
 
 import ipywidgets
-import pandas as pd
 from matplotlib.figure import Figure
 
 import swarmkv_studies as studies
 from swarmkv_lab.sizing.catalogue import catalogue, geometry
 from swarmkv_lab.sizing.geometry import KV_TYPES
-from swarmkv_studies.common.widgets.explorer import LOOK, Explorer, html_table, size
+from swarmkv_studies.common.widgets import LOOK, Explorer, html_table, size
 from swarmkv_studies.kv_sizing.memory import (
     LAYOUTS,
     MOST_AGENTS,
@@ -32,8 +31,6 @@ class SizingExplorer(Explorer):
     The weights (4.85 bits each) take their part of the memory first. ``numbers``: the numbers shown, predicted by
     KVGeometry and memory.
     """
-
-    name = "sizing"
 
     def __init__(self, model: str = "qwen2.5-7b", tokens: int = 3501, agents: int = 8, budget_gb: int = 8) -> None:
         self.model = ipywidgets.Dropdown(options=list(catalogue().index), value=model, description="Model", **LOOK)
@@ -63,18 +60,14 @@ class SizingExplorer(Explorer):
             numbers[f"{layout}_fit"] = agents_that_fit(shape, budget=left, layout=layout, **how)
         return numbers
 
-    def data(self) -> pd.DataFrame:
-        """KV bytes by number of agents, copied and shared."""
-        return memory_by_agents(geometry(self.model.value), most=_DRAWN, **self._how)
-
     def figure(self) -> Figure:
         """Weights and KV memory against agents, for the current values of the controls."""
         numbers = self.numbers
         fit = {layout: numbers[f"{layout}_fit"] for layout in LAYOUTS}
+        frame = memory_by_agents(geometry(self.model.value), most=_DRAWN, **self._how)
         title = f"{self.model.value}, {self.tokens.value:,} tokens"
-        budget = self.budget.value * 10**9
-        weights = numbers["weights_bytes"]
-        return studies.memory_against_agents(self.data(), budget, self.agents.value, fit, title, self.settings, weights)
+        about = (self.budget.value * 10**9, self.agents.value, fit, title, self.settings, numbers["weights_bytes"])
+        return studies.memory_against_agents(frame, *about)
 
     def words(self) -> str:
         """The numbers as a table."""
@@ -93,7 +86,7 @@ class SizingExplorer(Explorer):
     @property
     def _how(self) -> dict[str, Any]:
         kv_type = (self.key_type.value, self.value_type.value)
-        return {"n_tokens": self.tokens.value, "tail": TAIL, "kv_type": kv_type}
+        return {"n_tokens": self.tokens.value, "kv_type": kv_type}
 
 
 sizing_explorer = SizingExplorer

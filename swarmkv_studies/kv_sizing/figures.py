@@ -9,14 +9,14 @@ from matplotlib.lines import Line2D
 from swarmkv_studies.common.style import BASELINE, OURS, headline, sheet, ticks_at
 from swarmkv_studies.kv_sizing.memory import MOST_AGENTS
 
+# kind: (label, colour, marker)
 KINDS = {
-    "all tokens, keys and values of each head (MHA)": ("#D55E00", "s"),
-    "all tokens, heads share keys and values (GQA)": ("#0072B2", "o"),
-    "all tokens, compressed (MLA)": ("#CC79A7", "^"),
-    "in most layers the last tokens alone (windows)": ("#009E73", "D"),
-    "in most layers a state of fixed size (hybrid)": ("#E69F00", "v"),
+    "MHA": ("all tokens, keys and values of each head (MHA)", "#D55E00", "s"),
+    "GQA": ("all tokens, heads share keys and values (GQA)", "#0072B2", "o"),
+    "MLA": ("all tokens, compressed (MLA)", "#CC79A7", "^"),
+    "sliding window": ("in most layers the last tokens alone (windows)", "#009E73", "D"),
+    "hybrid": ("in most layers a state of fixed size (hybrid)", "#E69F00", "v"),
 }
-_SHORT = dict(zip(("MHA", "GQA", "MLA", "sliding window", "hybrid"), KINDS, strict=True))
 
 
 def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Figure:
@@ -29,7 +29,7 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
     with sheet(1.9 + 0.2 * len(frame), caption) as figure:
         ax = figure.subplots()
         for y, row in enumerate(frame.itertuples()):
-            colour, marker = KINDS[_SHORT[row.kind]]
+            _, colour, marker = KINDS[row.kind]
             ax.plot([least / 2, row.kb], [y, y], color="#DDDDDD", linewidth=1, zorder=1)
             ax.plot(row.kb, y, marker, color=colour, markersize=7)
             ax.text(row.kb * 1.09, y, f"{row.kb:,.3g}", va="center", fontsize=9)
@@ -38,8 +38,8 @@ def bytes_per_token(frame: pd.DataFrame, n_tokens: int, caption: str = "") -> Fi
         ax.set_yticks(range(len(frame)), frame.index)
         ax.tick_params(axis="y", length=0)
         ticks_at(ax.xaxis, [tick for tick in (1, 3, 10, 30, 100, 300, 1000) if least / 2 < tick < most * 1.5])
-        looks = {name: KINDS[name] for short, name in _SHORT.items() if short in set(frame.kind)}
-        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, (c, m) in looks.items()]
+        looks = [look for kind, look in KINDS.items() if kind in set(frame.kind)]
+        handles = [Line2D([], [], color=c, marker=m, linestyle="", label=name) for name, c, m in looks]
         ax.legend(handles=handles, loc="lower right", fontsize=8.5)
         headline(figure, f"What a model keeps decides its KV cache: {least:,.2g} to {most:,.0f} kB per token")
     return figure

@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.sizing.catalogue import geometry, is_file, snapshot_bytes
-from swarmkv_lab.sizing.geometry import KVGeometry, KVType
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
+import swarmkv_lab as lab
+from swarmkv_lab.sizing.catalogue import is_file
+from swarmkv_lab.sizing.geometry import KVType
 from swarmkv_studies.common.twins import twin
 
 
 def measure_kv(
-    source: str | Path | Model | KVGeometry,
+    source: str | Path | lab.Model | lab.KVGeometry,
     n_tokens: int,
     kv_type: KVType = "f16",
     *,
@@ -31,25 +29,25 @@ def measure_kv(
     of what is loaded here. settings: as in Context. Raises ContextBudgetError, with the bytes that are needed, if the
     machine's memory is too small.
     """
-    predicted = snapshot_bytes(source, n_tokens, kv_type, n_seq_max=2, swa_full=settings.get("swa_full", False))
+    predicted = lab.snapshot_bytes(source, n_tokens, kv_type, n_seq_max=2, swa_full=settings.get("swa_full", False))
     with ExitStack() as stack:
-        if isinstance(source, Model):
+        if isinstance(source, lab.Model):
             model = source
         else:
-            by_twin = isinstance(source, KVGeometry) or not is_file(source)
-            path = twin(geometry(source)) if by_twin else Path(str(source))
-            model = stack.enter_context(load_model(path, n_gpu_layers=n_gpu_layers))
+            by_twin = isinstance(source, lab.KVGeometry) or not is_file(source)
+            path = twin(lab.geometry(source)) if by_twin else Path(str(source))
+            model = stack.enter_context(lab.load_model(path, n_gpu_layers=n_gpu_layers))
         ctx = stack.enter_context(model.context(n_tokens, n_seq_max=2, kv_type=kv_type, **settings))
         tokens = np.random.default_rng(0).integers(0, model.n_vocab, n_tokens, dtype=np.int32)
         ctx.decode(tokens, progress=progress)
-        snapshot = KVSnapshot.capture(ctx, tokens)
+        snapshot = lab.KVSnapshot.capture(ctx, tokens)
         measured = ctx.state_bytes()
         return {
             "tokens": n_tokens,
             "predicted_bytes": predicted,
             "measured_bytes": measured,
             "difference": measured - predicted,
-            "capture_ms": _ms(lambda: KVSnapshot.capture(ctx, tokens)),
+            "capture_ms": _ms(lambda: lab.KVSnapshot.capture(ctx, tokens)),
             "restore_ms": _ms(lambda: snapshot.restore(ctx)),
             "share_ms": _ms(lambda: ctx.share(0, 1)),
         }

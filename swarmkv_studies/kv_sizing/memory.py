@@ -12,7 +12,7 @@ from swarmkv_lab.sizing.catalogue import catalogue, geometry, headers, snapshot_
 from swarmkv_lab.sizing.geometry import KVGeometry, KVType
 
 LAYOUTS = ("copied", "shared")
-TAIL = 256  # tokens of an agent's own, where nothing else is said: its question and answer
+TAIL = 256  # tokens of an agent's own: its question and answer
 MOST_AGENTS = 255  # llama.cpp has 256 sequences per context, and the document takes one
 # Of each kind some that people run in 2026; the article's model and the lab's.
 DOZEN = (
@@ -22,16 +22,14 @@ DOZEN = (
 Q4_K_M_BITS = 4.85  # bits per weight of that quantization, on average
 
 
-def agents_bytes(
-    geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, tail: int = TAIL, kv_type: KVType = "f16"
-) -> int:
-    """Bytes of KV cache of n_agents that read n_tokens and then add ``tail`` tokens each (predicted).
+def agents_bytes(geometry: KVGeometry, n_tokens: int, n_agents: int, *, layout: str, kv_type: KVType = "f16") -> int:
+    """Bytes of KV cache of n_agents that read n_tokens and then add TAIL tokens each (predicted).
 
     layout: "copied", one context per agent; "shared", one context with the document's cells once and all tails.
     """
     if layout == "copied":
-        return n_agents * geometry.cache_bytes(n_tokens + tail, kv_type)
-    return geometry.cache_bytes(n_tokens + n_agents * tail, kv_type, n_seq_max=1 + n_agents)
+        return n_agents * geometry.cache_bytes(n_tokens + TAIL, kv_type)
+    return geometry.cache_bytes(n_tokens + n_agents * TAIL, kv_type, n_seq_max=1 + n_agents)
 
 
 def agents_that_fit(geometry: KVGeometry, n_tokens: int, budget: int, **how: Any) -> int:
@@ -51,13 +49,13 @@ def weights_bytes(name: str) -> int:
     return int(catalogue().billions[name] * 1e9 * Q4_K_M_BITS / 8)
 
 
-def bytes_by_model(n_tokens: int, names: Sequence[str] = DOZEN, kv_type: KVType = "f16") -> pd.DataFrame:
+def bytes_by_model(n_tokens: int, names: Sequence[str] = DOZEN) -> pd.DataFrame:
     """What models keep of a document of n_tokens (predicted): a row per name, bytes_per_token and kind.
 
     kind: MHA, GQA, MLA, "sliding window" or "hybrid". A state of fixed size counts too, divided by the tokens.
     """
     kinds = catalogue().attention.to_dict() | {name: _kind(header["keeps"]) for name, header in headers().items()}
-    rows = {name: (snapshot_bytes(name, n_tokens, kv_type) / n_tokens, kinds[name]) for name in names}
+    rows = {name: (snapshot_bytes(name, n_tokens) / n_tokens, kinds[name]) for name in names}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["bytes_per_token", "kind"])
 
 
@@ -68,15 +66,13 @@ def _kind(keeps: str) -> str:
     return "MLA" if "latent" in keeps or "compressed" in keeps else "sliding window" if "others" in keeps else "GQA"
 
 
-def agents_by_budget(
-    names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int, *, tail: int = TAIL, kv_type: KVType = "f16"
-) -> pd.DataFrame:
+def agents_by_budget(names: Sequence[str], budgets_gb: Sequence[int], n_tokens: int) -> pd.DataFrame:
     """Agents that fit beside Q4_K_M weights (predicted): a row per model, budget (1e9 bytes) and layout."""
     if unknown := [name for name in names if name not in catalogue().index]:
         raise SwarmKVError(f"{unknown[0]!r} is not in the catalogue: {', '.join(catalogue().index)}")
     rows = []
     for name, gb, layout in product(names, budgets_gb, LAYOUTS):
         left = int(gb * 1e9) - weights_bytes(name)
-        n = agents_that_fit(geometry(name), n_tokens, left, layout=layout, tail=tail, kv_type=kv_type)
+        n = agents_that_fit(geometry(name), n_tokens, left, layout=layout)
         rows.append({"model": name, "budget_gb": gb, "layout": layout, "agents": n})
     return pd.DataFrame(rows)

@@ -16,13 +16,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
+import swarmkv_lab as lab
+from swarmkv_lab.errors import whole_number
 from swarmkv_lab.llama.api import default_threads
-from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.guard import LlamaGuard
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.sampling import GREEDY, generate_together
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 Answer = tuple[list[int], float]  # the tokens, and when the last one was there
 _DOCUMENT = 0
@@ -32,7 +29,7 @@ OUTCOMES = ("crashed", "hung", "wrong answers", "right by luck")
 
 
 def compare_guards(
-    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
+    model: lab.Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, max_tokens: int = 16, repeats: int = 3
 ) -> pd.DataFrame:
     """Let agents answer over one prefix in each of the variants, in turns: a row per variant and repeat.
 
@@ -43,11 +40,13 @@ def compare_guards(
     shared among the contexts that decode at the same time. Raises SwarmKVError for a model on a GPU.
     """
     if model.on_gpu:
-        raise SwarmKVError("contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards")
+        raise lab.SwarmKVError(
+            "contexts on one GPU share its queue: load the model with n_gpu_layers=0 to compare guards"
+        )
     rows = []
     with ExitStack() as open_contexts:
 
-        def context(n_threads: int) -> Context:
+        def context(n_threads: int) -> lab.Context:
             n_ctx = len(tokens) + sum(len(prompt) + max_tokens for prompt in prompts)
             settings = {"n_ctx": n_ctx, "n_seq_max": 1 << len(prompts).bit_length(), "n_threads": n_threads}
             return open_contexts.enter_context(model.context(**settings))
@@ -55,7 +54,7 @@ def compare_guards(
         cores = default_threads()
         whole = context(cores)
         whole.decode(tokens, _DOCUMENT)
-        snapshot = KVSnapshot.capture(whole, tokens)
+        snapshot = lab.KVSnapshot.capture(whole, tokens)
         share = max(1, cores // len(prompts))
         many = {n: [context(n) for _ in prompts] for n in (cores, share)}
         for ctx in chain(*many.values()):
@@ -78,7 +77,7 @@ def compare_guards(
 
 
 def trials_without_guard(
-    model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, trials: int = 5, rounds: int = 1
+    model: lab.Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], *, trials: int = 5, rounds: int = 1
 ) -> pd.DataFrame:
     """What happens without a lock, trial by trial: ``outcome``, one of OUTCOMES, and ``how`` it ended.
 
@@ -105,12 +104,12 @@ def _trial(asked: str) -> tuple[str, str]:
     return "crashed", f"status {code}" if code > 0 else signal.Signals(-code).name
 
 
-def _in_turns(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+def _in_turns(contexts: Sequence[lab.Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     (ctx,) = contexts
     return [_answer(ctx, seq_id, prompt, max_tokens) for seq_id, prompt in enumerate(prompts, 1)]
 
 
-def _together(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+def _together(contexts: Sequence[lab.Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     (ctx,) = contexts
     branches = dict(enumerate(prompts, 1))
     answers: dict[int, list[int]] = {seq_id: [] for seq_id in branches}
@@ -126,16 +125,16 @@ def _together(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_to
     return [(answer, end) for answer in answers.values()]
 
 
-def _in_threads(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+def _in_threads(contexts: Sequence[lab.Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     """A thread per agent: all in one context, or one context per agent."""
     with ThreadPoolExecutor(len(prompts)) as threads:
         return list(threads.map(_answer, cycle(contexts), count(1), prompts, repeat(max_tokens)))
 
 
-def _guarded_each(contexts: Sequence[Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
+def _guarded_each(contexts: Sequence[lab.Context], prompts: Sequence[np.ndarray], max_tokens: int) -> list[Answer]:
     shared = [ctx.guard for ctx in contexts]
     for ctx in contexts:
-        ctx.guard = LlamaGuard()
+        ctx.guard = lab.LlamaGuard()
     try:
         return _in_threads(contexts, prompts, max_tokens)
     finally:
@@ -143,7 +142,7 @@ def _guarded_each(contexts: Sequence[Context], prompts: Sequence[np.ndarray], ma
             ctx.guard = guard
 
 
-def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> Answer:
+def _answer(ctx: lab.Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> Answer:
     ctx.share(_DOCUMENT, seq_id)
     ctx.decode(prompt, seq_id)
     answer = list(ctx.stream(max_tokens, seq_id=seq_id)), time.perf_counter()
@@ -152,7 +151,7 @@ def _answer(ctx: Context, seq_id: int, prompt: np.ndarray, max_tokens: int) -> A
 
 
 # which contexts: 1 one for all agents; 2 one per agent, each with all cores; 3 one per agent, with a share of the cores
-VARIANTS: dict[str, tuple[int, Callable[[Sequence[Context], Sequence[np.ndarray], int], list[Answer]]]] = {
+VARIANTS: dict[str, tuple[int, Callable[[Sequence[lab.Context], Sequence[np.ndarray], int], list[Answer]]]] = {
     "in turns": (1, _in_turns),
     "threads, one context": (1, _in_threads),
     "threads, own contexts, one guard": (2, _in_threads),
@@ -167,7 +166,7 @@ class _NoGuard(nullcontext[None]):
     held = False
 
 
-def _unguarded(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> str:
+def _unguarded(model: lab.Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], rounds: int) -> str:
     """The outcome for agents in threads, if the process lives to tell it."""
     n_ctx = len(tokens) + sum(map(len, prompts)) + _ANSWER * len(prompts)
     ctx = model.context(n_ctx, n_seq_max=1 + len(prompts))
@@ -183,5 +182,5 @@ def _unguarded(model: Model, tokens: np.ndarray, prompts: Sequence[np.ndarray], 
 if __name__ == "__main__":
     path, rounds, *asked = json.load(sys.stdin)
     document, *questions = (np.array(ids, np.int32) for ids in asked)
-    with Model(path, n_gpu_layers=0) as loaded:
+    with lab.Model(path, n_gpu_layers=0) as loaded:
         print(_unguarded(loaded, document, questions, rounds))

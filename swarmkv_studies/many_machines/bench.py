@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab import cluster
+import swarmkv_lab as lab
 from swarmkv_lab.cluster import ClusterRun
 from swarmkv_lab.cluster.dispatch import local_cluster
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.fan_out import fan_out
-from swarmkv_lab.llama.model import Model
 
 
 def against_one_process(
-    model: Model,
+    model: lab.Model,
     tokens: np.ndarray,
     agents: Mapping[str, Any] | Sequence[Any],
     crews: Sequence[tuple[int, int]],
@@ -37,8 +34,8 @@ def against_one_process(
             for repeat in range(-1, repeats):  # a warm-up first
                 asked = (model, tokens, agents)
                 ways: dict[int, Callable[[], Any]] = {
-                    0: partial(fan_out, *asked, max_tokens=max_tokens),
-                    n_workers: partial(cluster.fan_out, client, *asked, max_tokens=max_tokens, progress=False),
+                    0: partial(lab.fan_out, *asked, max_tokens=max_tokens),
+                    n_workers: partial(lab.cluster.fan_out, client, *asked, max_tokens=max_tokens, progress=False),
                 }
                 order = list(ways)[:: -1 if repeat % 2 else 1]  # who is second is not always the same
                 runs = {workers: ways[workers]() for workers in order}
@@ -55,7 +52,9 @@ def against_one_process(
     return frame[frame.repeat >= 0].reset_index(drop=True)
 
 
-def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any, **how: Any) -> tuple[ClusterRun, str]:
+def run_with_a_death(
+    client: Any, model: lab.Model, tokens: np.ndarray, agents: Any, **how: Any
+) -> tuple[ClusterRun, str]:
     """A fan-out on a cluster of which a worker is killed (SIGKILL) while it works, once two answers are there.
 
     Returns the run and the dead worker's address. Raises SwarmKVError when nobody was at work any more.
@@ -68,9 +67,11 @@ def run_with_a_death(client: Any, model: Model, tokens: np.ndarray, agents: Any,
             killed.append(at_work[0])
             os.kill(int(run.infos[killed[0]].process.rpartition(":")[2]), signal.SIGKILL)
 
-    run = cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
+    run = lab.cluster.fan_out(client, model, tokens, agents, callback=kill, progress=False, **how)
     if not killed:
-        raise SwarmKVError(f"nobody was at work when two of {len(run.branches)} answers were there: ask more agents")
+        raise lab.SwarmKVError(
+            f"nobody was at work when two of {len(run.branches)} answers were there: ask more agents"
+        )
     return run, killed[0]
 
 

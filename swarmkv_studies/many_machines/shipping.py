@@ -11,12 +11,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.sizing.catalogue import geometry
+import swarmkv_lab as lab
+from swarmkv_lab.errors import whole_number
 from swarmkv_lab.sizing.geometry import KVType
-from swarmkv_lab.snapshot.prefill import prefill
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
 
 
 def break_even_bandwidth(model: Any, n_tokens: int, tokens_per_s: float, kv_type: KVType = "f16") -> float:
@@ -27,9 +24,9 @@ def break_even_bandwidth(model: Any, n_tokens: int, tokens_per_s: float, kv_type
     Model or a KVGeometry; errors as ``geometry``, and SwarmKVError for a speed that is not above 0.
     """
     if not tokens_per_s > 0:
-        raise SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
+        raise lab.SwarmKVError(f"tokens_per_s={tokens_per_s!r:.40}: it must be above 0, such as 10_000 for a GPU")
     n_tokens = whole_number("n_tokens", n_tokens, 1)
-    return geometry(model).snapshot_bytes(n_tokens, kv_type) * tokens_per_s / n_tokens
+    return lab.geometry(model).snapshot_bytes(n_tokens, kv_type) * tokens_per_s / n_tokens
 
 
 def break_even_table(prefills: Mapping[str, float], depths: Sequence[int]) -> pd.DataFrame:
@@ -40,20 +37,19 @@ def break_even_table(prefills: Mapping[str, float], depths: Sequence[int]) -> pd
 
 
 def ship_times(
-    model: Model, tokens: np.ndarray, bytes_per_s: Sequence[float], *, repeats: int = 2, progress: bool = True
+    model: lab.Model, tokens: np.ndarray, bytes_per_s: Sequence[float], *, repeats: int = 2, progress: bool = True
 ) -> pd.DataFrame:
     """Time two ways to a snapshot of the tokens, in turns: compute it, or load it over a link of each bandwidth.
 
     Returns a row per bandwidth and repeat: repeat, depth, bytes, bandwidth (bytes per second), load_ms, compute_ms, and
     same_bits: whether both gave the same state.
     """
-    snapshot = prefill(model, tokens, progress=False)
-    data, rows = pickle.dumps(snapshot), []
-    for repeat, rate in tqdm(
-        list(product(range(repeats), bytes_per_s)), unit="bandwidth", disable=not progress or None
-    ):
+    compute = partial(lab.prefill, model, tokens, progress=False)
+    snapshot = compute()
+    data, rows, todo = pickle.dumps(snapshot), [], list(product(range(repeats), bytes_per_s))
+    for repeat, rate in tqdm(todo, unit="bandwidth", disable=not progress or None):
         row = {"repeat": repeat, "depth": len(tokens), "bytes": snapshot.nbytes, "bandwidth": rate}
-        ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": partial(prefill, model, tokens, progress=False)}
+        ways = {"load_ms": partial(_arrived, data, rate), "compute_ms": compute}
         same = True
         for name, way in ways.items():
             start = time.perf_counter()
@@ -64,8 +60,8 @@ def ship_times(
     return pd.DataFrame(rows)
 
 
-def _arrived(data: bytes, rate: float) -> KVSnapshot:
+def _arrived(data: bytes, rate: float) -> lab.KVSnapshot:
     """A pickled snapshot after the time that a link of so many bytes per second takes; its checksums are compared."""
     time.sleep(len(data) / rate)
-    snapshot: KVSnapshot = pickle.loads(data)
+    snapshot: lab.KVSnapshot = pickle.loads(data)
     return snapshot

@@ -1,7 +1,7 @@
 """The article that the lab reproduces: what it published, and our run of the same experiment beside it."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.files import DATA
 from swarmkv_studies.common.measurements import Measurements, measurements
-from swarmkv_studies.common.speedup import QUARTILES, speedups, with_spread
+from swarmkv_studies.common.speedup import speedups, times, with_spread
 
 AUTHOR = "Anubhab Banerjee"
 TITLE = "Prefill Once, Fan Out: KV Snapshot Sharing for Multi-Agent LLM Pipelines"
@@ -31,28 +31,11 @@ PUBLISHED_PREFILL = 3501 / (PUBLISHED["activation"][0] / 1e3)
 OURS = "swarmkv"
 
 
-class Pair(NamedTuple):
-    """A time of the baseline and of SwarmKV, ms, and how many times as long the first one is."""
+def measured(report: Mapping[str, Any]) -> pd.DataFrame:
+    """Our results, counted as in PUBLISHED: a row for each, end_to_end and activation; report: from bench.
 
-    naive: float
-    ours: float
-    factor: pd.Series
-    """low, median, high, rounds (common.speedup)"""
-
-
-def published() -> dict[str, Pair]:
-    """The article's two results: end_to_end and activation. Of its three trials only the best is known in numbers."""
-
-    def pair(naive: float, ours: float) -> Pair:
-        return Pair(naive, ours, pd.Series(dict.fromkeys(QUARTILES, naive / ours) | {"rounds": 1}))
-
-    return {metric: pair(*two) for metric, two in PUBLISHED.items()}
-
-
-def measured(report: Mapping[str, Any]) -> dict[str, Pair]:
-    """Our two results, counted as in ``published``: median times, and the factor within a round; report: from bench.
-
-    The article's activation is its second agent's: the document's prefill alone for the baseline, but memory copy,
+    Columns naive and swarmkv (median times in ms), and those of common.speedup for the factor within a round. The
+    article's activation is its second agent's: the document's prefill alone for the baseline, but memory copy,
     context, restore and the decoding of the question for SwarmKV (src/nodes/analytical_node.cpp:103-279). Raises
     SwarmKVError for a bench without a second agent, or without one of the two strategies.
     """
@@ -64,11 +47,11 @@ def measured(report: Mapping[str, Any]) -> dict[str, Pair]:
             f"strategies {', '.join(sorted(names))}: measure two agents with both"
         )
     runs["second_ms"] = runs.prefill_ms.where(runs.strategy == BASELINE, _second_ms(runs))
-    pairs = {}
+    rows = {}
     for metric, time in {"end_to_end": "end_to_end_ms", "activation": "second_ms"}.items():
-        ms = runs.groupby("strategy")[time].median()
-        pairs[metric] = Pair(ms[BASELINE], ms[OURS], speedups(runs, time, ["strategy"]).loc[OURS])
-    return pairs
+        ms, gain = runs.groupby("strategy")[time].median(), speedups(runs, time, ["strategy"]).loc[OURS]
+        rows[metric] = pd.concat([ms[[BASELINE, OURS]], gain])
+    return pd.DataFrame(rows).T
 
 
 def _second_ms(runs: pd.DataFrame) -> list[float]:
@@ -81,21 +64,20 @@ def article_table(report: Mapping[str, Any]) -> pd.DataFrame:
 
     report: from bench. Raises SwarmKVError as ``measured``.
     """
-    said, ours = published(), measured(report)
-    names = {"end_to_end": "end to end, two agents", "activation": "second agent's activation"}
+    ours, cells = measured(report), {}
+    for metric, name in {"end_to_end": "end to end, two agents", "activation": "second agent's activation"}.items():
+        row, said = ours.loc[metric], PUBLISHED[metric]
+        here = [*(f"{row[strategy]:,.0f} ms" for strategy in (BASELINE, OURS)), with_spread(row)]
+        cells[name] = [*(f"{ms:,} ms" for ms in said), times(said[0] / said[1]), *here]
     head = [("published", "baseline"), ("published", "SwarmKV"), ("published", "factor")]
     head += [("measured", "naive"), ("measured", "swarmkv"), ("measured", "factor")]
-    cells = {name: [*_cells(said[metric]), *_cells(ours[metric])] for metric, name in names.items()}
     return pd.DataFrame.from_dict(cells, orient="index", columns=pd.MultiIndex.from_tuples(head))
 
 
 def on_gpus() -> dict[str, Measurements]:
     """What the maintainers measured on a GPU, by model (columns: data/README.md)."""
-    return {
-        folder.name: measurements(f"gpu/{folder.name}")
-        for folder in sorted((DATA / "gpu").iterdir())
-        if folder.is_dir()
-    }
+    folders = sorted(path.parent.name for path in (DATA / "gpu").glob("*/bench.json"))
+    return {name: measurements(f"gpu/{name}") for name in folders}
 
 
 def gpu_table(here: Mapping[str, Any]) -> pd.DataFrame:
@@ -120,7 +102,3 @@ def gpu_table(here: Mapping[str, Any]) -> pd.DataFrame:
             largest = summary[strategy]["max_abs_logit_diff"]
             rows[name][f"{strategy}: naive's logits"] = "bit by bit" if largest == 0 else f"within {largest:.2g}"
     return pd.DataFrame.from_dict(rows, orient="index").round(1).astype(object).fillna("-")
-
-
-def _cells(pair: Pair) -> list[str]:
-    return [f"{pair.naive:,.0f} ms", f"{pair.ours:,.0f} ms", with_spread(pair.factor)]

@@ -12,11 +12,10 @@ import numpy as np
 
 import swarmkv_lab as lab
 import swarmkv_studies as studies
-from swarmkv_lab.errors import SwarmKVError
 from swarmkv_lab.fanout.fan_out import named_prompts
 from swarmkv_lab.files import DATA
 from swarmkv_lab.llama.api import gpus
-from swarmkv_studies.common.kept import kept_bench
+from swarmkv_studies.common.bench import kept_bench
 from swarmkv_studies.common.rounds import Round, plan, rounds
 from swarmkv_studies.common.sweep import sweep_rounds
 
@@ -37,13 +36,13 @@ def measure_gpu(
 ) -> None:
     """Bench and grid of each model, in a folder of its own (columns: data/README.md).
 
-    names: "default", or of sizing.full_size.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
+    names: "default", or of common.twins.FULL_SIZES, whose twin is measured. depth: tokens that the bench reads.
     Points of the grid that are deeper than the model or the dossier are left out. Data that is there is
     kept: an interrupted call, as by timeout -s INT 300, can be continued.
     Raises SwarmKVError where llama.cpp finds no GPU.
     """
     if not gpus():
-        raise SwarmKVError("llama.cpp finds no GPU here: compile it for one (README, Another model, a GPU)")
+        raise lab.SwarmKVError("llama.cpp finds no GPU here: compile it for one (book/install.md)")
     for name in names:
         data = folder / name
         data.mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,7 @@ def measure_gpu(
             deepest = min(len(tokens), model.n_ctx_train - 1024)
             points = [this for this in grid if this.depth <= deepest]
             asked = plan(model, tokens, points, list(lab.STRATEGIES), agents=agents, **_ASKED)
-            sweep_rounds(asked, points, path=data / "grid.csv")
+            sweep_rounds(asked, data / "grid.csv")
 
 
 @contextmanager

@@ -6,23 +6,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from swarmkv_lab.fanout.documents import load_agents
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.fan_out import Prompts, named_prompts
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.sweep import sweep
 from swarmkv_studies.peers.strategies import opened
 
 
 def compare_peers(
-    model: Model,
+    model: lab.Model,
     document: np.ndarray,
     *,
     depth: int,
     n_agents: Sequence[int],
     peers: Sequence[str],
     agents: Prompts | None = None,
-    strategies: Sequence[str] = tuple(STRATEGIES),
+    strategies: Sequence[str] = tuple(lab.STRATEGIES),
     max_tokens: int = 16,
     repeats: int = 1,
     path: str | Path | None = None,
@@ -32,7 +30,7 @@ def compare_peers(
     Tokens that all prompts begin with count as part of the document, because peers that look for a common prefix reuse
     them too. So every strategy and peer decodes the same tokens per agent.
     """
-    prompts = named_prompts(model, load_agents("dossier") if agents is None else agents)
+    prompts = named_prompts(model, lab.load_agents("dossier") if agents is None else agents)
     alike, branches = without_beginning(prompts)
     prefix = np.concatenate([document[: depth - len(alike)], alike])
     n_ctx = depth + max(map(len, branches.values())) + max_tokens
@@ -48,8 +46,7 @@ def without_beginning(prompts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, di
 
     Every prompt keeps at least one token: a branch's logits come from a decode of its own.
     """
-    rows = list(prompts.values())
-    alike = 0
-    while all(alike < len(row) - 1 and row[alike] == rows[0][alike] for row in rows):
-        alike += 1
+    shortest = min(map(len, prompts.values())) - 1
+    rows = np.stack([row[:shortest] for row in prompts.values()])
+    alike = int((rows == rows[0]).all(axis=0).cumprod().sum())
     return rows[0][:alike], {name: row[alike:] for name, row in prompts.items()}

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_studies.peers.llama_cpp_python import answer_until_end
 
@@ -22,14 +21,14 @@ HUGGING_FACE_PEER = "transformers"
 def require() -> None:
     """Raise SwarmKVError if torch or transformers is not installed."""
     if not (find_spec("torch") and find_spec("transformers")):
-        raise SwarmKVError(
+        raise lab.SwarmKVError(
             f"the peer {HUGGING_FACE_PEER} needs torch and transformers: pip install 'swarmkv-lab[peers]' (on a "
             "machine without a GPU, install the CPU build of torch first: it is smaller)"
         )
 
 
 @contextmanager
-def hugging_face(model: Model, settings: ContextSettings) -> Iterator[Strategy]:
+def hugging_face(model: lab.Model, settings: ContextSettings) -> Iterator[Strategy]:
     """The peer ``transformers``: one prefill, then a deepcopy of the prefix's DynamicCache for each agent."""
     import torch
     from transformers import AutoModelForCausalLM, DynamicCache

@@ -6,15 +6,14 @@ from itertools import chain, islice, takewhile
 
 from llama_cpp import Llama, LlamaRAMCache
 
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing.catalogue import context_bytes
 from swarmkv_lab.sizing.geometry import ggml_type
 
 
-def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContextManager[Llama]:
+def llama_cpp_python(model: lab.Model, settings: ContextSettings) -> AbstractContextManager[Llama]:
     """llama-cpp-python's high-level class, with the same weights and the same settings as a Context."""
     key, value = map(ggml_type, settings.kv_pair)
     llama = Llama(
@@ -35,7 +34,7 @@ def llama_cpp_python(model: Model, settings: ContextSettings) -> AbstractContext
 def llama_prefix(llama: Llama, run: Run) -> None:
     """One ``Llama`` object for all agents: it reuses the prefix that a prompt shares with the previous one."""
     _forget(llama)
-    with run.holding(context_bytes(run.model, llama.n_ctx())):
+    with run.holding(lab.context_bytes(run.model, llama.n_ctx())):
         for agent in run.branches:
             _generate(run, llama, agent)
 
@@ -49,7 +48,7 @@ def llama_ram_cache(llama: Llama, run: Run) -> None:
     with ExitStack() as stack:
         stack.callback(llama.set_cache, None)
         llama.set_cache(states)
-        stack.enter_context(run.holding(context_bytes(run.model, llama.n_ctx())))
+        stack.enter_context(run.holding(lab.context_bytes(run.model, llama.n_ctx())))
         for i, agent in enumerate(run.branches):
             _forget(llama)  # as after another conversation; otherwise the context itself would hold the prefix
             prompt = run.whole_prompt(agent).tolist()
@@ -72,7 +71,7 @@ def llama_state(llama: Llama, run: Run) -> None:
         llama.eval(run.tokens.tolist())
     with run.phase(None, "capture"):
         state = llama.save_state()
-    with run.holding(context_bytes(run.model, llama.n_ctx()) + state.llama_state_size):
+    with run.holding(lab.context_bytes(run.model, llama.n_ctx()) + state.llama_state_size):
         for agent in run.branches:
             with run.phase(agent, "restore", state.llama_state_size):
                 llama.load_state(state)

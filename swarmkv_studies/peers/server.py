@@ -16,14 +16,12 @@ from typing import Any
 
 import httpx
 
-from swarmkv_lab.errors import SwarmKVError
+import swarmkv_lab as lab
 from swarmkv_lab.fanout.recorder import Span
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_lab.fanout.strategies import Strategy
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
-from swarmkv_lab.sizing.catalogue import context_bytes
 from swarmkv_studies.peers.build import program
 
 _STARTS_WITHIN_S = 60
@@ -35,7 +33,7 @@ class LlamaServer:
     Entering the block raises SwarmKVError if the server does not start.
     """
 
-    def __init__(self, model: Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
+    def __init__(self, model: lab.Model, settings: ContextSettings, n_slots: int, *arguments: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -77,11 +75,11 @@ class LlamaServer:
                     self.command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"LLAMA_API_KEY": self.key}
                 )
             while time.monotonic() < until and self.process.poll() is None:
-                with suppress(SwarmKVError):
-                    self.ask("GET", "/health")
-                    return self
+                with suppress(httpx.HTTPError):
+                    if self.client.get("/health").is_success:
+                        return self
                 time.sleep(0.05)
-            raise SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
+            raise lab.SwarmKVError(f"llama-server did not start: {log.read_text(errors='replace')[-800:]}")
         except BaseException:  # also Ctrl-C
             self.__exit__()
             raise
@@ -93,47 +91,39 @@ class LlamaServer:
         self.client.close()
         self.folder.cleanup()
 
-    def ask(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """Send one request and return its JSON answer. Raises SwarmKVError if the server refuses it."""
-        with self._answer(method, path, body) as answer:
-            return json.loads(answer.read())
-
     def complete(
         self, prompt: Sequence[int], n: int, on_first: Callable[[], None] = lambda: None, **body: Any
     ) -> list[int]:
         """Greedy tokens after a prompt of token ids; on_first is called when the first token has arrived.
 
-        Raises SwarmKVError if no token arrives.
+        Raises SwarmKVError if the server refuses it, or does not answer with a token.
         """
         body |= {"prompt": list(prompt), "n_predict": n, "temperature": 0.0, "stream": True, "return_tokens": True}
         tokens: list[int] = []
-        with self._answer("POST", "/completion", body) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
-                    if not tokens:
-                        on_first()
-                    tokens += new
-        if not tokens:
-            raise SwarmKVError("llama-server answered without a token")
-        return tokens
-
-    @contextmanager
-    def _answer(self, method: str, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
         try:
-            with self.client.stream(method, path, json=body or None) as answer:
-                if answer.status_code != 200:
-                    raise SwarmKVError(
-                        f"llama-server answered {path} with {answer.status_code}: {answer.read()[:300]!r}"
-                    )
-                yield answer
+            with self.client.stream("POST", "/completion", json=body) as answer:
+                if not answer.is_success:
+                    raise lab.SwarmKVError(f"llama-server answered {answer.status_code}: {answer.read()[:300]!r}")
+                for line in answer.iter_lines():
+                    if line.startswith("data: ") and (new := json.loads(line[6:]).get("tokens")):
+                        if not tokens:
+                            on_first()
+                        tokens += new
         except httpx.HTTPError as error:
-            raise SwarmKVError(f"llama-server did not answer {path}: {error}") from error
+            raise lab.SwarmKVError(f"llama-server did not answer: {error}") from error
+        if not tokens:
+            raise lab.SwarmKVError("llama-server answered without a token")
+        return tokens
 
 
 def server_cold(run: Run) -> None:
     """All agents at once, each with its whole prompt in a slot with its own, empty cache."""
     with _serving(run, len(run.branches), "--no-kv-unified") as server:
-        _at_once(run, server)
+        start = run.now()
+        with ThreadPoolExecutor(len(run.branches)) as threads:
+            times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
+        for agent, (first, end) in zip(run.branches, times, strict=True):
+            _record(run, agent, start, first, end)
 
 
 def server_warm(run: Run) -> None:
@@ -142,7 +132,8 @@ def server_warm(run: Run) -> None:
         with run.phase(None, "prefill"):
             server.complete(run.tokens.tolist(), 1)
         for agent in run.branches:
-            _one(run, server, agent)
+            start = run.now()
+            _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
 
 
 SERVER_PEERS: Mapping[str, Strategy] = {
@@ -156,26 +147,13 @@ def _serving(run: Run, n_slots: int, *arguments: str) -> Iterator[LlamaServer]:
     """A server after one warm-up request, started while the run's clock is stopped; its KV memory is counted."""
     most = max(len(branch.prompt) + branch.max_tokens for branch in run.branches)
     settings = replace(run.settings, n_ctx=n_slots * (len(run.tokens) + most + 1))
-    n_bytes = context_bytes(run.model, **settings.layout(run.model.on_gpu))
+    n_bytes = lab.context_bytes(run.model, **settings.layout(run.model.on_gpu))
     with ExitStack() as stack:
         with run.stopped():
             server = stack.enter_context(LlamaServer(run.model, settings, n_slots, *arguments))
             server.complete(run.branches[0].prompt.tolist(), 2, cache_prompt=False)
         with run.holding(n_bytes):
             yield server
-
-
-def _one(run: Run, server: LlamaServer, agent: Branch) -> None:
-    start = run.now()
-    _record(run, agent, start, *_asked(run, server, agent, id_slot=0))
-
-
-def _at_once(run: Run, server: LlamaServer) -> None:
-    start = run.now()
-    with ThreadPoolExecutor(len(run.branches)) as threads:
-        times = list(threads.map(lambda agent: _asked(run, server, agent), run.branches))
-    for agent, (first, end) in zip(run.branches, times, strict=True):
-        _record(run, agent, start, first, end)
 
 
 def _asked(run: Run, server: LlamaServer, agent: Branch, **body: Any) -> tuple[float, float]:

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+import swarmkv_lab as lab
 from swarmkv_lab.errors import whole_number
-from swarmkv_lab.fanout.documents import load_agents, load_document
-from swarmkv_lab.llama.model import Model
 from swarmkv_lab.llama.settings import ContextSettings
 from swarmkv_lab.serve.server import LAYOUTS, Server
 from swarmkv_studies.peers.server import LlamaServer
@@ -50,7 +49,7 @@ COUNTED = tuple(Arm(ROLES_FIRST, OURS, layout) for layout in LAYOUTS)
 
 
 def serving_rounds(
-    model: Model,
+    model: lab.Model,
     depth: int = 1024,
     long: int = 3501,
     repeats: int = 3,
@@ -67,7 +66,7 @@ def serving_rounds(
     """
     for name, number in {"depth": depth, "long": long, "repeats": repeats, "max_tokens": max_tokens}.items():
         whole_number(name, number, 1)
-    tokens = model.tokenize(load_document("dossier"))
+    tokens = model.tokenize(lab.load_document("dossier"))
     parts = [model.detokenize(np.resize(tokens[i * depth :], depth)) for i in range(AGENTS)]
     asked: dict[str, tuple[str | Sequence[str], str]] = {
         ROLES_FIRST: (parts[0], ROLE), LEADING: (parts[0], ""), APART: (parts, ROLE)
@@ -91,7 +90,7 @@ def reviewers(document: str | Sequence[str], role: str = ROLE, max_tokens: int =
     """
     documents = [document] * AGENTS if isinstance(document, str) else document
     found = []
-    for (name, question), text in zip(islice(load_agents("dossier").items(), AGENTS), documents, strict=True):
+    for (name, question), text in zip(islice(lab.load_agents("dossier").items(), AGENTS), documents, strict=True):
         system = [{"role": "system", "content": role.format(name)}] if role else []
         messages = [*system, {"role": "user", "content": f"{text}\n\n{question}"}]
         found.append({"messages": messages, "max_tokens": max_tokens, "temperature": 0})
@@ -109,7 +108,7 @@ def _client(url: str) -> httpx.Client:
 
 
 @contextmanager
-def _opened(arm: Arm, model: Model, cells: int) -> Iterator[httpx.Client]:
+def _opened(arm: Arm, model: lab.Model, cells: int) -> Iterator[httpx.Client]:
     """A client of a new server that has answered one request, which shares nothing with those to come."""
     with ExitStack() as stack:
         if arm.server == OURS:

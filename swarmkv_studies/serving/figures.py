@@ -88,5 +88,5 @@ def beside_llama_server(rows: pd.DataFrame, caption: str = "") -> Figure:
             if work in (works[0], bench.SHORT):
                 ax.set_ylabel("p95 of TTFT, s" if work == bench.SHORT else "until the last answer, s")
         message = f"Eight requests at once, beside eight slots: {says[0]} with roles first"
-        headline(figure, message, {label: colour for label, colour in colours.values() if label})
+        headline(figure, message, {label: colour for label, colour in colours.values()})
     return figure

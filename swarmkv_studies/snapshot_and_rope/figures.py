@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from swarmkv_studies.common.speedup import factor
 from swarmkv_studies.common.style import BASELINE, DOTTED, OURS, headline, sheet, ticks_at
 
 # as in positions.py: (label, colour, marker)
@@ -44,12 +44,8 @@ def position_error_figure(frame: pd.DataFrame, caption: str = "") -> Figure:
         for name, y in _apart(ends, 0.12 * np.log(limits[1] / limits[0])).items():
             label, colour, _ = _SHIFTED.get(name, ("noise floor: nothing\nmoved, other kernels", "#444444", ""))
             ax.text(1.01, y, label, color=colour, **beside)
-        headline(figure, f"A branch that starts {widest:,} positions late: KL {_factor(times['seam'])} the noise floor")
+        headline(figure, f"A branch that starts {widest:,} positions late: KL {factor(times['seam'])} the noise floor")
     return figure
-
-
-def _factor(times: float) -> str:
-    return f"{times:.1f}x" if times < 10 else f"{times:,.0f}x"
 
 
 def _apart(ends: Mapping[str, float], room: float) -> dict[str, float]:
@@ -77,7 +73,8 @@ def rotation(
         images = {"stored": (stored, "as stored", BASELINE, "-"), "back": (unrotated, "rotated back", OURS, "--")}
         for name, (rows, label, colour, line) in images.items():
             ax = axes[name]
-            _image(ax, rows, limit)
+            look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
+            ax.imshow(rows.T, extent=(-0.5, len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)
             ax.set_title(f"{label}: blue {-limit:.2g} to red {limit:.2g}")
             ax.set_yticks(list(turns))
             for element in turns:
@@ -92,8 +89,3 @@ def rotation(
         axes[lanes[-1][0]].set_xlabel("token")
         headline(figure, title, {"as stored": BASELINE, "rotated back": OURS})
     return figure
-
-
-def _image(ax: Axes, rows: np.ndarray, limit: float) -> None:
-    look = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "interpolation": "nearest", "aspect": "auto"}
-    ax.imshow(rows.T, extent=(-0.5, len(rows) - 0.5, rows.shape[1] - 0.5, -0.5), **look)

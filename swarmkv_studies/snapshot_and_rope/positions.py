@@ -6,19 +6,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from swarmkv_lab.errors import SwarmKVError
-from swarmkv_lab.fanout.outcome import kl_divergence
-from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.model import Model
-from swarmkv_lab.snapshot.snapshot import KVSnapshot
-from swarmkv_lab.snapshot.state import SequenceState
+import swarmkv_lab as lab
 from swarmkv_studies.snapshot_and_rope.rope import shift
 
 WHOLE, HALF, SEAM, NOTHING = "whole prefix", "second half", "seam", "nothing"
 
 
 def position_error(
-    model: Model, tokens: np.ndarray, gaps: Sequence[int] = (1, 10, 30, 100, 300, 900), continuation: int = 48
+    model: lab.Model, tokens: np.ndarray, gaps: Sequence[int] = (1, 10, 30, 100, 300, 900), continuation: int = 48
 ) -> pd.DataFrame:
     """KL to the unshifted run over the last ``continuation`` tokens of a document, a row per shifted part and gap.
 
@@ -31,9 +26,9 @@ def position_error(
     """
     half = (len(tokens) - continuation) // 2
     if not 0 < continuation < len(tokens) - 1:
-        raise SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 2}")
+        raise lab.SwarmKVError(f"continuation={continuation}: it must be from 1 to {len(tokens) - 2}")
     if min(gaps, default=0) < 1 or len(tokens) + max(gaps) > model.n_ctx_train:
-        raise SwarmKVError(
+        raise lab.SwarmKVError(
             f"gaps must be from 1 to {model.n_ctx_train - len(tokens):,}: {model.name} was trained for "
             f"{model.n_ctx_train:,} positions, and the document takes {len(tokens):,}"
         )
@@ -43,7 +38,7 @@ def position_error(
         other_kernels = _predictions(ctx, rest)
     with model.context(len(tokens) + max(gaps), flash_attn=False) as ctx:
         ctx.decode(prefix, progress=True)
-        snapshot = KVSnapshot.capture(ctx, prefix)
+        snapshot = lab.KVSnapshot.capture(ctx, prefix)
 
         def shifted(gap: int, start: int) -> list[np.ndarray]:
             snapshot.restore(ctx)
@@ -63,7 +58,7 @@ def position_error(
     return pd.DataFrame(rows)
 
 
-def _predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
+def _predictions(ctx: lab.Context, tokens: np.ndarray) -> list[np.ndarray]:
     """The logits after each token, float32 (n_vocab,); the tokens are decoded one by one, as in generation."""
     rows = []
     for token in tokens:
@@ -74,14 +69,14 @@ def _predictions(ctx: Context, tokens: np.ndarray) -> list[np.ndarray]:
 
 def _divergence(reference: Sequence[np.ndarray], logits: Sequence[np.ndarray]) -> float:
     """KL in nats from the reference, mean over the tokens."""
-    return float(np.mean([kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]))
+    return float(np.mean([lab.kl_divergence(p, q) for p, q in zip(reference, logits, strict=True)]))
 
 
-def _later(snapshot: KVSnapshot, gap: int) -> np.ndarray:
+def _later(snapshot: lab.KVSnapshot, gap: int) -> np.ndarray:
     """A snapshot's bytes that say of each key a position ``gap`` later than the one it was rotated to.
 
     llama.cpp believes it, and goes on that much later. No shift could do this: it rotates the keys as well.
     """
     data = snapshot.data.copy()
-    SequenceState(data, snapshot.state().geometry).positions[:] += gap
+    lab.SequenceState(data, snapshot.state().geometry).positions[:] += gap
     return data

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import llama_cpp
 import numpy as np
 
-from swarmkv_lab.errors import SwarmKVError, whole_number
-from swarmkv_lab.llama.context import Context
-from swarmkv_lab.llama.model import Model
+import swarmkv_lab as lab
+from swarmkv_lab.errors import whole_number
 from swarmkv_lab.sizing.gguf_header import read_gguf
 
 _PLAIN, _HALVES = "plain", "halves"
@@ -28,7 +27,7 @@ class Rope:
     pairs: str
 
     @classmethod
-    def of(cls, model: Model) -> "Rope":
+    def of(cls, model: lab.Model) -> "Rope":
         """A model's; SwarmKVError where llama.cpp does more than to turn pairs, or not in all layers."""
         arch, kind = model.architecture, model.kind
         reasons = {
@@ -39,7 +38,7 @@ class Rope:
             "each frequency has a factor": any(name.startswith("rope_freqs") for name in read_gguf(model.path).shapes),
         }
         if why := "; ".join(reason for reason, holds in reasons.items() if holds):
-            raise SwarmKVError(f"{model.name}: its RoPE is not plain ({why})")
+            raise lab.SwarmKVError(f"{model.name}: its RoPE is not plain ({why})")
         n_rot = int(model.metadata.get(f"{arch}.rope.dimension_count", model.geometry.head_dim_k))
         base = float(model.metadata.get(f"{arch}.rope.freq_base", 10_000))
         return cls(n_rot, base, _PAIRS[kind.rope_type])
@@ -68,7 +67,7 @@ class Rope:
         return out
 
 
-def shift(ctx: Context, delta: int, start: int = 0) -> None:
+def shift(ctx: lab.Context, delta: int, start: int = 0) -> None:
     """Move the tokens of sequence 0 from position ``start`` on by delta positions (llama_memory_seq_add).
 
     It must share its cells with no other. The keys are rotated at the next decode, and stored again in the KV type;
@@ -76,7 +75,7 @@ def shift(ctx: Context, delta: int, start: int = 0) -> None:
     """
     Rope.of(ctx.model)
     if (kv_type := ctx.settings.kv_pair[0]) not in ("f16", "f32"):  # the next decode would end the process
-        raise SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
+        raise lab.SwarmKVError(f"llama.cpp rotates stored keys of f16 and f32 only, and these are {kv_type}")
     with ctx.guard:
         whole_number("start", start, 0, ctx.n_past() - 1)
         whole_number("delta", delta, 0, ctx.model.n_ctx_train)

@@ -11,22 +11,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from swarmkv_lab.errors import INT32_MAX, SwarmKVError
-from swarmkv_lab.fanout.documents import load_agents
-from swarmkv_lab.fanout.recorder import BASELINE
+import swarmkv_lab as lab
+from swarmkv_lab.errors import INT32_MAX
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
-from swarmkv_lab.fanout.strategies import STRATEGIES
-from swarmkv_lab.llama.loading import load_model
-from swarmkv_lab.llama.model import Model
 from swarmkv_studies.common.rounds import measure, plan, rounds
 from swarmkv_studies.common.style import as_html
-from swarmkv_studies.common.widgets.document import DocumentChoice
-from swarmkv_studies.common.widgets.explorer import LOOK, WIDE, Explorer, StrategyBoxes, alert, html_table, row
+from swarmkv_studies.common.widgets import LOOK, WIDE, DocumentChoice, Explorer, alert, html_table, row
 from swarmkv_studies.naive_vs_fanout.figures import lanes
 
 _DEPTHS = (128, 256, 512, 1024, 2048, 3501, 5000, 7000)
-_OF_THE_DOSSIER = list(load_agents("dossier").values())[:3]
+_OF_THE_DOSSIER = list(lab.load_agents("dossier").values())[:3]
 _OF_ANY = ["What is this text about?", "Who is named in it?", "Which dates and amounts does it give?"]
 
 
@@ -45,17 +40,13 @@ class Race(Explorer):
     ``runs``: the finished runs by strategy. A model that is not given is loaded at the first run.
     """
 
-    name = "race"
-
-    def __init__(self, model: Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
+    def __init__(self, model: lab.Model | None = None, depth: int = 512, document: str | Path = "dossier") -> None:
         self.model = model
         self.runs: dict[str, Run] = {}
         self._live: Run | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._drawn = 0.0  # time.monotonic()
-        self._began = 0.0  # time.time(), of the first run
-        self._work_of: dict[str, int] = {}  # strategy: tokens that it decodes, at most
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
         self._depths, self._wanted = sorted({*_DEPTHS, depth}), depth
@@ -64,15 +55,15 @@ class Race(Explorer):
             value="\n".join(_OF_THE_DOSSIER), rows=4, description="Questions", tooltip="One line per agent", **LOOK
         )
         self.max_tokens = ipywidgets.IntSlider(value=16, min=1, max=64, description="Answer, tokens", **LOOK)
-        self.shown = StrategyBoxes([name for name in STRATEGIES if name != "pooled"])
+        look = {"indent": False, "layout": ipywidgets.Layout(width="auto", margin="0 1em 0 0")}
+        self.shown = {name: ipywidgets.Checkbox(name != "pooled", description=name, **look) for name in lab.STRATEGIES}
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
         self.stop_button = ipywidgets.Button(description="Stop", tooltip="Stop after the current batch")
-        self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
         self.answers = ipywidgets.HTML(layout=WIDE)
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
-        super().__init__([], [*rows, row(self.run_button, self.stop_button), self.progress])
+        super().__init__([], [*rows, row(self.run_button, self.stop_button)])
         self.children = [*self.children, self.answers]
         self.depth.observe(self._want_depth, names="value")
         for control in self.document.controls:
@@ -91,7 +82,7 @@ class Race(Explorer):
         """The timelines so far. Raises SwarmKVError before the first run."""
         timelines = self.timelines()
         if not timelines:
-            raise SwarmKVError("nothing has run yet: press Run")
+            raise lab.SwarmKVError("nothing has run yet: press Run")
         return lanes(timelines)
 
     def redraw(self) -> None:
@@ -105,7 +96,7 @@ class Race(Explorer):
             return
         self._stop.clear()
         self._point_at(self.stop_button)
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,12 +115,11 @@ class Race(Explorer):
             self._say("finished")
         except Stopped:
             self._say("stopped")
-        except SwarmKVError as error:
+        except lab.SwarmKVError as error:
             self.message.value = alert(error)
         except Exception as error:  # unexpected errors are shown too, and the buttons work again
             self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
         finally:
-            self.text.value = ""
             self._point_at(self.run_button)
 
     def _point_at(self, button: ipywidgets.Button) -> None:
@@ -139,13 +129,15 @@ class Race(Explorer):
 
     def _work(self) -> None:
         """Run every strategy once, after a warm-up."""
-        names = self.shown.ticked
+        names = [name for name, box in self.shown.items() if box.value]
+        if not names:
+            raise lab.SwarmKVError("no strategy is chosen: tick one")
         questions = [line for line in map(str.strip, self.questions.value.splitlines()) if line]
         if not questions:
-            raise SwarmKVError("there is no question: write at least one, one per line")
+            raise lab.SwarmKVError("there is no question: write at least one, one per line")
         self._say("warming up")
         if self.model is None:
-            self.model = load_model()
+            self.model = lab.load_model()
         tokens = self._tokens if self._tokens is not None else self._read()
         depth = min(self.depth.value, len(tokens))
 
@@ -157,33 +149,18 @@ class Race(Explorer):
             if run is not self._live or time.monotonic() - self._drawn > _REDRAW_S:
                 self._live = run
                 self.redraw()
-                self._report(run)
+                self._say(f"{run.strategy} is running, {len(self.runs) + 1} of {len(names)} strategies")
                 self._drawn = time.monotonic()
 
         once = rounds([depth], [len(questions)], 1)
         how = {"max_tokens": self.max_tokens.value, "callback": callback}
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
         self.picture.value = self.answers.value = ""  # only now, as nothing is left to be refused
-        self.progress.value = 0
-        own = sum(map(len, asked.prompts.values())) + len(questions) * self.max_tokens.value
-        self._work_of = {name: depth * (len(questions) if name == BASELINE else 1) + own for name in names}
-        self.runs, self._live, self._began = {}, None, 0.0
-        for _, run, _ in measure(asked, once, progress=False):
+        self.runs, self._live = {}, None
+        for _, run, _ in measure(asked, progress=False):
             self.runs[run.strategy] = run
             self.redraw()
             self.answers.value = self._answers()
-        self.progress.value = 1
-
-    def _report(self, run: Run) -> None:
-        """Which strategy is running, and, as far as the tokens that are done tell it, how long all will take."""
-        self._say(f"{run.strategy} is running, {len(self.runs) + 1} of {len(self._work_of)} strategies")
-        self._began = self._began or run.began
-        done = run.computed + sum(branch.computed + len(branch.tokens) for branch in run.branches)
-        done += sum(self._work_of[name] for name in self.runs if name != run.strategy)
-        share = self.progress.value = done / sum(self._work_of.values())
-        if share:
-            left = (time.time() - self._began) * (1 - share) / share
-            self.text.value = f"<p>{share:.0%} of the tokens are done; about {left:,.0f} s left</p>"
 
     def _say(self, what: str) -> None:
         """Show a sentence above the picture; it is read out, so it says no number that changes all the time."""
@@ -200,7 +177,7 @@ class Race(Explorer):
         if self.model and self.document.is_given:
             try:
                 self._read()
-            except SwarmKVError as error:
+            except lab.SwarmKVError as error:
                 self.message.value = alert(error)
 
     def _read(self) -> np.ndarray:
