@@ -83,12 +83,14 @@ def only(widget, name):
 
 def test_a_race_shows_timelines_and_answers(racing, monkeypatch):
     monkeypatch.setattr(race, "_REDRAW_S", 0)  # each token is shown, but not read out
-    said = seen(racing.message)
+    said, told = seen(racing.message), seen(racing.text)
     racing.run_button.click()
     assert racing.stop_button.button_style == "primary"
     assert racing.wait(120)
     assert list(racing.runs) == ["naive", "swarmkv", "shared", "batched"]
     assert len(said) == 6  # warming up, a sentence for each strategy, finished: what is read out
+    assert any("s left" in text for text in told)
+    assert racing.progress.value == 1
     assert "data:image/png" in racing.picture.value
     for text in racing.runs["naive"].answers.values():
         assert html.escape(text) in racing.answers.value

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import swarmkv_lab as lab
 from swarmkv_lab.errors import INT32_MAX
+from swarmkv_lab.fanout.recorder import BASELINE
 from swarmkv_lab.fanout.run import Run
 from swarmkv_lab.fanout.schedule import Branch
 from swarmkv_studies.common.rounds import measure, plan, rounds
@@ -47,6 +48,8 @@ class Race(Explorer):
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._drawn = 0.0  # time.monotonic()
+        self._began = 0.0  # time.time(), of the first run
+        self._work_of: dict[str, int] = {}  # strategy: tokens that it decodes, at most
         self.document = DocumentChoice(document)
         self._tokens: np.ndarray | None = None
         self._depths, self._wanted = sorted({*_DEPTHS, depth}), depth
@@ -59,11 +62,12 @@ class Race(Explorer):
         self.shown = {name: ipywidgets.Checkbox(name != "pooled", description=name, **look) for name in lab.STRATEGIES}
         self.run_button = ipywidgets.Button(description="Run", button_style="primary", tooltip="Start the race")
         self.stop_button = ipywidgets.Button(description="Stop", tooltip="Stop after the current batch")
+        self.progress = ipywidgets.FloatProgress(min=0, max=1, description="Progress", **LOOK)
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
         self.answers = ipywidgets.HTML(layout=WIDE)
         rows = [self.document, self.depth, self.questions, self.max_tokens, row(*self.shown.values())]
-        super().__init__([], [*rows, row(self.run_button, self.stop_button)])
+        super().__init__([], [*rows, row(self.run_button, self.stop_button), self.progress])
         self.children = [*self.children, self.answers]
         self.depth.observe(self._want_depth, names="value")
         for control in self.document.controls:
@@ -120,6 +124,7 @@ class Race(Explorer):
         except Exception as error:  # unexpected errors are shown too, and the buttons work again
             self.message.value = alert(RuntimeError(f"{type(error).__name__}: {error}"))
         finally:
+            self.text.value = ""
             self._point_at(self.run_button)
 
     def _point_at(self, button: ipywidgets.Button) -> None:
@@ -149,18 +154,33 @@ class Race(Explorer):
             if run is not self._live or time.monotonic() - self._drawn > _REDRAW_S:
                 self._live = run
                 self.redraw()
-                self._say(f"{run.strategy} is running, {len(self.runs) + 1} of {len(names)} strategies")
+                self._report(run)
                 self._drawn = time.monotonic()
 
         once = rounds([depth], [len(questions)], 1)
         how = {"max_tokens": self.max_tokens.value, "callback": callback}
         asked = plan(self.model, tokens, once, names, agents=questions, **how)
         self.picture.value = self.answers.value = ""  # only now, as nothing is left to be refused
-        self.runs, self._live = {}, None
+        self.progress.value = 0
+        own = sum(map(len, asked.prompts.values())) + len(questions) * self.max_tokens.value
+        self._work_of = {name: depth * (len(questions) if name == BASELINE else 1) + own for name in names}
+        self.runs, self._live, self._began = {}, None, 0.0
         for _, run, _ in measure(asked, progress=False):
             self.runs[run.strategy] = run
             self.redraw()
             self.answers.value = self._answers()
+        self.progress.value = 1
+
+    def _report(self, run: Run) -> None:
+        """Which strategy is running, and, as far as the tokens that are done tell it, how long all will take."""
+        self._say(f"{run.strategy} is running, {len(self.runs) + 1} of {len(self._work_of)} strategies")
+        self._began = self._began or run.began
+        done = run.computed + sum(branch.computed + len(branch.tokens) for branch in run.branches)
+        done += sum(self._work_of[name] for name in self.runs if name != run.strategy)
+        share = self.progress.value = done / sum(self._work_of.values())
+        if share:
+            left = (time.time() - self._began) * (1 - share) / share
+            self.text.value = f"<p>{share:.0%} of the tokens are done; about {left:,.0f} s left</p>"
 
     def _say(self, what: str) -> None:
         """Show a sentence above the picture; it is read out, so it says no number that changes all the time."""
