@@ -154,5 +154,7 @@ def strategy_named(strategy: str | Strategy) -> Strategy:
     if isinstance(strategy, Strategy):
         return strategy
     if strategy not in STRATEGIES:
+        if strategy == COMPOSED.name:
+            raise SwarmKVError(f"{COMPOSED.name} is for lab.fan_out and lab.serve alone; here: {', '.join(STRATEGIES)}")
         raise SwarmKVError(f"strategy {not_one_of(strategy, [*STRATEGIES, COMPOSED.name])}")
     return STRATEGIES[strategy]

@@ -68,6 +68,6 @@ class KVIdentity:
         if self.model != other.model:  # the rest of the model differs with it
             del pairs["architecture"], pairs["geometry"]
             pairs["model"] = f"{self.model_name} {self.model[:12]}", f"{other.model_name} {other.model[:12]}"
-        if found := [f"{name} {mine!r}, the context has {its!r}" for name, (mine, its) in pairs.items() if mine != its]:
+        if found := [f"{name} {mine!r}, and here it is {its!r}" for name, (mine, its) in pairs.items() if mine != its]:
             remedy = "restore it into a context with the snapshot's model and settings, or prefill again"
             raise SnapshotMismatchError(f"the snapshot has {'; '.join(found)}: {remedy}")

@@ -67,7 +67,7 @@ def bench_text(report: Mapping[str, Any]) -> str:
     asked, n_rounds = env["settings"], runs.repeat.nunique()
     lines = [
         f"{env['model']}, {env['processor']}, {env['n_threads']} threads: {asked['depth']:,} tokens, "
-        f"{asked['n_agents']} agents, {n_rounds} rounds in which the strategies took turns",
+        f"{asked['n_agents']} agents, {n_rounds} round{'s' * (n_rounds > 1)} in which the strategies took turns",
         "",
         table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("strategy")),
         "",
