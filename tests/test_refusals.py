@@ -10,6 +10,7 @@ import pytest
 from conftest import load_shape
 
 import swarmkv_lab as lab
+import swarmkv_studies as studies
 from swarmkv_lab.llama.sampling import GREEDY, Sampler, generate_together
 from swarmkv_lab.sizing import geometry
 from swarmkv_studies.common.twins import write_twin
@@ -277,3 +278,8 @@ def test_a_rotation_that_the_environment_turned_off(twin, monkeypatch):
     twin.context(64).close()  # f16 is never rotated
     with pytest.raises(lab.SwarmKVError, match="LLAMA_ATTN_ROT_DISABLE"):
         twin.context(64, kv_type=("q8_0", "f16"))
+
+
+def test_composed_where_it_is_not_taken_is_told_where_it_is(twin, document):
+    with pytest.raises(lab.SwarmKVError, match=r"lab\.fan_out"):
+        studies.race(twin, document, [[1]], ["composed"])
